@@ -1,0 +1,186 @@
+"""The settings of a cluster, and the relations between them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from jobsync_async.core.hashing import HASH_FUNCTIONS
+from jobsync_async.core.lease import lease_sec
+from jobsync_async.errors import ConfigError
+
+# PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of an index.
+_MAX_NAME_BYTES = 63
+_MAX_APPNAME = _MAX_NAME_BYTES - len("token_next_node_idx")
+_MAX_TOKENS = 1_000_000
+
+# Set so that a dead network is noticed within a lease; what the DSN or the environment says wins.
+_CONNECTION_DEFAULTS = {
+    "target_session_attrs": "read-write",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinationConfig:
+    """How to reach PostgreSQL, and how the cluster behaves. Every worker of a cluster should use the same values.
+
+    Making one checks the values and their relations and does no I/O.
+
+    Attributes:
+        host, port, dbname, user, password: None leaves it to libpq's environment and files.
+        dsn: a libpq URI or keyword string instead of those five; may name several hosts.
+        appname: prefix of every table, channel and advisory-lock key: several clusters share a database by it.
+        schema: schema of the tables; None takes the first one on the connection's ``search_path`` at start.
+        total_tokens: 1 to 1,000,000; fixed for the life of the cluster.
+        hash_function: ``"double_sha256"``, ``"sha256"``, ``"md5"`` or ``"modulo"``; fixed for the life of the cluster.
+        minimum_nodes: a forming cluster hands out no tokens before so many workers are live.
+        heartbeat_interval_sec: seconds between heartbeats.
+        heartbeat_timeout_sec: seconds without one after which a worker is expired; its own lease is a fifth shorter.
+        rebalance_check_interval_sec: seconds between the leader's checks that no push was missed.
+        rebalance_delay_sec: joins this close together are one rebalance.
+        handoff_timeout_sec: seconds that work under way on a revoked token may go on before it is cancelled.
+        failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout.
+
+    Raises:
+        ConfigError: a value, or a relation between two, cannot work. The message says what to change.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    dbname: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    dsn: str | None = field(default=None, repr=False)
+    appname: str = "sync_"
+    schema: str | None = None
+    total_tokens: int = 10_000
+    hash_function: str = "double_sha256"
+    minimum_nodes: int = 1
+    heartbeat_interval_sec: float = 5
+    heartbeat_timeout_sec: float = 15
+    rebalance_check_interval_sec: float = 30
+    rebalance_delay_sec: float = 0.1
+    handoff_timeout_sec: float = 30
+    failover: Literal["lease", "session"] = "lease"
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_numbers()
+        self._check_connection()
+
+    @property
+    def lease_sec(self) -> float:
+        """How long a worker may act after sending a heartbeat that was acknowledged."""
+        return lease_sec(self.heartbeat_timeout_sec)
+
+    @property
+    def statement_limit_sec(self) -> float:
+        """How long a heartbeat may take on the server, so that a second try still fits into the lease."""
+        return min(10.0, max(0.25, self.lease_sec / 4))
+
+    @property
+    def bulk_limit_sec(self) -> float:
+        """How long a statement that may touch every token may take, and how long others may wait for its locks."""
+        return self.statement_limit_sec + self.total_tokens / 50_000
+
+    @property
+    def channel(self) -> str:
+        """The NOTIFY channel on which changes are announced."""
+        return f"{self.appname}changes"
+
+    def conninfo(self, purpose: str) -> str:
+        """The libpq connection string, with `purpose` in the session's ``application_name``. Holds the password."""
+        given = conninfo_to_dict(self.dsn) if self.dsn is not None else self._fields()
+        defaults = dict(_CONNECTION_DEFAULTS)
+        defaults["connect_timeout"] = str(max(2, math.ceil(self.statement_limit_sec)))
+        defaults["tcp_user_timeout"] = str(round(self.statement_limit_sec * 1000))
+        defaults["application_name"] = f"jobsync_async {purpose}"
+        # Whatever the server's encoding, ids travel as UTF-8.
+        return make_conninfo("", **{**defaults, **given, "client_encoding": "UTF8"})
+
+    def _fields(self) -> dict[str, str | int]:
+        named = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.dbname,
+            "user": self.user,
+            "password": self.password,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    def _check_names(self) -> None:
+        if not isinstance(self.appname, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", self.appname, re.ASCII):
+            raise ConfigError(
+                f"appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got {self.appname!r}"
+            )
+        if len(self.appname) > _MAX_APPNAME:
+            raise ConfigError(
+                f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer names; "
+                f"{self.appname!r} has {len(self.appname)}"
+            )
+        if self.schema is not None and (
+            not isinstance(self.schema, str)
+            or not self.schema
+            or "\0" in self.schema
+            or len(self.schema.encode(errors="replace")) > _MAX_NAME_BYTES
+        ):
+            raise ConfigError(f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes, or None; got {self.schema!r}")
+        if self.hash_function not in HASH_FUNCTIONS:
+            raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
+        if self.failover == "session":
+            raise ConfigError('failover="session" is not in this version yet; use failover="lease"')
+        if self.failover != "lease":
+            raise ConfigError(f'failover must be "lease"; got {self.failover!r}')
+
+    def _check_numbers(self) -> None:
+        _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)
+        _whole("minimum_nodes", self.minimum_nodes, 1, 100_000)
+        for name in ("heartbeat_interval_sec", "heartbeat_timeout_sec", "rebalance_check_interval_sec"):
+            _seconds(name, getattr(self, name), zero=False)
+        for name in ("rebalance_delay_sec", "handoff_timeout_sec"):
+            _seconds(name, getattr(self, name), zero=True)
+        if 2 * self.heartbeat_interval_sec > self.lease_sec:
+            raise ConfigError(
+                f"heartbeat_interval_sec={self.heartbeat_interval_sec:g} is too long for "
+                f"heartbeat_timeout_sec={self.heartbeat_timeout_sec:g}: the lease is {self.lease_sec:g} s and must outlast "
+                f"two intervals, or one late heartbeat would end it; use an interval of at most {self.lease_sec / 2:g}"
+            )
+
+    def _check_connection(self) -> None:
+        given = sorted(self._fields())
+        if self.dsn is not None and given:
+            raise ConfigError(f"give either dsn or {', '.join(given)}, not both")
+        if self.port is not None:
+            _whole("port", self.port, 1, 65535)
+        for name in ("host", "dbname", "user", "password"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or "\0" in value):
+                raise ConfigError(f"{name} must be a string without NUL characters, or None")
+        if self.dsn is not None:
+            try:
+                conninfo_to_dict(self.dsn)
+            except (psycopg.Error, TypeError):
+                # libpq's message repeats parts of the DSN, the password among them: neither shown nor chained.
+                raise ConfigError(
+                    "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters "
+                    "in the password percent-encoded) or key=value pairs, or use host, user, password, …"
+                ) from None
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name} must be a whole number from {least:,} to {most:,}; got {value!r}")
+
+
+def _seconds(name: str, value: object, *, zero: bool) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        raise ConfigError(f"{name} must be {'zero or ' if zero else ''}a positive number of seconds; got {value!r}")

@@ -1,0 +1,300 @@
+"""The leader's picture of the cluster, and what must be written to make it right. Pure.
+
+The picture is kept from one reading to the next, so that a reading brings only what changed. A plan is made only when its
+inputs changed: the members, the pins, or a token that is not where the last plan wanted it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from jobsync_async.core.assignment import PlanNode, plan
+from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
+
+UNKNOWN = -1
+
+
+class Place(NamedTuple):
+    """Where a token is: its owner's name and incarnation, and who is to have it next."""
+
+    node: str | None
+    incarnation: UUID | None
+    next_node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PinRow:
+    """A pin in force; `expires_in` seconds from when it was read, None for never."""
+
+    task_id: str
+    node_patterns: tuple[str, ...]
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is None if unchanged."""
+
+    cluster: ClusterRow
+    members: Sequence[Member]
+    groups: Sequence[TokenGroup]
+    pins: Sequence[PinRow] | None
+    youngest: int
+
+
+@dataclass(slots=True)
+class Moves:
+    """Tokens and their receivers, as two parallel lists; a receiver is a 1-based index into names, 0 for none."""
+
+    token_ids: list[int] = field(default_factory=list)
+    receivers: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(slots=True)
+class Distribution:
+    """What one rebalance writes.
+
+    Attributes:
+        names: receivers' names, which the moves refer to.
+        create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens of live workers, with
+            the receiver, `NOBODY`, or none when they stay after all.
+        reason: why, for people. nodes_before, nodes_after: workers at the last plan and at this one.
+        planned_joined: workers up to this age are counted in.
+    """
+
+    reason: str
+    nodes_before: int
+    nodes_after: int
+    planned_joined: int
+    names: list[str] = field(default_factory=list)
+    create: Moves = field(default_factory=Moves)
+    assign: Moves = field(default_factory=Moves)
+    revoke: Moves = field(default_factory=Moves)
+
+    @property
+    def moved(self) -> int:
+        """Tokens that this writes."""
+        return len(self.create) + len(self.assign) + len(self.revoke)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Why a rebalance is due. `urgent` is False when nothing but joins asks for it, which may wait for more of them."""
+
+    reasons: tuple[str, ...]
+    urgent: bool
+
+
+class Board:
+    """The picture.
+
+    Attributes:
+        version: the cluster's version that it shows, -1 before the first reading.
+        pin_version: the version of the pins that it knows.
+        unmatched: pinned tokens that no live worker may have, with their patterns, by the last plan.
+        next_expiry_in: seconds from the last reading of the pins until one of them expires.
+    """
+
+    def __init__(self, total_tokens: int, token_of: Callable[[Hashable], int], minimum_nodes: int = 1) -> None:
+        self.version = UNKNOWN
+        self.pin_version = UNKNOWN
+        self.members: dict[UUID, Member] = {}
+        self.unmatched: Mapping[int, tuple[str, ...]] = {}
+        self.next_expiry_in = float("inf")
+        self._receivers: set[str] = set()
+        self._token_of = token_of
+        self._minimum_nodes = minimum_nodes
+        # Tokens refer to their place by an index, so that a pass over all of them is a pass over small numbers.
+        self._places: list[Place | None] = [None]
+        self._index: dict[Place, int] = {}
+        self._where = [0] * total_tokens
+        self._pins: dict[int, tuple[str, ...]] = {}
+        self._planned: list[str | None] | None = None
+        self._planned_members: dict[str, tuple[UUID, float, bool]] = {}
+        self._pins_changed = False
+        self._astray = False
+        self._youngest = 0
+        self._planned_joined = 0
+
+    # -- taking in ------------------------------------------------------------------------------------------------------
+
+    def take(self, reading: Reading) -> None:
+        """Bring the picture up to date."""
+        self.members = {member.incarnation: member for member in reading.members}
+        self._receivers = {member.name for member in reading.members if member.active}
+        self._youngest = reading.youngest
+        self._planned_joined = reading.cluster.planned_joined
+        if reading.pins is not None:
+            self._take_pins(reading.pins)
+            self.pin_version = reading.cluster.pin_version
+        for group in reading.groups:
+            place = Place(group.node, group.incarnation, group.next_node)
+            index = self._index.get(place)
+            if index is None:
+                index = self._index[place] = len(self._places)
+                self._places.append(place)
+            for token in group.token_ids:
+                self._where[token] = index
+            self._astray = self._astray or self._went_astray(place, group.token_ids)
+        self.version = reading.cluster.version
+
+    def _take_pins(self, pins: Iterable[PinRow]) -> None:
+        by_token: dict[int, tuple[str, ...]] = {}
+        for pin in pins:  # the oldest first: of two tasks on one token, the first pin stays
+            by_token.setdefault(self._token_of(pin.task_id), pin.node_patterns)
+        self._pins_changed = self._pins_changed or by_token != self._pins
+        self._pins = by_token
+        expiries = [pin.expires_in for pin in pins if pin.expires_in is not None]
+        self.next_expiry_in = min(expiries, default=float("inf"))
+
+    def _went_astray(self, place: Place, tokens: Iterable[int]) -> bool:
+        if self._planned is None:
+            return True
+        if place.incarnation is not None and place.incarnation not in self.members:
+            return True
+        destination, planned = self._destination(place), self._planned
+        return any(planned[token] != destination for token in tokens)
+
+    def read_anew(self) -> None:
+        """Let the next reading show everything, and compare it with the plan."""
+        self.version = UNKNOWN
+
+    def stale(self, version: int) -> bool:
+        """Whether the cluster has gone on since the last reading, or a part of the picture is to be read anew."""
+        return version > self.version or self.pin_version == UNKNOWN
+
+    def forget_pins(self) -> None:
+        """Read the pins again: one of them has expired."""
+        self.pin_version = UNKNOWN
+
+    def come_back(self) -> None:
+        """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
+        self._astray = True
+
+    # -- judging --------------------------------------------------------------------------------------------------------
+
+    def need(self) -> Need | None:
+        """Whether a rebalance is due. None too while a forming cluster waits for more workers."""
+        if self._forming():
+            return None
+        members = self._membership()
+        before = self._planned_members
+        joined = sorted(name for name, now in members.items() if name not in before or before[name][0] != now[0])
+        gone = sorted(before.keys() - members.keys())
+        changed = sorted(name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:])
+        urgent = [*_named("left", gone), *_named("changed state", changed)]
+        if self._pins_changed:
+            urgent.append("pins changed")
+        if self._planned is None:
+            urgent = ["first look"]
+        elif self._astray and not (urgent or joined):
+            urgent.append("tokens astray")
+        if not urgent and not joined and self._planned_joined >= self._youngest:
+            return None
+        return Need((*urgent, *_named("joined", joined)), urgent=bool(urgent))
+
+    def _forming(self) -> bool:
+        active = sum(member.active for member in self.members.values())
+        return active < self._minimum_nodes and not any(
+            place is not None and place.incarnation in self.members for place in self._used_places()
+        )
+
+    def _used_places(self) -> list[Place | None]:
+        return [self._places[index] for index in set(self._where)]
+
+    def _membership(self) -> dict[str, tuple[UUID, float, bool]]:
+        return {member.name: (member.incarnation, member.weight, member.active) for member in self.members.values()}
+
+    def _destination(self, place: Place | None) -> str | None:
+        """The live worker that has the token and keeps it, or that is getting it; None for nobody."""
+        owner = self.members.get(place.incarnation) if place is not None and place.incarnation else None
+        if place is None or owner is None:
+            return None
+        if place.next_node in self._receivers:
+            return place.next_node
+        return owner.name if owner.active else None
+
+    # -- deciding -------------------------------------------------------------------------------------------------------
+
+    def distribute(self) -> Distribution | None:
+        """Plan anew and say what to write. None when a forming cluster waits. The picture then takes the plan for true."""
+        need = self.need()
+        if need is None:
+            return None
+        destinations = [self._destination(place) for place in self._places]
+        # A restarted worker gets back what its old incarnation could not hand over (a fence held it).
+        for index, place in enumerate(self._places):
+            if place is not None and place.incarnation not in self.members and place.node in self._receivers:
+                destinations[index] = place.node
+        current = [destinations[index] for index in self._where]
+        nodes = [PlanNode(member.name, member.weight) for member in self.members.values() if member.active]
+        result = plan(nodes, current, self._pins)
+        for token, name in result.changes.items():
+            current[token] = name
+        members = self._membership()
+        distribution = Distribution(
+            reason="; ".join(need.reasons),
+            nodes_before=len(self._planned_members),
+            nodes_after=len(members),
+            planned_joined=self._youngest,
+        )
+        self._fill(distribution, current, destinations, result.changes)
+        self._planned, self._planned_members = current, members
+        self._astray = self._pins_changed = False
+        self.unmatched = result.unmatched
+        return distribution
+
+    def _fill(
+        self,
+        distribution: Distribution,
+        wanted: Sequence[str | None],
+        destinations: Sequence[str | None],
+        changes: Mapping[int, str | None],
+    ) -> None:
+        numbers: dict[str, int] = {}
+
+        def number(name: str | None) -> int:
+            return 0 if name is None else numbers.setdefault(name, len(numbers) + 1)
+
+        # Tokens that stay where they are going need a write only when their place does, which few places do.
+        unsettled = {
+            index
+            for index in set(self._where)
+            if self._write_for(self._places[index], destinations[index]) is not None
+        }
+        tokens: Iterable[int] = changes
+        if unsettled:
+            tokens = [t for t, index in enumerate(self._where) if index in unsettled or t in changes]
+        for token in tokens:
+            write = self._write_for(self._places[self._where[token]], wanted[token])
+            if write is not None:
+                kind, receiver = write
+                moves: Moves = getattr(distribution, kind)
+                moves.token_ids.append(token)
+                moves.receivers.append(number(receiver))
+        distribution.names = list(numbers)
+
+    def _write_for(self, place: Place | None, wanted: str | None) -> tuple[str, str | None] | None:
+        """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""
+        if place is None:
+            return "create", wanted
+        owner = self.members.get(place.incarnation) if place.incarnation else None
+        if owner is None:
+            settled = place.incarnation is None and wanted is None
+            return None if settled else ("assign", wanted)
+        stays = wanted == owner.name and owner.active
+        next_node = None if stays else (wanted or NOBODY)
+        return None if place.next_node == next_node else ("revoke", next_node)
+
+
+def _named(what: str, names: Sequence[str], most: int = 3) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:most])
+    return [f"{shown} {what}" if len(names) <= most else f"{shown} and {len(names) - most} more {what}"]

@@ -1,0 +1,76 @@
+"""When to take the leadership over, and when to rebalance. Pure: time and facts come in, a decision goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from jobsync_async.core.board import Need
+from jobsync_async.core.lease import Beat, Watch
+from jobsync_async.core.rows import HeartbeatAnswer
+
+
+class Succession:
+    """Whether this worker is to take over from a leader that is gone or stands still.
+
+    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the timeout, each further one a
+    heartbeat later: so no set of simultaneous deaths leaves the cluster without a leader, and two rarely try at once. When they
+    do, the term decides.
+    """
+
+    def __init__(self, watch: Watch, step_sec: float) -> None:
+        self._watch = watch
+        self._step_sec = step_sec
+        self._gone_since: float | None = None
+
+    def due(self, leader: UUID | None, answer: HeartbeatAnswer, now: float) -> tuple[bool, Sequence[Beat]]:
+        """Whether to take over now from `leader`, and the beat to expire for it (none when the leader's row is gone)."""
+        beat = self._leaders_beat(leader, answer)
+        if beat is not None:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = now
+        due = now >= self.next_look(leader, answer)
+        return due, (beat,) if due and beat is not None else ()
+
+    def next_look(self, leader: UUID | None, answer: HeartbeatAnswer) -> float:
+        """When to take over if nothing changes; infinity while the leader is not watched."""
+        beat = self._leaders_beat(leader, answer)
+        since = self._gone_since if beat is None else self._watch.since(beat)
+        if since is None:
+            return float("inf")
+        return since + answer.rank * self._step_sec + (0.0 if beat is None else self._watch.timeout_sec)
+
+    @staticmethod
+    def _leaders_beat(leader: UUID | None, answer: HeartbeatAnswer) -> Beat | None:
+        return next((beat for beat in answer.beats if beat.incarnation == leader), None)
+
+
+class Pacing:
+    """Lets joins that come close together be one rebalance, and nothing else wait.
+
+    A rebalance for joins alone is due when none came for `delay_sec`, at the latest `MOST_DELAYS` delays after the first.
+    """
+
+    MOST_DELAYS = 5
+
+    def __init__(self, delay_sec: float) -> None:
+        self._delay_sec = delay_sec
+        self._first: float | None = None
+        self._last = 0.0
+        self._reasons: tuple[str, ...] = ()
+
+    def due_at(self, need: Need, now: float) -> float:
+        """When the rebalance that is needed is to be done; call it again whenever the need is looked at anew."""
+        if need.urgent:
+            return now
+        if self._first is None:
+            self._first = self._last = now
+        if need.reasons != self._reasons:
+            self._reasons, self._last = need.reasons, now
+        return min(self._last + self._delay_sec, self._first + self.MOST_DELAYS * self._delay_sec)
+
+    def done(self) -> None:
+        """The rebalance is written, or not needed any more."""
+        self._first = None
+        self._reasons = ()

@@ -1,0 +1,246 @@
+"""What this worker holds, who here uses it, and what may be handed on. Pure: no clock, no I/O, no event loop.
+
+A token is *owned* here from the moment its row was read, or *revoking* once the row says that it is to go. Nothing new
+starts on a revoking token. It may be acknowledged, and so handed on, when nobody here uses it: no user (an open claim) is
+entered, and no reader that was told of it has yet to come back.
+
+Each stay of a token here has a *grant*, a number that is never used twice. A token that was lost and came back has another
+grant, so what belonged to the first stay is not taken for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
+from weakref import WeakSet
+
+from jobsync_async.core.rows import Snapshot
+from jobsync_async.types import TokenChange
+
+U = TypeVar("U", bound=Hashable)
+
+UNKNOWN = -1
+"""The version before the first read, and after everything was lost: the next read must show all."""
+
+
+class Revocation(NamedTuple):
+    """A token that is to go. `version` is that of the revocation, None for one that this worker decided by itself."""
+
+    grant: int
+    epoch: int
+    version: int | None
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one step did. `lost` tokens that came back in the same step are in `assigned` too."""
+
+    assigned: frozenset[int] = frozenset()
+    revoked: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.assigned or self.revoked or self.lost)
+
+
+class Ownership(Generic[U]):
+    """The state. `version` is that of the last snapshot applied; `owned` are the tokens that work may start on, provided
+    that the lease is valid (which is not known here)."""
+
+    def __init__(self, incarnation: UUID) -> None:
+        self.incarnation = incarnation
+        self.version = UNKNOWN
+        self.owned: frozenset[int] = frozenset()
+        self.grants: dict[int, int] = {}
+        self.revoking: dict[int, Revocation] = {}
+        self._epochs: dict[int, int] = {}
+        self._users: dict[int, set[U]] = {}
+        self._readers: WeakSet[Reader] = WeakSet()
+        self._last_grant = 0
+
+    # -- what the tables say ------------------------------------------------------------------------------------------
+
+    def apply(self, snapshot: Snapshot, now: float) -> Change | None:
+        """Take in a snapshot. None, and nothing changed, when it is not a continuation of what is known here: it was read
+        by another incarnation, or before everything was lost."""
+        if snapshot.incarnation != self.incarnation or snapshot.since != self.version:
+            return None
+        self._last_grant += 1
+        assigned, revoked, lost = set[int](), set[int](), set[int]()
+        for token, epoch, version, going in snapshot.mine:
+            if self._epochs.get(token, epoch) != epoch:  # it went and came back between two reads
+                self._drop(token)
+                lost.add(token)
+            before = self.revoking.pop(token, None)
+            grant = before.grant if before else self.grants.pop(token, None)
+            was_owned = grant is not None and before is None
+            if grant is None:
+                grant = self._last_grant
+            self._epochs[token] = epoch
+            if going:
+                self.revoking[token] = Revocation(grant, epoch, version, before.since if before else now)
+                if was_owned:
+                    revoked.add(token)
+            else:  # new, or withdrawn before we let go: then it is simply ours again
+                self.grants[token] = grant
+                if not was_owned:
+                    assigned.add(token)
+        for token in snapshot.others:
+            if token in self._epochs:
+                self._drop(token)
+                lost.add(token)
+        self.version = snapshot.version
+        return self._changed(assigned, revoked, lost)
+
+    def released(self, tokens: Iterable[int]) -> None:
+        """These acknowledgements are committed: the tokens are others' now."""
+        for token in tokens:
+            if token in self.revoking:
+                self._drop(token)
+
+    def begin(self, incarnation: UUID) -> None:
+        """Continue under another incarnation. Everything must have been forgotten before."""
+        assert not self._epochs, "tokens of another incarnation are still held"
+        self.incarnation = incarnation
+
+    def forget(self) -> Change:
+        """Lose everything at once: the lease is over, or the worker was expired. The next snapshot must show all."""
+        lost = set(self._epochs)
+        self.grants.clear()
+        self.revoking.clear()
+        self._epochs.clear()
+        self.version = UNKNOWN
+        return self._changed(set(), set(), lost)
+
+    def let_go(self, now: float) -> Change:
+        """Stop starting work on anything, as if all were revoked; nothing is acknowledged for it. For a worker that leaves
+        and has nobody to hand its tokens to."""
+        going = set(self.grants)
+        for token in going:
+            self.revoking[token] = Revocation(self.grants.pop(token), self._epochs[token], None, now)
+        return self._changed(set(), going, set())
+
+    # -- who uses it ----------------------------------------------------------------------------------------------------
+
+    def enter(self, token: int, user: U) -> int | None:
+        """`user` begins to use an owned token; its epoch, or None when the token is not owned. There is no await between
+        the check and the registration, so no revocation can come between them."""
+        if token not in self.grants:
+            return None
+        self._users.setdefault(token, set()).add(user)
+        return self._epochs[token]
+
+    def leave(self, token: int, user: U) -> bool:
+        """`user` is done with the token. True when that may let it be handed on."""
+        users = self._users[token]
+        users.remove(user)
+        if users:
+            return False
+        del self._users[token]
+        return token in self.revoking
+
+    def users_of(self, tokens: Iterable[int]) -> Iterator[tuple[int, U]]:
+        """Pairs of token and user, in no particular order. Safe to leave while iterating."""
+        for token in tokens:
+            for user in tuple(self._users.get(token, ())):
+                yield token, user
+
+    def reader(self) -> Reader:
+        """A new consumer of changes; forgotten when nobody refers to it any more."""
+        reader = Reader(self)
+        self._readers.add(reader)
+        return reader
+
+    def forget_reader(self, reader: Reader) -> None:
+        """The reader is gone; it holds nothing up any more."""
+        self._readers.discard(reader)
+
+    # -- what may go ----------------------------------------------------------------------------------------------------
+
+    def in_use(self, token: int) -> bool:
+        """Whether anybody here has yet to let go of the token."""
+        return token in self._users or any(reader.holds(token) for reader in self._readers)
+
+    def releasable(self) -> list[tuple[int, int]]:
+        """Tokens to acknowledge now, each with the version of the revocation that is answered."""
+        return [
+            (token, revocation.version)
+            for token, revocation in self.revoking.items()
+            if revocation.version is not None and not self.in_use(token)
+        ]
+
+    def busy(self) -> list[int]:
+        """Revoked tokens that somebody here still uses, in order."""
+        return sorted(token for token in self.revoking if self.in_use(token))
+
+    def holds_anything(self) -> bool:
+        """Whether any token is this worker's by what was last read, in use or not."""
+        return bool(self._epochs)
+
+    @property
+    def known(self) -> bool:
+        """False before the first reading, and after everything was lost."""
+        return self.version != UNKNOWN
+
+    def epoch(self, token: int) -> int | None:
+        """The fencing number under which the token is held, None when it is not."""
+        return self._epochs.get(token)
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _drop(self, token: int) -> None:
+        del self._epochs[token]
+        self.grants.pop(token, None)
+        self.revoking.pop(token, None)
+
+    def _changed(self, assigned: set[int], revoked: set[int], lost: set[int]) -> Change:
+        change = Change(frozenset(assigned), frozenset(revoked), frozenset(lost))
+        if change:
+            self.owned = frozenset(self.grants)
+        return change
+
+
+class Reader:
+    """One consumer's place in the changes: what it was told it owns, and what it was told to let go of.
+
+    What it has not yet seen is not queued: it is the difference between what it was told and what is true now, computed
+    when it asks. So a slow reader costs nothing, gets one merged change, and is not shown a token that came and went.
+    """
+
+    def __init__(self, ownership: Ownership[Any]) -> None:
+        self._ownership = ownership
+        self._told: dict[int, int] = {}
+        self._letting_go: frozenset[int] = frozenset()
+        self.started = False
+
+    def holds(self, token: int) -> bool:
+        """Whether the token must wait for this reader."""
+        return token in self._told or token in self._letting_go
+
+    def come_back(self) -> bool:
+        """The reader asks for its next item: it is done with what the last one revoked. True when there was something."""
+        had = bool(self._letting_go)
+        self._letting_go = frozenset()
+        return had
+
+    def take(self) -> TokenChange | None:
+        """The next item, None when there is nothing new. The first one is a snapshot, whatever is in it."""
+        ownership = self._ownership
+        now, told = ownership.grants, self._told
+        assigned = frozenset(token for token, _ in now.items() - told.items())
+        revoked, lost = set[int](), set[int]()
+        for token, grant in told.items() - now.items():
+            revocation = ownership.revoking.get(token)
+            still_here = revocation is not None and revocation.grant == grant
+            (revoked if still_here else lost).add(token)
+        if self.started and not (assigned or revoked or lost):
+            return None
+        self._told = dict(now)
+        self._letting_go = frozenset(revoked)
+        initial, self.started = not self.started, True
+        return TokenChange(
+            assigned, frozenset(revoked), frozenset(lost), ownership.owned, ownership.version, is_initial=initial
+        )

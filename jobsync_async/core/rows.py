@@ -1,0 +1,126 @@
+"""What is read from the tables, as plain values: the inputs of every decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from jobsync_async.core.lease import Beat
+
+NOBODY = ""
+"""The receiver of a token that is to be nobody's: no node has this name."""
+
+
+class Identity(NamedTuple):
+    """A worker as the tables know it. Ownership is by incarnation, the random id of this start; a name alone owns nothing."""
+
+    name: str
+    incarnation: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker says of itself when it joins."""
+
+    weight: float = 1.0
+    address: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    boot_id: str | None = None
+    pid_namespace: str | None = None
+    process_started: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NameInUse:
+    """A join that was refused: another incarnation has the name. `holder` says where it runs, for people."""
+
+    beat: Beat
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswer:
+    """What every heartbeat brings back: enough to notice a change that no notification told of.
+
+    Attributes:
+        version, term: the cluster's.
+        leader: incarnation of the leader; None before the first.
+        rank: workers older than this one, the leader not counted; 0 is the next in age.
+        beats: the leader's, or everybody's when that was asked for; without the leader's when its row is gone.
+    """
+
+    version: int
+    term: int
+    leader: UUID | None
+    rank: int
+    beats: Sequence[Beat]
+
+
+class TokenRow(NamedTuple):
+    """A token of this worker, as its row says. `version` is that of the row's last change."""
+
+    token_id: int
+    epoch: int
+    version: int
+    revoking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One worker's atomic read: cluster row, own node row, and the tokens that changed after `since`.
+
+    Attributes:
+        incarnation: whose read it is.
+        since: tokens whose version is above this are shown; -1 shows all.
+        version, term: the cluster's at that moment.
+        leader: incarnation of the leader.
+        state: the own node row's (``"active"``, ``"draining"``), None when the row is gone.
+        settled: the last plan counted this worker in, and nothing is on its way here.
+        mine: changed tokens that are this worker's.
+        others: changed tokens that are not.
+    """
+
+    incarnation: UUID
+    since: int
+    version: int
+    term: int
+    leader: UUID | None
+    state: str | None
+    settled: bool
+    mine: Sequence[TokenRow]
+    others: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node row, as the leader needs it."""
+
+    name: str
+    incarnation: UUID
+    beat: int
+    weight: float
+    active: bool
+
+
+class TokenGroup(NamedTuple):
+    """Tokens that are alike to the leader: same owner, same receiver."""
+
+    node: str | None
+    incarnation: UUID | None
+    next_node: str | None
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """The one row about the cluster."""
+
+    version: int
+    term: int
+    leader: UUID | None
+    generation: int
+    pin_version: int
+    planned_joined: int

@@ -1,0 +1,217 @@
+"""Connections that answer in time or are given up, and statements that are not cut off half-way.
+
+Three rules hold for every statement of the coordination code:
+
+* It is not cancelled. A cancelled psycopg call may commit all the same, and then nobody knows. So a statement runs in a task
+  of its own, and a caller that is cancelled waits for its end first (`finish_first`).
+* It ends in time. The server bounds it by ``statement_timeout`` and ``lock_timeout``; a dead network ends it by TCP's own
+  time-outs; and because a stopped server process does neither, the socket is shut down when the answer stays away (`limit`).
+* When a connection failed, whatever was under way may or may not have happened. The connection is thrown away, the caller
+  gets `StoreUnavailable`, and reads again before it decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.rows import namedtuple_row
+
+from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable
+from jobsync_async.postgres.sql import Queries
+
+T = TypeVar("T")
+Connection = AsyncConnection[Any]
+
+# Raised by the server when a bound is reached or a transaction must be tried again: nothing was committed.
+_TRANSIENT = (
+    errors.QueryCanceled,
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.IdleInTransactionSessionTimeout,
+    errors.DiskFull,
+)
+_SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.InsufficientPrivilege)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into this library's; what is a mistake in a statement passes as it is."""
+    try:
+        yield
+    except _SCHEMA as error:
+        raise SchemaError(
+            f"PostgreSQL refused: {_first_line(error)}. Create or upgrade the tables, or grant the rights that are missing: "
+            "`jobsync-async init` does it, `jobsync-async init --sql` prints what a database administrator can run"
+        ) from error
+    except errors.ReadOnlySqlTransaction as error:
+        raise StoreUnavailable(
+            "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
+            "for example with several hosts and target_session_attrs=read-write"
+        ) from error
+    except (*_TRANSIENT, psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise StoreUnavailable(f"PostgreSQL is not available: {_first_line(error)}") from error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+async def finish_first(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end even if the caller is cancelled meanwhile; then the cancellation goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # retrieved: the cancellation is what the caller must see
+        raise
+
+
+@contextmanager
+def limit(connection: Connection, seconds: float) -> Iterator[None]:
+    """Shut the connection's socket down when the block takes longer: whoever waits for an answer then gets an error."""
+    timer = asyncio.get_running_loop().call_later(seconds, shut_down, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def shut_down(connection: Connection) -> None:
+    """End a connection from outside, whatever it is doing. Its waiter sees the end of the stream."""
+    if connection.closed:
+        return
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class Connector:
+    """Opens connections that are set up for the coordination statements.
+
+    Args:
+        conninfo: makes the connection string for a purpose.
+        limit_sec: how long a statement may take on the server; the client waits half as long again.
+    """
+
+    def __init__(self, conninfo: Callable[[str], str], limit_sec: float) -> None:
+        self._conninfo = conninfo
+        self.limit_sec = limit_sec
+        self.patience_sec = limit_sec * 1.5
+        self.queries: Queries | None = None
+
+    def conninfo(self, purpose: str) -> str:
+        return self._conninfo(purpose)
+
+    async def open(self, purpose: str) -> Connection:
+        """A connection in autocommit. Raises StoreUnavailable."""
+        with translated():
+            connection: Connection = await AsyncConnection.connect(
+                self._conninfo(purpose), autocommit=True, row_factory=namedtuple_row
+            )
+        try:
+            await self.prepare(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def prepare(self, connection: Connection) -> None:
+        """Set bounds and names for the session. Nothing to do before the schema is known."""
+        if self.queries is None:
+            return
+        milliseconds = str(round(self.limit_sec * 1000))
+        bounds = {"statement_ms": milliseconds, "lock_ms": milliseconds, "idle_ms": milliseconds}
+        with translated(), limit(connection, self.patience_sec):
+            await connection.execute(self.queries["prepare_session"], bounds)
+
+
+class Link:
+    """One connection for one purpose, opened when it is first needed and anew after it failed. One user at a time.
+
+    Args:
+        idle_sec: close the connection when it was not used for so long; None keeps it.
+    """
+
+    def __init__(self, connector: Connector, purpose: str, *, idle_sec: float | None = None) -> None:
+        self._connector = connector
+        self._purpose = purpose
+        self._idle_sec = idle_sec
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._connection is None or self._connection.closed else "open"
+        return f"<Link {self._purpose!r} {state}>"
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        return await finish_first(self._run(work))
+
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """The same in one transaction, committed when `work` returns."""
+
+        async def in_transaction(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.run(in_transaction)
+
+    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async with self._turn:
+            self._stop_idle_timer()
+            connection = await self._ensure()
+            try:
+                with translated(), limit(connection, self._connector.patience_sec):
+                    return await work(connection)
+            except StoreError:
+                await self._discard()
+                raise
+            finally:
+                self._start_idle_timer()
+
+    async def _ensure(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connector.open(self._purpose)
+        return self._connection
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _start_idle_timer(self) -> None:
+        if self._idle_sec is not None and self._connection is not None:
+            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_sec, self._close_idle)
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _close_idle(self) -> None:
+        if not self._turn.locked() and self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.pgconn.finish()
+
+    async def close(self) -> None:
+        """Close the connection; a later use would open another."""
+        await finish_first(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            self._stop_idle_timer()
+            await self._discard()
+

@@ -1,0 +1,185 @@
+"""The leader's statements: reading the board, taking over, expiring, distributing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from jobsync_async.core.board import Distribution, PinRow, Reading
+from jobsync_async.core.lease import Beat
+from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import int_array
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rebalance did.
+
+    Attributes:
+        reading: what was read under the lock.
+        expired: workers that were deleted.
+        distribution: what was wanted, None when nothing was.
+        skipped: tokens that a fence held, to come back for.
+        duration_ms: from the lock to the commit's request.
+    """
+
+    reading: Reading
+    expired: Sequence[str]
+    distribution: Distribution | None
+    skipped: int
+    duration_ms: float
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything changed that others must hear of."""
+        planned = self.distribution
+        if planned is None:
+            return bool(self.expired)
+        counted_in = planned.planned_joined > self.reading.cluster.planned_joined
+        return bool(self.expired) or planned.moved > self.skipped or counted_in
+
+
+class Leading:
+    """The statements that only a leader, or one that is about to be, sends."""
+
+    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+        self._link = link
+        self._queries = queries
+        self._channel = channel
+
+    async def read(self, since: int, pin_version: int) -> Reading:
+        """What changed on the board since; without a lock, to find out whether anything is to be done."""
+
+        async def work(connection: Connection) -> Reading:
+            # One snapshot for all three statements: members and tokens must fit together.
+            async with connection.transaction():
+                await connection.execute(self._queries["one_snapshot"])
+                return await self._read(connection, since, pin_version)
+
+        return await self._link.run(work)
+
+    async def take_over(self, me: Identity, term: int, expire: Sequence[Beat]) -> int | None:
+        """Become leader in place of one that is gone, or whose beat (in `expire`) still stands still; the new term, or None
+        when it is not so any more."""
+
+        async def work(connection: Connection) -> int | None:
+            new_term = None
+            async with connection.transaction() as transaction:
+                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                await self._expire(connection, expire)
+                cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
+                if cursor.rowcount == 0:
+                    raise psycopg.Rollback(transaction)
+                new_term = term + 1
+            return new_term
+
+        return await self._link.run(work)
+
+    async def rebalance(
+        self,
+        me: Identity,
+        term: int,
+        expire: Sequence[Beat],
+        since: int,
+        pin_version: int,
+        decide: Callable[[Reading], Distribution | None],
+    ) -> Outcome | None:
+        """One transaction: lock, expire, read, decide, write, announce. None: this worker does not lead any more.
+
+        Raises StoreUnavailable; it may have been committed all the same: forget the board and read anew.
+        """
+
+        async def work(connection: Connection) -> Outcome | None:
+            outcome = None
+            async with connection.transaction() as transaction:
+                started = time.perf_counter()
+                cursor = await connection.execute(self._queries["lock_as_leader"], {**me._asdict(), "term": term})
+                if await cursor.fetchone() is None:
+                    raise psycopg.Rollback(transaction)
+                expired = await self._expire(connection, expire)
+                reading = await self._read(connection, since, pin_version)
+                distribution = decide(reading)
+                skipped = 0
+                if distribution is not None:
+                    skipped = await self._write(connection, reading.cluster, distribution)
+                duration_ms = (time.perf_counter() - started) * 1000
+                outcome = Outcome(reading, expired, distribution, skipped, duration_ms)
+                if not outcome.wrote:
+                    raise psycopg.Rollback(transaction)
+                await self._finish(connection, me, outcome)
+            return outcome
+
+        return await self._link.run(work)
+
+    async def _expire(self, connection: Connection, beats: Sequence[Beat]) -> list[str]:
+        if not beats:
+            return []
+        names, incarnations, counts = map(list, zip(*beats, strict=True))
+        cursor = await connection.execute(
+            self._queries["expire_nodes"], {"names": names, "incarnations": incarnations, "beats": counts}
+        )
+        return [row.name for row in await cursor.fetchall()]
+
+    async def _read(self, connection: Connection, since: int, pin_version: int) -> Reading:
+        row = await (await connection.execute(self._queries["read_cluster"])).fetchone()
+        assert row is not None, "the cluster row is missing"
+        cluster = ClusterRow(
+            row.version, row.term, row.leader_incarnation, row.generation, row.pin_version, row.planned_joined
+        )
+        members = await (await connection.execute(self._queries["read_members"])).fetchall()
+        cursor = connection.cursor(binary=True)
+        groups = await (await cursor.execute(self._queries["read_board"], {"since": since})).fetchall()
+        pins = await self._read_pins(connection) if row.pin_version != pin_version else None
+        return Reading(
+            cluster=cluster,
+            members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active) for m in members],
+            groups=[TokenGroup(*group) for group in groups],
+            pins=pins,
+            youngest=max((m.joined for m in members), default=0),
+        )
+
+    async def _read_pins(self, connection: Connection) -> list[PinRow]:
+        rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
+        return [PinRow(row.task_id, tuple(row.node_patterns), row.expires_in) for row in rows]
+
+    async def _write(self, connection: Connection, cluster: ClusterRow, distribution: Distribution) -> int:
+        common = {
+            "names": distribution.names,
+            "version": cluster.version + 1,
+            "planned_version": cluster.version,
+            "generation": cluster.generation,
+        }
+        written = 0
+        for name, moves in (
+            ("create_tokens", distribution.create),
+            ("assign_tokens", distribution.assign),
+            ("revoke_tokens", distribution.revoke),
+        ):
+            if moves:
+                arrays = {"token_ids": int_array(moves.token_ids), "receivers": int_array(moves.receivers)}
+                written += (await connection.execute(self._queries[name], {**common, **arrays})).rowcount
+        return distribution.moved - written
+
+    async def _finish(self, connection: Connection, me: Identity, outcome: Outcome) -> None:
+        version = outcome.reading.cluster.version + 1
+        distribution = outcome.distribution
+        planned = distribution.planned_joined if distribution else outcome.reading.cluster.planned_joined
+        values = {"version": version, "planned_joined": planned, "channel": self._channel}
+        await connection.execute(self._queries["finish_plan"], values)
+        if distribution is not None:
+            record = {
+                "version": version,
+                "reason": distribution.reason,
+                "leader": me.name,
+                "term": outcome.reading.cluster.term,
+                "nodes_before": distribution.nodes_before,
+                "nodes_after": distribution.nodes_after,
+                "tokens_moved": distribution.moved - outcome.skipped,
+                "duration_ms": outcome.duration_ms,
+            }
+            await connection.execute(self._queries["record_rebalance"], record)

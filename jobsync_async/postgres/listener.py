@@ -1,0 +1,116 @@
+"""The LISTEN connection: it hears of changes, and it is the one on which the worker reads them and acknowledges.
+
+Notifications are hints to look. A payload is a version number; anything else is ignored, and nothing that is heard can raise
+or make more than one reading at a time. The idle wait watches the socket through the event loop, so that it can be ended at
+any moment without cancelling a psycopg call, and costs nothing while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import psycopg
+from psycopg import sql
+from typing_extensions import Self
+
+from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, shut_down, translated
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_VERSION = re.compile(rb"[0-9]{1,18}", re.ASCII)
+
+
+class Listener:
+    """One connection that listens on `channel`. After an error it is closed, and a new `Listener` must be opened.
+
+    Attributes:
+        heard: the highest version that a notification named.
+        notifications: how many came, junk included.
+    """
+
+    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
+        self.heard = -1
+        self.notifications = 0
+        self.channel = channel
+        self._connection = connection
+        self._patience_sec = connector.patience_sec
+        connection.add_notify_handler(self._on_notify)
+
+    @classmethod
+    async def open(cls, connector: Connector, channel: str) -> Self:
+        """Connect and LISTEN. What changed before is not heard: read everything after this. Raises StoreUnavailable."""
+        connection = await connector.open("listener")
+        listener = cls(connection, connector, channel)
+        listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        try:
+            await listener.run(lambda connection: connection.execute(listen))
+        except BaseException:
+            await listener.close()
+            raise
+        return listener
+
+    async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
+        """Return when a notification came, `wake` is set, or the time is over. Raises StoreUnavailable when the connection
+        broke."""
+        loop = asyncio.get_running_loop()
+        try:
+            descriptor = self._connection.fileno()
+        except psycopg.Error as error:
+            raise StoreUnavailable("the LISTEN connection is closed") from error
+        readable = asyncio.Event()
+
+        def on_readable() -> None:
+            readable.set()
+            wake.set()
+
+        timer = None if timeout_sec is None else loop.call_later(max(0.0, timeout_sec), wake.set)
+        loop.add_reader(descriptor, on_readable)
+        try:
+            await wake.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            if timer is not None:
+                timer.cancel()
+        if readable.is_set():
+            self._consume()
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+
+        async def bounded() -> T:
+            with translated(), limit(self._connection, self._patience_sec):
+                return await work(self._connection)
+
+        return await finish_first(bounded())
+
+    def abandon(self) -> None:
+        """End the connection at once, even while it waits for an answer that does not come."""
+        shut_down(self._connection)
+
+    async def close(self) -> None:
+        with suppress(psycopg.Error):
+            await self._connection.close()
+
+    def _consume(self) -> None:
+        connection = self._connection.pgconn
+        with translated():
+            connection.consume_input()
+            while notify := connection.notifies():
+                self._hear(notify.relname, notify.extra)
+
+    def _on_notify(self, notify: psycopg.Notify) -> None:
+        self._hear(notify.channel.encode(), notify.payload.encode(errors="replace"))
+
+    def _hear(self, channel: bytes, payload: bytes) -> None:
+        self.notifications += 1
+        if channel == self.channel.encode() and _VERSION.fullmatch(payload):
+            self.heard = max(self.heard, int(payload))
+        else:
+            logger.debug("ignored a notification with %d bytes of something else", len(payload))

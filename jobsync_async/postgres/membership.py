@@ -1,0 +1,110 @@
+"""A worker's own row: joining, heartbeats, draining, leaving."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from jobsync_async.core.lease import Beat
+from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+
+
+class Membership:
+    """The statements about a worker's own row.
+
+    Args:
+        heartbeats: the link that carries heartbeats and nothing else, so that nothing can hold them up.
+        changes: the link for joining and leaving, which wait for the cluster's row lock.
+    """
+
+    def __init__(self, heartbeats: Link, changes: Link, queries: Queries, channel: str) -> None:
+        self._heartbeats = heartbeats
+        self._changes = changes
+        self._queries = queries
+        self._channel = channel
+
+    async def heartbeat(self, me: Identity, *, watch_all: bool) -> HeartbeatAnswer | None:
+        """Count one beat. None: the row is gone or another incarnation's, so this worker owns nothing any more.
+
+        Raises StoreUnavailable; the beat may have been counted all the same.
+        """
+        params = {**me._asdict(), "watch_all": watch_all}
+
+        async def work(connection: Connection) -> HeartbeatAnswer | None:
+            row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
+            if row is None:
+                return None
+            beats = [Beat(*seen) for seen in zip(row.names or (), row.incarnations or (), row.beats or (), strict=True)]
+            return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats)
+
+        return await self._heartbeats.run(work)
+
+    async def join(self, me: Identity, announcement: Announcement, *, replace: Beat | None = None) -> NameInUse | None:
+        """Make the row; None when it is there.
+
+        Args:
+            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still; refused
+                when it has moved since.
+
+        Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out.
+        """
+
+        async def work(connection: Connection) -> NameInUse | None:
+            version = await self._take_version(connection)
+            row = await (await connection.execute(self._queries["read_node"], {"name": me.name})).fetchone()
+            if row is not None and row.incarnation == me.incarnation:
+                return None  # an earlier try was committed and its answer lost
+            in_use = row and NameInUse(Beat(me.name, row.incarnation, row.beat), row.holder)
+            if in_use and in_use.beat != replace:
+                return in_use
+            joined = await (await connection.execute(self._queries["next_joined"])).fetchone()
+            assert joined is not None
+            values = {**me._asdict(), **asdict(announcement), "joined": joined[0], "version": version}
+            if in_use:
+                old = {"old_incarnation": in_use.beat.incarnation, "old_beat": in_use.beat.beat}
+                await connection.execute(self._queries["replace_node"], {**values, **old})
+                await connection.execute(self._queries["inherit_tokens"], {**values, **old})
+            else:
+                await connection.execute(self._queries["insert_node"], values)
+            await connection.execute(self._queries["lead_if_nobody_does"])
+            return None
+
+        return await self._changes.transaction(work)
+
+    async def set_state(self, name: str, state: str) -> bool:
+        """Mark a worker ``"active"`` or ``"draining"``. False when there is none or it is so already."""
+
+        async def work(connection: Connection) -> bool:
+            await self._take_version(connection)
+            cursor = await connection.execute(self._queries["set_state"], {"name": name, "state": state})
+            return cursor.rowcount == 1
+
+        return await self._changes.transaction(work)
+
+    async def count_other_receivers(self, me: Identity) -> int:
+        """How many other workers could take tokens."""
+
+        async def work(connection: Connection) -> int:
+            row = await (await connection.execute(self._queries["count_other_receivers"], me._asdict())).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        return await self._changes.run(work)
+
+    async def leave(self, me: Identity) -> None:
+        """Delete the row; what it still owns becomes nobody's, and the next in age leads if it led. Safe to repeat."""
+
+        async def work(connection: Connection) -> None:
+            version = await self._take_version(connection)
+            values = {**me._asdict(), "version": version}
+            await connection.execute(self._queries["free_tokens_of"], values)
+            await connection.execute(self._queries["delete_node"], values)
+            await connection.execute(self._queries["lead_if_nobody_does"])
+
+        await self._changes.transaction(work)
+
+    async def _take_version(self, connection: Connection) -> int:
+        row = await (await connection.execute(self._queries["take_version"], {"channel": self._channel})).fetchone()
+        assert row is not None, "the cluster row is missing"
+        return int(row.version)

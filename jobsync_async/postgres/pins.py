@@ -1,0 +1,76 @@
+"""Pins: registering them in bulk, listing, clearing. Every change takes a version, so the leader hears of it at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from jobsync_async.core.hashing import task_key
+from jobsync_async.core.pins import Pin, admit
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import int_array
+from jobsync_async.types import LockInfo
+
+
+class Pins:
+    """The statements about pins."""
+
+    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+        self._link = link
+        self._queries = queries
+        self._channel = channel
+
+    async def register(
+        self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
+    ) -> list[tuple[Pin, Pin]]:
+        """Store pins, `reasons` beside them; those that were refused, each with the pin that stays. All in one transaction.
+
+        Raises StoreUnavailable; registering the same pins again is safe.
+        """
+        reason_of = dict(zip(((pin.task_id, pin.node_patterns) for pin in pins), reasons, strict=True))
+
+        async def work(connection: Connection) -> list[tuple[Pin, Pin]]:
+            # The cluster's row lock comes first: of two registrations that conflict, one sees the other.
+            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            await connection.execute(self._queries["delete_expired_pins"])
+            tokens = int_array(sorted({pin.token_id for pin in pins}))
+            cursor = await connection.execute(self._queries["pins_of_tokens"], {"token_ids": tokens})
+            existing = [Pin(row.task_id, row.token_id, tuple(row.node_patterns)) for row in await cursor.fetchall()]
+            accepted, refused = admit(pins, existing)
+            if accepted:
+                values = {
+                    "task_keys": [task_key(pin.task_id) for pin in accepted],
+                    "task_ids": [pin.task_id for pin in accepted],
+                    "token_ids": int_array([pin.token_id for pin in accepted]),
+                    "node_patterns": [json.dumps(pin.node_patterns) for pin in accepted],
+                    "reasons": [reason_of[pin.task_id, pin.node_patterns] for pin in accepted],
+                    "created_by": created_by,
+                    "expires_in_days": expires_in_days,
+                }
+                await connection.execute(self._queries["upsert_pins"], values)
+                await connection.execute(self._queries["touch_pins"])
+            return refused
+
+        return await self._link.transaction(work)
+
+    async def clear(self, created_by: str | None) -> int:
+        """Delete the pins that `created_by` made, or all for None; how many there were."""
+        query = "delete_all_pins" if created_by is None else "delete_pins_by_creator"
+
+        async def work(connection: Connection) -> int:
+            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            cursor = await connection.execute(self._queries[query], {"created_by": created_by})
+            await connection.execute(self._queries["touch_pins"])
+            return cursor.rowcount
+
+        return await self._link.transaction(work)
+
+    async def list(self) -> list[LockInfo]:
+        """The pins in force, oldest first."""
+
+        async def work(connection: Connection) -> list[LockInfo]:
+            rows = await (await connection.execute(self._queries["list_pins"])).fetchall()
+            return [LockInfo(**{**row._asdict(), "node_patterns": tuple(row.node_patterns)}) for row in rows]
+
+        return await self._link.run(work)

@@ -1,0 +1,365 @@
+-- Every statement of this library. Each has a name and a line on its purpose. Tables appear as {table}; parameters as
+-- %(name)s. What safety rests on stands in the WHERE clauses, and the number of rows is the answer.
+
+-- name: prepare_session
+-- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names.
+SELECT set_config('search_path', 'pg_catalog', false),
+       set_config('statement_timeout', %(statement_ms)s, false),
+       set_config('lock_timeout', %(lock_ms)s, false),
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('plan_cache_mode', 'force_custom_plan', false),
+       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
+
+-- name: inspect_server
+-- What start needs to know of the server, before search_path is pinned.
+SELECT current_schema() AS schema, pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS read_only,
+       current_setting('server_encoding') AS encoding, current_setting('server_version_num')::integer AS version
+
+-- name: table_exists
+SELECT to_regclass(%(table)s) IS NOT NULL
+
+-- name: may_create
+-- Whether this role may create tables in the schema; null when the schema does not exist.
+SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %(schema)s
+
+-- name: lock_schema
+-- One process at a time creates or upgrades the tables.
+SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
+
+-- name: read_settings
+SELECT schema_version, total_tokens, hash_function FROM {cluster}
+
+-- name: insert_cluster
+-- The first start makes the row; all others find it.
+INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
+VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
+
+-- name: set_schema_version
+UPDATE {cluster} SET schema_version = %(schema_version)s
+
+-- name: take_version
+-- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
+-- the next version; the announcement goes out with the commit. What is read after it is the latest committed state.
+WITH taken AS (UPDATE {cluster} SET version = version + 1 RETURNING version, leader_incarnation, generation)
+SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::text) FROM taken
+
+-- == membership =======================================================================================================
+
+-- name: read_node
+SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS holder FROM {node} WHERE name = %(name)s FOR UPDATE
+
+-- name: insert_node
+-- A join under a free name.
+INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started)
+VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
+        %(process_started)s)
+
+-- name: replace_node
+-- A join under the name of an incarnation whose beat stood still: only if it still does.
+UPDATE {node}
+SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
+    state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
+    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s
+WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
+
+-- name: inherit_tokens
+-- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a fence locks is left to the
+-- old incarnation, and so to nobody, until the leader finds the lock gone.
+UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
+WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR NO KEY UPDATE SKIP LOCKED)
+
+-- name: next_joined
+UPDATE {cluster} SET last_joined = last_joined + 1 RETURNING last_joined
+
+-- name: lead_if_nobody_does
+-- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
+UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
+FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
+WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
+
+-- name: heartbeat
+-- The proof of life, in one statement: no row means that this incarnation was expired or replaced. The answer carries what
+-- each worker needs to notice a missed notification and a leader that stands still. Beats come in order of age.
+WITH me AS (
+    UPDATE {node} SET beat = beat + 1, last_heartbeat = clock_timestamp()
+    WHERE name = %(name)s AND incarnation = %(incarnation)s
+    RETURNING joined
+)
+SELECT c.version, c.term, c.leader_incarnation,
+       (SELECT count(*) FROM {node} older
+        WHERE older.joined < me.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
+       watched.names, watched.incarnations, watched.beats
+FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
+    SELECT array_agg(n.name ORDER BY n.joined) AS names, array_agg(n.incarnation ORDER BY n.joined) AS incarnations,
+           array_agg(n.beat ORDER BY n.joined) AS beats
+    FROM {node} n WHERE %(watch_all)s OR n.incarnation = c.leader_incarnation
+) watched
+
+-- name: set_state
+-- By name, so that it can be asked for from anywhere.
+UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
+
+-- name: count_other_receivers
+SELECT count(*) FROM {node} WHERE incarnation <> %(incarnation)s AND state = 'active'
+
+-- name: free_tokens_of
+-- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.
+UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s, revoked_at = NULL
+WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR NO KEY UPDATE SKIP LOCKED)
+
+-- name: delete_node
+DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
+
+-- == the worker's own tokens ==========================================================================================
+
+-- name: read_changes
+-- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
+-- commit in order: every change up to the version that is seen here is seen here.
+SELECT c.version, c.term, c.leader_incarnation, n.state,
+       n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
+       t.token_ids, t.epochs, t.versions, t.revoking, t.others
+FROM {cluster} c
+LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
+CROSS JOIN LATERAL (
+    SELECT array_agg(token_id) FILTER (WHERE incarnation = %(incarnation)s) AS token_ids,
+           array_agg(epoch) FILTER (WHERE incarnation = %(incarnation)s) AS epochs,
+           array_agg(version) FILTER (WHERE incarnation = %(incarnation)s) AS versions,
+           array_agg(next_node IS NOT NULL) FILTER (WHERE incarnation = %(incarnation)s) AS revoking,
+           array_agg(token_id) FILTER (WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
+    FROM {token} WHERE version > %(since)s
+) t
+
+-- name: acknowledge
+-- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
+-- revocation, named by its version. Nodes change only under the cluster row's lock, which this transaction holds.
+WITH answered AS (
+    SELECT t.token_id, t.next_node
+    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) USING (token_id)
+    WHERE t.incarnation = %(incarnation)s AND t.version = a.version AND t.next_node IS NOT NULL
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+)
+UPDATE {token} t
+SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL, version = %(version)s,
+    assigned_at = now(), revoked_at = NULL
+FROM answered LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
+WHERE t.token_id = answered.token_id
+RETURNING t.token_id
+
+-- name: owner_of
+SELECT n.name, n.address, t.epoch
+FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = %(token_id)s
+
+-- == leading ==========================================================================================================
+
+-- name: lock_as_leader
+-- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands.
+SELECT version FROM {cluster}
+WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
+  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) FOR UPDATE
+
+-- name: one_snapshot
+-- All reads of this transaction see the same moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
+
+-- name: read_cluster
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined, last_joined FROM {cluster}
+
+-- name: read_members
+SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM {node} ORDER BY joined
+
+-- name: read_board
+-- Tokens changed since, in groups that are alike to the leader.
+SELECT node, incarnation, next_node, array_agg(token_id ORDER BY token_id) AS token_ids
+FROM {token} WHERE version > %(since)s GROUP BY node, incarnation, next_node
+
+-- name: read_pins
+-- Pins in force, and in how many seconds each expires.
+SELECT task_id, node_patterns, extract(epoch FROM expires_at - now())::double precision AS expires_in
+FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
+
+-- name: expire_nodes
+-- Deletes a worker only if its beat is still the one that was watched: the row lock makes a heartbeat under way either
+-- come first, and then nothing is deleted, or find no row.
+DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
+WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
+RETURNING n.name, n.incarnation
+
+-- name: take_over
+-- A new leader, if the old one is gone from the table and nobody else took over in between.
+UPDATE {cluster} c SET leader = %(name)s, leader_incarnation = %(incarnation)s, term = c.term + 1
+WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
+  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
+
+-- name: create_tokens
+-- The first distribution writes the rows where they belong.
+INSERT INTO {token} (token_id, node, incarnation, epoch, version)
+SELECT w.token_id, n.name, n.incarnation, (%(generation)s::bigint << 32) + 1, %(version)s
+FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
+LEFT JOIN {node} n ON n.name = (%(names)s::text[])[w.receiver] AND n.state = 'active'
+ON CONFLICT (token_id) DO NOTHING
+
+-- name: assign_tokens
+-- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's
+-- reading, are passed over.
+WITH free AS (
+    SELECT t.token_id, w.receiver
+    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) USING (token_id)
+    WHERE t.version <= %(planned_version)s AND NOT EXISTS (SELECT FROM {node} o WHERE o.incarnation = t.incarnation)
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+)
+UPDATE {token} t
+SET node = n.name, incarnation = n.incarnation, epoch = t.epoch + 1, next_node = NULL, version = %(version)s,
+    assigned_at = now(), revoked_at = NULL
+FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'
+WHERE t.token_id = free.token_id
+
+-- name: revoke_tokens
+-- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they stay after all.
+WITH owned AS (
+    SELECT t.token_id, w.receiver
+    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) USING (token_id)
+    WHERE t.version <= %(planned_version)s AND t.incarnation IS NOT NULL
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+)
+UPDATE {token} t
+SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
+    revoked_at = CASE WHEN (%(names)s::text[])[owned.receiver] IS NOT NULL THEN coalesce(t.revoked_at, now()) END
+FROM owned WHERE t.token_id = owned.token_id
+
+-- name: finish_plan
+-- The new version, up to which worker the plan counts, and the announcement.
+WITH taken AS (
+    UPDATE {cluster} SET version = %(version)s, planned_joined = %(planned_joined)s RETURNING version
+)
+SELECT pg_notify(%(channel)s, version::text) FROM taken
+
+-- name: record_rebalance
+INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
+VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
+
+-- == pins =============================================================================================================
+
+-- name: touch_pins
+-- Second statement of a transaction that changes pins: makes the leader read them again.
+UPDATE {cluster} SET pin_version = version
+
+-- name: pins_of_tokens
+-- Pins in force that share a token with those that are asked for.
+SELECT task_id, token_id, node_patterns FROM {lock}
+WHERE token_id = ANY(%(token_ids)s) AND (expires_at IS NULL OR expires_at > now()) ORDER BY created_at, task_id
+
+-- name: upsert_pins
+INSERT INTO {lock} (task_key, task_id, token_id, node_patterns, reason, created_by, expires_at)
+SELECT p.task_key, p.task_id, p.token_id, p.node_patterns::jsonb, p.reason, %(created_by)s,
+       now() + %(expires_in_days)s::double precision * interval '1 day'
+FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(node_patterns)s::text[],
+            %(reasons)s::text[]) AS p(task_key, task_id, token_id, node_patterns, reason)
+ON CONFLICT (task_key) DO UPDATE
+SET token_id = excluded.token_id, node_patterns = excluded.node_patterns, reason = excluded.reason,
+    created_by = excluded.created_by, created_at = now(), expires_at = excluded.expires_at
+
+-- name: delete_pins_by_creator
+DELETE FROM {lock} WHERE created_by = %(created_by)s
+
+-- name: delete_all_pins
+DELETE FROM {lock}
+
+-- name: delete_expired_pins
+DELETE FROM {lock} WHERE expires_at <= now()
+
+-- name: list_pins
+SELECT task_id, token_id, node_patterns, reason, created_at, created_by, expires_at
+FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
+
+-- == claims and audit =================================================================================================
+
+-- name: record_claims
+-- Begins tasks, each only while its token is this incarnation's under this epoch; the tasks that come back were begun. The
+-- row locks hold up a change of owner until the commit.
+WITH fenced AS (
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch
+    FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
+         AS w(task_key, task_id, token_id, epoch)
+    JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+    FOR SHARE OF t
+)
+INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
+SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
+ON CONFLICT (date, task_key) DO UPDATE
+SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
+RETURNING task_key
+
+-- name: record_completions
+-- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every
+-- task whose fence held, and whether this statement completed it.
+WITH fenced AS (
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch
+    FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
+         AS w(task_key, task_id, token_id, epoch)
+    JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+    FOR SHARE OF t
+), written AS (
+    INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
+    ON CONFLICT (date, task_key) DO NOTHING
+    RETURNING task_key
+)
+SELECT f.task_key, w.task_key IS NOT NULL AS completed FROM fenced f LEFT JOIN written w USING (task_key)
+
+-- name: write_audit
+-- What a worker did is written down as it happened, also when the token has moved on since; the first record stays.
+INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
+SELECT %(date)s, w.task_key, w.task_id, w.token_id, %(node)s, w.epoch
+FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
+     AS w(task_key, task_id, token_id, epoch)
+ON CONFLICT (date, task_key) DO NOTHING
+
+-- name: read_audit
+SELECT date, task_id AS task, token_id AS token, node, epoch, completed_at FROM {audit} WHERE date = %(date)s ORDER BY completed_at, task_id
+
+-- name: record_failures
+UPDATE {claim} c SET error = w.error
+FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[]) AS w(task_key, error, epoch)
+WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
+
+-- name: read_progress
+-- Of the given tasks, those that are completed, and those that were given up with the error.
+SELECT task_key, node, NULL AS error FROM {audit} WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
+UNION ALL
+SELECT c.task_key, c.node, c.error FROM {claim} c
+WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT NULL
+  AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key)
+
+-- name: fence
+-- Inside the user's own transaction: no row, no ownership. FOR SHARE holds up every change of the row until the commit.
+SELECT epoch FROM {token}
+WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s FOR SHARE
+
+-- == for people =======================================================================================================
+
+-- name: list_nodes
+SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation = c.leader_incarnation AS is_leader,
+       n.address, n.host, n.pid, n.joined, n.created_on, n.last_heartbeat,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat
+FROM {node} n CROSS JOIN {cluster} c
+LEFT JOIN (SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation) t USING (incarnation)
+ORDER BY n.joined
+
+-- name: read_status
+-- The cluster at a glance.
+SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function,
+       (SELECT count(*) FROM {token} t WHERE t.incarnation IS NULL
+            OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation)) AS unowned,
+       (SELECT count(*) FROM {token}) AS distributed
+FROM {cluster} c
+
+-- name: list_handoffs
+-- Tokens on their way, by owner and receiver, and for how long the oldest has been.
+SELECT node, nullif(next_node, '') AS receiver, count(*) AS tokens,
+       extract(epoch FROM clock_timestamp() - min(revoked_at))::double precision AS oldest_sec
+FROM {token} WHERE next_node IS NOT NULL GROUP BY node, next_node ORDER BY oldest_sec DESC
+
+-- name: list_rebalances
+SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms
+FROM {rebalance} ORDER BY version DESC LIMIT %(most)s

@@ -1,0 +1,143 @@
+"""Creates, checks and upgrades the tables.
+
+The first start creates them; twenty at once do too, one after the other. A role without the right to create finds them made
+by `jobsync-async init`, or by a database administrator from its ``--sql``. A newer library never upgrades by itself, for older
+workers may still run: it says what to run.
+"""
+
+from __future__ import annotations
+
+from psycopg import errors
+
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.errors import ConfigError, SchemaError
+from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.sql import Queries
+
+SCHEMA_VERSION = 1
+_LEAST_SERVER = 130000
+
+
+async def open_schema(connector: Connector, config: CoordinationConfig, *, upgrade: bool = False) -> Queries:
+    """Find or create the tables and check that they fit; the connector's connections are set up for them from now on.
+
+    Args:
+        upgrade: also bring tables of an older version up to this one.
+
+    Raises:
+        ConfigError: total_tokens or hash_function disagree with the cluster's.
+        SchemaError: no right to create the tables, or they are of another version, or the database cannot hold them.
+        StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
+    """
+    connection = await connector.open("start")
+    try:
+        with translated(), limit(connection, connector.patience_sec):
+            queries = Queries(await _inspect(connection, config), config.appname)
+            if upgrade or not await _exists(connection, queries):
+                await _create(connection, queries, config)
+            await _check(connection, queries, config)
+    finally:
+        await connection.close()
+    connector.queries = queries
+    return queries
+
+
+async def _inspect(connection: Connection, config: CoordinationConfig) -> str:
+    """The schema that the tables are in."""
+    unlocked = Queries("pg_catalog", config.appname)
+    server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
+    assert server is not None
+    if server.read_only:
+        raise errors.ReadOnlySqlTransaction("the server is read-only")
+    if server.version < _LEAST_SERVER:
+        raise SchemaError(f"PostgreSQL 13 or newer is needed; this server is {server.version // 10000}")
+    if server.encoding == "SQL_ASCII":
+        raise SchemaError(
+            "the database's encoding is SQL_ASCII, which keeps no track of characters, so that task ids could not be read "
+            "back as they were written; create a database with ENCODING 'UTF8'"
+        )
+    schema = config.schema or server.schema
+    if schema is None:
+        raise SchemaError(
+            "no schema on the connection's search_path exists; set schema= in the configuration, or create the schema"
+        )
+    return str(schema)
+
+
+async def _exists(connection: Connection, queries: Queries) -> bool:
+    row = await (await connection.execute(queries["table_exists"], {"table": queries.table("rebalance")})).fetchone()
+    return bool(row and row[0])
+
+
+async def _create(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+    """Create the tables that are missing and upgrade those that are there, in one transaction.
+
+    Raises SchemaError when the role may not.
+    """
+    rights = await (await connection.execute(queries["may_create"], {"schema": queries.schema})).fetchone()
+    if rights is None:
+        raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
+    try:
+        async with connection.transaction():
+            key = f"{queries.schema}.{config.appname}"
+            await connection.execute(queries["lock_schema"], {"key": key})
+            for statement in split(queries.create_tables):
+                await connection.execute(statement)
+            await _insert_cluster(connection, queries, config)
+            await _upgrade(connection, queries)
+    except errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
+            "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
+        ) from error
+
+
+def split(script: bytes) -> list[bytes]:
+    """The statements of one of our own scripts: none of them has a semicolon inside a line."""
+    lines = [line.partition(b"--")[0].rstrip() for line in script.splitlines()]
+    return [part.strip() for part in b"\n".join(lines).split(b";") if part.strip()]
+
+
+async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+    settings = {"total_tokens": config.total_tokens, "hash_function": config.hash_function}
+    await connection.execute(queries["insert_cluster"], {**settings, "schema_version": SCHEMA_VERSION})
+
+
+async def _upgrade(connection: Connection, queries: Queries) -> None:
+    row = await (await connection.execute(queries["read_settings"])).fetchone()
+    assert row is not None
+    for version in range(row.schema_version + 1, SCHEMA_VERSION + 1):
+        for statement in split(queries.migration(version)):
+            await connection.execute(statement)
+        await connection.execute(queries["set_schema_version"], {"schema_version": version})
+
+
+async def _check(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+    row = await (await connection.execute(queries["read_settings"])).fetchone()
+    if row is None:  # the tables were made from the printed script: the first start adds the row
+        await _insert_cluster(connection, queries, config)
+        row = await (await connection.execute(queries["read_settings"])).fetchone()
+        assert row is not None
+    if row.schema_version < SCHEMA_VERSION:
+        raise SchemaError(
+            f"the tables are of version {row.schema_version}, this library's are of version {SCHEMA_VERSION}; "
+            "stop the older workers and run `jobsync-async init`"
+        )
+    if row.schema_version > SCHEMA_VERSION:
+        raise SchemaError(
+            f"the tables are of version {row.schema_version}, newer than this library's {SCHEMA_VERSION}; "
+            "install the version of jobsync-async that the other workers run"
+        )
+    for name in ("total_tokens", "hash_function"):
+        ours, theirs = getattr(config, name), getattr(row, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"{name} is {ours!r} here and {theirs!r} in the running cluster {config.appname!r}; all workers must "
+                "agree: change this setting, or use another appname for another cluster"
+            )
+
+
+def creation_script(config: CoordinationConfig) -> str:
+    """The SQL that creates the tables, for a database administrator to run. Does no I/O; `schema` None means ``public``."""
+    return Queries(config.schema or "public", config.appname).create_tables.decode()
+

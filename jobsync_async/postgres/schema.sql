@@ -1,0 +1,104 @@
+-- The tables of one cluster, version 1. `jobsync-async init --sql` prints this with your schema and prefix filled in.
+-- Running it again changes nothing. Wall-clock columns are for people to read: no decision is made by them.
+
+-- The cluster: exactly one row. Its row lock orders every transaction that changes membership, tokens or pins.
+CREATE TABLE IF NOT EXISTS {cluster} (
+    only_one          smallint PRIMARY KEY DEFAULT 1 CHECK (only_one = 1),
+    schema_version    integer NOT NULL,
+    total_tokens      integer NOT NULL CHECK (total_tokens BETWEEN 1 AND 1000000),
+    hash_function     text NOT NULL,
+    leader            text,                          -- name of the leading worker, for people
+    leader_incarnation uuid,                         -- which start of it leads
+    term              bigint NOT NULL DEFAULT 0,     -- raised whenever the leader changes
+    version           bigint NOT NULL DEFAULT 0,     -- raised by every change of membership, tokens or pins
+    generation        bigint NOT NULL DEFAULT 1,     -- raised when commits may have been lost; high half of every epoch
+    pin_version       bigint NOT NULL DEFAULT 0,     -- version of the last change of a pin
+    planned_joined    bigint NOT NULL DEFAULT 0,     -- workers up to this age are counted in the last plan
+    last_joined       bigint NOT NULL DEFAULT 0,     -- the youngest worker's age number
+    server_identity   text,                          -- identity of the server that the generation was begun on
+    created_at        timestamptz NOT NULL DEFAULT now()
+);
+
+-- A worker. There is no index on last_heartbeat or beat, so that a heartbeat is a HOT update.
+CREATE TABLE IF NOT EXISTS {node} (
+    name              text PRIMARY KEY,
+    incarnation       uuid NOT NULL,                 -- random, one per start; tokens are owned by it
+    joined            bigint NOT NULL,               -- age order: the lowest is the oldest
+    created_on        timestamptz NOT NULL DEFAULT now(),
+    last_heartbeat    timestamptz NOT NULL DEFAULT now(),
+    beat              bigint NOT NULL DEFAULT 0,     -- how many heartbeats; what others watch
+    weight            double precision NOT NULL DEFAULT 1,
+    state             text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'draining')),
+    address           text,                          -- what it announced for routing
+    host              text,
+    pid               integer,
+    boot_id           text,                          -- with pid_namespace: which workers can see each other's processes
+    pid_namespace     text,
+    process_started   bigint
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- A token. Rows are made by the first distribution and never deleted.
+CREATE TABLE IF NOT EXISTS {token} (
+    token_id          integer PRIMARY KEY,
+    node              text,                          -- name of the owner, null for nobody
+    incarnation       uuid,                          -- which start of it owns the token
+    epoch             bigint NOT NULL,               -- fencing number: raised with every change of owner
+    next_node         text,                          -- set while being revoked: who gets it, '' for nobody
+    version           bigint NOT NULL,               -- the cluster's version at its last change
+    assigned_at       timestamptz NOT NULL DEFAULT now(),
+    revoked_at        timestamptz
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS {token_version_idx} ON {token} (version);
+CREATE INDEX IF NOT EXISTS {token_next_node_idx} ON {token} (next_node) WHERE next_node IS NOT NULL;
+
+-- A pin: this task is to run on a worker whose name matches. task_key is the SHA-256 of task_id, so that ids of any
+-- length have one; token_id is what the task hashes to, kept to find pins that share a token.
+CREATE TABLE IF NOT EXISTS {lock} (
+    task_key          bytea PRIMARY KEY,
+    task_id           text NOT NULL,
+    token_id          integer NOT NULL,
+    node_patterns     jsonb NOT NULL,                -- list of SQL LIKE patterns, in order of preference
+    reason            text,
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    created_by        text,
+    expires_at        timestamptz
+);
+CREATE INDEX IF NOT EXISTS {lock_token_id_idx} ON {lock} (token_id);
+
+-- A task that was begun: the last beginning per task and date.
+CREATE TABLE IF NOT EXISTS {claim} (
+    date              date NOT NULL,
+    task_key          bytea NOT NULL,
+    task_id           text NOT NULL,
+    token_id          integer NOT NULL,
+    node              text NOT NULL,
+    epoch             bigint NOT NULL,
+    claimed_at        timestamptz NOT NULL DEFAULT now(),
+    error             text,                          -- set when every attempt failed
+    PRIMARY KEY (date, task_key)
+);
+
+-- A task that was completed: at most once per date.
+CREATE TABLE IF NOT EXISTS {audit} (
+    date              date NOT NULL,
+    task_key          bytea NOT NULL,
+    task_id           text NOT NULL,
+    token_id          integer NOT NULL,
+    node              text NOT NULL,
+    epoch             bigint NOT NULL,
+    completed_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (date, task_key)
+);
+
+-- A distribution: what the leader changed, and why.
+CREATE TABLE IF NOT EXISTS {rebalance} (
+    version           bigint PRIMARY KEY,
+    at                timestamptz NOT NULL DEFAULT now(),
+    reason            text NOT NULL,
+    leader            text NOT NULL,
+    term              bigint NOT NULL,
+    nodes_before      integer NOT NULL,
+    nodes_after       integer NOT NULL,
+    tokens_moved      integer NOT NULL,
+    duration_ms       double precision NOT NULL
+);

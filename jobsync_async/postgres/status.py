@@ -1,0 +1,46 @@
+"""Reading the cluster for people and routers: nodes, owners, hand-offs, history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.pool import Pool
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.types import NodeInfo, Owner
+
+
+class Status:
+    """Read-only statements. All raise StoreUnavailable."""
+
+    def __init__(self, pool: Pool, queries: Queries) -> None:
+        self._pool = pool
+        self._queries = queries
+
+    async def owner_of(self, token_id: int) -> Owner | None:
+        """Who owns a token now; None for nobody."""
+        rows = await self._fetch("owner_of", {"token_id": token_id})
+        return Owner(*rows[0]) if rows else None
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The workers, oldest first."""
+        return [NodeInfo(**row._asdict()) for row in await self._fetch("list_nodes")]
+
+    async def cluster(self) -> dict[str, Any]:
+        """The cluster row and counts, as a dictionary."""
+        return dict((await self._fetch("read_status"))[0]._asdict())
+
+    async def handoffs(self) -> list[dict[str, Any]]:
+        """Tokens on their way, grouped by owner and receiver, the longest first."""
+        return [row._asdict() for row in await self._fetch("list_handoffs")]
+
+    async def rebalances(self, most: int) -> list[dict[str, Any]]:
+        """The latest distributions, the newest first."""
+        return [row._asdict() for row in await self._fetch("list_rebalances", {"most": most})]
+
+    async def _fetch(self, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        async def work(connection: Connection) -> list[Any]:
+            return await (await connection.execute(self._queries[name], values)).fetchall()
+
+        return await self._pool.run(work)

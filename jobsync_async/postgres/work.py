@@ -1,0 +1,102 @@
+"""Claims and completions: lists of tasks in one round trip each, fenced by token, incarnation and epoch in the statement."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jobsync_async.core.hashing import task_key
+from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import int_array
+
+
+class Work(NamedTuple):
+    """A task and the ownership under which it is done: its text, its token, and the token's epoch."""
+
+    task_id: str
+    token_id: int
+    epoch: int
+
+
+class Progress(NamedTuple):
+    """A task that is done with: by which worker, and the error if it was given up."""
+
+    node: str
+    error: str | None
+
+
+class WorkStore:
+    """The statements about tasks."""
+
+    def __init__(self, link: Link, queries: Queries) -> None:
+        self._link = link
+        self._queries = queries
+
+    async def record_claims(self, me: Identity, date: dt.date, works: Sequence[Work]) -> set[str]:
+        """Write down that tasks begin; the texts of those whose ownership held. Raises StoreUnavailable."""
+        rows = await self._fetch("record_claims", self._fenced(me, date, works))
+        begun = {row.task_key for row in rows}
+        return {work.task_id for work in works if task_key(work.task_id) in begun}
+
+    async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
+        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
+        rows = await self._fetch("record_completions", self._fenced(me, date, works))
+        completed = {row.task_key: row.completed for row in rows}
+        keys = {work.task_id: task_key(work.task_id) for work in works}
+        return {text: completed[key] for text, key in keys.items() if key in completed}
+
+    async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
+        """Write down tasks as done, whoever owns them now; how many were not written down before."""
+        values = self._fenced(me, date, works)
+
+        async def work(connection: Connection) -> int:
+            return (await connection.execute(self._queries["write_audit"], values)).rowcount
+
+        return await self._link.run(work)
+
+    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> None:
+        """Write down that tasks were given up, with the error."""
+        values = {
+            "date": date,
+            "task_keys": [task_key(work.task_id) for work, _ in failures],
+            "errors": [error.replace("\0", "\ufffd") for _, error in failures],
+            "epochs": int_array([work.epoch for work, _ in failures]),
+        }
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(self._queries["record_failures"], values)
+
+        await self._link.run(work)
+
+    async def read_progress(self, date: dt.date, texts: Sequence[str]) -> dict[str, Progress]:
+        """Which of the tasks are done with."""
+        keys = {task_key(text): text for text in texts}
+        rows = await self._fetch("read_progress", {"date": date, "task_keys": list(keys)})
+        return {keys[row.task_key]: Progress(row.node, row.error) for row in rows}
+
+    async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
+        """The completions of a date, oldest first."""
+        return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
+
+    def _fenced(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, Any]:
+        # Sorted, so that two statements over the same tasks lock rows in the same order.
+        by_key = sorted({task_key(work.task_id): work for work in works}.items())
+        return {
+            "date": date,
+            "node": me.name,
+            "incarnation": me.incarnation,
+            "task_keys": [key for key, _ in by_key],
+            "task_ids": [work.task_id for _, work in by_key],
+            "token_ids": int_array([work.token_id for _, work in by_key]),
+            "epochs": int_array([work.epoch for _, work in by_key]),
+        }
+
+    async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        async def work(connection: Connection) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(self._queries[name], values)).fetchall()
+
+        return await self._link.run(work)

@@ -1,0 +1,67 @@
+"""Streams of ownership changes."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from typing_extensions import Self
+
+from jobsync_async.errors import UsageError
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import TokenChange
+
+
+class TokenChanges:
+    """An asynchronous iterator of `TokenChange`, made by `Job.token_changes`.
+
+    Asking for the next item says that you are done with what the last one revoked: only then is it handed on. Changes are not
+    queued: a slow reader gets one that merges them all. The iteration ends when the job stops. A reader that is dropped, or
+    whose ``async with`` ends, holds nothing up any more.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._reader = worker.ownership.reader()
+        self._closed = False
+        self._waiting = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenChange:
+        worker = self._worker
+        if self._waiting:
+            raise UsageError("two tasks ask one token_changes() for its next item; give each its own")
+        if self._reader.come_back():
+            worker.sync_wanted.set()
+        self._waiting = True
+        try:
+            while not self._closed:
+                if self._reader.started or worker.ownership.known:
+                    change = self._reader.take()
+                    if change is not None:
+                        return change
+                if worker.ended:
+                    break
+                await worker.changed()
+        finally:
+            self._waiting = False
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; nothing waits for this reader any more."""
+        self._closed = True
+        self._worker.ownership.forget_reader(self._reader)
+        self._worker.sync_wanted.set()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            self.close()

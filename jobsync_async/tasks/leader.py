@@ -1,0 +1,201 @@
+"""The leader task: watches the leader, takes over when it must, and while it leads, keeps the distribution right.
+
+Leading is a hint. Each transaction locks the cluster's row and requires the term and the own row, so a leader that was stopped
+and comes back writes nothing. A look without a lock finds out whether anything is to be done; what is done is decided anew
+under the lock, on what is read there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import anyio
+
+from jobsync_async.core.board import Board, Distribution, Reading
+from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leadership import Pacing, Succession
+from jobsync_async.core.lease import Beat
+from jobsync_async.core.rows import HeartbeatAnswer
+from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.leading import Leading, Outcome
+from jobsync_async.tasks.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# Every heartbeat's answer is checked against the picture. Once in so many check intervals the picture is read anew as a whole:
+# the net under changes that took no version, such as those made by hand.
+_CHECKS_PER_FULL_READING = 20
+# Tokens whose rows a fence locked: how soon to try again.
+_FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
+_MOST_SHOWN = 10
+
+
+class LeaderMonitor:
+    """The leader task's state. `run` is the task."""
+
+    def __init__(self, worker: Worker, leading: Leading) -> None:
+        self._worker = worker
+        self._leading = leading
+        self._succession = Succession(worker.watch, worker.config.heartbeat_interval_sec)
+        self._pacing = Pacing(worker.config.rebalance_delay_sec)
+        self._full_reading_sec = _CHECKS_PER_FULL_READING * worker.config.rebalance_check_interval_sec
+        self._answer: HeartbeatAnswer | None = None
+        self._unmatched: dict[int, tuple[str, ...]] = {}
+        self._forget_board()
+
+    def _forget_board(self) -> None:
+        config = self._worker.config
+        token_of = token_hasher(config.total_tokens, config.hash_function)
+        self._board = Board(config.total_tokens, token_of, config.minimum_nodes)
+        self._full_reading_at = self._worker.clock() + self._full_reading_sec
+        self._pins_expire_at = float("inf")
+        self._due_at = float("inf")
+        self._retry_sec = 0.0
+
+    async def run(self) -> None:
+        """Lead when it is this worker's turn, for ever."""
+        worker = self._worker
+        failures = 0
+        while True:
+            try:
+                wait_until = await self._step()
+                failures = 0
+            except StoreUnavailable as error:
+                failures += 1
+                logger.info("%s: the leader's work is put off: %s", worker.identity.name, error)
+                self._forget_board()  # what was written is not known: read everything before deciding again
+                wait_until = worker.clock() + worker.backoff.wait_sec(failures, 0.5)
+            with anyio.move_on_after(max(0.0, wait_until - worker.clock())):
+                await worker.lead_wanted.wait()
+            worker.lead_wanted.clear()
+
+    async def _step(self) -> float:
+        """Do what is due; when to look again at the latest."""
+        worker = self._worker
+        now = worker.clock()
+        if not worker.lease.valid(now):
+            return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
+        if worker.answer is None:
+            return float("inf")
+        return await (self._lead(now) if worker.leads else self._succeed(now))
+
+    # -- following --------------------------------------------------------------------------------------------------------
+
+    async def _succeed(self, now: float) -> float:
+        worker = self._worker
+        due, expire = self._succession.due(worker.leader, worker.answer, now)
+        if not due:
+            return self._succession.next_look(worker.leader, worker.answer)
+        term = await self._leading.take_over(worker.identity, worker.term, expire)
+        if term is None:  # it beats after all, or somebody else was first: the next heartbeat's answer tells
+            return now + worker.config.heartbeat_interval_sec
+        worker.metrics.takeovers += 1
+        worker.metrics.nodes_expired += len(expire)
+        logger.info(
+            "%s leads in term %d%s",
+            worker.identity.name,
+            term,
+            f", {expire[0].name} showed no life" if expire else "",
+            extra={"node": worker.identity.name, "term": term},
+        )
+        worker.saw_leader(term, worker.identity.incarnation)
+        self._forget_board()
+        return now
+
+    # -- leading ----------------------------------------------------------------------------------------------------------
+
+    async def _lead(self, now: float) -> float:
+        worker = self._worker
+        if expire := worker.watch.stalled(now):
+            await self._rebalance(expire)
+        else:
+            if self._must_look(now):
+                await self._look(now)
+            if self._due_at <= worker.clock():
+                await self._rebalance(())
+        return min(self._due_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
+
+    def _must_look(self, now: float) -> bool:
+        worker, board = self._worker, self._board
+        if now >= self._full_reading_at:
+            board.read_anew()
+            self._full_reading_at = now + self._full_reading_sec
+        if now >= self._pins_expire_at:
+            board.forget_pins()
+            self._pins_expire_at = float("inf")
+        news = worker.answer is not self._answer and worker.members_differ(board.members.keys())
+        self._answer = worker.answer
+        return news or board.stale(max(worker.version, worker.hinted)) or self._due_at <= now
+
+    async def _look(self, now: float) -> None:
+        reading = await self._leading.read(self._board.version, self._board.pin_version)
+        self._take(reading)
+        need = self._board.need()
+        if need is None:
+            self._pacing.done()
+            self._due_at = float("inf")
+        else:
+            self._due_at = self._pacing.due_at(need, now)
+
+    async def _rebalance(self, expire: Sequence[Beat]) -> None:
+        worker, board = self._worker, self._board
+
+        def decide(reading: Reading) -> Distribution | None:
+            self._take(reading)
+            return board.distribute()
+
+        outcome = await self._leading.rebalance(
+            worker.identity, worker.term, expire, board.version, board.pin_version, decide
+        )
+        self._pacing.done()
+        self._due_at = float("inf")
+        if outcome is None:  # another leads: its announcement is on the way
+            return
+        # A worker that was not expired has sent a heartbeat: its observation begins anew.
+        me = worker.identity.incarnation
+        beats = (Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members if m.incarnation != me)
+        worker.watch.observe(beats, worker.clock())
+        if outcome.skipped:
+            board.come_back()
+            self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)
+            self._due_at = worker.clock() + self._retry_sec
+        else:
+            self._retry_sec = 0.0
+        self._report(outcome)
+
+    def _take(self, reading: Reading) -> None:
+        self._board.take(reading)
+        if reading.pins is not None:
+            self._pins_expire_at = self._worker.clock() + self._board.next_expiry_in
+
+    def _report(self, outcome: Outcome) -> None:
+        worker, distribution = self._worker, outcome.distribution
+        name = worker.identity.name
+        worker.metrics.nodes_expired += len(outcome.expired)
+        for expired in outcome.expired:
+            logger.warning("%s expired %s, which showed no life", name, expired, extra={"node": name, "expired": expired})
+        self._report_unmatched()
+        if distribution is None or not outcome.wrote:
+            return
+        moved = distribution.moved - outcome.skipped
+        worker.metrics.rebalances += 1
+        worker.metrics.tokens_moved += moved
+        worker.metrics.rebalance_ms = outcome.duration_ms
+        logger.info(
+            "%s rebalanced (%s): %d tokens move, %d workers, %.1f ms",
+            name,
+            distribution.reason,
+            moved,
+            distribution.nodes_after,
+            outcome.duration_ms,
+            extra={"node": name, "reason": distribution.reason, "tokens_moved": moved, "duration_ms": outcome.duration_ms},
+        )
+
+    def _report_unmatched(self) -> None:
+        unmatched = dict(self._board.unmatched)
+        if unmatched != self._unmatched:
+            self._unmatched = unmatched
+            self._worker.metrics.tokens_unmatched = len(unmatched)
+            for token, patterns in list(unmatched.items())[:_MOST_SHOWN]:
+                logger.warning("token %d is nobody's: it is pinned to %s, and no live worker matches", token, list(patterns))

@@ -1,0 +1,154 @@
+"""The rebalance task: hears of changes, reads the own tokens, and lets go of those that are to go.
+
+One task does all of it, in turn. So what was read before an acknowledgement is never applied after it, and a reading that an
+end of the lease overtook is recognised and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import anyio
+
+from jobsync_async.core.ownership import Change
+from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.store import Store
+from jobsync_async.postgres.tokens import TokenFeed
+from jobsync_async.tasks.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# A notification and a heartbeat's answer may cross: only after this long is the notification taken for missed.
+_CROSSING_SEC = 0.2
+# After a notification that named a version that does not exist, others are not followed for so long.
+_DISTRUST_SEC = 1.0
+# A fence held the row of a token that nobody here uses any more: how soon to try again.
+_FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
+
+
+async def follow_changes(worker: Worker, store: Store) -> None:
+    """Keep a LISTEN connection and serve it, for ever; a broken or suspect one is replaced by a fresh one."""
+    failures = 0
+    while True:
+        try:
+            feed = await store.listen()
+            failures = 0
+            try:
+                await _Follower(worker, feed).serve()
+            finally:
+                feed.abandon()
+                await feed.close()
+        except StoreUnavailable as error:
+            failures += 1
+            worker.metrics.listener_reconnects += 1
+            logger.info("%s: listening anew: %s", worker.identity.name, error)
+            await anyio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+
+
+class _Follower:
+    """Serves one LISTEN connection until it breaks."""
+
+    def __init__(self, worker: Worker, feed: TokenFeed) -> None:
+        self._worker = worker
+        self._feed = feed
+        self._first = True
+        self._missed_since: float | None = None
+        self._distrust_until = float("-inf")
+        self._retry_sec = 0.0
+        self._retry_at = float("inf")
+
+    async def serve(self) -> None:
+        """Wait, read, decide, acknowledge; for ever. Raises StoreUnavailable when the connection broke or is suspect."""
+        worker, feed = self._worker, self._feed
+        heard_before = 0
+        while True:
+            now = worker.clock()
+            if self._must_read(now):
+                await self._read()
+            await self._acknowledge()
+            self._cancel_overdue(worker.clock())
+            await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
+            worker.sync_wanted.clear()
+            worker.metrics.notifications += feed.notifications - heard_before
+            heard_before = feed.notifications
+
+    def _must_read(self, now: float) -> bool:
+        worker = self._worker
+        if not worker.lease.valid(now):
+            return False  # nothing may be held: the next heartbeat that succeeds asks again
+        if self._first or not worker.ownership.known:
+            return True
+        if self._feed.heard > worker.version and now >= self._distrust_until:
+            return True
+        if worker.hinted <= max(worker.version, self._feed.heard):
+            self._missed_since = None
+            return False
+        if self._missed_since is None:
+            self._missed_since = now
+        if now - self._missed_since >= _CROSSING_SEC:
+            raise StoreUnavailable("a change was learned from a heartbeat, of which no notification came")
+        return False
+
+    async def _read(self) -> None:
+        worker, feed = self._worker, self._feed
+        snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
+        self._first = False
+        if feed.heard > snapshot.version:  # nobody's commit: a forged or misdirected notification
+            feed.heard = snapshot.version
+            self._distrust_until = worker.clock() + _DISTRUST_SEC
+        worker.snapshot_read(snapshot)
+
+    async def _acknowledge(self) -> None:
+        worker = self._worker
+        now = worker.clock()
+        waits_for_fence = now < self._retry_at < float("inf")
+        revocations = worker.ownership.releasable()
+        if not revocations:
+            self._retry_at, self._retry_sec = float("inf"), 0.0
+            return
+        if waits_for_fence:
+            return
+        ages = [now - worker.ownership.revoking[token].since for token, _ in revocations]
+        handed_on = await self._feed.acknowledge(worker.identity, revocations)
+        worker.ownership.released(handed_on)
+        if handed_on:
+            worker.metrics.handoffs += len(handed_on)
+            worker.metrics.handoff_sec = max(ages)
+            worker.publish(Change(), news=True)
+        if len(handed_on) < len(revocations):
+            self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)
+            self._retry_at = now + self._retry_sec
+        else:
+            self._retry_at, self._retry_sec = float("inf"), 0.0
+
+    def _cancel_overdue(self, now: float) -> None:
+        """Cancel what still works on tokens that were revoked too long ago. Readers cannot be cancelled: they are shown."""
+        worker = self._worker
+        limit = worker.config.handoff_timeout_sec
+        overdue = [t for t in worker.ownership.busy() if now - worker.ownership.revoking[t].since >= limit]
+        for _, user in worker.ownership.users_of(overdue):
+            user.lost(f"still at work {limit:g} s after its token was revoked")
+        if len(overdue) > worker.metrics.handoffs_overdue:
+            logger.warning(
+                "%s: %d revoked tokens are still in use after %g s and wait, the first of them token %d",
+                worker.identity.name,
+                len(overdue),
+                limit,
+                overdue[0],
+                extra={"node": worker.identity.name, "tokens_overdue": len(overdue)},
+            )
+        worker.metrics.handoffs_overdue = len(overdue)
+
+    def _wait_sec(self, now: float) -> float | None:
+        """Seconds until something is due by time alone; None for nothing."""
+        worker = self._worker
+        limit = worker.config.handoff_timeout_sec
+        deadlines = [self._retry_at]
+        if self._missed_since is not None:
+            deadlines.append(self._missed_since + _CROSSING_SEC)
+        if self._feed.heard > worker.version:
+            deadlines.append(self._distrust_until)
+        deadlines += [due for r in worker.ownership.revoking.values() if (due := r.since + limit) > now]
+        first = min(deadlines)
+        return None if first == float("inf") else first - now

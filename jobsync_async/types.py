@@ -1,0 +1,145 @@
+"""The values that users see: tasks, changes of ownership, nodes, pins, results. Plain and frozen."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Task:
+    """A unit of work. Compared, ordered and hashed by `id` alone.
+
+    Attributes:
+        id: any hashable value with a stable ``str()``, which is what is hashed and stored: ``1`` and ``"1"`` are one task.
+        name: a label for people.
+    """
+
+    id: Hashable
+    name: str | None = field(default=None, compare=False)
+
+
+def task_id_of(task: Task | Hashable) -> Hashable:
+    """The id of a `Task`, or the value itself."""
+    return task.id if isinstance(task, Task) else task
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChange:
+    """What changed for this worker since the reader last asked.
+
+    Attributes:
+        assigned: tokens that are this worker's from now on.
+        revoked: tokens to let go of; nobody else has them until the reader asks for its next change.
+        lost: tokens that are gone already, because the lease ended or the worker was expired.
+        owned: every token of this worker after the change.
+        version: the cluster's version that this reflects.
+        is_initial: True for a reader's first item, which is a snapshot.
+    """
+
+    assigned: frozenset[int]
+    revoked: frozenset[int]
+    lost: frozenset[int]
+    owned: frozenset[int]
+    version: int
+    is_initial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceEvent:
+    """What `on_rebalance` is called with.
+
+    Attributes:
+        is_initial: True for the first call.
+        token_version: the cluster's version that this reflects.
+        tokens_added: how many tokens came.
+        tokens_removed: how many went, revoked or lost.
+        assigned, revoked, lost: which, as in `TokenChange`.
+    """
+
+    is_initial: bool
+    token_version: int
+    tokens_added: int
+    tokens_removed: int
+    assigned: frozenset[int]
+    revoked: frozenset[int]
+    lost: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a task: the worker's name, the address it announced, and the token's fencing number."""
+
+    node: str
+    address: str | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A worker as the cluster knows it.
+
+    Attributes:
+        name: its name.
+        state: ``"active"`` or ``"draining"``.
+        weight: its share relative to the others.
+        tokens: how many tokens it owns.
+        is_leader: whether it leads.
+        address: what it announced for routing.
+        host, pid: where it runs.
+        joined: its place by age; the lowest is the oldest.
+        created_on, last_heartbeat: the server's wall clock, for people.
+        heartbeat_age_sec: seconds since its last heartbeat, by the server's clock.
+        beat: how many heartbeats it has sent.
+    """
+
+    name: str
+    state: str
+    weight: float
+    tokens: int
+    is_leader: bool
+    address: str | None
+    host: str | None
+    pid: int | None
+    joined: int
+    created_on: dt.datetime
+    last_heartbeat: dt.datetime
+    heartbeat_age_sec: float
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """A pin: `task_id` is to run on a worker whose name matches the first of `node_patterns` that any live one matches.
+
+    Attributes:
+        task_id: the pinned task, as text.
+        token_id: the token it hashes to.
+        node_patterns: SQL LIKE patterns, in order of preference.
+        reason, created_by: free text and the worker that made the pin.
+        created_at, expires_at: the server's wall clock; None never expires.
+    """
+
+    task_id: str
+    token_id: int
+    node_patterns: tuple[str, ...]
+    reason: str | None
+    created_at: dt.datetime
+    created_by: str | None
+    expires_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """How a batch ended, seen from one worker. The three parts are disjoint and together are all its ids.
+
+    Attributes:
+        completed_here: ids that this worker completed.
+        completed_elsewhere: ids that others completed, or that were complete before.
+        failed: ids whose handler raised at every attempt, with the last error's text.
+    """
+
+    completed_here: frozenset[Hashable]
+    completed_elsewhere: frozenset[Hashable]
+    failed: Mapping[Hashable, str]
