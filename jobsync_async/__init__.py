@@ -1,1 +1,50 @@
+"""Spread work over asyncio processes through PostgreSQL: every piece is done by exactly one of them."""
+
+from jobsync_async.claims import Claim
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.hashing import task_to_token
+from jobsync_async.errors import (
+    ClusterNotFormed,
+    ConfigError,
+    CoordinationError,
+    JobSyncError,
+    LockConflict,
+    NodeNameTaken,
+    NotOwner,
+    OwnershipLost,
+    SchemaError,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
+from jobsync_async.job import Job
+from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, RebalanceEvent, Task, TokenChange
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BatchResult",
+    "Claim",
+    "ClusterNotFormed",
+    "ConfigError",
+    "CoordinationConfig",
+    "CoordinationError",
+    "Job",
+    "JobSyncError",
+    "LockConflict",
+    "LockInfo",
+    "NodeInfo",
+    "NodeNameTaken",
+    "NotOwner",
+    "Owner",
+    "OwnershipLost",
+    "RebalanceEvent",
+    "SchemaError",
+    "StoreError",
+    "StoreUnavailable",
+    "Task",
+    "TokenChange",
+    "UsageError",
+    "__version__",
+    "task_to_token",
+]

@@ -118,7 +118,7 @@ class ClaimScope:
         finally:
             valid, claim._open = claim.valid, False
             if worker.ownership.leave(claim.token_id, self):
-                worker.sync_wanted.set()
+                worker.user_left()
         if caught or (error is None and not valid):
             worker.metrics.claims_lost += 1
             claim._why_lost = claim._why_lost or "the lease is over"

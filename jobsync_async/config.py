@@ -118,9 +118,7 @@ class CoordinationConfig:
 
     def _check_names(self) -> None:
         if not isinstance(self.appname, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", self.appname, re.ASCII):
-            raise ConfigError(
-                f"appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got {self.appname!r}"
-            )
+            raise ConfigError(f"appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got {self.appname!r}")
         if len(self.appname) > _MAX_APPNAME:
             raise ConfigError(
                 f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer names; "

@@ -33,7 +33,7 @@ class TokenChanges:
         if self._waiting:
             raise UsageError("two tasks ask one token_changes() for its next item; give each its own")
         if self._reader.come_back():
-            worker.sync_wanted.set()
+            worker.user_left()
         self._waiting = True
         try:
             while not self._closed:
@@ -60,7 +60,7 @@ class TokenChanges:
         """Stop reading; nothing waits for this reader any more."""
         self._closed = True
         self._worker.ownership.forget_reader(self._reader)
-        self._worker.sync_wanted.set()
+        self._worker.user_left()
 
     def __del__(self) -> None:
         if not self._closed:

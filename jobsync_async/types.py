@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,7 +21,11 @@ class Task:
     name: str | None = field(default=None, compare=False)
 
 
-def task_id_of(task: Task | Hashable) -> Hashable:
+TaskOrId = Task | Hashable
+"""What tasks are named by: a `Task`, or its id alone."""
+
+
+def task_id_of(task: TaskOrId) -> Hashable:
     """The id of a `Task`, or the value itself."""
     return task.id if isinstance(task, Task) else task
 
@@ -76,8 +81,19 @@ class Owner:
     epoch: int
 
 
+class _Record:
+    """Fields by attribute, or by name in brackets as in jobsync, which returned dictionaries."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(self, name):
+            return getattr(self, name)
+        raise KeyError(name)
+
+
 @dataclass(frozen=True, slots=True)
-class NodeInfo:
+class NodeInfo(_Record):
     """A worker as the cluster knows it.
 
     Attributes:
@@ -110,7 +126,7 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class LockInfo:
+class LockInfo(_Record):
     """A pin: `task_id` is to run on a worker whose name matches the first of `node_patterns` that any live one matches.
 
     Attributes:

@@ -264,9 +264,7 @@ class Board:
 
         # Tokens that stay where they are going need a write only when their place does, which few places do.
         unsettled = {
-            index
-            for index in set(self._where)
-            if self._write_for(self._places[index], destinations[index]) is not None
+            index for index in set(self._where) if self._write_for(self._places[index], destinations[index]) is not None
         }
         tokens: Iterable[int] = changes
         if unsettled:

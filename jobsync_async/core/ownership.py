@@ -10,7 +10,7 @@ grant, so what belonged to the first stay is not taken for the second.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -19,7 +19,7 @@ from weakref import WeakSet
 from jobsync_async.core.rows import Snapshot
 from jobsync_async.types import TokenChange
 
-U = TypeVar("U", bound=Hashable)
+U = TypeVar("U")
 
 UNKNOWN = -1
 """The version before the first read, and after everything was lost: the next read must show all."""
@@ -60,6 +60,7 @@ class Ownership(Generic[U]):
         self._users: dict[int, set[U]] = {}
         self._readers: WeakSet[Reader] = WeakSet()
         self._last_grant = 0
+        self._leaving = False
 
     # -- what the tables say ------------------------------------------------------------------------------------------
 
@@ -80,8 +81,9 @@ class Ownership(Generic[U]):
             if grant is None:
                 grant = self._last_grant
             self._epochs[token] = epoch
-            if going:
-                self.revoking[token] = Revocation(grant, epoch, version, before.since if before else now)
+            if going or self._leaving:
+                answers = version if going else None
+                self.revoking[token] = Revocation(grant, epoch, answers, before.since if before else now)
                 if was_owned:
                     revoked.add(token)
             else:  # new, or withdrawn before we let go: then it is simply ours again
@@ -116,8 +118,9 @@ class Ownership(Generic[U]):
         return self._changed(set(), set(), lost)
 
     def let_go(self, now: float) -> Change:
-        """Stop starting work on anything, as if all were revoked; nothing is acknowledged for it. For a worker that leaves
-        and has nobody to hand its tokens to."""
+        """Stop starting work on anything from now on, as if all were revoked; what the leader revokes too is acknowledged.
+        For a worker that leaves."""
+        self._leaving = True
         going = set(self.grants)
         for token in going:
             self.revoking[token] = Revocation(self.grants.pop(token), self._epochs[token], None, now)

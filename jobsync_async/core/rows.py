@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,3 +125,19 @@ class ClusterRow:
     generation: int
     pin_version: int
     planned_joined: int
+
+
+class Work(NamedTuple):
+    """A task and the ownership under which it is done: its text, its token, and the token's epoch."""
+
+    task_id: str
+    token_id: int
+    epoch: int
+
+
+class Progress(NamedTuple):
+    """A task that is done with: by which worker, and, if it was given up, the error and when that try was begun."""
+
+    node: str
+    error: str | None
+    claimed_at: dt.datetime | None = None

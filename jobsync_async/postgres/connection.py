@@ -214,4 +214,3 @@ class Link:
         async with self._turn:
             self._stop_idle_timer()
             await self._discard()
-

@@ -68,15 +68,14 @@ class Leading:
         when it is not so any more."""
 
         async def work(connection: Connection) -> int | None:
-            new_term = None
             async with connection.transaction() as transaction:
                 await connection.execute(self._queries["take_version"], {"channel": self._channel})
                 await self._expire(connection, expire)
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
-                if cursor.rowcount == 0:
+                taken_over = cursor.rowcount == 1
+                if not taken_over:
                     raise psycopg.Rollback(transaction)
-                new_term = term + 1
-            return new_term
+            return term + 1 if taken_over else None
 
         return await self._link.run(work)
 
@@ -128,9 +127,7 @@ class Leading:
     async def _read(self, connection: Connection, since: int, pin_version: int) -> Reading:
         row = await (await connection.execute(self._queries["read_cluster"])).fetchone()
         assert row is not None, "the cluster row is missing"
-        cluster = ClusterRow(
-            row.version, row.term, row.leader_incarnation, row.generation, row.pin_version, row.planned_joined
-        )
+        cluster = ClusterRow(row.version, row.term, row.leader_incarnation, row.generation, row.pin_version, row.planned_joined)
         members = await (await connection.execute(self._queries["read_members"])).fetchall()
         cursor = connection.cursor(binary=True)
         groups = await (await cursor.execute(self._queries["read_board"], {"since": since})).fetchall()

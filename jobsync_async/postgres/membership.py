@@ -82,16 +82,6 @@ class Membership:
 
         return await self._changes.transaction(work)
 
-    async def count_other_receivers(self, me: Identity) -> int:
-        """How many other workers could take tokens."""
-
-        async def work(connection: Connection) -> int:
-            row = await (await connection.execute(self._queries["count_other_receivers"], me._asdict())).fetchone()
-            assert row is not None
-            return int(row[0])
-
-        return await self._changes.run(work)
-
     async def leave(self, me: Identity) -> None:
         """Delete the row; what it still owns becomes nobody's, and the next in age leads if it led. Safe to repeat."""
 

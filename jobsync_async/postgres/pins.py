@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
 from jobsync_async.types import LockInfo
@@ -16,7 +17,7 @@ from jobsync_async.types import LockInfo
 class Pins:
     """The statements about pins."""
 
-    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+    def __init__(self, link: Pool, queries: Queries, channel: str) -> None:
         self._link = link
         self._queries = queries
         self._channel = channel
@@ -49,7 +50,7 @@ class Pins:
                     "expires_in_days": expires_in_days,
                 }
                 await connection.execute(self._queries["upsert_pins"], values)
-                await connection.execute(self._queries["touch_pins"])
+            await connection.execute(self._queries["touch_pins"])
             return refused
 
         return await self._link.transaction(work)
@@ -67,7 +68,7 @@ class Pins:
         return await self._link.transaction(work)
 
     async def list(self) -> list[LockInfo]:
-        """The pins in force, oldest first."""
+        """The pins in force, oldest first. Raises StoreUnavailable."""
 
         async def work(connection: Connection) -> list[LockInfo]:
             rows = await (await connection.execute(self._queries["list_pins"])).fetchall()

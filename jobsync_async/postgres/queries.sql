@@ -3,13 +3,15 @@
 
 -- name: prepare_session
 -- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names.
-SELECT set_config('search_path', 'pg_catalog', false),
-       set_config('statement_timeout', %(statement_ms)s, false),
-       set_config('lock_timeout', %(lock_ms)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, false),
-       set_config('default_transaction_isolation', 'read committed', false),
-       set_config('plan_cache_mode', 'force_custom_plan', false),
-       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
+SELECT set_config(name, value, false)
+FROM (VALUES ('search_path', 'pg_catalog'),
+             ('statement_timeout', %(statement_ms)s),
+             ('lock_timeout', %(lock_ms)s),
+             ('idle_in_transaction_session_timeout', %(idle_ms)s),
+             ('default_transaction_isolation', 'read committed'),
+             ('plan_cache_mode', 'force_custom_plan'),
+             ('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'))
+     ) AS settings (name, value)
 
 -- name: inspect_server
 -- What start needs to know of the server, before search_path is pinned.
@@ -99,9 +101,6 @@ FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
 -- name: set_state
 -- By name, so that it can be asked for from anywhere.
 UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
-
--- name: count_other_receivers
-SELECT count(*) FROM {node} WHERE incarnation <> %(incarnation)s AND state = 'active'
 
 -- name: free_tokens_of
 -- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.
@@ -275,20 +274,23 @@ FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, 
 -- == claims and audit =================================================================================================
 
 -- name: record_claims
--- Begins tasks, each only while its token is this incarnation's under this epoch; the tasks that come back were begun. The
--- row locks hold up a change of owner until the commit.
+-- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every task whose fence held, and
+-- whether it is complete for the date already (then it is not begun again). What an earlier owner completed is seen here: it
+-- was committed before the token could move. The row locks hold up a change of owner until the commit.
 WITH fenced AS (
-    SELECT w.task_key, w.task_id, w.token_id, w.epoch
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
          AS w(task_key, task_id, token_id, epoch)
     JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+    LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = w.task_key
     FOR SHARE OF t
+), begun AS (
+    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced WHERE NOT complete
+    ON CONFLICT (date, task_key) DO UPDATE
+    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
 )
-INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
-SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
-ON CONFLICT (date, task_key) DO UPDATE
-SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
-RETURNING task_key
+SELECT task_key, complete FROM fenced
 
 -- name: record_completions
 -- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every
@@ -316,25 +318,24 @@ FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer
 ON CONFLICT (date, task_key) DO NOTHING
 
 -- name: read_audit
-SELECT date, task_id AS task, token_id AS token, node, epoch, completed_at FROM {audit} WHERE date = %(date)s ORDER BY completed_at, task_id
+SELECT date, task_id, token_id, node, epoch, completed_at FROM {audit} WHERE date = %(date)s ORDER BY completed_at, task_id
 
 -- name: record_failures
 UPDATE {claim} c SET error = w.error
 FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[]) AS w(task_key, error, epoch)
 WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
 
+-- name: forget_failures
+-- A batch is run again: what was given up is tried anew.
+UPDATE {claim} SET error = NULL WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
+
 -- name: read_progress
--- Of the given tasks, those that are completed, and those that were given up with the error.
-SELECT task_key, node, NULL AS error FROM {audit} WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
+-- Of the given tasks, those that are completed, and those that were given up, with the error and when they were begun.
+SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit} WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
 UNION ALL
-SELECT c.task_key, c.node, c.error FROM {claim} c
+SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
 WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT NULL
   AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key)
-
--- name: fence
--- Inside the user's own transaction: no row, no ownership. FOR SHARE holds up every change of the row until the commit.
-SELECT epoch FROM {token}
-WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s FOR SHARE
 
 -- == for people =======================================================================================================
 

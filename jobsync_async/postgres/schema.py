@@ -140,4 +140,3 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
 def creation_script(config: CoordinationConfig) -> str:
     """The SQL that creates the tables, for a database administrator to run. Does no I/O; `schema` None means ``public``."""
     return Queries(config.schema or "public", config.appname).create_tables.decode()
-

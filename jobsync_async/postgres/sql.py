@@ -38,7 +38,7 @@ class Queries:
         return identifier.as_string()
 
     def _compose(self, text: str) -> bytes:
-        return sql.SQL(text).format(**self._names).as_bytes()  # type: ignore[arg-type]  # our own files
+        return sql.SQL(text).format(**self._names).as_bytes()
 
 
 @cache

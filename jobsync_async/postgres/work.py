@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import psycopg
 
 from jobsync_async.core.hashing import task_key
-from jobsync_async.core.rows import Identity
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
-
-
-class Work(NamedTuple):
-    """A task and the ownership under which it is done: its text, its token, and the token's epoch."""
-
-    task_id: str
-    token_id: int
-    epoch: int
-
-
-class Progress(NamedTuple):
-    """A task that is done with: by which worker, and the error if it was given up."""
-
-    node: str
-    error: str | None
 
 
 class WorkStore:
     """The statements about tasks."""
 
-    def __init__(self, link: Link, queries: Queries) -> None:
+    def __init__(self, link: Pool, queries: Queries) -> None:
         self._link = link
         self._queries = queries
 
-    async def record_claims(self, me: Identity, date: dt.date, works: Sequence[Work]) -> set[str]:
-        """Write down that tasks begin; the texts of those whose ownership held. Raises StoreUnavailable."""
-        rows = await self._fetch("record_claims", self._fenced(me, date, works))
-        begun = {row.task_key for row in rows}
-        return {work.task_id for work in works if task_key(work.task_id) in begun}
+    async def record_claims(
+        self, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
+    ) -> dict[str, bool]:
+        """Write down that tasks begin; for each whose ownership held, whether it may begin (False: it is complete already).
+
+        Args:
+            all_or_none: write nothing when the ownership of any of them did not hold.
+
+        Raises StoreUnavailable; recording again is safe.
+        """
+        rows = await self._record("record_claims", me, date, works, all_or_none=all_or_none)
+        return {text: not row.complete for text, row in rows.items()}
 
     async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
-        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
-        rows = await self._fetch("record_completions", self._fenced(me, date, works))
-        completed = {row.task_key: row.completed for row in rows}
-        keys = {work.task_id: task_key(work.task_id) for work in works}
-        return {text: completed[key] for text, key in keys.items() if key in completed}
+        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before).
+
+        Raises StoreUnavailable; recording again is safe.
+        """
+        return {text: row.completed for text, row in (await self._record("record_completions", me, date, works)).items()}
 
     async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
         """Write down tasks as done, whoever owns them now; how many were not written down before."""
@@ -71,15 +66,42 @@ class WorkStore:
 
         await self._link.run(work)
 
-    async def read_progress(self, date: dt.date, texts: Sequence[str]) -> dict[str, Progress]:
+    async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
+        """Try again what was given up."""
+        values = {"date": date, "task_keys": [task_key(text) for text in texts]}
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(self._queries["forget_failures"], values)
+
+        await self._link.run(work)
+
+    async def read_progress(self, date: dt.date, texts: Iterable[str]) -> dict[str, Progress]:
         """Which of the tasks are done with."""
         keys = {task_key(text): text for text in texts}
         rows = await self._fetch("read_progress", {"date": date, "task_keys": list(keys)})
-        return {keys[row.task_key]: Progress(row.node, row.error) for row in rows}
+        return {keys[row.task_key]: Progress(row.node, row.error, row.claimed_at) for row in rows}
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
         return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
+
+    async def _record(
+        self, name: str, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
+    ) -> dict[str, Any]:
+        values = self._fenced(me, date, works)
+
+        async def work(connection: Connection) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            rows: list[Any] = []
+            async with connection.transaction() as transaction:
+                rows = await (await cursor.execute(self._queries[name], values)).fetchall()
+                if all_or_none and len(rows) < len(values["task_keys"]):
+                    raise psycopg.Rollback(transaction)
+            return rows
+
+        rows = {row.task_key: row for row in await self._link.run(work)}
+        keys = ((work.task_id, task_key(work.task_id)) for work in works)
+        return {text: rows[key] for text, key in keys if key in rows}
 
     def _fenced(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, Any]:
         # Sorted, so that two statements over the same tasks lock rows in the same order.

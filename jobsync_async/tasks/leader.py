@@ -78,15 +78,15 @@ class LeaderMonitor:
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
             return float("inf")
-        return await (self._lead(now) if worker.leads else self._succeed(now))
+        return await (self._lead(now) if worker.leads else self._succeed(worker.answer, now))
 
     # -- following --------------------------------------------------------------------------------------------------------
 
-    async def _succeed(self, now: float) -> float:
+    async def _succeed(self, answer: HeartbeatAnswer, now: float) -> float:
         worker = self._worker
-        due, expire = self._succession.due(worker.leader, worker.answer, now)
+        due, expire = self._succession.due(worker.leader, answer, now)
         if not due:
-            return self._succession.next_look(worker.leader, worker.answer)
+            return self._succession.next_look(worker.leader, answer)
         term = await self._leading.take_over(worker.identity, worker.term, expire)
         if term is None:  # it beats after all, or somebody else was first: the next heartbeat's answer tells
             return now + worker.config.heartbeat_interval_sec
@@ -145,9 +145,7 @@ class LeaderMonitor:
             self._take(reading)
             return board.distribute()
 
-        outcome = await self._leading.rebalance(
-            worker.identity, worker.term, expire, board.version, board.pin_version, decide
-        )
+        outcome = await self._leading.rebalance(worker.identity, worker.term, expire, board.version, board.pin_version, decide)
         self._pacing.done()
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way
@@ -189,7 +187,12 @@ class LeaderMonitor:
             moved,
             distribution.nodes_after,
             outcome.duration_ms,
-            extra={"node": name, "reason": distribution.reason, "tokens_moved": moved, "duration_ms": outcome.duration_ms},
+            extra={
+                "node": name,
+                "reason": distribution.reason,
+                "tokens_moved": moved,
+                "duration_ms": outcome.duration_ms,
+            },
         )
 
     def _report_unmatched(self) -> None:

@@ -11,7 +11,6 @@ import random
 
 import anyio
 
-from jobsync_async.core.ownership import Change
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
@@ -27,18 +26,19 @@ _DISTRUST_SEC = 1.0
 _FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
 
 
-async def follow_changes(worker: Worker, store: Store) -> None:
-    """Keep a LISTEN connection and serve it, for ever; a broken or suspect one is replaced by a fresh one."""
+async def follow_changes(worker: Worker, store: Store, feed: TokenFeed | None) -> None:
+    """Serve a LISTEN connection, for ever; a broken or suspect one is replaced by a fresh one."""
     failures = 0
     while True:
         try:
-            feed = await store.listen()
+            feed = feed or await store.listen()
             failures = 0
             try:
                 await _Follower(worker, feed).serve()
             finally:
                 feed.abandon()
                 await feed.close()
+                feed = None
         except StoreUnavailable as error:
             failures += 1
             worker.metrics.listener_reconnects += 1
@@ -115,7 +115,7 @@ class _Follower:
         if handed_on:
             worker.metrics.handoffs += len(handed_on)
             worker.metrics.handoff_sec = max(ages)
-            worker.publish(Change(), news=True)
+            worker.wake_waiters()
         if len(handed_on) < len(revocations):
             self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)
             self._retry_at = now + self._retry_sec

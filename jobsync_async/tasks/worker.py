@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -162,22 +162,36 @@ class Worker:
         self.watch.forget()
 
     def publish(self, change: Change, *, why: str = "taken by the cluster", news: bool = False) -> None:
-        """Tell users and readers of a change."""
+        """Tell users and readers of a change; of `news`, even if no token changed."""
         for _, user in self.ownership.users_of(change.lost):
             user.lost(why)
         for _, user in self.ownership.users_of(change.revoked):
             user.revoked()
         if change or news:
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Something that somebody waits for in `changed` may be so now."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def user_left(self) -> None:
+        """Somebody let go of a revoked token."""
+        self.sync_wanted.set()
+        self.wake_waiters()
 
     def end(self) -> None:
-        """The worker has left: streams end."""
-        self.stop_acting("the job has ended")
+        """The worker has left, or cannot go on: nothing is held any more, and streams end."""
         self.ended = True
-        self.publish(Change(), news=True)
+        self.lease.end()
+        self.publish(self.ownership.forget(), why="the job has ended", news=True)
 
     async def changed(self) -> None:
         """Return at the next change of anything that readers or waiters look at. Look first, then wait, with no await in
         between."""
         await self._changed.wait()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds, which is looked at after every change."""
+        while not condition():
+            await self.changed()

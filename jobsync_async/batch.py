@@ -1,0 +1,299 @@
+"""`Job.run_batch`: every id of a batch is completed once per date, whoever joins, leaves or dies on the way.
+
+Each worker works on the ids whose tokens it owns. Beginning a task asks the tables whether an earlier owner completed it, in
+the same fenced statement that records the claim; completing it is fenced too. So a task is completed by one worker, and what
+is complete is not begun again. Workers learn of each other's progress by asking, when they have nothing to do themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import anyio
+
+from jobsync_async.claims import Claim, ClaimScope
+from jobsync_async.core.hashing import task_text
+from jobsync_async.core.lease import Backoff
+from jobsync_async.core.rows import Progress, Work
+from jobsync_async.engine import Records
+from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable, UsageError
+from jobsync_async.groups import task_group
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import BatchResult, task_id_of
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Handler = Callable[[Claim], Awaitable[object]]
+
+_BACKOFF = Backoff(first_sec=0.2, most_sec=10)
+_FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
+_MOST_AT_ONCE = 10_000
+# Failures from an earlier run are tried again by the owner of the task, if it runs the batch too. Others wait so long for that.
+_OLD_FAILURE_SEC = 3.0
+
+
+class Item(NamedTuple):
+    """A task of the batch."""
+
+    task_id: Hashable
+    text: str
+    token: int
+
+
+class Grouped:
+    """Records works in as few statements as possible: those that arrive while a statement is under way share the next one.
+
+    Calling it returns what was recorded of a work; it raises OwnershipLost if the fence did not hold. `run` is a task.
+    """
+
+    def __init__(self, record: Callable[[Sequence[Work]], Awaitable[dict[str, bool]]]) -> None:
+        self._record = record
+        self._waiting: list[tuple[Work, asyncio.Future[bool]]] = []
+        self._there = asyncio.Event()
+
+    async def __call__(self, work: Work) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, answer))
+        self._there.set()
+        return await answer
+
+    async def run(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            await self._there.wait()
+            self._there.clear()
+            sent, self._waiting = self._waiting, []
+            held = await self._record([work for work, _ in sent])
+            for work, answer in sent:
+                if answer.done():  # whoever waited was cancelled
+                    continue
+                if work.task_id in held:
+                    answer.set_result(held[work.task_id])
+                else:
+                    answer.set_exception(_lost(work))
+
+
+def _lost(work: Work) -> OwnershipLost:
+    return OwnershipLost(
+        f"task {work.task_id!r} (token {work.token_id}, epoch {work.epoch}) is not this worker's any more",
+        task_id=work.task_id,
+        token_id=work.token_id,
+        epoch=work.epoch,
+    )
+
+
+class Batch:
+    """One worker's part in a batch. `run` does it.
+
+    Args:
+        claim: makes the claim scope for an id.
+        token_of: the token that an id hashes to.
+        concurrency: how many handlers may run at once here.
+        attempts: how often a handler that raises is called before the task is given up.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        records: Records,
+        claim: Callable[[Hashable], ClaimScope],
+        token_of: Callable[[Hashable], int],
+        date: dt.date,
+        ids: Iterable[Hashable],
+        handler: Handler,
+        concurrency: int,
+        attempts: int,
+    ) -> None:
+        self._worker = worker
+        self._records = records
+        self._claim = claim
+        self._date = date
+        self._handler = handler
+        self._concurrency = concurrency
+        self._attempts = attempts
+        bare = [task_id_of(item) for item in ids]
+        items = [Item(task_id, task_text(task_id), token_of(task_id)) for task_id in bare]
+        # What is not done with. An id that is given twice is one task, as are ids with the same text.
+        self._open = {item.text: item for item in items}
+        # Ours to do: waiting in the queue, or under way.
+        self._queue: asyncio.Queue[Item] = asyncio.Queue()
+        self._queued: set[str] = set()
+        self._old_failures: dict[str, Progress] = {}
+        self._here: set[Hashable] = set()
+        self._elsewhere: set[Hashable] = set()
+        self._failed: dict[Hashable, str] = {}
+        self._news = asyncio.Event()
+        self._begin = Grouped(self._record_claims)
+        self._complete = Grouped(self._record_completions)
+
+    async def run(self) -> BatchResult:
+        """Until all ids are done with, anywhere. Raises UsageError when the job ends first."""
+        await self._resume()
+        async with task_group() as group:
+            for task in (self._watch_ownership, self._poll, self._begin.run, self._complete.run):
+                group.start_soon(task)
+            for _ in range(min(self._concurrency, len(self._open))):
+                group.start_soon(self._work)
+            await self._until_done()
+            group.cancel_scope.cancel()
+        return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed))
+
+    async def _until_done(self) -> None:
+        while self._open:
+            if self._worker.ended:
+                raise UsageError(f"the job ended while {len(self._open)} tasks of the batch were not done; run it again")
+            self._news.clear()
+            await self._news.wait()
+
+    # -- what others did ------------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Leave out what is complete; try again what was given up in an earlier run."""
+        progress = await self._read_progress()
+        self._old_failures = {text: entry for text, entry in progress.items() if entry.error is not None}
+        self._note(progress, earlier=True)
+        mine = [text for text in self._old_failures if self._worker.owns(self._open[text].token)]
+        if mine:
+            await self._patiently(lambda: self._records.forget_failures(self._date, mine))
+        for text in mine:
+            del self._old_failures[text]
+
+    async def _poll(self) -> None:
+        """Ask for the progress of others while there is nothing to do here, less often while nothing happens."""
+        worker = self._worker
+        started_at = worker.clock()
+        wait_sec = _FIRST_POLL_SEC
+        while self._open:
+            await anyio.sleep(wait_sec)
+            if self._queued:
+                continue
+            if worker.clock() - started_at >= _OLD_FAILURE_SEC:
+                self._old_failures.clear()
+            noted = self._note(await self._read_progress())
+            wait_sec = _FIRST_POLL_SEC if noted else min(_MOST_POLL_SEC, 1.5 * wait_sec)
+
+    async def _read_progress(self) -> dict[str, Progress]:
+        texts = [text for text in self._open if text not in self._queued]
+        progress: dict[str, Progress] = {}
+        for start in range(0, len(texts), _MOST_AT_ONCE):
+            some = texts[start : start + _MOST_AT_ONCE]
+            progress |= await self._patiently(partial(self._records.read_progress, self._date, some))
+        return progress
+
+    def _note(self, progress: dict[str, Progress], *, earlier: bool = False) -> int:
+        """Take in what is done with, `earlier` than this run or in it; how much of it was new."""
+        me = self._worker.identity.name
+        noted = 0
+        for text, entry in progress.items():
+            if text in self._open and text not in self._queued and self._old_failures.get(text) != entry:
+                noted += 1
+                # A completion of ours whose answer was lost is found here.
+                ours = entry.node == me and not earlier
+                self._close(self._open[text], self._here if ours else self._elsewhere, entry.error)
+        return noted
+
+    # -- what is done here ------------------------------------------------------------------------------------------------
+
+    async def _watch_ownership(self) -> None:
+        """Queue the tasks whose tokens come here."""
+        worker = self._worker
+        by_token: dict[int, list[str]] = {}
+        for text, item in self._open.items():
+            by_token.setdefault(item.token, []).append(text)
+        seen: frozenset[int] = frozenset()
+        while not worker.ended:
+            owned = worker.ownership.owned
+            if owned is not seen:
+                for token in by_token.keys() & owned:
+                    by_token[token] = [text for text in by_token[token] if text in self._open]
+                    for text in by_token[token]:
+                        self._enqueue(self._open[text])
+                seen = owned
+            await worker.changed()
+        self._news.set()
+
+    def _enqueue(self, item: Item) -> None:
+        if item.text not in self._queued:
+            self._queued.add(item.text)
+            self._queue.put_nowait(item)
+
+    async def _work(self) -> None:
+        """One of the slots in which handlers run."""
+        worker = self._worker
+        while True:
+            item = await self._queue.get()
+            try:
+                async with self._claim(item.task_id) as claim:
+                    await self._attempt(item, claim)
+            except (NotOwner, OwnershipLost):
+                # Another worker does it, or this one if the token comes back. The tables may know of it before we do.
+                await anyio.sleep(_FIRST_POLL_SEC if worker.owns(item.token) else 0)
+            self._queued.discard(item.text)
+            if item.text in self._open and worker.owns(item.token):
+                self._enqueue(item)
+
+    async def _attempt(self, item: Item, claim: Claim) -> None:
+        work = Work(item.text, claim.token_id, claim.epoch)
+        if not await self._begin(work):
+            self._close(item, self._elsewhere)
+            return
+        error = await self._handle(claim)
+        if error is not None:
+            await self._patiently(lambda: self._records.record_failures(self._date, [(work, error)]))
+            self._close(item, self._elsewhere, error)
+            return
+        completed_now = await self._complete(work)
+        self._close(item, self._here if completed_now else self._elsewhere)
+
+    async def _handle(self, claim: Claim) -> str | None:
+        """Call the handler, again if it raises; the last error's text, None when it succeeded."""
+        attempt = 1
+        while True:
+            try:
+                await self._handler(claim)
+                return None
+            except (NotOwner, OwnershipLost):
+                raise
+            except Exception as error:
+                logger.warning("task %r raised in attempt %d of %d", claim.task_id, attempt, self._attempts, exc_info=True)
+                if attempt == self._attempts:
+                    return f"{type(error).__name__}: {error}"
+            await anyio.sleep(_BACKOFF.wait_sec(attempt, random.random()))  # noqa: S311 - a jitter
+            claim.check()
+            attempt += 1
+
+    def _close(self, item: Item, where: set[Hashable], error: str | None = None) -> None:
+        if self._open.pop(item.text, None) is None:
+            return
+        if error is None:
+            where.add(item.task_id)
+        else:
+            self._failed[item.task_id] = error
+        if not self._open:
+            self._news.set()
+
+    async def _record_claims(self, works: Sequence[Work]) -> dict[str, bool]:
+        return await self._patiently(lambda: self._records.record_claims(self._worker.identity, self._date, works))
+
+    async def _record_completions(self, works: Sequence[Work]) -> dict[str, bool]:
+        return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self._date, works))
+
+    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Try again until PostgreSQL is there. Recording twice does no harm, and a claim that is lost meanwhile is cancelled."""
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                if self._worker.ended:
+                    raise
+                failures += 1
+                logger.info("the batch waits for PostgreSQL: %s", error)
+                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter

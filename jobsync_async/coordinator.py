@@ -1,0 +1,305 @@
+"""One worker's life in a cluster: it joins, keeps its tasks running, and leaves.
+
+The tasks run in a task group inside one supervisor task, which is the coordinator's own. So a job can be started in one task
+and stopped in another, in an ``async with``, a test fixture or a framework's lifespan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import anyio
+
+from jobsync_async.callbacks import Callback, RebalanceCallback
+from jobsync_async.clock import lease_clock
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.rows import Announcement
+from jobsync_async.description import describe
+from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError
+from jobsync_async.locks import Locks
+from jobsync_async.postgres.connection import finish_first
+from jobsync_async.postgres.store import Store
+from jobsync_async.postgres.tokens import TokenFeed
+from jobsync_async.postgres.work import WorkStore
+from jobsync_async.tasks.heartbeat import guard_lease, join, keep_beating
+from jobsync_async.tasks.leader import LeaderMonitor
+from jobsync_async.tasks.rebalance import follow_changes
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import NodeInfo, Owner
+
+logger = logging.getLogger(__name__)
+
+# Idle tokens of several owners arrive one owner after the other; start waits so long for the rest after the first.
+_REST_OF_FIRST_TOKENS_SEC = 1.0
+# A worker that leaves first looks whether everybody lets go at once. If so, one transaction hands everything on.
+_QUICK_LEAVE_SEC = 0.02
+
+
+class Coordinator:
+    """The worker, its store, and the supervisor of its tasks.
+
+    Attributes:
+        worker: the shared state of the tasks.
+        store: the statements; set by `open`.
+        failure: what ended the job, None while it runs or when it ended in order.
+    """
+
+    def __init__(
+        self, config: CoordinationConfig, name: str, announcement: Announcement, on_rebalance: Callback | None
+    ) -> None:
+        self.worker = Worker(config, name, announcement, lease_clock)
+        self.store: Store | None = None
+        self.failure: BaseException | None = None
+        self._on_failure: Callable[[], object] = lambda: None
+        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance)
+        self._callback_due = asyncio.Event()
+        self._told = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stop_wanted = asyncio.Event()
+        self._hurry = False
+        self._broken = False
+
+    @property
+    def work(self) -> WorkStore:
+        return self._opened().work
+
+    @property
+    def locks(self) -> Locks:
+        config = self.worker.config
+        token_of = token_hasher(config.total_tokens, config.hash_function)
+        return Locks(self._opened().pins, token_of, self.worker.identity.name)
+
+    @property
+    def fence_table(self) -> str:
+        return self._opened().queries.table("token")
+
+    # -- starting -------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, and find or create the tables. Raises StoreUnavailable, SchemaError or ConfigError."""
+        self.store = await Store.open(self.worker.config, self.worker.identity.name)
+
+    async def start(self, wait_sec: float) -> None:
+        """Join, and return when the first tokens are here; `stop` must be called, also when this raises.
+
+        Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
+        """
+        worker, store = self.worker, self._opened()
+        feed = await store.listen()  # before joining, so that no announcement is missed
+        try:
+            await join(worker, store.membership)
+            await self._check_push(feed)
+        except BaseException:
+            await feed.close()
+            raise
+        supervise = self._supervise(store, feed)
+        self._supervisor = asyncio.create_task(supervise, name=f"jobsync_async {worker.identity.name}")
+        with anyio.move_on_after(wait_sec) as waiting:
+            await self._first_tokens()
+        if waiting.cancelled_caught:
+            await self._raise_not_formed(store, wait_sec)
+        if self._callback is not None:
+            self._callback_due.set()
+            await worker.until(lambda: self._told.is_set() or self.failure)
+        if self.failure is not None:
+            raise self.failure
+
+    def _opened(self) -> Store:
+        assert self.store is not None, "open() comes first"
+        return self.store
+
+    async def _check_push(self, feed: TokenFeed) -> None:
+        """The join announced itself: hear that, or LISTEN does not work here."""
+        heard = asyncio.Event()
+        with anyio.move_on_after(self.worker.config.statement_limit_sec):
+            while not feed.notifications:
+                await feed.wait(heard, None)
+                heard.clear()
+            return
+        raise ConfigError(
+            "no notification arrives on the LISTEN connection: the server seems to be reached through a pooler in "
+            "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode"
+        )
+
+    async def _first_tokens(self) -> None:
+        worker = self.worker
+        await worker.until(lambda: self.failure or worker.settled or worker.ownership.owned)
+        with anyio.move_on_after(_REST_OF_FIRST_TOKENS_SEC):
+            await worker.until(lambda: self.failure or worker.settled)
+
+    async def _raise_not_formed(self, store: Store, waited_sec: float) -> None:
+        minimum = self.worker.config.minimum_nodes
+        live = len([node for node in await store.status.nodes() if node.state == "active"])
+        missing = f"{live} of {minimum} workers are there" if live < minimum else "the first tokens have not come"
+        raise ClusterNotFormed(
+            f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, lower minimum_nodes, "
+            "or raise wait_on_enter",
+            live_nodes=live,
+            minimum_nodes=minimum,
+        )
+
+    # -- running --------------------------------------------------------------------------------------------------------
+
+    def tell_failure_to(self, listener: Callable[[], object]) -> None:
+        """Call `listener` when something ends the job; at once if it has ended."""
+        self._on_failure = listener
+        if self.failure is not None:
+            listener()
+
+    async def _supervise(self, store: Store, feed: TokenFeed) -> None:
+        worker = self.worker
+        tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            partial(keep_beating, worker, store.membership),
+            partial(guard_lease, worker),
+            partial(follow_changes, worker, store, feed),
+            LeaderMonitor(worker, store.leading).run,
+        ]
+        try:
+            async with anyio.create_task_group() as group:
+                for task in tasks:
+                    group.start_soon(self._run, task)
+                if self._callback is not None:
+                    group.start_soon(self._run_callback, self._callback)
+                await self._stop_wanted.wait()
+                if not self._broken:
+                    await self._leave(store)
+                group.cancel_scope.cancel()
+        finally:
+            worker.end()
+            await feed.close()
+            await store.close()
+
+    async def _run(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """One of the coordination tasks. Without it the worker cannot go on: everything is let go, and the lease runs out."""
+        try:
+            await task()
+        except Exception as error:  # whatever it is, it reaches the user as it is
+            self._broken = True
+            self.worker.end()
+            self._fail(error)
+
+    async def _run_callback(self, callback: RebalanceCallback) -> None:
+        """The user's callback. If it raises, the worker leaves in order."""
+        await self._callback_due.wait()
+        try:
+            await callback.first()
+            self._told.set()
+            self.worker.wake_waiters()
+            await callback.run()
+        except Exception as error:  # the same
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        name = self.worker.identity.name
+        logger.error("%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name})
+        if self.failure is None:
+            self.failure = error
+        self._stop_wanted.set()
+        self.worker.wake_waiters()
+        self._on_failure()
+
+    # -- on request -----------------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The workers, oldest first. Raises StoreUnavailable."""
+        return await self._opened().status.nodes()
+
+    async def owner_of(self, token: int) -> Owner | None:
+        """Who owns a token; None for nobody. Raises StoreUnavailable."""
+        return await self._opened().status.owner_of(token)
+
+    async def describe(self) -> dict[str, Any]:
+        """The cluster at a glance. Raises StoreUnavailable."""
+        worker = self.worker
+        own = {
+            "coordination_enabled": True,
+            "state": worker.state,
+            "lease_remaining_sec": round(worker.lease.remaining(worker.clock()), 3),
+            "tokens_still_in_use": len(worker.ownership.busy()),
+        }
+        return own | await describe(self._opened(), worker.config.heartbeat_timeout_sec)
+
+    async def set_draining(self, draining: bool) -> None:
+        """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
+        worker = self.worker
+        state = "draining" if draining else "active"
+        await self._opened().membership.set_state(worker.identity.name, state)
+        if draining:
+            await worker.until(lambda: worker.ended or (worker.state == "draining" and not worker.ownership.holds_anything()))
+
+    # -- stopping -------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Hand everything on, leave, and end the tasks. A caller that is cancelled meanwhile makes it hurry: claims that are
+        still open are cancelled at once. Calling it again does nothing."""
+        if self._supervisor is None:
+            await finish_first(self._withdraw())
+            return
+        self._stop_wanted.set()
+        try:
+            await asyncio.shield(self._supervisor)
+        except asyncio.CancelledError:
+            self._hurry = True
+            self.worker.wake_waiters()
+            await finish_first(_ended(self._supervisor))
+            raise
+
+    async def _withdraw(self) -> None:
+        """Undo a start that did not get far."""
+        store, self.store = self.store, None
+        if store is None:
+            return
+        with suppress(StoreError):
+            await store.membership.leave(self.worker.identity)
+        self.worker.end()
+        await store.close()
+
+    async def _leave(self, store: Store) -> None:
+        """Stop starting work, wait until the work under way is done, and sign off.
+
+        When nobody needs time to let go, one transaction frees all tokens and deletes the row. Otherwise the leader is told
+        to take the idle ones meanwhile. Work that goes on past the hand-off time-out is cancelled by the rebalance task. A
+        worker with work that does not end even so leaves its row behind: its tokens stay its own until the lease is over.
+        """
+        worker, name = self.worker, self.worker.identity.name
+        worker.publish(worker.ownership.let_go(worker.clock()))
+        try:
+            if not await self._idle_within(_QUICK_LEAVE_SEC):
+                await store.membership.set_state(name, "draining")
+                await self._idle_within(worker.config.handoff_timeout_sec + 1)
+            if self._hurry:
+                for _, user in worker.ownership.users_of(worker.ownership.busy()):
+                    user.lost("the worker leaves at once")
+                self._hurry = False
+                await self._idle_within(1)
+            if busy := worker.ownership.busy():
+                logger.warning(
+                    "%s leaves while %d of its tokens are still in use (token %d first); the others get them in %g s",
+                    name,
+                    len(busy),
+                    busy[0],
+                    worker.config.heartbeat_timeout_sec,
+                    extra={"node": name, "tokens_busy": len(busy)},
+                )
+                return
+            await store.membership.leave(worker.identity)
+        except StoreError as error:
+            logger.warning("%s could not sign off, the others notice in a while: %s", name, error, extra={"node": name})
+        else:
+            logger.info("%s left", name, extra={"node": name})
+
+    async def _idle_within(self, seconds: float) -> bool:
+        worker = self.worker
+        with anyio.move_on_after(seconds):
+            await worker.until(lambda: self._hurry or not worker.ownership.busy())
+        return not worker.ownership.busy()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

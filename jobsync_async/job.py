@@ -1,0 +1,461 @@
+"""`Job`: one worker of a cluster, as its user sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from typing_extensions import Self
+
+from jobsync_async import claims
+from jobsync_async.batch import Batch
+from jobsync_async.batch import Handler as BatchHandler
+from jobsync_async.callbacks import Callback, call
+from jobsync_async.claims import Claim, ClaimScope, OnRevoke
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.coordinator import Coordinator
+from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.engine import Engine
+from jobsync_async.errors import ConfigError, LockConflict, UsageError
+from jobsync_async.host import HostTask
+from jobsync_async.locks import Locks
+from jobsync_async.metrics import Metrics
+from jobsync_async.owned import Handler as OwnedHandler
+from jobsync_async.owned import Ids, OwnedRunner, check_handler
+from jobsync_async.process import announce
+from jobsync_async.standalone import Standalone
+from jobsync_async.streams import TokenChanges
+from jobsync_async.tasklog import TaskLog
+from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, Task, TaskOrId, task_id_of
+
+_MAX_TEXT = 1_000
+
+
+class Job:
+    """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when leaving it (or `stop`).
+
+    Args:
+        node_name: this worker's name, unique in the cluster; pins match it.
+        coordination_config: the cluster. None is standalone: everything is owned, nothing is connected to.
+        date: the date that claims and completions are written under; None is today's local date.
+        wait_on_enter: how many seconds start waits at most for ``minimum_nodes`` and the first tokens.
+        wait_on_exit: seconds to stay before leaving.
+        lock_provider: called with this job before it joins, to register pins.
+        clear_existing_locks: delete the pins that this worker's name has made before, ahead of `lock_provider`.
+        on_rebalance: called on every change of the owned tokens, first when start ends, with a `RebalanceEvent` if it takes an
+            argument. Revoked tokens are handed on when it returns. If it raises, the job leaves and raises that.
+        weight: this worker's share relative to the others, 0 or more; 0 gets pinned tasks only.
+        address: what `owner_of` tells others, to route requests here.
+
+    Callbacks may be plain or asynchronous; a plain one blocks the event loop while it runs.
+
+    Raises:
+        ConfigError: an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        coordination_config: CoordinationConfig | None = None,
+        *,
+        date: dt.date | None = None,
+        wait_on_enter: float = 120,
+        wait_on_exit: float = 0,
+        lock_provider: Callback | None = None,
+        clear_existing_locks: bool = False,
+        on_rebalance: Callback | None = None,
+        weight: float = 1.0,
+        address: str | None = None,
+    ) -> None:
+        _check_text("node_name", node_name)
+        if address is not None:
+            _check_text("address", address)
+        _check_number("weight", weight)
+        _check_number("wait_on_enter", wait_on_enter)
+        _check_number("wait_on_exit", wait_on_exit)
+        self.node_name = node_name
+        self.date = _date_of(date)
+        self._wait_on_enter = wait_on_enter
+        self._wait_on_exit = wait_on_exit
+        self._lock_provider = lock_provider
+        self._clear_existing_locks = clear_existing_locks
+        announcement = announce(float(weight), address)
+        self._engine: Engine = (
+            Standalone(node_name, announcement, on_rebalance)
+            if coordination_config is None
+            else Coordinator(coordination_config, node_name, announcement, on_rebalance)
+        )
+        self._worker = self._engine.worker
+        self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
+        self._task_log = TaskLog(self._engine, self._token_of, self.date)
+        self._host = HostTask()
+        self._state = "new"
+
+    def __repr__(self) -> str:
+        return f"<Job {self.node_name!r} {self._state}, {len(self.my_tokens)} tokens>"
+
+    # -- starting and stopping ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join the cluster; returns when the first tokens are here, after the first call of `on_rebalance`.
+
+        Raises:
+            UsageError: it was started before.
+            NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was too short.
+            ConfigError: the settings disagree with the cluster, or the server is behind a pooler in transaction mode.
+            StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are missing.
+        """
+        if self._state != "new":
+            raise UsageError("a Job can be started once; make a new one")
+        self._state = "starting"
+        try:
+            await self._engine.open()
+            await self._provide_locks()
+            await self._engine.start(self._wait_on_enter)
+        except BaseException:
+            self._state = "stopped"
+            await self._engine.stop()
+            raise
+        self._state = "running"
+
+    async def _provide_locks(self) -> None:
+        if self._lock_provider is None:
+            return
+        if self._clear_existing_locks:
+            await self.clear_locks_by_creator(self.node_name)
+        await call(self._lock_provider, self)
+
+    async def stop(self) -> None:
+        """Hand everything on and leave. Claims that are open may finish, up to ``handoff_timeout_sec``; if this call is
+        cancelled, they are cancelled at once. Stopping again does nothing.
+
+        Raises what ended the job before, if something did.
+        """
+        if self._state == "running":
+            self._state = "stopping"
+            if self._wait_on_exit and self._engine.failure is None:
+                await asyncio.sleep(self._wait_on_exit)
+        try:
+            await self._engine.stop()
+        finally:
+            failed = self._state == "stopping" and self._engine.failure
+            self._state = "stopped"
+        if failed:
+            raise failed
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        self._host.enter()
+        self._engine.tell_failure_to(self._host.interrupt)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupted = self._host.leave(error)
+        try:
+            await self.stop()
+        except Exception:
+            if error is None or interrupted:
+                raise  # what ended the job, in place of the cancellation that it caused
+
+    # -- ownership: local, no I/O ---------------------------------------------------------------------------------------
+
+    def can_claim_task(self, task: TaskOrId) -> bool:
+        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O."""
+        return self.owns(task)
+
+    def owns(self, task: TaskOrId) -> bool:
+        """The same as `can_claim_task`. Raises UsageError before start, ConfigError for an id that cannot be one."""
+        owned = self._worker.owns(self._token_of(task_id_of(task)))
+        if not owned:
+            self._require_started()
+        return owned
+
+    def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
+        """Those of the tasks or ids that may start here now, in order. No I/O."""
+        self._require_started()
+        if not self._worker.may_act():
+            return []
+        owned, token_of = self._worker.ownership.owned, self._token_of
+        return [item for item in ids if token_of(task_id_of(item)) in owned]
+
+    def task_to_token(self, task: TaskOrId) -> int:
+        """The token that a task hashes to. No I/O."""
+        return self._token_of(task_id_of(task))
+
+    @property
+    def my_tokens(self) -> frozenset[int]:
+        """The tokens on which work may start here now. No I/O."""
+        return self._worker.ownership.owned if self._worker.may_act() else frozenset()
+
+    @property
+    def token_version(self) -> int:
+        """The cluster's version that `my_tokens` reflects; rises with every change. No I/O."""
+        return max(0, self._worker.version)
+
+    def token_changes(self) -> TokenChanges:
+        """An asynchronous iterator of what changes for this worker, beginning with a snapshot."""
+        self._require_started()
+        return TokenChanges(self._worker)
+
+    # -- health ---------------------------------------------------------------------------------------------------------
+
+    def am_i_healthy(self) -> bool:
+        """Whether this worker runs and its lease is valid, by the clock. No I/O."""
+        return self._state == "running" and self._engine.failure is None and self._worker.may_act()
+
+    def am_i_leader(self) -> bool:
+        """Whether this worker leads, as far as it knows. No I/O."""
+        return self._state == "running" and self._worker.leads and self._worker.may_act()
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters of this worker since it started. No I/O."""
+        return self._worker.metrics
+
+    async def get_active_nodes(self) -> list[NodeInfo]:
+        """Workers whose last heartbeat is younger than the time-out, oldest worker first; none when standalone."""
+        return [node for node in await self._nodes() if not self._looks_dead(node)]
+
+    async def get_dead_nodes(self) -> list[str]:
+        """Names of workers without a heartbeat for the time-out that are still listed. By the server's clock, for people."""
+        return [node.name for node in await self._nodes() if self._looks_dead(node)]
+
+    async def _nodes(self) -> list[NodeInfo]:
+        self._require_started()
+        return await self._engine.nodes()
+
+    def _looks_dead(self, node: NodeInfo) -> bool:
+        return node.heartbeat_age_sec >= self._worker.config.heartbeat_timeout_sec
+
+    async def get_coordination_status(self) -> dict[str, Any]:
+        """This worker and its cluster at a glance, for people and dashboards; a plain dictionary that JSON can hold."""
+        self._require_started()
+        own = {
+            "node_name": self.node_name,
+            "is_leader": self.am_i_leader(),
+            "is_healthy": self.am_i_healthy(),
+            "my_tokens": len(self.my_tokens),
+            "token_version": self.token_version,
+        }
+        return own | await self._engine.describe()
+
+    # -- work -----------------------------------------------------------------------------------------------------------
+
+    async def add_task(self, task: TaskOrId) -> None:
+        """Record that work on the task begins here, and keep it for `write_audit`.
+
+        Raises NotOwner or OwnershipLost when it is not this worker's, and then records nothing; StoreUnavailable.
+        """
+        await self._log().add([task])
+
+    async def add_tasks(self, tasks: Iterable[TaskOrId]) -> None:
+        """`add_task` for many, in one round trip: all of them or none."""
+        await self._log().add(tasks)
+
+    async def set_claim(self, task_or_tasks: TaskOrId | Iterable[TaskOrId]) -> None:
+        """Record that work on a task, or on each of several, begins here; not kept for `write_audit`.
+
+        A string, bytes, tuple, `Task` or anything that cannot be iterated over is one task. Raises as `add_task`.
+        """
+        one = isinstance(task_or_tasks, (str, bytes, tuple, Task)) or not isinstance(task_or_tasks, Iterable)
+        await self._log().begin([task_or_tasks] if one else task_or_tasks)  # type: ignore[arg-type,list-item]
+
+    async def write_audit(self) -> int:
+        """Write the tasks that were added since the last call as completed; how many were not completed before on this date.
+
+        What could not be written (StoreUnavailable) is kept for the next call.
+        """
+        return await self._log().write()
+
+    async def get_audit(self) -> list[dict[str, Any]]:
+        """The completions of this job's date by all workers, oldest first: dictionaries with date, task_id, token_id, node, epoch
+        and completed_at."""
+        return await self._log().read()
+
+    def _log(self) -> TaskLog:
+        self._require_started()
+        return self._task_log
+
+    # -- pins -----------------------------------------------------------------------------------------------------------
+
+    async def register_lock(
+        self,
+        task_id: TaskOrId,
+        node_patterns: str | Sequence[str],
+        reason: str | None = None,
+        expires_in_days: float | None = None,
+    ) -> None:
+        """Pin a task: it runs only on workers whose name matches the first of the patterns that any live worker matches.
+
+        Args:
+            node_patterns: SQL LIKE patterns, in order of preference. `%` is any text, `_` any character, `\\` makes the next
+                character literal.
+            expires_in_days: None never expires.
+
+        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it is nobody's.
+
+        Raises:
+            LockConflict: another task on the same token is pinned to other patterns; that pin stays.
+            ConfigError: a pattern, id, reason or number cannot be one.
+        """
+        refused = await self._locks().register([(task_id, node_patterns, reason)], expires_in_days)
+        if refused:
+            raise refused[0]
+
+    async def register_locks_bulk(
+        self,
+        locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
+        expires_in_days: float | None = None,
+    ) -> list[LockConflict]:
+        """`register_lock` for many triples (task, patterns, reason), in one statement. The pins that were refused come back as
+        `LockConflict`, not raised; all others are stored."""
+        return await self._locks().register(locks, expires_in_days)
+
+    async def list_locks(self) -> list[LockInfo]:
+        """The pins in force, oldest first."""
+        return await self._locks().list()
+
+    async def clear_locks_by_creator(self, name: str) -> int:
+        """Delete the pins that the worker of this name has made; how many there were."""
+        _check_text("name", name)
+        return await self._locks().clear(name)
+
+    async def clear_all_locks(self) -> int:
+        """Delete all pins; how many there were."""
+        return await self._locks().clear(None)
+
+    def _locks(self) -> Locks:
+        if self._state == "starting":  # lock_provider runs before the worker has joined
+            return self._engine.locks
+        self._require_started()
+        return self._engine.locks
+
+    # -- beyond jobsync -------------------------------------------------------------------------------------------------
+
+    def claim(self, task: TaskOrId) -> ClaimScope:
+        """``async with job.claim(task) as claim``: the body runs while the task is this worker's.
+
+        When its token is revoked the body may finish, for up to ``handoff_timeout_sec``; nobody else gets the token before it
+        has. When ownership is lost, the body is cancelled.
+
+        Raises:
+            NotOwner: on entering, when the task is not this worker's.
+            OwnershipLost: on leaving, when it was not until the end.
+        """
+        return self._claim(task, "finish")
+
+    def _claim(self, task: TaskOrId, on_revoke: OnRevoke) -> ClaimScope:
+        self._require_started()
+        task_id = task_id_of(task)
+        return ClaimScope(self._worker, task_id, self._token_of(task_id), self._engine.fence_table, on_revoke)
+
+    async def fence(self, connection: psycopg.AsyncConnection[Any], claim: Claim) -> None:
+        """Make sure, inside your own transaction, that the claim holds until the commit: nobody can take the token before.
+
+        One statement on `connection`. For other drivers see `Claim.fence_sql`.
+
+        Raises:
+            OwnershipLost: it does not hold; let it pass, so that the transaction rolls back.
+            UsageError: the connection is in autocommit and not in a transaction.
+        """
+        await claims.fence(self._worker, connection, claim)
+
+    async def run_owned(self, ids: Ids, handler: OwnedHandler, *, refresh_sec: float = 5.0) -> None:
+        """Run one coroutine per owned id, cluster-wide, until the job stops or this call is cancelled.
+
+        A coroutine starts when its id's token comes here. It is cancelled as soon as the token is to go, and the next worker
+        starts its own when the cleanup here has returned. If it raises, it starts again with backoff; if it returns, it has
+        ended until the token goes and comes back.
+
+        Args:
+            ids: the ids of the whole cluster: an iterable, or a callable (plain or async) that gives one and is called every
+                `refresh_sec`.
+            handler: an async function that takes the `Claim`.
+        """
+        self._require_started()
+        check_handler(handler)
+        _check_number("refresh_sec", refresh_sec)
+        claim = partial(self._claim, on_revoke="cancel")
+        await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec).run()
+
+    async def run_batch(
+        self, ids: Iterable[TaskOrId], handler: BatchHandler, *, concurrency: int = 8, attempts: int = 3
+    ) -> BatchResult:
+        """Complete every id once per date, together with all workers that run the same batch; returns when all are complete.
+
+        Run again, it resumes: what is complete is not begun again, and what was given up is tried anew.
+
+        Args:
+            ids: the ids of the whole cluster, the same at every worker.
+            handler: an async function that takes the `Claim`; it may be called again for an id if a worker dies or loses the
+                token half-way, so make its effects repeatable, or commit them through `fence`.
+            concurrency: how many handlers run at once here.
+            attempts: how often a handler that raises is called before the id is reported as failed.
+
+        Raises:
+            UsageError: the job ended before the batch.
+        """
+        self._require_started()
+        check_handler(handler)
+        for name, value in (("concurrency", concurrency), ("attempts", attempts)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
+        batch = Batch(
+            self._worker, self._engine.work, self.claim, self._token_of, self.date, ids, handler, concurrency, attempts
+        )
+        return await batch.run()
+
+    async def owner_of(self, task: TaskOrId) -> Owner | None:
+        """Who owns the task now, None for nobody. One statement; StoreUnavailable."""
+        self._require_started()
+        return await self._engine.owner_of(self._token_of(task_id_of(task)))
+
+    async def drain(self) -> None:
+        """Hand every token on and stay in the cluster without any; returns when nothing is owned any more."""
+        self._require_started()
+        await self._engine.set_draining(True)
+
+    async def undrain(self) -> None:
+        """Take tokens again."""
+        self._require_started()
+        await self._engine.set_draining(False)
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _require_started(self) -> None:
+        if self._engine.failure is not None:
+            raise UsageError(f"the job has ended: {self._engine.failure}") from self._engine.failure
+        if self._state in ("new", "starting"):
+            raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
+        if self._state == "stopped":
+            raise UsageError("the job has stopped; make a new one")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
+        raise ConfigError(f"{name} must be a string of 1 to {_MAX_TEXT} characters; got {value!r:.100}")
+    task_text(value)  # refuses what PostgreSQL cannot store
+
+
+def _check_number(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0:  # type: ignore[operator]
+        raise ConfigError(f"{name} must be a number of at least 0; got {value!r}")
+
+
+def _date_of(value: object) -> dt.date:
+    if value is None:
+        return dt.date.today()  # noqa: DTZ011 - the user's day, as documented
+    if isinstance(value, dt.datetime):
+        return value.date()
+    if isinstance(value, dt.date):
+        return value
+    raise ConfigError(f"date must be a datetime.date or None; got {value!r}")

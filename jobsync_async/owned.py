@@ -1,0 +1,118 @@
+"""`Job.run_owned`: one coroutine per owned task id, cluster-wide."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jobsync_async.callbacks import call
+from jobsync_async.claims import Claim, ClaimScope
+from jobsync_async.core.hashing import task_text
+from jobsync_async.core.lease import Backoff
+from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.groups import task_group
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import task_id_of
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Claim], Awaitable[object]]
+Ids = Iterable[Hashable] | Callable[[], Iterable[Hashable] | Awaitable[Iterable[Hashable]]]
+
+_BACKOFF = Backoff(first_sec=0.2, most_sec=30)
+_STEADY_SEC = 60.0
+"""A handler that ran for so long before it raised is restarted as if it were the first time."""
+
+
+class OwnedRunner:
+    """Starts a coroutine for each owned id, and ends it when the id goes.
+
+    Args:
+        claim: makes the claim scope for an id, one that is cancelled as soon as the token is revoked.
+        token_of: the token that an id hashes to.
+        refresh_sec: how often a callable for the ids is called again.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        claim: Callable[[Hashable], ClaimScope],
+        token_of: Callable[[Hashable], int],
+        ids: Ids,
+        handler: Handler,
+        refresh_sec: float,
+    ) -> None:
+        self._worker = worker
+        self._claim = claim
+        self._token_of = token_of
+        self._ids = ids
+        self._handler = handler
+        self._refresh_sec = refresh_sec
+        self._wanted: dict[str, tuple[Hashable, int]] = {}
+        self._running: dict[str, anyio.CancelScope] = {}
+        # Ids whose handler returned, with the token and the stay in which it did: not started again in the same stay.
+        self._finished: dict[str, tuple[int, int]] = {}
+
+    async def run(self) -> None:
+        """Until the worker ends or the caller is cancelled; all coroutines have ended when this returns."""
+        worker = self._worker
+        refresh = callable(self._ids)
+        await self._read_ids()
+        async with task_group() as group:
+            while not worker.ended:
+                self._match(group)
+                with anyio.move_on_after(self._refresh_sec if refresh else None) as waiting:
+                    await worker.changed()
+                if waiting.cancelled_caught:
+                    await self._read_ids()
+            group.cancel_scope.cancel()
+
+    async def _read_ids(self) -> None:
+        ids = await call(self._ids) if callable(self._ids) else self._ids
+        bare = (task_id_of(item) for item in ids)
+        self._wanted = {task_text(task_id): (task_id, self._token_of(task_id)) for task_id in bare}
+
+    def _match(self, group: TaskGroup) -> None:
+        """Start what is owned and not running; end what is not wanted any more. Claims see to what is not owned any more."""
+        worker, grants = self._worker, self._worker.ownership.grants
+        self._finished = {text: stay for text, stay in self._finished.items() if grants.get(stay[0]) == stay[1]}
+        for text, (task_id, token) in self._wanted.items():
+            if worker.owns(token) and text not in self._running and text not in self._finished:
+                scope = self._running[text] = anyio.CancelScope()
+                group.start_soon(self._keep_running, text, task_id, token, scope)
+        for text in self._running.keys() - self._wanted.keys():
+            self._running[text].cancel()
+
+    async def _keep_running(self, text: str, task_id: Hashable, token: int, scope: anyio.CancelScope) -> None:
+        worker = self._worker
+        failures = 0
+        with scope:
+            while worker.owns(token):
+                started_at = worker.clock()
+                grant = worker.ownership.grants[token]
+                try:
+                    async with self._claim(task_id) as claim:
+                        await self._handler(claim)
+                    self._finished[text] = (token, grant)
+                    break
+                except (NotOwner, OwnershipLost):
+                    failures = 0
+                except Exception:
+                    failures = 1 if worker.clock() - started_at >= _STEADY_SEC else failures + 1
+                    wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+                    logger.exception("the handler of task %r raised; starting it again in %.1f s", task_id, wait_sec)
+                    await anyio.sleep(wait_sec)
+        del self._running[text]
+        if worker.owns(token) and text not in self._finished:
+            worker.wake_waiters()  # the token came back while the coroutine was ending
+
+
+def check_handler(handler: Any) -> None:
+    """Raise UsageError unless it can be called."""
+    if not callable(handler):
+        raise UsageError(f"the handler must be an async function that takes a Claim; got {handler!r}")
