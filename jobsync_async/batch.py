@@ -286,7 +286,7 @@ class Batch:
         return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self._date, works))
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Try again until PostgreSQL is there. Recording twice does no harm, and a claim that is lost meanwhile is cancelled."""
+        """Try again until PostgreSQL is there. Recording twice does no harm; a claim that is lost meanwhile is cancelled."""
         failures = 0
         while True:
             try:

@@ -276,8 +276,8 @@ class Job:
         return await self._log().write()
 
     async def get_audit(self) -> list[dict[str, Any]]:
-        """The completions of this job's date by all workers, oldest first: dictionaries with date, task_id, token_id, node, epoch
-        and completed_at."""
+        """The completions of this job's date by all workers, oldest first, as dictionaries: date, task_id, token_id, node,
+        epoch and completed_at."""
         return await self._log().read()
 
     def _log(self) -> TaskLog:

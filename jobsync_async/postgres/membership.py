@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import psycopg
+
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.postgres.connection import Connection, Link
@@ -51,26 +53,35 @@ class Membership:
         """
 
         async def work(connection: Connection) -> NameInUse | None:
-            version = await self._take_version(connection)
-            row = await (await connection.execute(self._queries["read_node"], {"name": me.name})).fetchone()
-            if row is not None and row.incarnation == me.incarnation:
-                return None  # an earlier try was committed and its answer lost
-            in_use = row and NameInUse(Beat(me.name, row.incarnation, row.beat), row.holder)
-            if in_use and in_use.beat != replace:
-                return in_use
-            joined = await (await connection.execute(self._queries["next_joined"])).fetchone()
-            assert joined is not None
-            values = {**me._asdict(), **asdict(announcement), "joined": joined[0], "version": version}
-            if in_use:
-                old = {"old_incarnation": in_use.beat.incarnation, "old_beat": in_use.beat.beat}
-                await connection.execute(self._queries["replace_node"], {**values, **old})
-                await connection.execute(self._queries["inherit_tokens"], {**values, **old})
-            else:
-                await connection.execute(self._queries["insert_node"], values)
-            await connection.execute(self._queries["lead_if_nobody_does"])
-            return None
+            in_use: NameInUse | None = None
+            async with connection.transaction() as transaction:
+                version = await self._take_version(connection)
+                row = await (await connection.execute(self._queries["read_node"], {"name": me.name})).fetchone()
+                if row is not None and row.incarnation == me.incarnation:
+                    return None  # an earlier try was committed and its answer lost
+                if row is not None:
+                    in_use = NameInUse(Beat(me.name, row.incarnation, row.beat), row.holder)
+                    if in_use.beat != replace:
+                        raise psycopg.Rollback(transaction)
+                await self._make_row(connection, me, announcement, version, replace if in_use else None)
+                return None
+            return in_use
 
-        return await self._changes.transaction(work)
+        return await self._changes.run(work)
+
+    async def _make_row(
+        self, connection: Connection, me: Identity, announcement: Announcement, version: int, replace: Beat | None
+    ) -> None:
+        joined = await (await connection.execute(self._queries["next_joined"])).fetchone()
+        assert joined is not None
+        values = {**me._asdict(), **asdict(announcement), "joined": joined[0], "version": version}
+        if replace is None:
+            await connection.execute(self._queries["insert_node"], values)
+        else:
+            old = {"old_incarnation": replace.incarnation, "old_beat": replace.beat}
+            await connection.execute(self._queries["replace_node"], {**values, **old})
+            await connection.execute(self._queries["inherit_tokens"], {**values, **old})
+        await connection.execute(self._queries["lead_if_nobody_does"])
 
     async def set_state(self, name: str, state: str) -> bool:
         """Mark a worker ``"active"`` or ``"draining"``. False when there is none or it is so already."""

@@ -1,0 +1,91 @@
+"""From a task's id to its token. Bit-compatible with jobsync for its three hash functions, so that both agree on owners.
+
+The id's ``str()`` is hashed. ``double_sha256`` (the default) and ``sha256`` take the first eight bytes of the digest, as a
+big-endian number, modulo the number of tokens; ``md5`` takes all sixteen. ``modulo`` takes the id itself as the number: for
+numbered partitions, spread with perfect evenness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from jobsync_async.errors import ConfigError
+from jobsync_async.types import TaskOrId, task_id_of
+
+HASH_FUNCTIONS = ("double_sha256", "sha256", "md5", "modulo")
+MOST_TOKENS = 1_000_000
+
+
+def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: str = "double_sha256") -> int:
+    """The token of a task, in ``range(total_tokens)``. Does no I/O.
+
+    Args:
+        task_id: the task or its id; its ``str()`` is hashed.
+        total_tokens: 1 to 1,000,000, the cluster's.
+        hash_function: ``"double_sha256"``, ``"sha256"``, ``"md5"`` or ``"modulo"``, the cluster's.
+
+    Raises:
+        ConfigError: a number or name out of range, or an id that cannot be one.
+    """
+    if isinstance(total_tokens, bool) or not isinstance(total_tokens, int) or not 1 <= total_tokens <= MOST_TOKENS:
+        raise ConfigError(f"total_tokens must be a whole number from 1 to {MOST_TOKENS:,}; got {total_tokens!r}")
+    if hash_function not in HASH_FUNCTIONS:
+        raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {hash_function!r}")
+    return token_hasher(total_tokens, hash_function)(task_id_of(task_id))
+
+
+def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], int]:
+    """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are taken to be valid."""
+    from_bytes, sha256, md5 = int.from_bytes, hashlib.sha256, hashlib.md5
+
+    def by_double_sha256(task_id: Any) -> int:
+        try:
+            return from_bytes(sha256(sha256(str(task_id).encode()).digest()).digest()[:8], "big") % total_tokens
+        except UnicodeEncodeError:
+            raise _not_text(task_id) from None
+
+    def by_sha256(task_id: Any) -> int:
+        try:
+            return from_bytes(sha256(str(task_id).encode()).digest()[:8], "big") % total_tokens
+        except UnicodeEncodeError:
+            raise _not_text(task_id) from None
+
+    def by_md5(task_id: Any) -> int:
+        try:
+            return from_bytes(md5(str(task_id).encode(), usedforsecurity=False).digest(), "big") % total_tokens
+        except UnicodeEncodeError:
+            raise _not_text(task_id) from None
+
+    def by_modulo(task_id: Any) -> int:
+        try:
+            return int(str(task_id)) % total_tokens
+        except ValueError:
+            raise ConfigError(f'hash_function="modulo" needs whole numbers as task ids; got {task_id!r:.100}') from None
+
+    return {"double_sha256": by_double_sha256, "sha256": by_sha256, "md5": by_md5, "modulo": by_modulo}[hash_function]
+
+
+def task_text(task_id: Hashable) -> str:
+    """The text under which a task is stored. Raises ConfigError for one that PostgreSQL cannot hold."""
+    text = str(task_id)
+    if "\0" in text:
+        raise ConfigError(f"a task id or name must not contain the NUL character; got {text!r:.100}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _not_text(text) from None
+    return text
+
+
+def task_key(text: str) -> bytes:
+    """The key under which a task is stored: the SHA-256 of its text, so that texts of any length have one."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _not_text(task_id: object) -> ConfigError:
+    return ConfigError(
+        f"a task id or name must be text that UTF-8 can encode; got {task_id!r:.100}, which holds half of a surrogate pair"
+    )

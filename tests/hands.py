@@ -1,0 +1,79 @@
+"""A worker without tasks: the test sends each of its statements, in the order that it wants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+from jobsync_async import CoordinationConfig
+from jobsync_async.core.board import Board, Distribution, Reading
+from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.lease import Beat
+from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse, Snapshot
+from jobsync_async.postgres.leading import Outcome
+from jobsync_async.postgres.store import Store
+from jobsync_async.postgres.tokens import TokenFeed
+
+
+class Hand:
+    """One incarnation of a worker, with a store of its own."""
+
+    def __init__(self, store: Store, feed: TokenFeed, config: CoordinationConfig, name: str) -> None:
+        self.store = store
+        self.feed = feed
+        self.me = Identity(name, uuid4())
+        token_of = token_hasher(config.total_tokens, config.hash_function)
+        self.board = Board(config.total_tokens, token_of, config.minimum_nodes)
+
+    async def join(self, replace: Beat | None = None) -> NameInUse | None:
+        return await self.store.membership.join(self.me, Announcement(), replace=replace)
+
+    async def beat(self, *, watch_all: bool = True) -> HeartbeatAnswer | None:
+        return await self.store.membership.heartbeat(self.me, watch_all=watch_all)
+
+    async def last_beat(self) -> Beat:
+        """What others see of this worker; counts one beat."""
+        answer = await self.beat()
+        assert answer is not None
+        mine = next(beat for beat in answer.beats if beat.incarnation == self.me.incarnation)
+        return mine._replace(beat=mine.beat + 1)  # the answer shows the tables as they were when the heartbeat was sent
+
+    async def read(self, since: int = -1) -> Snapshot:
+        return await self.feed.read_changes(self.me, since)
+
+    async def mine(self) -> dict[int, tuple[int, bool]]:
+        """Token to (epoch, whether it is to go)."""
+        return {row.token_id: (row.epoch, row.revoking) for row in (await self.read()).mine}
+
+    async def acknowledge(self, tokens: Sequence[int] | None = None) -> list[int]:
+        """Let go of the tokens that are to go, or of some of them, by what is in the tables now."""
+        rows = [row for row in (await self.read()).mine if row.revoking and (tokens is None or row.token_id in tokens)]
+        return await self.feed.acknowledge(self.me, [(row.token_id, row.version) for row in rows])
+
+    async def lead(self, expire: Sequence[Beat] = ()) -> Outcome | None:
+        """One rebalance, as the leader's task would write it."""
+
+        def decide(reading: Reading) -> Distribution | None:
+            self.board.take(reading)
+            return self.board.distribute()
+
+        term = (await self.read()).term
+        outcome = await self.store.leading.rebalance(
+            self.me, term, expire, self.board.version, self.board.pin_version, decide
+        )
+        if outcome is not None and outcome.skipped:
+            self.board.come_back()
+        return outcome
+
+
+@asynccontextmanager
+async def hand(config: CoordinationConfig, name: str) -> AsyncIterator[Hand]:
+    """A worker by hand that has not joined yet."""
+    store = await Store.open(config, name)
+    feed = await store.listen()
+    try:
+        yield Hand(store, feed, config, name)
+    finally:
+        await feed.close()
+        await store.close()
