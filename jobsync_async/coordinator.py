@@ -167,9 +167,10 @@ class Coordinator:
                 if self._callback is not None:
                     group.start_soon(self._run_callback, self._callback)
                 await self._stop_wanted.wait()
-                if not self._broken:
-                    await self._leave(store)
+                idle = not self._broken and await self._let_go(store)
                 group.cancel_scope.cancel()
+            if idle:  # with no heartbeat under way any more, which would find the row gone and join anew
+                await self._sign_off(store)
         finally:
             worker.end()
             await feed.close()
@@ -260,35 +261,40 @@ class Coordinator:
         self.worker.end()
         await store.close()
 
-    async def _leave(self, store: Store) -> None:
-        """Stop starting work, wait until the work under way is done, and sign off.
+    async def _let_go(self, store: Store) -> bool:
+        """Stop starting work and wait until the work under way is done; whether it is.
 
-        When nobody needs time to let go, one transaction frees all tokens and deletes the row. Otherwise the leader is told
-        to take the idle ones meanwhile. Work that goes on past the hand-off time-out is cancelled by the rebalance task. A
-        worker with work that does not end even so leaves its row behind: its tokens stay its own until the lease is over.
+        When nobody needs time to let go, nothing is sent: signing off frees all tokens in one transaction. Otherwise the
+        leader is told to take the idle ones meanwhile. Work that goes on past the hand-off time-out is cancelled by the
+        rebalance task. If it does not end even so, the row must stay: its tokens are this worker's until the lease is over.
         """
         worker, name = self.worker, self.worker.identity.name
         worker.publish(worker.ownership.let_go(worker.clock()))
-        try:
-            if not await self._idle_within(_QUICK_LEAVE_SEC):
+        if not await self._idle_within(_QUICK_LEAVE_SEC) and not self._hurry:
+            with suppress(StoreError):  # the lease goes on or not, in either case there is nothing more to say
                 await store.membership.set_state(name, "draining")
-                await self._idle_within(worker.config.handoff_timeout_sec + 1)
-            if self._hurry:
-                for _, user in worker.ownership.users_of(worker.ownership.busy()):
-                    user.lost("the worker leaves at once")
-                self._hurry = False
-                await self._idle_within(1)
-            if busy := worker.ownership.busy():
-                logger.warning(
-                    "%s leaves while %d of its tokens are still in use (token %d first); the others get them in %g s",
-                    name,
-                    len(busy),
-                    busy[0],
-                    worker.config.heartbeat_timeout_sec,
-                    extra={"node": name, "tokens_busy": len(busy)},
-                )
-                return
-            await store.membership.leave(worker.identity)
+            await self._idle_within(worker.config.handoff_timeout_sec + 1)
+        if self._hurry:
+            for _, user in worker.ownership.users_of(worker.ownership.busy()):
+                user.lost("the worker leaves at once")
+            self._hurry = False
+            await self._idle_within(1)
+        busy = worker.ownership.busy()
+        if busy:
+            logger.warning(
+                "%s leaves while %d of its tokens are still in use (token %d first); the others get them in %g s",
+                name,
+                len(busy),
+                busy[0],
+                worker.config.heartbeat_timeout_sec,
+                extra={"node": name, "tokens_busy": len(busy)},
+            )
+        return not busy
+
+    async def _sign_off(self, store: Store) -> None:
+        name = self.worker.identity.name
+        try:
+            await store.membership.leave(self.worker.identity)
         except StoreError as error:
             logger.warning("%s could not sign off, the others notice in a while: %s", name, error, extra={"node": name})
         else:

@@ -64,6 +64,8 @@ class Listener:
             descriptor = self._connection.fileno()
         except psycopg.Error as error:
             raise StoreUnavailable("the LISTEN connection is closed") from error
+        if self._consume():
+            return
         readable = asyncio.Event()
 
         def on_readable() -> None:
@@ -98,12 +100,16 @@ class Listener:
         with suppress(psycopg.Error):
             await self._connection.close()
 
-    def _consume(self) -> None:
+    def _consume(self) -> int:
+        """Take in what has arrived; how many notifications. One that came along with the answer to a query is in libpq's
+        buffer already: the socket does not become readable for it."""
+        before = self.notifications
         connection = self._connection.pgconn
         with translated():
             connection.consume_input()
             while notify := connection.notifies():
                 self._hear(notify.relname, notify.extra)
+        return self.notifications - before
 
     def _on_notify(self, notify: psycopg.Notify) -> None:
         self._hear(notify.channel.encode(), notify.payload.encode(errors="replace"))

@@ -55,6 +55,7 @@ class _Follower:
         self._first = True
         self._missed_since: float | None = None
         self._distrust_until = float("-inf")
+        self._look_again = False
         self._retry_sec = 0.0
         self._retry_at = float("inf")
 
@@ -79,7 +80,7 @@ class _Follower:
             return False  # nothing may be held: the next heartbeat that succeeds asks again
         if self._first or not worker.ownership.known:
             return True
-        if self._feed.heard > worker.version and now >= self._distrust_until:
+        if self._hears_news() and now >= self._distrust_until:
             return True
         if worker.hinted <= max(worker.version, self._feed.heard):
             self._missed_since = None
@@ -90,12 +91,16 @@ class _Follower:
             raise StoreUnavailable("a change was learned from a heartbeat, of which no notification came")
         return False
 
+    def _hears_news(self) -> bool:
+        return self._look_again or self._feed.heard > self._worker.version
+
     async def _read(self) -> None:
         worker, feed = self._worker, self._feed
+        heard, feed.heard = feed.heard, -1  # what is heard during the reading may be newer than what it shows
         snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
         self._first = False
-        if feed.heard > snapshot.version:  # nobody's commit: a forged or misdirected notification
-            feed.heard = snapshot.version
+        self._look_again = heard > snapshot.version
+        if self._look_again:  # nobody's commit: forged, or meant for somebody else; a true one may be hidden behind it
             self._distrust_until = worker.clock() + _DISTRUST_SEC
         worker.snapshot_read(snapshot)
 
@@ -147,7 +152,7 @@ class _Follower:
         deadlines = [self._retry_at]
         if self._missed_since is not None:
             deadlines.append(self._missed_since + _CROSSING_SEC)
-        if self._feed.heard > worker.version:
+        if self._hears_news():
             deadlines.append(self._distrust_until)
         deadlines += [due for r in worker.ownership.revoking.values() if (due := r.since + limit) > now]
         first = min(deadlines)

@@ -1,0 +1,34 @@
+"""Fixtures for tests with jobs on the test's own event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from jobsync_async import CoordinationConfig
+from tests.clusters import Cluster, cluster
+
+
+@pytest.fixture
+def config(make_config) -> CoordinationConfig:
+    """A small cluster with the default times."""
+    return make_config(total_tokens=120)
+
+
+@pytest.fixture
+def quick(make_config) -> CoordinationConfig:
+    """A small cluster that expires the dead after a second and a half."""
+    return make_config(total_tokens=120, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
+
+
+@pytest.fixture
+async def jobs(config) -> AsyncIterator[Cluster]:
+    async with cluster(config) as made:
+        yield made
+
+
+@pytest.fixture
+async def quick_jobs(quick) -> AsyncIterator[Cluster]:
+    async with cluster(quick) as made:
+        yield made
