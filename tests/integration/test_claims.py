@@ -1,0 +1,227 @@
+"""Claims, the fence, and what is written down about tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+import anyio
+import psycopg
+import pytest
+
+from jobsync_async import Job, NotOwner, OwnershipLost, Task, UsageError
+
+
+def owned_by(job: Job, count: int = 1) -> list[int]:
+    return [i for i in range(10_000) if job.owns(i)][:count]
+
+
+async def connect(config) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(config.conninfo("test"))
+
+
+async def test_a_claim_tells_what_is_claimed(config):
+    async with Job("a", config) as job, job.claim(Task("x", name="label")) as claim:
+        assert (claim.task_id, claim.token_id) == ("x", job.task_to_token("x"))
+        assert claim.valid and claim.epoch == (await job.owner_of("x")).epoch
+    assert not claim.valid
+
+
+async def test_a_claim_on_what_others_own_is_refused(jobs):
+    a, b = await jobs.start("a", "b")
+    await jobs.even()
+    (theirs,) = owned_by(b)
+    with pytest.raises(NotOwner) as caught:
+        async with a.claim(theirs):
+            pytest.fail("must not be entered")
+    assert (caught.value.task_id, caught.value.token_id) == (theirs, a.task_to_token(theirs))
+
+
+async def test_entering_a_claim_does_not_suspend_between_the_check_and_the_registration(config):
+    async with Job("a", config) as job:
+        scope = job.claim("x")
+        with pytest.raises(StopIteration):  # the coroutine ends at its first step: nothing else can run in between
+            scope.__aenter__().send(None)
+        assert job._worker.ownership.in_use(job.task_to_token("x"))
+        await scope.__aexit__(None, None, None)
+
+
+async def test_a_token_in_use_is_handed_on_when_its_claim_ends_and_not_before(jobs):
+    (a,) = await jobs.start("a")
+    held = {task: a.claim(task) for task in range(40)}
+    for claim in held.values():
+        await claim.__aenter__()
+    in_use = {a.task_to_token(task) for task in held}
+    (b,) = await jobs.start("b")
+    with anyio.fail_after(5):
+        while len(b.my_tokens) + len(a.my_tokens) < 120 - len(set(a._worker.ownership.busy())):
+            await asyncio.sleep(0.01)
+    waiting = set(a._worker.ownership.busy())
+    assert waiting and waiting <= in_use
+    assert not waiting & a.my_tokens, "nothing new may start on them"
+    assert not waiting & b.my_tokens
+    assert all(claim._claim.valid for claim in held.values()), "work under way may be finished"
+    for claim in held.values():
+        await claim.__aexit__(None, None, None)
+    assert await jobs.even() == {"a": 60, "b": 60}
+    assert waiting <= b.my_tokens
+
+
+async def test_work_that_outlasts_the_handoff_timeout_is_cancelled_as_lost(make_config):
+    config = make_config(total_tokens=2, hash_function="modulo", handoff_timeout_sec=0.3)
+    ended = []
+
+    async def work(job: Job, task: int) -> None:
+        try:
+            async with job.claim(task):
+                await asyncio.sleep(60)
+        except OwnershipLost as error:
+            ended.append(error.token_id)
+
+    async with Job("a", config) as a, anyio.create_task_group() as group:
+        group.start_soon(work, a, 0)
+        group.start_soon(work, a, 1)
+        await asyncio.sleep(0)
+        async with Job("b", config) as b:
+            with anyio.fail_after(5):
+                while len(b.my_tokens) != 1:
+                    await asyncio.sleep(0.01)
+            assert set(ended) == set(b.my_tokens)
+            group.cancel_scope.cancel()
+
+
+async def test_a_claim_is_cancelled_when_the_worker_is_expired(config, admin):
+    async with Job("a", config) as job:
+        with pytest.raises(OwnershipLost):
+            async with job.claim("x") as claim:
+                await admin.execute("DELETE FROM sync_node")
+                await asyncio.sleep(60)
+        assert not claim.valid
+        with anyio.fail_after(5):
+            while not job.owns("x"):
+                await asyncio.sleep(0.01)
+
+
+async def test_an_error_of_the_body_is_not_replaced(config, admin):
+    async with Job("a", config) as job:
+        with pytest.raises(ZeroDivisionError):
+            async with job.claim("x"):
+                raise ZeroDivisionError
+
+
+# -- the fence
+
+
+async def test_a_fence_that_holds_lets_the_work_commit(config, admin):
+    await admin.execute("CREATE TABLE result (task text)")
+    async with Job("a", config) as job, await connect(config) as connection, job.claim("x") as claim:
+        async with connection.transaction():
+            await job.fence(connection, claim)
+            await connection.execute("INSERT INTO result VALUES ('x')")
+    assert (await (await admin.execute("SELECT * FROM result")).fetchall()) == [("x",)]
+
+
+async def test_a_fence_that_does_not_hold_rolls_the_work_back(config, admin):
+    await admin.execute("CREATE TABLE result (task text)")
+    async with Job("a", config) as job, await connect(config) as connection:
+        with pytest.raises(OwnershipLost):
+            async with job.claim("x") as claim:
+                await admin.execute("UPDATE sync_token SET epoch = epoch + 1")
+                async with connection.transaction():
+                    await connection.execute("INSERT INTO result VALUES ('x')")
+                    await job.fence(connection, claim)
+        assert job.metrics.fences_rejected == 1
+    assert (await (await admin.execute("SELECT * FROM result")).fetchall()) == []
+
+
+async def test_nobody_gets_a_token_while_a_fence_locks_it(quick_jobs, quick, admin):
+    """The owner dies with a fenced transaction open: the others take its other tokens, and this one after the commit."""
+    a, b = await quick_jobs.start("a", "b")
+    await quick_jobs.even()
+    (task,) = owned_by(b)
+    token = b.task_to_token(task)
+    async with await connect(quick) as connection:
+        claim = b.claim(task)
+        entered = await claim.__aenter__()
+        await b.fence(connection, entered)
+        quick_jobs.jobs.pop("b")
+        supervisor = b._engine._supervisor
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+        await quick_jobs.settled(6, unowned=1)
+        assert token not in a.my_tokens
+        await connection.commit()
+    assert await quick_jobs.settled(5) == {"a": 120}
+    with pytest.raises(OwnershipLost):
+        await claim.__aexit__(None, None, None)
+
+
+async def test_a_fence_outside_a_transaction_is_a_mistake(config):
+    async with Job("a", config) as job, await connect(config) as connection, job.claim("x") as claim:
+        await connection.set_autocommit(True)
+        with pytest.raises(UsageError):
+            await job.fence(connection, claim)
+
+
+async def test_the_fence_can_be_sent_with_any_driver(config, admin):
+    async with Job("a", config) as job:
+        async with job.claim("x") as claim:
+            query, values = claim.fence_sql()
+            assert (await (await admin.execute(query, values)).fetchone()) == (claim.epoch,)
+            numeric, values = claim.fence_sql(paramstyle="numeric")
+            assert "$3" in numeric and "%" not in numeric and len(values) == 3
+        await admin.execute("UPDATE sync_token SET epoch = epoch + 1")
+        assert await (await admin.execute(query, values)).fetchone() is None
+
+
+# -- records
+
+
+async def test_a_task_is_completed_once_per_date_and_carries_its_epoch(config, admin):
+    day = dt.date(2026, 1, 2)
+    async with Job("a", config, date=day) as job:
+        await job.add_tasks(range(5))
+        await job.add_task("x")
+        await job.add_task("x")
+        assert await job.write_audit() == 6
+        assert await job.write_audit() == 0
+        await job.add_task("x")
+        assert await job.write_audit() == 0, "it is complete already"
+        audit = await job.get_audit()
+        assert [row["task_id"] for row in audit if row["node"] == "a"] == sorted(["0", "1", "2", "3", "4", "x"])
+        assert {row["date"] for row in audit} == {day}
+        assert all(row["epoch"] == (await job.owner_of(row["task_id"])).epoch for row in audit)
+    async with Job("a", config, date=dt.datetime(2026, 1, 3, 12, 0, tzinfo=dt.timezone.utc)) as job:
+        assert await job.get_audit() == []
+        await job.add_task("x")
+        assert await job.write_audit() == 1
+
+
+async def test_claims_are_stored_in_one_round_trip(config, admin):
+    async with Job("a", config) as job:
+        await job.set_claim("one")
+        await job.set_claim(Task("two"))
+        await job.set_claim(str(i) for i in range(1000))
+        cursor = await admin.execute("SELECT count(*), min(node), count(DISTINCT epoch) FROM sync_claim")
+        assert await cursor.fetchone() == (1002, "a", 1)
+
+
+async def test_nothing_is_recorded_when_one_of_the_tasks_is_not_ours(jobs, admin):
+    a, b = await jobs.start("a", "b")
+    await jobs.even()
+    mine, theirs = owned_by(a), owned_by(b)
+    with pytest.raises(NotOwner):
+        await a.add_tasks(mine + theirs)
+    await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s", [a.task_to_token(mine[0])])
+    with pytest.raises(OwnershipLost):
+        await a.set_claim(owned_by(a, 5))
+    assert (await (await admin.execute("SELECT count(*) FROM sync_claim")).fetchone()) == (0,)
+    assert await a.write_audit() == 0
+
+
+async def test_ids_of_any_type_and_length(config, admin):
+    ids = [0, -1, 1.5, "", " ", "ü", "x" * 100_000, ("a", 1), None, dt.date(2026, 1, 1), b"bytes", "%", "'; DROP TABLE sync_node"]
+    async with Job("a", config) as job:
+        await job.add_tasks(ids)
+        assert await job.write_audit() == len(ids)
+        assert {row["task_id"] for row in await job.get_audit()} == {str(i) for i in ids}
