@@ -34,7 +34,11 @@ class RebalanceCallback:
     async def first(self) -> None:
         """Tell of what is owned at the start."""
         self._changes = TokenChanges(self._worker)
-        await self._tell(await self._changes.__anext__())
+        try:
+            await self._tell(await self._changes.__anext__())
+        except BaseException:
+            self._changes.close()  # nothing waits for a callback that failed
+            raise
 
     async def run(self) -> None:
         """Tell of every change from then on, until the worker ends."""

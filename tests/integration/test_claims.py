@@ -9,7 +9,7 @@ import anyio
 import psycopg
 import pytest
 
-from jobsync_async import Job, NotOwner, OwnershipLost, Task, UsageError
+from jobsync_async import Claim, Job, NotOwner, OwnershipLost, Task, UsageError
 
 
 def owned_by(job: Job, count: int = 1) -> list[int]:
@@ -48,21 +48,29 @@ async def test_entering_a_claim_does_not_suspend_between_the_check_and_the_regis
 
 async def test_a_token_in_use_is_handed_on_when_its_claim_ends_and_not_before(jobs):
     (a,) = await jobs.start("a")
-    held = {task: a.claim(task) for task in range(40)}
-    for claim in held.values():
-        await claim.__aenter__()
-    in_use = {a.task_to_token(task) for task in held}
-    (b,) = await jobs.start("b")
-    with anyio.fail_after(5):
-        while len(b.my_tokens) + len(a.my_tokens) < 120 - len(set(a._worker.ownership.busy())):
-            await asyncio.sleep(0.01)
-    waiting = set(a._worker.ownership.busy())
-    assert waiting and waiting <= in_use
-    assert not waiting & a.my_tokens, "nothing new may start on them"
-    assert not waiting & b.my_tokens
-    assert all(claim._claim.valid for claim in held.values()), "work under way may be finished"
-    for claim in held.values():
-        await claim.__aexit__(None, None, None)
+    may_end = asyncio.Event()
+    claims: list[Claim] = []
+
+    async def work(task: int) -> None:
+        async with a.claim(task) as claim:
+            claims.append(claim)
+            await may_end.wait()
+
+    async with anyio.create_task_group() as group:
+        for task in range(40):
+            group.start_soon(work, task)
+        while len(claims) < 40:
+            await asyncio.sleep(0)
+        (b,) = await jobs.start("b")
+        with anyio.fail_after(5):
+            while len(b.my_tokens) + len(a.my_tokens) < 120 - len(a._worker.ownership.busy()):
+                await asyncio.sleep(0.01)
+        waiting = set(a._worker.ownership.busy())
+        assert waiting and waiting <= {claim.token_id for claim in claims}
+        assert not waiting & a.my_tokens, "nothing new may start on them"
+        assert not waiting & b.my_tokens
+        assert all(claim.valid for claim in claims), "work under way may be finished"
+        may_end.set()
     assert await jobs.even() == {"a": 60, "b": 60}
     assert waiting <= b.my_tokens
 
@@ -141,19 +149,23 @@ async def test_nobody_gets_a_token_while_a_fence_locks_it(quick_jobs, quick, adm
     (task,) = owned_by(b)
     token = b.task_to_token(task)
     async with await connect(quick) as connection:
-        claim = b.claim(task)
-        entered = await claim.__aenter__()
-        await b.fence(connection, entered)
-        quick_jobs.jobs.pop("b")
-        supervisor = b._engine._supervisor
-        supervisor.cancel()
-        await asyncio.wait([supervisor])
+        fenced = asyncio.Event()
+
+        async def work() -> None:
+            async with b.claim(task) as claim:
+                await b.fence(connection, claim)
+                fenced.set()
+                await asyncio.sleep(60)
+
+        working = asyncio.ensure_future(work())
+        await fenced.wait()
+        await quick_jobs.crash("b")
+        with pytest.raises(OwnershipLost):
+            await working
         await quick_jobs.settled(6, unowned=1)
         assert token not in a.my_tokens
         await connection.commit()
     assert await quick_jobs.settled(5) == {"a": 120}
-    with pytest.raises(OwnershipLost):
-        await claim.__aexit__(None, None, None)
 
 
 async def test_a_fence_outside_a_transaction_is_a_mistake(config):
@@ -190,7 +202,8 @@ async def test_a_task_is_completed_once_per_date_and_carries_its_epoch(config, a
         audit = await job.get_audit()
         assert [row["task_id"] for row in audit if row["node"] == "a"] == sorted(["0", "1", "2", "3", "4", "x"])
         assert {row["date"] for row in audit} == {day}
-        assert all(row["epoch"] == (await job.owner_of(row["task_id"])).epoch for row in audit)
+        epochs = [(await job.owner_of(row["task_id"])).epoch for row in audit]
+        assert [row["epoch"] for row in audit] == epochs
     async with Job("a", config, date=dt.datetime(2026, 1, 3, 12, 0, tzinfo=dt.timezone.utc)) as job:
         assert await job.get_audit() == []
         await job.add_task("x")

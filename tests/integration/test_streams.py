@@ -189,8 +189,9 @@ async def test_an_error_in_on_rebalance_ends_the_job_in_order_and_reaches_the_us
 
     with pytest.raises(ZeroDivisionError):
         async with Job("a", config, on_rebalance=fail):
-            await jobs.start("b")
+            starting = asyncio.ensure_future(jobs.start("b"))
             await asyncio.sleep(60)
+    await starting
     assert await jobs.settled() == {"b": 120}
     assert (await (await admin.execute("SELECT array_agg(name) FROM sync_node")).fetchone()) == (["b"],)
 
