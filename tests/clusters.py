@@ -18,6 +18,7 @@ class Cluster:
     def __init__(self, config: CoordinationConfig) -> None:
         self.config = config
         self.jobs: dict[str, Job] = {}
+        self.watched = True
 
     def __getitem__(self, name: str) -> Job:
         return self.jobs[name]
@@ -68,9 +69,10 @@ class Cluster:
         return self.counts()
 
     async def watch(self) -> None:
-        """Look at every turn of the event loop that no token has two owners, for ever."""
+        """Look at every turn of the event loop that no token has two owners, for ever, but while `watched` is False."""
         while True:
-            self.owners()
+            if self.watched:
+                self.owners()
             await asyncio.sleep(0)
 
 

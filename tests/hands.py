@@ -59,9 +59,7 @@ class Hand:
             return self.board.distribute()
 
         term = (await self.read()).term
-        outcome = await self.store.leading.rebalance(
-            self.me, term, expire, self.board.version, self.board.pin_version, decide
-        )
+        outcome = await self.store.leading.rebalance(self.me, term, expire, self.board.version, self.board.pin_version, decide)
         if outcome is not None and outcome.skipped:
             self.board.come_back()
         return outcome

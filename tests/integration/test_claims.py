@@ -233,7 +233,21 @@ async def test_nothing_is_recorded_when_one_of_the_tasks_is_not_ours(jobs, admin
 
 
 async def test_ids_of_any_type_and_length(config, admin):
-    ids = [0, -1, 1.5, "", " ", "ü", "x" * 100_000, ("a", 1), None, dt.date(2026, 1, 1), b"bytes", "%", "'; DROP TABLE sync_node"]
+    ids = [
+        0,
+        -1,
+        1.5,
+        "",
+        " ",
+        "ü",
+        "x" * 100_000,
+        ("a", 1),
+        None,
+        dt.date(2026, 1, 1),
+        b"bytes",
+        "%",
+        "'; DROP TABLE sync_node",
+    ]
     async with Job("a", config) as job:
         await job.add_tasks(ids)
         assert await job.write_audit() == len(ids)

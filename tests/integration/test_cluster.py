@@ -57,7 +57,9 @@ async def test_shares_follow_the_weights(jobs):
 
 
 async def test_a_leaver_hands_everything_on_at_once(jobs):
-    await jobs.start("a", "b", "c")
+    await jobs.start("a")
+    await jobs.start("b")
+    await jobs.start("c")
     await jobs.even()
     for name in ("c", "a"):
         await jobs.stop(name)
@@ -109,13 +111,17 @@ async def test_nothing_is_expired_before_the_timeout(quick_jobs):
 
 
 async def test_a_worker_whose_row_was_deleted_joins_anew_by_itself(quick_jobs, admin):
-    await quick_jobs.start("a", "b")
+    """Who deletes a row says that its worker is dead. If it is not, two own its tokens until its next heartbeat."""
+    await quick_jobs.start("a")
+    await quick_jobs.start("b")
     await quick_jobs.even()
     incarnation = quick_jobs["b"]._worker.identity.incarnation
+    quick_jobs.watched = False
     await admin.execute("DELETE FROM sync_node WHERE name = 'b'")
     with anyio.fail_after(5):
         while quick_jobs["b"]._worker.identity.incarnation == incarnation:
             await asyncio.sleep(0.01)
+    quick_jobs.watched = True
     assert await quick_jobs.even() == {"a": 60, "b": 60}
     assert quick_jobs["b"].metrics.rejoins == 1
 
@@ -123,10 +129,12 @@ async def test_a_worker_whose_row_was_deleted_joins_anew_by_itself(quick_jobs, a
 async def test_all_workers_join_anew_when_all_rows_were_deleted(quick_jobs, admin):
     await quick_jobs.start("a", "b", "c")
     await quick_jobs.even()
+    quick_jobs.watched = False
     await admin.execute("DELETE FROM sync_node")
     with anyio.fail_after(8):
         while any(job.metrics.rejoins == 0 for job in quick_jobs.jobs.values()):
             await asyncio.sleep(0.01)
+    quick_jobs.watched = True
     assert set((await quick_jobs.even()).values()) == {40}
 
 
@@ -139,7 +147,8 @@ async def test_a_name_in_use_is_refused_when_its_holder_lives(quick_jobs, quick)
 
 
 async def test_a_restart_under_the_same_name_moves_nothing(quick_jobs, admin):
-    await quick_jobs.start("a", "b")
+    await quick_jobs.start("a")
+    await quick_jobs.start("b")
     await quick_jobs.even()
     before = quick_jobs["b"].my_tokens
     quick_jobs["a"]._worker.watch.timeout_sec = 60  # so that the new b comes before the leader expires the old one
@@ -181,7 +190,8 @@ async def test_settings_that_disagree_with_the_cluster_are_refused(jobs, make_co
 
 
 async def test_drain_hands_everything_on_and_undrain_takes_it_back(jobs):
-    await jobs.start("a", "b")
+    await jobs.start("a")
+    await jobs.start("b")
     await jobs.even()
     await jobs["a"].drain()
     assert await jobs.settled() == {"a": 0, "b": 120}

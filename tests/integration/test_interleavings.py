@@ -55,7 +55,8 @@ async def rows(admin, config) -> dict[int, tuple]:
 
 async def blocked(admin, fragment: str) -> None:
     """Wait until a statement of this library waits for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s AND datname = current_database()"
+    query = """SELECT count(*) FROM pg_stat_activity
+               WHERE wait_event_type = 'Lock' AND query LIKE %s AND datname = current_database()"""
     with anyio.fail_after(10):
         while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone())[0] == 0:
             await asyncio.sleep(0.005)

@@ -1,0 +1,75 @@
+"""The PostgreSQL server that the tests run on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from jobsync_async.embedded import EmbeddedPostgres
+
+IMAGE = os.environ.get("JOBSYNC_TEST_IMAGE", "postgres:18")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it is, as a superuser, and how it was chosen."""
+
+    dsn: str
+    kind: str
+
+    def __str__(self) -> str:
+        with psycopg.connect(self.dsn) as connection:
+            return f"PostgreSQL {connection.info.server_version // 10000}, {self.kind}"
+
+
+@contextmanager
+def chosen() -> Iterator[Server]:
+    """What `JOBSYNC_TEST_DSN` names; else a container, when a Docker engine answers and has the image; else an embedded one."""
+    dsn = os.environ.get("JOBSYNC_TEST_DSN")
+    if dsn:
+        yield Server(dsn, "given by JOBSYNC_TEST_DSN")
+        return
+    no_container = _why_no_container()
+    if no_container is None:
+        from testcontainers.community.postgres import PostgresContainer
+
+        with PostgresContainer(IMAGE, driver=None) as container:
+            yield Server(container.get_connection_url(), f"container of {IMAGE}")
+        return
+    with EmbeddedPostgres() as postgres:
+        yield Server(postgres.dsn, f"embedded ({no_container})")
+
+
+def _why_no_container() -> str | None:
+    import docker
+    from docker.errors import DockerException
+
+    if "DOCKER_HOST" not in os.environ and not _answers("/var/run/docker.sock"):
+        return "no Docker engine answers"
+    client = None
+    try:
+        client = docker.from_env(timeout=20)
+        try:
+            client.images.get(IMAGE)
+        except DockerException:
+            client.images.pull(IMAGE)
+    except (DockerException, OSError):
+        return f"no Docker engine that has the image {IMAGE} or can get it answers"
+    finally:
+        if client is not None:
+            client.close()
+    return None
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
