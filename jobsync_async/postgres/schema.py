@@ -18,11 +18,14 @@ SCHEMA_VERSION = 1
 _LEAST_SERVER = 130000
 
 
-async def open_schema(connector: Connector, config: CoordinationConfig, *, upgrade: bool = False) -> Queries:
+async def open_schema(
+    connector: Connector, config: CoordinationConfig, *, upgrade: bool = False, observe: bool = False
+) -> Queries:
     """Find or create the tables and check that they fit; the connector's connections are set up for them from now on.
 
     Args:
         upgrade: also bring tables of an older version up to this one.
+        observe: create nothing, and take the cluster as it is, for somebody who only looks.
 
     Raises:
         ConfigError: total_tokens or hash_function disagree with the cluster's.
@@ -32,22 +35,24 @@ async def open_schema(connector: Connector, config: CoordinationConfig, *, upgra
     connection = await connector.open("start")
     try:
         with translated(), limit(connection, connector.patience_sec):
-            queries = Queries(await _inspect(connection, config), config.appname)
-            if upgrade or not await _exists(connection, queries):
+            queries = Queries(await _inspect(connection, config, must_write=not observe), config.appname)
+            if observe:
+                await _require(connection, queries)
+            elif upgrade or not await _exists(connection, queries):
                 await _create(connection, queries, config)
-            await _check(connection, queries, config)
+            await _check(connection, queries, config, observe=observe)
     finally:
         await connection.close()
     connector.queries = queries
     return queries
 
 
-async def _inspect(connection: Connection, config: CoordinationConfig) -> str:
+async def _inspect(connection: Connection, config: CoordinationConfig, *, must_write: bool) -> str:
     """The schema that the tables are in."""
     unlocked = Queries("pg_catalog", config.appname)
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
     assert server is not None
-    if server.read_only:
+    if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < _LEAST_SERVER:
         raise SchemaError(f"PostgreSQL 13 or newer is needed; this server is {server.version // 10000}")
@@ -67,6 +72,14 @@ async def _inspect(connection: Connection, config: CoordinationConfig) -> str:
 async def _exists(connection: Connection, queries: Queries) -> bool:
     row = await (await connection.execute(queries["table_exists"], {"table": queries.table("rebalance")})).fetchone()
     return bool(row and row[0])
+
+
+async def _require(connection: Connection, queries: Queries) -> None:
+    if not await _exists(connection, queries):
+        raise SchemaError(
+            f"there is no cluster {queries.appname!r} in schema {queries.schema!r} of database {connection.info.dbname!r}: its "
+            "first worker makes it, or `jobsync-async init`; if it is elsewhere, give its appname, schema or database"
+        )
 
 
 async def _create(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
@@ -112,8 +125,10 @@ async def _upgrade(connection: Connection, queries: Queries) -> None:
         await connection.execute(queries["set_schema_version"], {"schema_version": version})
 
 
-async def _check(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+async def _check(connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool) -> None:
     row = await (await connection.execute(queries["read_settings"])).fetchone()
+    if row is None and observe:
+        raise SchemaError(f"the tables of {config.appname!r} are there, but no worker has ever started")
     if row is None:  # the tables were made from the printed script: the first start adds the row
         await _insert_cluster(connection, queries, config)
         row = await (await connection.execute(queries["read_settings"])).fetchone()
@@ -128,6 +143,8 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
             f"the tables are of version {row.schema_version}, newer than this library's {SCHEMA_VERSION}; "
             "install the version of jobsync-async that the other workers run"
         )
+    if observe:
+        return
     for name in ("total_tokens", "hash_function"):
         ours, theirs = getattr(config, name), getattr(row, name)
         if ours != theirs:

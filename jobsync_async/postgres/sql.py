@@ -20,6 +20,7 @@ class Queries:
 
     def __init__(self, schema: str, appname: str) -> None:
         self.schema = schema
+        self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
         self._statements = {name: self._compose(text) for name, text in _load("queries.sql").items()}

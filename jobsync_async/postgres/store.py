@@ -43,8 +43,8 @@ class Store:
         self.status = Status(self._pool, queries)
 
     @classmethod
-    async def open(cls, config: CoordinationConfig, node_name: str) -> Store:
-        """Connect, find or create the tables, and check that they fit.
+    async def open(cls, config: CoordinationConfig, node_name: str, *, observe: bool = False) -> Store:
+        """Connect, find or create the tables, and check that they fit; to `observe`, they must be there, and fit as they are.
 
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
@@ -53,7 +53,7 @@ class Store:
             return config.conninfo(f"{node_name} {purpose}")
 
         others = Connector(conninfo, config.bulk_limit_sec)
-        queries = await open_schema(others, config)
+        queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec)
         heartbeats.queries = queries
         store = cls(config, queries, heartbeats, others)

@@ -1,0 +1,84 @@
+"""What the commands share: options, errors as text, and the exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn
+
+import anyio
+import typer
+from rich.console import Console
+
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.errors import ConfigError, JobSyncError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look after a cluster of jobsync_async workers.",
+)
+
+_CONNECTION = "Which cluster"
+Dsn = Annotated[
+    str | None,
+    typer.Option(
+        "--dsn",
+        envvar="JOBSYNC_DSN",
+        show_envvar=True,
+        help="PostgreSQL, as a URI or key=value pairs. Default: libpq's environment and files (PGHOST, PGDATABASE, …).",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+Appname = Annotated[
+    str, typer.Option(envvar="JOBSYNC_APPNAME", help="Prefix of the cluster's tables.", rich_help_panel=_CONNECTION)
+]
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JOBSYNC_SCHEMA",
+        help="Schema of the tables. Default: the first one on the search path.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_APPNAME = "sync_"
+
+
+def config_of(dsn: str | None, appname: str, schema: str | None, **settings: Any) -> CoordinationConfig:
+    """The configuration that the options name; what is wrong with it ends the program."""
+    try:
+        return CoordinationConfig(dsn=dsn, appname=appname, schema=schema, **settings)
+    except ConfigError as error:
+        fail(error)
+
+
+def run(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run a command to its end and exit with the status that it returns; an error of this library is printed, not traced."""
+
+    async def awaited() -> int:
+        return await work
+
+    try:
+        status = anyio.run(awaited)
+        sys.stdout.flush()
+    except JobSyncError as error:
+        fail(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Nothing more may be written, not even by the interpreter at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    raise typer.Exit(status)
+
+
+def fail(error: JobSyncError) -> NoReturn:
+    """Print an error and exit: with 2 when what was given cannot work, with 1 when it did not."""
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+    raise typer.Exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")

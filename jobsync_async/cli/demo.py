@@ -1,0 +1,50 @@
+"""``jobsync-async demo``."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import anyio
+import typer
+from rich.console import Console
+
+from jobsync_async.cli.app import app, run
+from jobsync_async.demo.conductor import Demo, DemoFailed, server
+from jobsync_async.demo.display import result, shown
+
+
+@app.command()
+def demo(
+    dsn: Annotated[
+        str | None,
+        typer.Option("--dsn", help="A server to run on, in tables that are dropped again. Default: an embedded one."),
+    ] = None,
+    files: Annotated[int | None, typer.Option(min=300, help="How many files at most. Default: all.")] = None,
+) -> None:
+    """Checksum the files of the installed Python with three workers; kill one midway, add one, and check the promises.
+
+    Exits with 1 when one of them was not kept.
+    """
+    run(_demo(dsn, files))
+
+
+async def _demo(dsn: str | None, files: int | None) -> int:
+    console = Console()
+    with server(dsn) as reached:
+        conducted = Demo(reached, files)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_end_on_sigterm, group.cancel_scope)
+            async with shown(conducted.progress, console):
+                await conducted.run()
+            group.cancel_scope.cancel()
+    if not conducted.progress.checks:
+        raise DemoFailed("the demo was ended before its end")
+    console.print(result(conducted.progress))
+    return 0 if all(check.kept for check in conducted.progress.checks) else 1
+
+
+async def _end_on_sigterm(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async for _ in signals:
+            scope.cancel()

@@ -1,0 +1,37 @@
+"""``jobsync-async init``: makes or upgrades the tables, or prints how."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Schema, app, config_of, run
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.postgres.connection import Connector
+from jobsync_async.postgres.schema import SCHEMA_VERSION, creation_script, open_schema
+
+
+@app.command()
+def init(
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    total_tokens: Annotated[int, typer.Option(help="Fixed for the life of the cluster.")] = 10_000,
+    hash_function: Annotated[str, typer.Option(help="Fixed for the life of the cluster.")] = "double_sha256",
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL for an administrator to run, and connect to nothing.")
+    ] = False,
+) -> None:
+    """Create the tables of a cluster, or upgrade them. Doing it again changes nothing."""
+    config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
+    if sql:
+        typer.echo(creation_script(config))
+        return
+    run(_init(config))
+
+
+async def _init(config: CoordinationConfig) -> int:
+    queries = await open_schema(Connector(config.conninfo, config.bulk_limit_sec), config, upgrade=True)
+    typer.echo(f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}")
+    return 0

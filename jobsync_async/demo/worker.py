@@ -1,0 +1,106 @@
+"""One worker process of the demo: checksums and compresses the files that it owns, until all are done everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import lzma
+import os
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import anyio
+from anyio import to_thread
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from jobsync_async.claims import Claim
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.demo import tables
+from jobsync_async.job import Job
+
+VARIABLE = "JOBSYNC_ASYNC_DEMO"
+"""The environment variable that tells a worker what to do: an environment, unlike arguments, is not for everybody to see."""
+
+_ONE_BY_ONE = 1
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the conductor tells a worker."""
+
+    name: str
+    dsn: str
+    schema: str
+    appname: str
+    minimum_nodes: int
+    folder: str
+
+    def config(self) -> CoordinationConfig:
+        """The demo's cluster: it takes a worker for dead after two seconds without a sign of life."""
+        return CoordinationConfig(
+            dsn=self.dsn,
+            schema=self.schema,
+            appname=self.appname,
+            minimum_nodes=self.minimum_nodes,
+            heartbeat_interval_sec=0.4,
+            heartbeat_timeout_sec=2,
+        )
+
+    def to_environment(self) -> dict[str, str]:
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_environment(cls) -> Orders:
+        return cls(**json.loads(os.environ[VARIABLE]))
+
+
+async def checksum(job: Job, pool: AsyncConnectionPool[AsyncConnection], orders: Orders, claim: Claim) -> None:
+    """The handler: one file."""
+    own = tables.Tables(orders.schema, orders.appname)
+    run = {"path": claim.task_id, "worker": job.node_name, "epoch": claim.epoch}
+    async with pool.connection() as connection:
+        await connection.execute(own.fill(tables.BEGIN_RUN), run)
+    content = await anyio.Path(orders.folder, str(claim.task_id)).read_bytes()
+    packed = await to_thread.run_sync(lzma.compress, content)
+    result = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "packed": len(packed)}
+    async with pool.connection() as connection, connection.transaction():
+        await job.fence(connection, claim)
+        await connection.execute(own.fill(tables.WRITE_RESULT), {**run, **result})
+        await connection.execute(own.fill(tables.END_RUN), run)
+
+
+async def work(orders: Orders) -> None:
+    """Join, do this worker's part of the batch, and leave."""
+    own = tables.Tables(orders.schema, orders.appname)
+    async with (
+        AsyncConnectionPool(orders.dsn, min_size=1, max_size=_ONE_BY_ONE + 1, open=False) as pool,
+        Job(orders.name, orders.config()) as job,
+    ):
+        async with pool.connection() as connection:
+            paths = [path for (path,) in await (await connection.execute(own.fill(tables.READ_PATHS))).fetchall()]
+        await job.run_batch(paths, partial(checksum, job, pool, orders), concurrency=_ONE_BY_ONE)
+
+
+async def work_until_orphaned(orders: Orders) -> None:
+    """`work`, but end when the conductor is gone: its end of the pipe to this process is then closed."""
+    pipe = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(pipe), sys.stdin)
+    try:
+        async with anyio.create_task_group() as group:
+
+            async def watch_conductor() -> None:
+                await pipe.read()
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch_conductor)
+            await work(orders)
+            group.cancel_scope.cancel()
+    finally:
+        transport.close()
+
+
+if __name__ == "__main__":
+    anyio.run(work_until_orphaned, Orders.from_environment())
