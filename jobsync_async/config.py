@@ -164,13 +164,16 @@ class CoordinationConfig:
                 raise ConfigError(f"{name} must be a string without NUL characters, or None")
         if self.dsn is not None:
             try:
-                conninfo_to_dict(self.dsn)
+                parsed = conninfo_to_dict(self.dsn)
             except (psycopg.Error, TypeError):
                 # libpq's message repeats parts of the DSN, the password among them: neither shown nor chained.
                 raise ConfigError(
                     "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters "
                     "in the password percent-encoded) or key=value pairs, or use host, user, password, …"
                 ) from None
+            for port in str(parsed.get("port") or "").split(","):
+                if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
+                    raise ConfigError(f"the dsn's port must be a number; got {port!r:.20}")
 
 
 def _whole(name: str, value: object, least: int, most: int) -> None:

@@ -48,6 +48,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_APPNAME = "sync_"
 
 
+class Output(Console):
+    """Standard output, for people. That its reader has seen enough is an error like any other, which `run` knows."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def config_of(dsn: str | None, appname: str, schema: str | None, **settings: Any) -> CoordinationConfig:
     """The configuration that the options name; what is wrong with it ends the program."""
     try:

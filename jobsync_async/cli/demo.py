@@ -7,11 +7,11 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
 
-from jobsync_async.cli.app import app, run
+from jobsync_async.cli.app import Output, app, run
 from jobsync_async.demo.conductor import Demo, DemoFailed, server
 from jobsync_async.demo.display import result, shown
+from jobsync_async.groups import task_group
 
 
 @app.command()
@@ -30,10 +30,10 @@ def demo(
 
 
 async def _demo(dsn: str | None, files: int | None) -> int:
-    console = Console()
+    console = Output()
     with server(dsn) as reached:
         conducted = Demo(reached, files)
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
             group.start_soon(_end_on_sigterm, group.cancel_scope)
             async with shown(conducted.progress, console):
                 await conducted.run()

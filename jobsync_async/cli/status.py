@@ -6,11 +6,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, run
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Output, Schema, app, config_of, run
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.description import describe
 from jobsync_async.postgres.store import Store
@@ -42,7 +42,7 @@ async def _status(config: CoordinationConfig, timeout: float, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(seen, indent=2))
     else:
-        Console().print(rendered(seen, timeout))
+        Output().print(rendered(seen, timeout))
     return 0 if seen["active_nodes"] and _unowned(seen) == 0 else 1
 
 

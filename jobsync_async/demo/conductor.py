@@ -26,7 +26,7 @@ from jobsync_async.demo.tables import Tables
 from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
-from jobsync_async.postgres.connection import Connector, translated
+from jobsync_async.postgres.connection import Connector, finish_first, translated
 from jobsync_async.postgres.schema import open_schema
 
 FIRST = ("alpha", "beta", "gamma")
@@ -43,10 +43,11 @@ class DemoFailed(JobSyncError):
 
 @dataclass(frozen=True)
 class Takeover:
-    """A change of the workers, and how long it took until every token had a live owner again and the shares were even."""
+    """A change of the workers, and how long it took until every token had a live owner again and the shares were even; None
+    when all work was done before that."""
 
     what: str
-    seconds: float
+    seconds: float | None
     tokens_moved: int
 
 
@@ -157,7 +158,8 @@ class Demo:
         progress = self.progress
         for name in FIRST:
             await self._start(name)
-        await self._until(lambda: self._settled(FIRST))
+        if not await self._until_settled():
+            raise DemoFailed("all files were done before the workers had settled; run it on more files")
         progress.tell(f"{len(FIRST)} workers share {self._config.total_tokens:,} tokens")
         await self._until(lambda: self._completed(_KILL_AT))
 
@@ -165,13 +167,14 @@ class Demo:
         await self._kill(KILLED)
         progress.tell(f"{KILLED} killed by SIGKILL")
         killed_at = time.monotonic()
-        await self._until(lambda: self._settled(self._running()))
-        await self._note_takeover(f"{KILLED} was killed", time.monotonic() - killed_at, before)
+        settled = await self._until_settled()
+        await self._note_takeover(f"{KILLED} was killed", time.monotonic() - killed_at if settled else None, before)
 
         before = await self._version()
         await self._start(ADDED)
-        await self._until(lambda: self._settled(self._running()))
-        ((seconds,),) = await self._ask(tables.SINCE_JOIN, worker=ADDED)  # its process took a while to start before
+        settled = await self._until_settled()
+        # Counted from its joining: its process took a while to start before.
+        seconds = (await self._ask(tables.SINCE_JOIN, worker=ADDED))[0][0] if settled else None
         await self._note_takeover(f"{ADDED} joined", seconds, before)
 
         await self._until(lambda: self._completed(1))
@@ -181,14 +184,18 @@ class Demo:
         ((version,),) = await self._ask(tables.VERSION)
         return int(version)
 
-    async def _note_takeover(self, what: str, seconds: float, since: int) -> None:
+    async def _note_takeover(self, what: str, seconds: float | None, since: int) -> None:
         ((moved,),) = await self._ask(tables.MOVED, since=since)
         self.progress.takeovers.append(Takeover(what, seconds, moved))
-        self.progress.tell(f"{what}: all tokens owned and even after {seconds:.2f} s, {moved:,} moved")
+        if seconds is None:
+            self.progress.tell(f"{what}: all files were done before the shares were even")
+        else:
+            self.progress.tell(f"{what}: all tokens owned and even after {seconds:.2f} s, {moved:,} moved")
 
     async def _start(self, name: str) -> None:
         config = self._config
-        orders = Orders(name, self._dsn, self._tables.schema, config.appname, len(FIRST), self._folder)
+        minimum_nodes = len(FIRST) if name in FIRST else 1  # the added one may come when the others have left
+        orders = Orders(name, self._dsn, self._tables.schema, config.appname, minimum_nodes, self._folder)
         self._processes[name] = await anyio.open_process(
             [sys.executable, "-m", "jobsync_async.demo.worker"],
             stdin=subprocess.PIPE,
@@ -226,10 +233,16 @@ class Demo:
         self.progress.completed = dict(await self._ask(tables.PROGRESS))
         self.progress.tokens = dict(await self._ask(tables.TOKENS))
 
-    async def _settled(self, workers: Sequence[str]) -> bool:
-        ((settled,),) = await self._ask(tables.SETTLED, workers=sorted(workers))
-        if not settled and self.progress.done == self.progress.total:
-            raise DemoFailed("all files were done before the workers had settled; run it on more files")
+    async def _until_settled(self) -> bool:
+        """Wait until all workers have their even shares. False when the work was done before, after which they leave."""
+        settled = False
+
+        async def settled_or_done() -> bool:
+            nonlocal settled
+            ((settled,),) = await self._ask(tables.SETTLED, workers=self._running())
+            return settled or await self._completed(1)
+
+        await self._until(settled_or_done)
         return bool(settled)
 
     async def _completed(self, part: float) -> bool:
@@ -244,5 +257,8 @@ class Demo:
         return f"; the workers logged:\n{text[-3000:]}" if text else ""
 
     async def _ask(self, statement: str, **values: object) -> list[Any]:
-        cursor = await self._connection.execute(self._tables.fill(statement), values)
-        return await cursor.fetchall() if cursor.description else []
+        async def asked() -> list[Any]:
+            cursor = await self._connection.execute(self._tables.fill(statement), values)
+            return await cursor.fetchall() if cursor.description else []
+
+        return await finish_first(asked())  # a statement that is cancelled half-way takes the connection with it

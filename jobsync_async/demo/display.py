@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobsync_async.demo.conductor import Progress
+from jobsync_async.groups import task_group
 
 _LINE_EVERY_SEC = 1.0
 _FRAME_EVERY_SEC = 0.1
@@ -22,7 +23,7 @@ _NEWS_SHOWN = 8
 @asynccontextmanager
 async def shown(progress: Progress, console: Console) -> AsyncIterator[None]:
     """Show the progress while the body runs."""
-    async with anyio.create_task_group() as group:
+    async with task_group() as group:
         group.start_soon(_animate if console.is_terminal else _print_lines, progress, console)
         yield
         group.cancel_scope.cancel()
@@ -78,7 +79,8 @@ def result(progress: Progress) -> RenderableType:
     takeovers.add_column("seconds", justify="right")
     takeovers.add_column("tokens moved", justify="right")
     for takeover in progress.takeovers:
-        takeovers.add_row(takeover.what, f"{takeover.seconds:.2f}", f"{takeover.tokens_moved:,}")
+        seconds = "the files ended first" if takeover.seconds is None else f"{takeover.seconds:.2f}"
+        takeovers.add_row(takeover.what, seconds, f"{takeover.tokens_moved:,}")
 
     checks = Table(title="Checked against the database", title_justify="left")
     for title in ("promise", "", "found"):

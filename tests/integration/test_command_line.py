@@ -1,0 +1,217 @@
+"""The command line as a user runs it: processes, exit statuses, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from jobsync_async import Job
+
+COMMAND = [sys.executable, "-m", "jobsync_async"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=90, env={**os.environ, **environment}
+    )
+
+
+def tables(dsn: str) -> list[str]:
+    with psycopg.connect(dsn) as connection:
+        return [
+            name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        ]
+
+
+def test_without_arguments_it_shows_help_and_fails_as_misused():
+    done = run()
+    assert done.returncode == 2
+    assert "demo" in done.stdout + done.stderr
+
+
+def test_an_unknown_command_is_misuse():
+    assert run("dance").returncode == 2
+
+
+def test_init_makes_the_tables_and_doing_it_again_changes_nothing(empty_dsn):
+    for _ in range(2):
+        done = run("init", JOBSYNC_DSN=empty_dsn, JOBSYNC_APPNAME="app_")
+        assert done.returncode == 0, done.stderr
+        assert "app_" in done.stdout
+    assert "app_token" in tables(empty_dsn)
+
+
+def test_init_sql_prints_a_script_that_an_administrator_can_run_and_connects_to_nothing(empty_dsn):
+    done = run("init", "--sql", "--appname", "app_", "--dsn", "host=does.not.exist.invalid")
+    assert done.returncode == 0, done.stderr
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(done.stdout.encode())
+    assert "app_token" in tables(empty_dsn)
+    # The script makes tables; the first worker, or init, adds the row with the settings.
+    assert run("init", "--dsn", empty_dsn, "--appname", "app_").returncode == 0
+
+
+def test_init_refuses_other_settings_than_the_clusters(empty_dsn):
+    assert run("init", "--dsn", empty_dsn, "--total-tokens", "100").returncode == 0
+    done = run("init", "--dsn", empty_dsn, "--total-tokens", "200")
+    assert done.returncode == 2
+    assert "100" in done.stderr
+    assert "200" in done.stderr
+
+
+def test_a_bad_setting_is_misuse_and_the_password_is_not_shown():
+    done = run("status", "--dsn", "postgresql://u:s3cret@localhost:port/x")
+    assert done.returncode == 2
+    assert "dsn" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_an_error_of_one_line():
+    done = run("status", "--dsn", "host=127.0.0.1 port=1 user=x dbname=x connect_timeout=2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error:")
+    assert "Traceback" not in done.stderr
+
+
+def test_status_of_a_cluster_that_is_not_there_says_so_and_creates_nothing(empty_dsn):
+    done = run("status", "--dsn", empty_dsn)
+    assert done.returncode == 1
+    assert "no cluster 'sync_'" in done.stderr
+    assert tables(empty_dsn) == []
+
+
+async def test_status_shows_the_workers_and_is_0_while_everything_is_owned(config, dsn):
+    async with Job("anna", config) as job, Job("berta", config):
+        shown = await in_thread("status", "--dsn", dsn)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        assert "2 live workers" in shown.stdout
+        assert "anna" in shown.stdout
+        told = await in_thread("status", "--dsn", dsn, "--json")
+        seen = json.loads(told.stdout)
+        assert {node["name"]: node["tokens"] for node in seen["nodes"]} == {"anna": 60, "berta": 60}
+        assert seen["leader"] == "anna"
+
+        await job.register_lock("task", "nobody-%")
+        while len(job.my_tokens) == 60 and await owned(dsn) == 120:
+            pass
+        lacking = await in_thread("status", "--dsn", dsn)
+        assert lacking.returncode == 1
+        assert "1 owned by nobody" in lacking.stdout
+        assert "nobody-%" in lacking.stdout
+    assert (await in_thread("status", "--dsn", dsn)).returncode == 1
+
+
+async def test_status_fits_a_narrow_terminal_and_a_pipe_that_is_closed(config, dsn):
+    async with Job("a-worker-with-a-rather-long-name", config):
+        narrow = await in_thread("status", "--dsn", dsn, COLUMNS="40")
+        assert narrow.returncode == 0, narrow.stderr
+        assert max(map(len, narrow.stdout.splitlines())) <= 40
+        for arguments in (["status"], ["status", "--json"]):
+            reader, writer = os.pipe()
+            os.close(reader)
+            process = subprocess.Popen([*COMMAND, *arguments, "--dsn", dsn], stdout=writer, stderr=subprocess.PIPE)
+            os.close(writer)
+            import anyio.to_thread
+
+            _, errors = await anyio.to_thread.run_sync(process.communicate)
+            assert errors == b""
+            assert process.returncode in (0, 141)
+
+
+async def in_thread(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import anyio.to_thread
+
+    return await anyio.to_thread.run_sync(lambda: run(*arguments, **environment))
+
+
+async def owned(dsn: str) -> int:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        cursor = await connection.execute("SELECT count(*) FROM sync_token WHERE node IS NOT NULL")
+        ((count,),) = await cursor.fetchall()
+        return count
+
+
+# -- the demo -----------------------------------------------------------------------------------------------------------
+
+
+def processes_of(marker: str) -> list[str]:
+    """Command lines of processes that carry `marker` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@linux
+def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path):
+    started = time.monotonic()
+    done = run("demo", TMPDIR=str(reachable(tmp_path)), DEMO_TEST_MARK=f"mark-{os.getpid()}-a")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - started < 60
+    assert done.stdout.count(" yes ") == 3
+    assert "beta killed by SIGKILL" in done.stdout
+    assert "delta joined" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(f"mark-{os.getpid()}-a") == []
+
+
+@linux
+def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
+    done = run("demo", "--dsn", empty_dsn, "--files", "400")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tables(empty_dsn) == []
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):
+    mark = f"mark-{os.getpid()}-{number}"
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--dsn", empty_dsn],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DEMO_TEST_MARK": mark},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "workers share" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in errors
+    assert processes_of(mark) == []
+    assert tables(empty_dsn) == [], errors
+
+
+def test_the_demo_says_that_a_server_cannot_be_reached():
+    dsn = make_conninfo(host="127.0.0.1", port="1", dbname="x", user="x", connect_timeout="2")
+    done = run("demo", "--dsn", dsn)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error:")
+
+
+def reachable(folder: Path) -> Path:
+    """The server may run as another user than the test."""
+    for path in (folder, *list(folder.parents)[:3]):
+        if path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o011)
+    return folder
