@@ -78,7 +78,11 @@ class LeaderMonitor:
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
             return float("inf")
-        return await (self._lead(now) if worker.leads else self._succeed(worker.answer, now))
+        if worker.leads:
+            return await self._lead(now)
+        worker.metrics.tokens_unmatched = 0  # that is for the leader to tell
+        self._unmatched = {}
+        return await self._succeed(worker.answer, now)
 
     # -- following --------------------------------------------------------------------------------------------------------
 
