@@ -145,7 +145,7 @@ async def test_a_schema_of_ones_own_and_one_that_is_missing(empty_dsn):
 async def test_a_server_that_accepts_no_writes_is_refused(dsn, admin):
     ((name,),) = await (await admin.execute("SELECT current_database()")).fetchall()
     await admin.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(name)))
-    with pytest.raises(StoreUnavailable, match="read-only|writes"):
+    with pytest.raises(StoreUnavailable, match=r"read-only|writes"):
         await works(CoordinationConfig(dsn=dsn, total_tokens=50))
 
 
@@ -162,9 +162,9 @@ async def test_a_database_without_an_encoding_is_refused(server, dsn_of):
 
 async def test_settings_that_disagree_leave_the_cluster_as_it_is(dsn, admin):
     await works(CoordinationConfig(dsn=dsn, total_tokens=50))
-    with pytest.raises(ConfigError, match="60.*50"):
+    with pytest.raises(ConfigError, match=r"60.*50"):
         await works(CoordinationConfig(dsn=dsn, total_tokens=60))
-    with pytest.raises(ConfigError, match="md5.*double_sha256"):
+    with pytest.raises(ConfigError, match=r"md5.*double_sha256"):
         await works(CoordinationConfig(dsn=dsn, total_tokens=50, hash_function="md5"))
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchall() == [(0,)]
 
