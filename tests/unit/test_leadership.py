@@ -1,0 +1,71 @@
+"""When to take over, and when to rebalance."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from jobsync_async.core.board import Need
+from jobsync_async.core.leadership import Pacing, Succession
+from jobsync_async.core.lease import Beat, Watch
+from jobsync_async.core.rows import HeartbeatAnswer
+
+LEADER = Beat("leader", uuid4(), 5)
+
+
+def answer(*beats: Beat, rank: int = 0) -> HeartbeatAnswer:
+    return HeartbeatAnswer(version=1, term=1, leader=LEADER.incarnation, rank=rank, beats=beats)
+
+
+def succession() -> tuple[Succession, Watch]:
+    watch = Watch(timeout_sec=15, gap_sec=100)
+    return Succession(watch, step_sec=5), watch
+
+
+def test_the_next_in_age_takes_over_when_the_leader_stood_still_for_the_timeout():
+    succeed, watch = succession()
+    watch.observe([LEADER], 100)
+    assert succeed.due(LEADER.incarnation, answer(LEADER), 114.9) == (False, ())
+    assert succeed.due(LEADER.incarnation, answer(LEADER), 115) == (True, (LEADER,))
+
+
+def test_each_further_one_waits_a_heartbeat_longer():
+    succeed, watch = succession()
+    watch.observe([LEADER], 100)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER, rank=2)) == 125
+    assert not succeed.due(LEADER.incarnation, answer(LEADER, rank=2), 124.9)[0]
+
+
+def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
+    succeed, _ = succession()
+    assert succeed.due(LEADER.incarnation, answer(), 100) == (True, ())
+    later, _ = succession()
+    assert later.due(LEADER.incarnation, answer(rank=1), 100) == (False, ())
+    assert later.due(LEADER.incarnation, answer(rank=1), 105) == (True, ())
+
+
+def test_a_leader_that_is_not_watched_yet_is_left_alone():
+    succeed, _ = succession()
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER)) == float("inf")
+
+
+def test_what_is_urgent_waits_for_nothing():
+    assert Pacing(0.1).due_at(Need(("anna left",), urgent=True), 100) == 100
+
+
+def test_joins_wait_for_more_of_them_but_not_for_ever():
+    pacing = Pacing(0.1)
+    due = pacing.due_at(Need(("a joined",), urgent=False), 100)
+    assert due == 100.1
+    for number in range(20):
+        now = 100 + 0.05 * number
+        due = pacing.due_at(Need((f"{number} joined",), urgent=False), now)
+        assert due <= 100.5 + 1e-9
+    assert due == 100.5
+    pacing.done()
+    assert pacing.due_at(Need(("b joined",), urgent=False), 200) == 200.1
+
+
+def test_looking_again_does_not_put_it_off():
+    pacing = Pacing(0.1)
+    need = Need(("a joined",), urgent=False)
+    assert pacing.due_at(need, 100) == pacing.due_at(need, 100.05) == 100.1
