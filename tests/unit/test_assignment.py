@@ -92,7 +92,7 @@ def test_pins_are_kept_and_what_nobody_matches_is_nobodys(case, pins):
 
 
 def test_pinned_tokens_count_in_the_balance():
-    pins = {token: ("a",) for token in range(2_000)}
+    pins = dict.fromkeys(range(2000), ("a",))
     result = plan(nodes_of("a", "b", "c", "d"), [None] * 10_000, pins)
     assert result.loads == {"a": 2_500, "b": 2_500, "c": 2_500, "d": 2_500}
 

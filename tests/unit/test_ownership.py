@@ -1,0 +1,187 @@
+"""What a worker holds, against a simple model of the same; and that no reader is told of anything that is not so."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from jobsync_async.core.ownership import UNKNOWN, Ownership
+from jobsync_async.core.rows import Snapshot, TokenRow
+
+TOKENS = range(6)
+ME = uuid4()
+
+
+def snapshot(since: int, version: int, mine: list[TokenRow], others: list[int], me=ME) -> Snapshot:
+    return Snapshot(me, since, version, 1, None, "active", True, mine, others)
+
+
+class Database:
+    """The tables as one worker sees them: epoch, version and state of each token."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.rows = dict.fromkeys(TOKENS, (1, 0, "others"))
+
+    def set(self, token: int, state: str) -> None:
+        epoch, _, before = self.rows[token]
+        self.version += 1
+        changed_owner = (state == "others") != (before == "others")
+        self.rows[token] = (epoch + changed_owner, self.version, state)
+
+    def read(self, since: int) -> Snapshot:
+        seen = {token: row for token, row in self.rows.items() if row[1] > since}
+        mine = [
+            TokenRow(t, epoch, version, state == "revoking") for t, (epoch, version, state) in seen.items() if state != "others"
+        ]
+        others = [token for token, row in seen.items() if row[2] == "others" and since >= 0]
+        return snapshot(since, self.version, mine, others)
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of changes, readings, uses and endings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database()
+        self.ownership: Ownership[str] = Ownership(ME)
+        self.users: dict[str, int] = {}
+        self.readers = [self.ownership.reader() for _ in range(2)]
+        self.told: list[set[int]] = [set(), set()]
+        self.letting_go: list[set[int]] = [set(), set()]
+        self.number = 0
+
+    @rule(token=st.sampled_from(TOKENS), state=st.sampled_from(["owned", "owned", "revoking", "others"]))
+    def the_leader_changes(self, token, state):
+        before = self.database.rows[token][2]
+        if (state == "revoking") <= (before != "others") and state != before:
+            self.database.set(token, state)
+
+    @rule(token=st.sampled_from(TOKENS))
+    def it_goes_and_comes_back(self, token):
+        self.database.set(token, "others")
+        self.database.set(token, "owned")
+
+    @rule()
+    def read(self):
+        self.ownership.apply(self.database.read(self.ownership.version), now=0)
+
+    @rule()
+    def a_stale_reading_is_refused(self):
+        version = self.ownership.version
+        assert self.ownership.apply(snapshot(version + 1, version + 5, [], list(TOKENS)), now=0) is None
+        assert self.ownership.apply(snapshot(version, version + 5, [], list(TOKENS), me=uuid4()), now=0) is None
+
+    @rule(token=st.sampled_from(TOKENS))
+    def begin_to_use(self, token):
+        self.number += 1
+        user = f"user {self.number}"
+        epoch = self.ownership.enter(token, user)
+        assert (epoch is None) == (token not in self.ownership.owned)
+        if epoch is not None:
+            self.users[user] = token
+
+    @precondition(lambda self: self.users)
+    @rule(data=st.data())
+    def stop_using(self, data):
+        user = data.draw(st.sampled_from(sorted(self.users)))
+        self.ownership.leave(self.users.pop(user), user)
+
+    @rule(which=st.sampled_from([0, 1]))
+    def a_reader_asks(self, which):
+        reader = self.readers[which]
+        reader.come_back()
+        self.letting_go[which] = set()
+        change = reader.take()
+        if change is None:
+            return
+        told = self.told[which]
+        assert change.revoked <= told
+        assert change.lost <= told
+        assert not (change.assigned - change.lost) & told, "told twice of a token without a word of its going in between"
+        self.told[which] = (told - change.revoked - change.lost) | change.assigned
+        self.letting_go[which] = set(change.revoked)
+        assert self.told[which] == change.owned == self.ownership.owned
+
+    @rule()
+    def acknowledge(self):
+        gone = []
+        for token, version in self.ownership.releasable():
+            assert token not in self.users.values()
+            assert not any(token in told for told in self.told if told)
+            assert not any(token in going for going in self.letting_go)
+            if self.database.rows[token][1:] == (version, "revoking"):  # as the statement's WHERE says
+                self.database.set(token, "others")
+                gone.append(token)
+        self.ownership.released(gone)
+
+    @rule()
+    def the_lease_ends(self):
+        self.ownership.forget()
+        assert not self.ownership.holds_anything()
+        assert self.ownership.version == UNKNOWN
+
+    @invariant()
+    def what_is_owned_is_what_is_granted(self):
+        assert self.ownership.owned == set(self.ownership.grants)
+        assert not set(self.ownership.grants) & set(self.ownership.revoking)
+
+    @invariant()
+    def what_was_read_is_what_is_held(self):
+        if self.ownership.version == self.database.version:
+            owned = {token for token, row in self.database.rows.items() if row[2] == "owned"}
+            assert self.ownership.owned == owned
+
+    @invariant()
+    def nothing_in_use_may_go(self):
+        going = {token for token, _ in self.ownership.releasable()}
+        assert not going & set(self.users.values())
+
+
+TestOwnership = Machine.TestCase
+TestOwnership.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def owned(*tokens: int) -> Ownership[str]:
+    made: Ownership[str] = Ownership(ME)
+    made.apply(snapshot(-1, 1, [TokenRow(token, 7, 1, False) for token in tokens], []), now=0)
+    return made
+
+
+def test_a_withdrawn_revocation_is_the_same_stay():
+    it = owned(1)
+    grant = it.grants[1]
+    it.apply(snapshot(1, 2, [TokenRow(1, 7, 2, True)], []), now=0)
+    it.apply(snapshot(2, 3, [TokenRow(1, 7, 3, False)], []), now=0)
+    assert it.grants == {1: grant}
+
+
+def test_a_token_that_left_and_came_back_between_two_readings_is_another_stay():
+    it = owned(1)
+    grant = it.grants[1]
+    change = it.apply(snapshot(1, 9, [TokenRow(1, 9, 9, False)], []), now=0)
+    assert change.lost == change.assigned == {1}
+    assert it.grants[1] != grant
+
+
+def test_a_reader_that_is_dropped_holds_nothing():
+    it = owned(1)
+    reader = it.reader()
+    reader.take()
+    it.apply(snapshot(1, 2, [TokenRow(1, 7, 2, True)], []), now=0)
+    assert it.releasable() == []
+    del reader
+    assert it.releasable() == [(1, 2)]
+
+
+def test_a_leaver_starts_nothing_and_acknowledges_only_what_the_leader_asked_for():
+    it = owned(1, 2)
+    change = it.let_go(now=0)
+    assert change.revoked == {1, 2}
+    assert it.enter(1, "user") is None
+    assert it.releasable() == []
+    it.apply(snapshot(1, 2, [TokenRow(2, 7, 2, True)], []), now=0)
+    assert it.releasable() == [(2, 2)]
