@@ -1,0 +1,198 @@
+"""The examples run, against real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx
+import psycopg
+import uvicorn
+from websockets.asyncio.server import serve
+
+from tests.examples.conftest import EXAMPLES
+
+
+def test_a_batch_is_done_by_three_processes_once(dsn, start_example):
+    command = start_example("batch")
+    environment = {**os.environ, "JOBSYNC_DSN": dsn}
+    processes = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True, env=environment)
+        for name in ("anna", "berta", "carla")
+    ]
+    told = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    here = [int(re.search(r"(\d+) booked here", line).group(1)) for line in told]
+    assert sum(here) == 1000
+    with psycopg.connect(dsn) as connection:
+        ((rows, invoices),) = connection.execute("SELECT count(*), count(DISTINCT invoice) FROM booking").fetchall()
+        assert (rows, invoices) == (1000, 1000)
+    again = subprocess.run([*command, "dora"], capture_output=True, text=True, env=environment, check=True, timeout=60)
+    assert "0 booked here, 1000 elsewhere" in again.stdout
+
+
+def test_pinned_models_move_to_the_gpu_worker_and_back(dsn, start_example):
+    environment = {**os.environ, "JOBSYNC_DSN": dsn}
+
+    def start(name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(start_example("gpu_pinning", name), stdout=subprocess.PIPE, text=True, env=environment)
+
+    def until(process: subprocess.Popen[str], models: int) -> str:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.count("model-") == models:
+                return line
+        raise AssertionError("it ended")
+
+    any_1 = start("any-1")
+    until(any_1, 8)
+    big_1 = start("big-1")
+    until(big_1, 8)
+    until(any_1, 0)
+    gpu_1 = start("gpu-1")
+    until(gpu_1, 8)
+    until(big_1, 0)
+    for process in (gpu_1, big_1, any_1):
+        process.send_signal(2)
+        assert "left" in process.communicate(timeout=20)[0]
+        if process is gpu_1:
+            until(big_1, 8)
+        assert process.returncode == 0
+
+
+class Exchange:
+    """A WebSocket server that knows who is subscribed to what."""
+
+    def __init__(self) -> None:
+        self.subscribers: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.begun: Counter[str] = Counter()
+
+    async def handle(self, connection) -> None:
+        held: set[str] = set()
+        try:
+            async for message in connection:
+                what, symbol = message.split()
+                if what == "subscribe":
+                    held.add(symbol)
+                    self.subscribers[symbol] += 1
+                    self.begun[symbol] += 1
+                    self.most[symbol] = max(self.most[symbol], self.subscribers[symbol])
+                    await connection.send("100.0")
+                elif symbol in held:
+                    held.remove(symbol)
+                    self.subscribers[symbol] -= 1
+        finally:
+            for symbol in held:
+                self.subscribers[symbol] -= 1
+
+
+async def test_each_symbol_is_subscribed_once_in_the_cluster(dsn, example):
+    module = example("websocket_subscriptions")
+    exchange = Exchange()
+    prices: dict[str, list[str]] = {"anna": [], "berta": []}
+
+    async def all_subscribed() -> None:
+        while any(exchange.subscribers[symbol] != 1 for symbol in module.SYMBOLS):
+            await asyncio.sleep(0.005)
+
+    with anyio.fail_after(30):
+        async with serve(exchange.handle, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+
+            def start(name: str) -> asyncio.Task[None]:
+                told = prices[name]
+                work = module.work(name, dsn, f"ws://127.0.0.1:{port}", lambda symbol, price: told.append(symbol))
+                return asyncio.ensure_future(work)
+
+            anna = start("anna")
+            await all_subscribed()
+            assert set(prices["anna"]) == set(module.SYMBOLS)
+            berta = start("berta")
+            while not prices["berta"]:
+                await asyncio.sleep(0.005)
+            await all_subscribed()
+            anna.cancel()
+            await asyncio.wait([anna])
+            while set(prices["berta"]) != set(module.SYMBOLS):
+                await asyncio.sleep(0.005)
+            await all_subscribed()
+            berta.cancel()
+            await asyncio.wait([berta])
+        assert set(exchange.most.values()) == {1}, "two workers were subscribed to one symbol at once"
+        assert not +exchange.subscribers
+
+
+@asynccontextmanager
+async def served(app, port: int):
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    running = asyncio.ensure_future(server._serve())
+    while not server.started:
+        assert not running.done()
+        await asyncio.sleep(0.005)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+async def test_requests_reach_the_owner_wherever_they_arrive(dsn, example):
+    make_app = example("fastapi_service").make_app
+    one, two = free_ports(2)
+    addresses = [f"http://127.0.0.1:{port}" for port in (one, two)]
+    with anyio.fail_after(30):
+        async with httpx.AsyncClient(follow_redirects=True) as client:
+            app_one = make_app("one", addresses[0], dsn)
+            async with served(app_one, one):
+                async with served(make_app("two", addresses[1], dsn), two):
+                    assert (await client.get(f"{addresses[0]}/health/live")).json() == {"status": "live"}
+                    ready = (await client.get(f"{addresses[1]}/health/ready")).json()
+                    assert ready == {"ready": True, "worker": "two", "tokens": 5000}
+                    servers = set()
+                    for task in (f"task-{n}" for n in range(20)):
+                        answers = [await client.get(f"{address}/tasks/{task}") for address in addresses]
+                        assert [answer.status_code for answer in answers] == [200, 200]
+                        assert answers[0].text == answers[1].text
+                        assert sorted(len(answer.history) for answer in answers) == [0, 1]
+                        servers.add(answers[0].text.split()[0])
+                    assert servers == {"one", "two"}
+                    assert (await client.post(f"{addresses[1]}/drain")).json() == {"tokens": 0}
+                    assert (await client.get(f"{addresses[1]}/tasks/task-1")).text == "one serves task-1"
+                # The second one has left: the first serves everything.
+                for task in (f"task-{n}" for n in range(20)):
+                    assert (await client.get(f"{addresses[0]}/tasks/{task}")).text == f"one serves {task}"
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app_one), base_url="http://gone") as late:
+                assert (await late.get("/health/ready")).status_code == 503  # stopped, but somebody still asks
+
+
+def test_the_quick_start_of_the_readme_runs_as_it_stands(dsn, tmp_path):
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    program = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "asyncio.run" in block)
+    config = re.search(r"CoordinationConfig\(host=.*?\)", program)
+    assert config is not None
+    script = tmp_path / "quick_start.py"
+    script.write_text(program.replace(config.group(), "CoordinationConfig(dsn=__import__('os').environ['DSN'])"), "utf-8")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "DSN": dsn}, check=True, timeout=60
+    )
+    assert "doing invoice-1" in done.stdout
+    assert "100 done here" in done.stdout
