@@ -242,6 +242,8 @@ class Coordinator:
         if self._supervisor is None:
             await finish_first(self._withdraw())
             return
+        for stream in tuple(self.worker.streams):
+            stream.stopped_by(asyncio.current_task())
         self._stop_wanted.set()
         try:
             await asyncio.shield(self._supervisor)

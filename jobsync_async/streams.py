@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
+from typing import Any
 
 from typing_extensions import Self
 
@@ -16,7 +18,8 @@ class TokenChanges:
 
     Asking for the next item says that you are done with what the last one revoked: only then is it handed on. Changes are not
     queued: a slow reader gets one that merges them all. The iteration ends when the job stops. A reader that is dropped, or
-    whose ``async with`` ends, holds nothing up any more.
+    whose ``async with`` ends, holds nothing up any more; nor does one whose task is stopping the job itself, as a body that
+    raises or is cancelled does.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -24,6 +27,8 @@ class TokenChanges:
         self._reader = worker.ownership.reader()
         self._closed = False
         self._waiting = False
+        self._asked_by: asyncio.Task[Any] | None = None
+        worker.streams.add(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -35,6 +40,7 @@ class TokenChanges:
         if self._reader.come_back():
             worker.user_left()
         self._waiting = True
+        self._asked_by = asyncio.current_task()
         try:
             while not self._closed:
                 if self._reader.started or worker.ownership.known:
@@ -55,6 +61,11 @@ class TokenChanges:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def stopped_by(self, task: asyncio.Task[Any] | None) -> None:
+        """`task` stops the job. If it is the one that reads, it will not come back before the job has stopped."""
+        if self._asked_by is task:
+            self.close()
 
     def close(self) -> None:
         """Stop reading; nothing waits for this reader any more."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Set
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
+from weakref import WeakSet
 
 from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
@@ -28,6 +29,13 @@ class User(Protocol):
         """The token is gone, or the time to finish is over: stop now."""
 
 
+class Stream(Protocol):
+    """A reader of changes, which holds revoked tokens until it comes back for its next item."""
+
+    def stopped_by(self, task: asyncio.Task[Any] | None) -> None:
+        """`task` stops the job: if it is the one that reads, there is nothing to wait for."""
+
+
 class Worker:
     """The shared state of one worker.
 
@@ -40,6 +48,7 @@ class Worker:
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         version: the cluster's version at the last reading; hinted: the highest that a heartbeat told of.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
+        streams: the open readers of changes.
         ended: the worker has left and will not own anything again.
         sync_wanted, lead_wanted, beat_wanted: wake the rebalance, leader and heartbeat task.
     """
@@ -62,6 +71,7 @@ class Worker:
         self.hinted = -1
         self.state: str | None = None
         self.settled = False
+        self.streams: WeakSet[Stream] = WeakSet()
         self.ended = False
         self.sync_wanted = asyncio.Event()
         self.lead_wanted = asyncio.Event()

@@ -203,3 +203,26 @@ async def test_an_error_in_the_first_on_rebalance_reaches_start(config, admin):
     with pytest.raises(ZeroDivisionError):
         await Job("a", config, on_rebalance=fail).start()
     assert (await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone()) == (0,)
+
+
+async def test_a_body_that_reads_and_is_cancelled_leaves_at_once(config):
+    started = asyncio.Event()
+
+    async def body() -> None:
+        async with Job("anna", config) as job:
+            changes = job.token_changes()
+            async for _ in changes:
+                started.set()
+
+    running = asyncio.ensure_future(body())
+    await started.wait()
+    running.cancel()
+    with anyio.fail_after(2), pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_body_that_raises_while_it_reads_leaves_at_once(config):
+    with anyio.fail_after(5), pytest.raises(KeyError):
+        async with Job("anna", config) as job:
+            async for change in job.token_changes():
+                raise KeyError(change.version)
