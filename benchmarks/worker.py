@@ -1,0 +1,42 @@
+"""A worker process that tells of every change of its tokens, with the time on the clock that all processes share.
+
+Each line is JSON: ``t`` (seconds), ``owned`` (how many), ``come`` and ``gone`` (token ids), or ``joining``, ``leaving``, ``left``.
+A token is gone when the worker has said so; the stream is asked for its next item after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from jobsync_async import CoordinationConfig, Job
+
+
+def tell(**what: Any) -> None:
+    sys.stdout.write(json.dumps({"t": time.monotonic(), **what}) + "\n")
+    sys.stdout.flush()
+
+
+async def follow(job: Job) -> None:
+    async for change in job.token_changes():
+        gone = sorted(change.revoked | change.lost)
+        tell(owned=len(change.owned), come=sorted(change.assigned), gone=gone)
+
+
+async def main(name: str, dsn: str, total_tokens: int) -> None:
+    config = CoordinationConfig(dsn=dsn, total_tokens=total_tokens)
+    job = Job(name, config, lock_provider=lambda _: tell(joining=True))  # called when it is connected and about to join
+    await job.start()
+    following = asyncio.ensure_future(follow(job))
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    tell(leaving=True)
+    await job.stop()
+    await following
+    tell(left=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
