@@ -1,6 +1,6 @@
 """A worker process that tells of every change of its tokens, with the time on the clock that all processes share.
 
-Each line is JSON: ``t`` (seconds), ``owned`` (how many), ``come`` and ``gone`` (token ids), or ``joining``, ``leaving``, ``left``.
+Each line is JSON: ``t`` (seconds), ``owned`` (how many), ``come`` and ``gone`` (token ids), or an event such as ``leaving``.
 A token is gone when the worker has said so; the stream is asked for its next item after that.
 """
 
