@@ -10,7 +10,7 @@ grant, so what belonged to the first stay is not taken for the second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -163,21 +163,16 @@ class Ownership(Generic[U]):
 
     # -- what may go ----------------------------------------------------------------------------------------------------
 
-    def in_use(self, token: int) -> bool:
-        """Whether anybody here has yet to let go of the token."""
-        return token in self._users or any(reader.holds(token) for reader in self._readers)
-
     def releasable(self) -> list[tuple[int, int]]:
         """Tokens to acknowledge now, each with the version of the revocation that is answered."""
-        return [
-            (token, revocation.version)
-            for token, revocation in self.revoking.items()
-            if revocation.version is not None and not self.in_use(token)
-        ]
+        answered = ((token, revocation.version) for token, revocation in self.revoking.items())
+        asked = {token: version for token, version in answered if version is not None}
+        in_use = self._in_use(asked)
+        return [(token, version) for token, version in asked.items() if token not in in_use]
 
     def busy(self) -> list[int]:
         """Revoked tokens that somebody here still uses, in order."""
-        return sorted(token for token in self.revoking if self.in_use(token))
+        return sorted(self._in_use(self.revoking))
 
     def holds_anything(self) -> bool:
         """Whether any token is this worker's by what was last read, in use or not."""
@@ -193,6 +188,11 @@ class Ownership(Generic[U]):
         return self._epochs.get(token)
 
     # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _in_use(self, tokens: Collection[int]) -> set[int]:
+        """Those of the tokens that somebody here has yet to let go of."""
+        readers = tuple(self._readers)  # walking a set of weak references is slow, and this is for thousands of tokens
+        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}
 
     def _drop(self, token: int) -> None:
         del self._epochs[token]

@@ -42,7 +42,7 @@ async def test_entering_a_claim_does_not_suspend_between_the_check_and_the_regis
         scope = job.claim("x")
         with pytest.raises(StopIteration):  # the coroutine ends at its first step: nothing else can run in between
             scope.__aenter__().send(None)
-        assert job._worker.ownership.in_use(job.task_to_token("x"))
+        assert [*job._worker.ownership.users_of([job.task_to_token("x")])]
         await scope.__aexit__(None, None, None)
 
 
