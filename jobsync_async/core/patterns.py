@@ -56,7 +56,11 @@ def eligible(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that match the first pattern that any of them matches; none when no pattern does."""
     candidates = list(names)
     for pattern in patterns:
-        if matching := [name for name in candidates if matches(pattern, name)]:
+        if any(special in pattern for special in (_ANY_TEXT, _ANY_CHARACTER, _ESCAPE)):
+            matching = [name for name in candidates if matches(pattern, name)]
+        else:  # a plain name, as most pins are
+            matching = [name for name in candidates if name == pattern]
+        if matching:
             return matching
     return []
 
