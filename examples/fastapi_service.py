@@ -1,15 +1,23 @@
 """A service whose instances each serve the tasks that they own, and send a request for another's task there.
 
+    JOBSYNC_DSN=postgresql://... python examples/fastapi_service.py 8001 api-1
     JOBSYNC_DSN=postgresql://... PORT=8001 uvicorn --factory examples.fastapi_service:app_from_environment --port 8001
+
+The name is the host and process id if it is left out; without JOBSYNC_DSN, libpq's own settings say where the database is.
 
 ``/health/live`` says that the event loop runs: restart the process when it does not answer. ``/health/ready`` says that this
 worker may act: send it no requests while it says 503.
 """
 
+import asyncio
 import os
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
+import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import RedirectResponse
 
@@ -47,7 +55,7 @@ def make_app(name: str, address: str, dsn: str) -> FastAPI:
         owner = await job.owner_of(task_id)
         if owner is None or owner.address is None or owner.node == name:
             raise HTTPException(503, "this task is changing hands; try again", headers={"Retry-After": "1"})
-        return RedirectResponse(f"{owner.address}/tasks/{task_id}", status_code=307)
+        return RedirectResponse(f"{owner.address}/tasks/{quote(task_id, safe='')}", status_code=307)
 
     @app.post("/drain")
     async def drain() -> dict[str, int]:
@@ -62,4 +70,20 @@ def app_from_environment() -> FastAPI:
     """For ``uvicorn --factory``."""
     port = os.environ.get("PORT", "8000")
     address = os.environ.get("ADDRESS", f"http://127.0.0.1:{port}")
-    return make_app(os.environ.get("NAME", f"api-{port}"), address, os.environ.get("JOBSYNC_DSN", ""))
+    name = os.environ.get("NAME", f"{socket.gethostname()}-{os.getpid()}")
+    return make_app(name, address, os.environ.get("JOBSYNC_DSN", ""))
+
+
+async def main() -> None:
+    """What ``python examples/fastapi_service.py PORT [name]`` does."""
+    port = int(sys.argv[1])
+    name = sys.argv[2] if len(sys.argv) > 2 else f"{socket.gethostname()}-{os.getpid()}"
+    app = make_app(name, f"http://127.0.0.1:{port}", os.environ.get("JOBSYNC_DSN", ""))
+    await uvicorn.Server(uvicorn.Config(app, port=port)).serve()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:  # uvicorn has shut down in order
+        print("left")

@@ -1,6 +1,8 @@
 """Kafka consumers without a consumer group's rebalances: each partition is consumed by the worker that owns its token.
 
-    JOBSYNC_DSN=postgresql://... python examples/kafka_consumer.py anna localhost:9092 orders 12
+    JOBSYNC_DSN=postgresql://... python examples/kafka_consumer.py localhost:9092 orders 12 anna
+
+The name is the host and process id if it is left out; without JOBSYNC_DSN, libpq's own settings say where the database is.
 
 With ``hash_function="modulo"`` and as many tokens as partitions, partition 5 is token 5, and all are spread evenly. Offsets are
 committed to Kafka before a partition is handed on, so the next worker goes on where this one stopped.
@@ -8,10 +10,12 @@ committed to Kafka before a partition is handed on, so the next worker goes on w
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from jobsync_async import Claim, CoordinationConfig, Job
@@ -25,10 +29,12 @@ async def consume(claim: Claim, servers: str, topic: str, handle: Handler) -> No
     consumer = AIOKafkaConsumer(
         bootstrap_servers=servers, group_id=f"{topic}-workers", enable_auto_commit=False, auto_offset_reset="earliest"
     )
-    await consumer.start()
     try:
+        await consumer.start()
         consumer.assign([partition])
         async for message in consumer:
+            # Many messages are fetched at once, and taking the next of them waits for nothing: look here whether to stop.
+            await anyio.lowlevel.checkpoint()
             with anyio.CancelScope(shield=True):  # a message is either handled and its offset committed, or neither
                 await handle(claim, message)
                 await consumer.commit({partition: message.offset + 1})
@@ -51,9 +57,15 @@ async def show(claim: Claim, message: ConsumerRecord) -> None:
     print(f"partition {claim.task_id}, epoch {claim.epoch}: {message.value!r}", flush=True)
 
 
+async def main() -> None:
+    """What ``python examples/kafka_consumer.py SERVERS TOPIC PARTITIONS [name]`` does."""
+    servers, topic, partitions, *given = sys.argv[1:]
+    name = given[0] if given else f"{socket.gethostname()}-{os.getpid()}"
+    await work(name, os.environ.get("JOBSYNC_DSN", ""), servers, topic, int(partitions), show)
+
+
 if __name__ == "__main__":
-    me, bootstrap, orders, count = sys.argv[1:]
     try:
-        asyncio.run(work(me, os.environ.get("JOBSYNC_DSN", ""), bootstrap, orders, int(count), show))
+        asyncio.run(main())
     except KeyboardInterrupt:
         print("left")

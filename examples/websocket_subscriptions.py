@@ -1,42 +1,64 @@
 """One subscription per symbol in the whole cluster: each worker holds those whose tokens it owns.
 
-    JOBSYNC_DSN=postgresql://... python examples/websocket_subscriptions.py anna ws://localhost:8765
+    JOBSYNC_DSN=postgresql://... python examples/websocket_subscriptions.py ws://localhost:8765 anna
 
-A symbol is unsubscribed here, and the connection closed, before another worker subscribes to it.
+The name is the host and process id if it is left out; without JOBSYNC_DSN, libpq's own settings say where the database is.
+The exchange says that a symbol is unsubscribed here before another worker subscribes to it.
 """
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from websockets.asyncio.client import connect
+import anyio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from jobsync_async import Claim, CoordinationConfig, Job
 
 SYMBOLS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "DOT-USD", "XRP-USD"]
+OnPrice = Callable[[str, str], object]
 
 
-async def stream_symbol(claim: Claim, url: str, on_price: Callable[[str, str], None]) -> None:
+async def stream_symbol(claim: Claim, url: str, on_price: OnPrice) -> None:
     """Follow one symbol until its token goes. If the connection breaks, this raises, and is started again in a while."""
-    async with connect(url) as socket:
-        await socket.send(f"subscribe {claim.task_id}")
+    symbol = str(claim.task_id)
+    async with connect(url) as upstream:
         try:
-            async for message in socket:
-                on_price(str(claim.task_id), str(message))
+            await upstream.send(f"subscribe {symbol}")
+            async for message in upstream:
+                on_price(symbol, str(message))
         finally:
-            await socket.send(f"unsubscribe {claim.task_id}")
-    raise ConnectionError(f"the server closed the stream of {claim.task_id}")
+            await unsubscribe(upstream, symbol)
+    raise ConnectionError(f"the server closed the stream of {symbol}")
 
 
-async def work(name: str, dsn: str, url: str, on_price: Callable[[str, str], None]) -> None:
+async def unsubscribe(upstream: ClientConnection, symbol: str) -> None:
+    """Wait until the exchange has let go: the next worker subscribes as soon as this returns. Cancelling does not hurry it."""
+    with anyio.move_on_after(10, shield=True), suppress(ConnectionClosed):
+        await upstream.send(f"unsubscribe {symbol}")
+        while await upstream.recv() != f"unsubscribed {symbol}":
+            pass  # prices that were on their way
+        await upstream.close()
+
+
+async def work(name: str, dsn: str, url: str, on_price: OnPrice) -> None:
     """Join, and hold this worker's subscriptions until it is stopped."""
     async with Job(name, CoordinationConfig(dsn=dsn, appname="ws_")) as job:
         await job.run_owned(SYMBOLS, lambda claim: stream_symbol(claim, url, on_price))
 
 
+async def main() -> None:
+    """What ``python examples/websocket_subscriptions.py URL [name]`` does."""
+    name = sys.argv[2] if len(sys.argv) > 2 else f"{socket.gethostname()}-{os.getpid()}"
+    await work(name, os.environ.get("JOBSYNC_DSN", ""), sys.argv[1], print)
+
+
 if __name__ == "__main__":
     try:
-        asyncio.run(work(sys.argv[1], os.environ.get("JOBSYNC_DSN", ""), sys.argv[2], print))
+        asyncio.run(main())
     except KeyboardInterrupt:
         print("left")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,3 +33,25 @@ def example() -> Callable[[str], ModuleType]:
 def start_example(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The command line that runs an example."""
     return lambda name, *arguments: [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+
+
+@pytest.fixture
+def spawn(start_example: Callable[..., list[str]], dsn: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an example as a process, which is killed when the test ends, or after 30 s, if it still runs then."""
+    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "JOBSYNC_DSN": dsn}
+        process = subprocess.Popen(start_example(name, *arguments), stdout=subprocess.PIPE, text=True, env=environment)
+        limit = threading.Timer(30, process.kill)
+        limit.start()
+        started.append((process, limit))
+        return process
+
+    yield start
+    for process, limit in started:
+        limit.cancel()
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

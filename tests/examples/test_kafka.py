@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -118,11 +120,85 @@ async def test_each_message_is_handled_once_in_order_and_committed(servers, dsn,
 
         assert handled == {partition: list(range(EACH)) for partition in range(PARTITIONS)}
         assert by["berta"] >= PARTITIONS * EACH // 2
-        consumer = AIOKafkaConsumer(bootstrap_servers=servers, group_id="orders-workers", enable_auto_commit=False)
-        await consumer.start()
-        try:
-            consumer.assign([TopicPartition("orders", partition) for partition in range(PARTITIONS)])
-            for partition in range(PARTITIONS):
-                assert await consumer.committed(TopicPartition("orders", partition)) == EACH
-        finally:
-            await consumer.stop()
+        assert await committed(servers) == [EACH] * PARTITIONS
+
+
+async def committed(servers: str) -> list[int | None]:
+    """The offset of each partition that the next worker would begin at."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=servers, group_id="orders-workers", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
+        consumer.assign(partitions)
+        return [await consumer.committed(partition) for partition in partitions]
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the Kafka-compatible broker is a Linux wheel")
+async def test_who_leaves_midway_stops_at_once_and_the_other_goes_on_right_there(servers, dsn, example):
+    module = example("kafka_consumer")
+    handled: dict[int, list[int]] = {partition: [] for partition in range(PARTITIONS)}
+    by: dict[str, list[int]] = {"anna": [], "berta": []}
+
+    def start(name: str) -> asyncio.Task[None]:
+        async def handle(claim, message) -> None:
+            await asyncio.sleep(0.005)
+            handled[claim.task_id].append(int(message.value))
+            by[name].append(claim.task_id)
+
+        return asyncio.ensure_future(module.work(name, dsn, servers, "orders", PARTITIONS, handle))
+
+    with anyio.fail_after(15):
+        anna, berta = start("anna"), start("berta")
+        first = 0
+        while not (by["anna"] and by["berta"]):  # until both consume
+            await produce(servers, first, first + 1)
+            first += 1
+        last = first + 100
+        await produce(servers, first, last)
+        before = len(by["anna"])
+        while len(by["anna"]) < before + 10:
+            await asyncio.sleep(0.001)
+        before = len(by["anna"])
+        anna.cancel()
+        await asyncio.wait([anna])
+        assert anna.cancelled()
+        assert len(by["anna"]) <= before + PARTITIONS, "it went on with what it had fetched"
+        assert sum(map(len, handled.values())) < PARTITIONS * last, "there was nothing left to go on with"
+        while sum(map(len, handled.values())) < PARTITIONS * last:
+            assert not berta.done()
+            await asyncio.sleep(0.005)
+        berta.cancel()
+        await asyncio.wait([berta])
+        assert berta.cancelled()
+        assert handled == {partition: list(range(last)) for partition in range(PARTITIONS)}
+        assert await committed(servers) == [last] * PARTITIONS
+
+
+async def test_a_consumer_that_is_cancelled_while_it_connects_is_closed(example):
+    module = example("kafka_consumer")
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        while await reader.read(1_000):
+            pass
+        writer.close()
+        gone.set()
+
+    async def ignore(claim, message) -> None:
+        raise AssertionError("there is no message")
+
+    with anyio.fail_after(10):
+        async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            claim = SimpleNamespace(task_id=0)
+            consuming = asyncio.ensure_future(module.consume(claim, f"127.0.0.1:{port}", "orders", ignore))
+            await asked.wait()
+            consuming.cancel()
+            await asyncio.wait([consuming])
+            assert consuming.cancelled()
+            del consuming
+            gc.collect()  # an unclosed consumer would warn
+            await gone.wait()
