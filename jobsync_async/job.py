@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -14,30 +13,30 @@ import psycopg
 from typing_extensions import Self
 
 from jobsync_async import claims
+from jobsync_async.api.base import State, check_number, check_text
+from jobsync_async.api.health import Health
+from jobsync_async.api.ownership import Ownership
+from jobsync_async.api.pins import Pins
+from jobsync_async.api.records import Records
 from jobsync_async.batch import Batch
 from jobsync_async.batch import Handler as BatchHandler
 from jobsync_async.callbacks import Callback, call
 from jobsync_async.claims import Claim, ClaimScope, OnRevoke
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
-from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.core.hashing import token_hasher
 from jobsync_async.engine import Engine
-from jobsync_async.errors import ConfigError, LockConflict, UsageError
+from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.host import HostTask
-from jobsync_async.locks import Locks
-from jobsync_async.metrics import Metrics
 from jobsync_async.owned import Handler as OwnedHandler
 from jobsync_async.owned import Ids, OwnedRunner, check_handler
 from jobsync_async.process import announce
 from jobsync_async.standalone import Standalone
-from jobsync_async.streams import TokenChanges
 from jobsync_async.tasklog import TaskLog
-from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, Task, TaskOrId, task_id_of
-
-_MAX_TEXT = 1_000
+from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
 
 
-class Job:
+class Job(Ownership, Health, Records, Pins):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when leaving it (or `stop`).
 
     Args:
@@ -73,12 +72,12 @@ class Job:
         weight: float = 1.0,
         address: str | None = None,
     ) -> None:
-        _check_text("node_name", node_name)
+        check_text("node_name", node_name)
         if address is not None:
-            _check_text("address", address)
-        _check_number("weight", weight)
-        _check_number("wait_on_enter", wait_on_enter)
-        _check_number("wait_on_exit", wait_on_exit)
+            check_text("address", address)
+        check_number("weight", weight)
+        check_number("wait_on_enter", wait_on_enter)
+        check_number("wait_on_exit", wait_on_exit)
         self.node_name = node_name
         self.date = _date_of(date)
         self._wait_on_enter = wait_on_enter
@@ -95,7 +94,7 @@ class Job:
         self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
         self._task_log = TaskLog(self._engine, self._token_of, self.date)
         self._host = HostTask()
-        self._state = "new"
+        self._state: State = "new"
 
     def __repr__(self) -> str:
         return f"<Job {self.node_name!r} {self._state}, {len(self.my_tokens)} tokens>"
@@ -165,179 +164,6 @@ class Job:
             if error is None or interrupted:
                 raise  # what ended the job, in place of the cancellation that it caused
 
-    # -- ownership: local, no I/O ---------------------------------------------------------------------------------------
-
-    def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O."""
-        return self.owns(task)
-
-    def owns(self, task: TaskOrId) -> bool:
-        """The same as `can_claim_task`. Raises UsageError before start, ConfigError for an id that cannot be one."""
-        owned = self._worker.owns(self._token_of(task_id_of(task)))
-        if not owned:
-            self._require_started()
-        return owned
-
-    def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
-        """Those of the tasks or ids that may start here now, in order. No I/O."""
-        self._require_started()
-        if not self._worker.may_act():
-            return []
-        owned, token_of = self._worker.ownership.owned, self._token_of
-        return [item for item in ids if token_of(task_id_of(item)) in owned]
-
-    def task_to_token(self, task: TaskOrId) -> int:
-        """The token that a task hashes to. No I/O."""
-        return self._token_of(task_id_of(task))
-
-    @property
-    def my_tokens(self) -> frozenset[int]:
-        """The tokens on which work may start here now. No I/O."""
-        return self._worker.ownership.owned if self._worker.may_act() else frozenset()
-
-    @property
-    def token_version(self) -> int:
-        """The cluster's version that `my_tokens` reflects; rises with every change. No I/O."""
-        return max(0, self._worker.version)
-
-    def token_changes(self) -> TokenChanges:
-        """An asynchronous iterator of what changes for this worker, beginning with a snapshot."""
-        self._require_started()
-        return TokenChanges(self._worker)
-
-    # -- health ---------------------------------------------------------------------------------------------------------
-
-    def am_i_healthy(self) -> bool:
-        """Whether this worker runs and its lease is valid, by the clock. No I/O."""
-        return self._state == "running" and self._engine.failure is None and self._worker.may_act()
-
-    def am_i_leader(self) -> bool:
-        """Whether this worker leads, as far as it knows. No I/O."""
-        return self._state == "running" and self._worker.leads and self._worker.may_act()
-
-    @property
-    def metrics(self) -> Metrics:
-        """Counters of this worker since it started. No I/O."""
-        return self._worker.metrics
-
-    async def get_active_nodes(self) -> list[NodeInfo]:
-        """Workers whose last heartbeat is younger than the time-out, oldest worker first; none when standalone."""
-        return [node for node in await self._nodes() if not self._looks_dead(node)]
-
-    async def get_dead_nodes(self) -> list[str]:
-        """Names of workers without a heartbeat for the time-out that are still listed. By the server's clock, for people."""
-        return [node.name for node in await self._nodes() if self._looks_dead(node)]
-
-    async def _nodes(self) -> list[NodeInfo]:
-        self._require_started()
-        return await self._engine.nodes()
-
-    def _looks_dead(self, node: NodeInfo) -> bool:
-        return node.heartbeat_age_sec >= self._worker.config.heartbeat_timeout_sec
-
-    async def get_coordination_status(self) -> dict[str, Any]:
-        """This worker and its cluster at a glance, for people and dashboards; a plain dictionary that JSON can hold."""
-        self._require_started()
-        own = {
-            "node_name": self.node_name,
-            "is_leader": self.am_i_leader(),
-            "is_healthy": self.am_i_healthy(),
-            "my_tokens": len(self.my_tokens),
-            "token_version": self.token_version,
-        }
-        return own | await self._engine.describe()
-
-    # -- work -----------------------------------------------------------------------------------------------------------
-
-    async def add_task(self, task: TaskOrId) -> None:
-        """Record that work on the task begins here, and keep it for `write_audit`.
-
-        Raises NotOwner or OwnershipLost when it is not this worker's, and then records nothing; StoreUnavailable.
-        """
-        await self._log().add([task])
-
-    async def add_tasks(self, tasks: Iterable[TaskOrId]) -> None:
-        """`add_task` for many, in one round trip: all of them or none."""
-        await self._log().add(tasks)
-
-    async def set_claim(self, task_or_tasks: TaskOrId | Iterable[TaskOrId]) -> None:
-        """Record that work on a task, or on each of several, begins here; not kept for `write_audit`.
-
-        A string, bytes, tuple, `Task` or anything that cannot be iterated over is one task. Raises as `add_task`.
-        """
-        one = isinstance(task_or_tasks, (str, bytes, tuple, Task)) or not isinstance(task_or_tasks, Iterable)
-        await self._log().begin([task_or_tasks] if one else task_or_tasks)  # type: ignore[arg-type,list-item]
-
-    async def write_audit(self) -> int:
-        """Write the tasks that were added since the last call as completed; how many were not completed before on this date.
-
-        What could not be written (StoreUnavailable) is kept for the next call.
-        """
-        return await self._log().write()
-
-    async def get_audit(self) -> list[dict[str, Any]]:
-        """The completions of this job's date by all workers, oldest first, as dictionaries: date, task_id, token_id, node,
-        epoch and completed_at."""
-        return await self._log().read()
-
-    def _log(self) -> TaskLog:
-        self._require_started()
-        return self._task_log
-
-    # -- pins -----------------------------------------------------------------------------------------------------------
-
-    async def register_lock(
-        self,
-        task_id: TaskOrId,
-        node_patterns: str | Sequence[str],
-        reason: str | None = None,
-        expires_in_days: float | None = None,
-    ) -> None:
-        """Pin a task: it runs only on workers whose name matches the first of the patterns that any live worker matches.
-
-        Args:
-            node_patterns: SQL LIKE patterns, in order of preference. `%` is any text, `_` any character, `\\` makes the next
-                character literal.
-            expires_in_days: None never expires.
-
-        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it is nobody's.
-
-        Raises:
-            LockConflict: another task on the same token is pinned to other patterns; that pin stays.
-            ConfigError: a pattern, id, reason or number cannot be one.
-        """
-        refused = await self._locks().register([(task_id, node_patterns, reason)], expires_in_days)
-        if refused:
-            raise refused[0]
-
-    async def register_locks_bulk(
-        self,
-        locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
-        expires_in_days: float | None = None,
-    ) -> list[LockConflict]:
-        """`register_lock` for many triples (task, patterns, reason), in one statement. The pins that were refused come back as
-        `LockConflict`, not raised; all others are stored."""
-        return await self._locks().register(locks, expires_in_days)
-
-    async def list_locks(self) -> list[LockInfo]:
-        """The pins in force, oldest first."""
-        return await self._locks().list()
-
-    async def clear_locks_by_creator(self, name: str) -> int:
-        """Delete the pins that the worker of this name has made; how many there were."""
-        _check_text("name", name)
-        return await self._locks().clear(name)
-
-    async def clear_all_locks(self) -> int:
-        """Delete all pins; how many there were."""
-        return await self._locks().clear(None)
-
-    def _locks(self) -> Locks:
-        if self._state == "starting":  # lock_provider runs before the worker has joined
-            return self._engine.locks
-        self._require_started()
-        return self._engine.locks
-
     # -- beyond jobsync -------------------------------------------------------------------------------------------------
 
     def claim(self, task: TaskOrId) -> ClaimScope:
@@ -382,7 +208,7 @@ class Job:
         """
         self._require_started()
         check_handler(handler)
-        _check_number("refresh_sec", refresh_sec)
+        check_number("refresh_sec", refresh_sec)
         claim = partial(self._claim, on_revoke="cancel")
         await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec).run()
 
@@ -427,28 +253,6 @@ class Job:
         """Take tokens again."""
         self._require_started()
         await self._engine.set_draining(False)
-
-    # -- inside ---------------------------------------------------------------------------------------------------------
-
-    def _require_started(self) -> None:
-        if self._engine.failure is not None:
-            raise UsageError(f"the job has ended: {self._engine.failure}") from self._engine.failure
-        if self._state in ("new", "starting"):
-            raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
-        if self._state == "stopped":
-            raise UsageError("the job has stopped; make a new one")
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
-        raise ConfigError(f"{name} must be a string of 1 to {_MAX_TEXT} characters; got {value!r:.100}")
-    task_text(value)  # refuses what PostgreSQL cannot store
-
-
-def _check_number(name: str, value: object) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0:  # type: ignore[operator]
-        raise ConfigError(f"{name} must be a number of at least 0; got {value!r}")
 
 
 def _date_of(value: object) -> dt.date:

@@ -94,6 +94,10 @@ class Worker:
         """Whether work on the token may start now."""
         return token in self.ownership.owned and self.clock() < self.lease.deadline
 
+    def owned_now(self) -> frozenset[int]:
+        """The tokens on which work may start now."""
+        return self.ownership.owned if self.may_act() else frozenset()
+
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
     def wants_all_beats(self) -> bool:

@@ -1,0 +1,1 @@
+"""What a `Job` offers, by topic; `Job` puts the topics together."""

@@ -1,0 +1,52 @@
+"""What this worker may do now. All of it is local: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jobsync_async.api.base import Started
+from jobsync_async.streams import TokenChanges
+from jobsync_async.types import TaskOrId, task_id_of
+
+
+class Ownership(Started):
+    """Questions about tokens and tasks."""
+
+    def can_claim_task(self, task: TaskOrId) -> bool:
+        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O."""
+        return self.owns(task)
+
+    def owns(self, task: TaskOrId) -> bool:
+        """The same as `can_claim_task`. Raises UsageError before start, ConfigError for an id that cannot be one."""
+        owned = self._worker.owns(self._token_of(task_id_of(task)))
+        if not owned:
+            self._require_started()
+        return owned
+
+    def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
+        """Those of the tasks or ids that may start here now, in order. No I/O."""
+        self._require_started()
+        if not self._worker.may_act():
+            return []
+        owned, token_of = self._worker.ownership.owned, self._token_of
+        return [item for item in ids if token_of(task_id_of(item)) in owned]
+
+    def task_to_token(self, task: TaskOrId) -> int:
+        """The token that a task hashes to. No I/O."""
+        return self._token_of(task_id_of(task))
+
+    @property
+    def my_tokens(self) -> frozenset[int]:
+        """The tokens on which work may start here now. No I/O."""
+        return self._worker.owned_now()
+
+    @property
+    def token_version(self) -> int:
+        """The cluster's version that `my_tokens` reflects; rises with every change. No I/O."""
+        return max(0, self._worker.version)
+
+    def token_changes(self) -> TokenChanges:
+        """An asynchronous iterator of what changes for this worker, beginning with a snapshot."""
+        self._require_started()
+        return TokenChanges(self._worker)

@@ -1,0 +1,66 @@
+"""Pins: which workers a task may run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from jobsync_async.api.base import Started, check_text
+from jobsync_async.errors import LockConflict
+from jobsync_async.locks import Locks
+from jobsync_async.types import LockInfo, TaskOrId
+
+
+class Pins(Started):
+    """Registering, listing and clearing pins. All of it asks PostgreSQL, and raises StoreUnavailable."""
+
+    async def register_lock(
+        self,
+        task_id: TaskOrId,
+        node_patterns: str | Sequence[str],
+        reason: str | None = None,
+        expires_in_days: float | None = None,
+    ) -> None:
+        """Pin a task: it runs only on workers whose name matches the first of the patterns that any live worker matches.
+
+        Args:
+            node_patterns: SQL LIKE patterns, in order of preference. `%` is any text, `_` any character, `\\` makes the next
+                character literal.
+            expires_in_days: None never expires.
+
+        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it is nobody's.
+
+        Raises:
+            LockConflict: another task on the same token is pinned to other patterns; that pin stays.
+            ConfigError: a pattern, id, reason or number cannot be one.
+        """
+        refused = await self._locks().register([(task_id, node_patterns, reason)], expires_in_days)
+        if refused:
+            raise refused[0]
+
+    async def register_locks_bulk(
+        self,
+        locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
+        expires_in_days: float | None = None,
+    ) -> list[LockConflict]:
+        """`register_lock` for many triples (task, patterns, reason), in one statement. The pins that were refused come back as
+        `LockConflict`, not raised; all others are stored."""
+        return await self._locks().register(locks, expires_in_days)
+
+    async def list_locks(self) -> list[LockInfo]:
+        """The pins in force, oldest first."""
+        return await self._locks().list()
+
+    async def clear_locks_by_creator(self, name: str) -> int:
+        """Delete the pins that the worker of this name has made; how many there were."""
+        check_text("name", name)
+        return await self._locks().clear(name)
+
+    async def clear_all_locks(self) -> int:
+        """Delete all pins; how many there were."""
+        return await self._locks().clear(None)
+
+    def _locks(self) -> Locks:
+        if self._state == "starting":  # lock_provider runs before the worker has joined
+            return self._engine.locks
+        self._require_started()
+        return self._engine.locks

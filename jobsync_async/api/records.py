@@ -1,0 +1,51 @@
+"""Bookkeeping by hand: which tasks begin here, and which are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jobsync_async.api.base import Started
+from jobsync_async.tasklog import TaskLog
+from jobsync_async.types import Task, TaskOrId
+
+
+class Records(Started):
+    """Claims and completions of tasks, under the job's date. All of it asks PostgreSQL, and raises StoreUnavailable."""
+
+    _task_log: TaskLog
+
+    async def add_task(self, task: TaskOrId) -> None:
+        """Record that work on the task begins here, and keep it for `write_audit`.
+
+        Raises NotOwner or OwnershipLost when it is not this worker's, and then records nothing; StoreUnavailable.
+        """
+        await self._log().add([task])
+
+    async def add_tasks(self, tasks: Iterable[TaskOrId]) -> None:
+        """`add_task` for many, in one round trip: all of them or none."""
+        await self._log().add(tasks)
+
+    async def set_claim(self, task_or_tasks: TaskOrId | Iterable[TaskOrId]) -> None:
+        """Record that work on a task, or on each of several, begins here; not kept for `write_audit`.
+
+        A string, bytes, tuple, `Task` or anything that cannot be iterated over is one task. Raises as `add_task`.
+        """
+        one = isinstance(task_or_tasks, (str, bytes, tuple, Task)) or not isinstance(task_or_tasks, Iterable)
+        await self._log().begin([task_or_tasks] if one else task_or_tasks)  # type: ignore[arg-type,list-item]
+
+    async def write_audit(self) -> int:
+        """Write the tasks that were added since the last call as completed; how many were not completed before on this date.
+
+        What could not be written (StoreUnavailable) is kept for the next call.
+        """
+        return await self._log().write()
+
+    async def get_audit(self) -> list[dict[str, Any]]:
+        """The completions of this job's date by all workers, oldest first, as dictionaries: date, task_id, token_id, node,
+        epoch and completed_at."""
+        return await self._log().read()
+
+    def _log(self) -> TaskLog:
+        self._require_started()
+        return self._task_log
