@@ -10,6 +10,7 @@ import anyio
 import psycopg
 from psycopg import pq
 
+from jobsync_async.core.hashing import task_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.tasks.worker import Worker
 
@@ -124,6 +125,11 @@ class ClaimScope:
             claim._why_lost = claim._why_lost or "the lease is over"
             raise claim.lost_error() from None
         return False
+
+    @property
+    def task(self) -> str:
+        """The task, as text."""
+        return task_text(self._claim.task_id)
 
     def revoked(self) -> None:
         """Called by the worker's tasks: the token is to go."""

@@ -47,6 +47,9 @@ class CoordinationConfig:
         rebalance_check_interval_sec: seconds between the leader's checks that no push was missed.
         rebalance_delay_sec: joins this close together are one rebalance.
         handoff_timeout_sec: seconds that work under way on a revoked token may go on before it is cancelled.
+        on_handoff_timeout: what to do about work that ignores even that. ``"wait"``: its token waits for it, and is shown as
+            stuck. ``"leave"``: the worker hands on everything else and ends with `CoordinationError`, one heartbeat interval
+            later; the token is free when its lease is over.
         failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout.
 
     Raises:
@@ -69,6 +72,7 @@ class CoordinationConfig:
     rebalance_check_interval_sec: float = 30
     rebalance_delay_sec: float = 0.1
     handoff_timeout_sec: float = 30
+    on_handoff_timeout: Literal["wait", "leave"] = "wait"
     failover: Literal["lease", "session"] = "lease"
 
     def __post_init__(self) -> None:
@@ -133,6 +137,8 @@ class CoordinationConfig:
             raise ConfigError(f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes, or None; got {self.schema!r}")
         if self.hash_function not in HASH_FUNCTIONS:
             raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
+        if self.on_handoff_timeout not in ("wait", "leave"):
+            raise ConfigError(f'on_handoff_timeout must be "wait" or "leave"; got {self.on_handoff_timeout!r}')
         if self.failover == "session":
             raise ConfigError('failover="session" is not in this version yet; use failover="lease"')
         if self.failover != "lease":

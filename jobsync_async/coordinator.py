@@ -157,7 +157,7 @@ class Coordinator:
         tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
             partial(keep_beating, worker, store.membership),
             partial(guard_lease, worker),
-            partial(follow_changes, worker, store, feed),
+            partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading).run,
         ]
         try:
@@ -305,7 +305,8 @@ class Coordinator:
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker
         with anyio.move_on_after(seconds):
-            await worker.until(lambda: self._hurry or not worker.ownership.busy())
+            # What has ignored its cancellation is not waited for once more.
+            await worker.until(lambda: self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock())))
         return not worker.ownership.busy()
 
 

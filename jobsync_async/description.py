@@ -25,6 +25,7 @@ async def describe(store: Store, timeout_sec: float) -> dict[str, Any]:
         "active_nodes": len(live),
         "nodes": [_plain(node) for node in nodes],
         "handoffs": await store.status.handoffs(),
+        "stuck_handoffs": await store.status.stuck_handoffs(),
         "unmatched_pins": [_plain(pin) for pin in unmatched(pins, live)],
     }
 

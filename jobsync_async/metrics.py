@@ -20,7 +20,8 @@ class Metrics:
         nodes_expired, takeovers: workers that it expired, and how often it took the leadership over.
         tokens_unmatched: pinned tokens that no live worker may have, by its last plan.
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
-        handoffs_overdue: tokens that are still in use here past the hand-off time-out, now.
+        handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off time-out, at the last look,
+            and how long ago the first of them was revoked.
         claims: claims begun. claims_lost: of these, those that were cancelled.
         fences_rejected: fences that found another owner.
     """
@@ -42,6 +43,7 @@ class Metrics:
     handoffs: int = 0
     handoff_sec: float = 0.0
     handoffs_overdue: int = 0
+    handoff_overdue_sec: float = 0.0
     claims: int = 0
     claims_lost: int = 0
     fences_rejected: int = 0

@@ -127,6 +127,13 @@ class ClusterRow:
     planned_joined: int
 
 
+class Stuck(NamedTuple):
+    """A revoked token that somebody here does not let go of: with the task, or None for a reader of changes."""
+
+    token_id: int
+    task_id: str | None
+
+
 class Work(NamedTuple):
     """A task and the ownership under which it is done: its text, its token, and the token's epoch."""
 

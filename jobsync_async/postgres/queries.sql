@@ -62,7 +62,7 @@ VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
-    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s
+    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, stuck = NULL
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 
 -- name: inherit_tokens
@@ -144,6 +144,10 @@ SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 
 FROM answered LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
 WHERE t.token_id = answered.token_id
 RETURNING t.token_id
+
+-- name: show_stuck
+-- For people: revoked tokens that somebody at this worker does not let go of.
+UPDATE {node} SET stuck = %(stuck)s::jsonb WHERE name = %(name)s AND incarnation = %(incarnation)s
 
 -- name: owner_of
 SELECT n.name, n.address, t.epoch
@@ -361,6 +365,14 @@ FROM {cluster} c
 SELECT node, nullif(next_node, '') AS receiver, count(*) AS tokens,
        extract(epoch FROM clock_timestamp() - min(revoked_at))::double precision AS oldest_sec
 FROM {token} WHERE next_node IS NOT NULL GROUP BY node, next_node ORDER BY oldest_sec DESC
+
+-- name: list_stuck
+-- Tokens that are still in use at their owner past the hand-off time-out, the longest first.
+SELECT n.name AS node, t.token_id, s.task_id,
+       extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS seconds
+FROM {node} n CROSS JOIN LATERAL jsonb_to_recordset(n.stuck) AS s(token_id integer, task_id text)
+JOIN {token} t ON t.token_id = s.token_id AND t.incarnation = n.incarnation AND t.next_node IS NOT NULL
+ORDER BY seconds DESC
 
 -- name: list_rebalances
 SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms

@@ -35,6 +35,10 @@ class Status:
         """Tokens on their way, grouped by owner and receiver, the longest first."""
         return [row._asdict() for row in await self._fetch("list_handoffs")]
 
+    async def stuck_handoffs(self) -> list[dict[str, Any]]:
+        """Revoked tokens that are still in use past the hand-off time-out, each with worker, task and seconds."""
+        return [row._asdict() for row in await self._fetch("list_stuck")]
+
     async def rebalances(self, most: int) -> list[dict[str, Any]]:
         """The latest distributions, the newest first."""
         return [row._asdict() for row in await self._fetch("list_rebalances", {"most": most})]

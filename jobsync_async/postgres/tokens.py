@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import psycopg
 
-from jobsync_async.core.rows import Identity, Snapshot, TokenRow
+from jobsync_async.core.rows import Identity, Snapshot, Stuck, TokenRow
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
@@ -68,6 +69,13 @@ class TokenFeed(Listener):
             return handed_on
 
         return await self.run(work)
+
+    async def show_stuck(self, me: Identity, stuck: Sequence[Stuck]) -> None:
+        """Write into the own row which revoked tokens are still in use, for people to see. Raises StoreUnavailable."""
+        shown = json.dumps([one._asdict() for one in stuck]) if stuck else None
+        await self.run(
+            lambda connection: connection.execute(self._queries["show_stuck"], {**me._asdict(), "stuck": shown}),
+        )
 
 
 def int_array(values: Sequence[int]) -> str:

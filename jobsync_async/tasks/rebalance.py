@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 
 import anyio
 
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.errors import CoordinationError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
+from jobsync_async.tasks.overdue import Overdue
 from jobsync_async.tasks.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -26,15 +28,21 @@ _DISTRUST_SEC = 1.0
 _FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
 
 
-async def follow_changes(worker: Worker, store: Store, feed: TokenFeed | None) -> None:
-    """Serve a LISTEN connection, for ever; a broken or suspect one is replaced by a fresh one."""
+async def follow_changes(
+    worker: Worker, store: Store, feed: TokenFeed | None, leave: Callable[[CoordinationError], object]
+) -> None:
+    """Serve a LISTEN connection, for ever; a broken or suspect one is replaced by a fresh one.
+
+    `leave` is called with the reason when the worker is to leave because a token of it is stuck.
+    """
     failures = 0
+    overdue = Overdue(worker, leave)
     while True:
         try:
             feed = feed or await store.listen()
             failures = 0
             try:
-                await _Follower(worker, feed).serve()
+                await _Follower(worker, feed, overdue).serve()
             finally:
                 feed.abandon()
                 await feed.close()
@@ -49,9 +57,10 @@ async def follow_changes(worker: Worker, store: Store, feed: TokenFeed | None) -
 class _Follower:
     """Serves one LISTEN connection until it breaks."""
 
-    def __init__(self, worker: Worker, feed: TokenFeed) -> None:
+    def __init__(self, worker: Worker, feed: TokenFeed, overdue: Overdue) -> None:
         self._worker = worker
         self._feed = feed
+        self._overdue = overdue
         self._first = True
         self._missed_since: float | None = None
         self._distrust_until = float("-inf")
@@ -68,7 +77,7 @@ class _Follower:
             if self._must_read(now):
                 await self._read()
             await self._acknowledge()
-            self._cancel_overdue(worker.clock())
+            await self._look_after_overdue()
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
             worker.sync_wanted.clear()
             worker.metrics.notifications += feed.notifications - heard_before
@@ -127,33 +136,19 @@ class _Follower:
         else:
             self._retry_at, self._retry_sec = float("inf"), 0.0
 
-    def _cancel_overdue(self, now: float) -> None:
-        """Cancel what still works on tokens that were revoked too long ago. Readers cannot be cancelled: they are shown."""
+    async def _look_after_overdue(self) -> None:
         worker = self._worker
-        limit = worker.config.handoff_timeout_sec
-        overdue = [t for t in worker.ownership.busy() if now - worker.ownership.revoking[t].since >= limit]
-        for _, user in worker.ownership.users_of(overdue):
-            user.lost(f"still at work {limit:g} s after its token was revoked")
-        if len(overdue) > worker.metrics.handoffs_overdue:
-            logger.warning(
-                "%s: %d revoked tokens are still in use after %g s and wait, the first of them token %d",
-                worker.identity.name,
-                len(overdue),
-                limit,
-                overdue[0],
-                extra={"node": worker.identity.name, "tokens_overdue": len(overdue)},
-            )
-        worker.metrics.handoffs_overdue = len(overdue)
+        stuck = self._overdue.look(worker.clock())
+        if stuck is not None:
+            await self._feed.show_stuck(worker.identity, stuck)
+            self._overdue.shown(stuck)
 
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
-        worker = self._worker
-        limit = worker.config.handoff_timeout_sec
-        deadlines = [self._retry_at]
+        deadlines = [self._retry_at, self._overdue.next_look(now)]
         if self._missed_since is not None:
             deadlines.append(self._missed_since + _CROSSING_SEC)
         if self._hears_news():
             deadlines.append(self._distrust_until)
-        deadlines += [due for r in worker.ownership.revoking.values() if (due := r.since + limit) > now]
         first = min(deadlines)
         return None if first == float("inf") else first - now

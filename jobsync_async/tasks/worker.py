@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 class User(Protocol):
     """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not block or raise."""
 
+    @property
+    def task(self) -> str:
+        """The task, as text."""
+
     def revoked(self) -> None:
         """The token is to go: finish soon."""
 
@@ -97,6 +101,23 @@ class Worker:
     def owned_now(self) -> frozenset[int]:
         """The tokens on which work may start now."""
         return self.ownership.owned if self.may_act() else frozenset()
+
+    @property
+    def stuck_after_sec(self) -> float:
+        """How long after its revocation a token counts as stuck: its work was cancelled, and had a heartbeat's time to end."""
+        return self.config.handoff_timeout_sec + self.config.heartbeat_interval_sec
+
+    def overdue(self, now: float) -> list[int]:
+        """Revoked tokens that are still in use here past the hand-off time-out, in order."""
+        return self._revoked_before(now - self.config.handoff_timeout_sec)
+
+    def stuck(self, now: float) -> list[int]:
+        """Those of them whose work has ignored its cancellation."""
+        return self._revoked_before(now - self.stuck_after_sec)
+
+    def _revoked_before(self, moment: float) -> list[int]:
+        revoking = self.ownership.revoking
+        return [token for token in self.ownership.busy() if revoking[token].since <= moment]
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 

@@ -1,0 +1,104 @@
+"""Hand-offs that take too long: work is cancelled, what ignores that is shown, and, if so configured, the worker leaves.
+
+A token whose user never lets go waits, and only it: nobody else may have it while somebody here may be at work on it. What
+ends the wait is the user's own end, or the end of this worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from jobsync_async.core.rows import Stuck
+from jobsync_async.errors import CoordinationError
+from jobsync_async.tasks.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_MOST_SHOWN = 10
+
+
+class Overdue:
+    """Looks after revoked tokens that are still in use here past the hand-off time-out.
+
+    Args:
+        leave: called with the reason when the worker is to leave because of one.
+    """
+
+    def __init__(self, worker: Worker, leave: Callable[[CoordinationError], object]) -> None:
+        self._worker = worker
+        self._leave = leave
+        self._shown: Sequence[Stuck] = ()
+        self._left = False
+
+    def look(self, now: float) -> Sequence[Stuck] | None:
+        """Cancel what still works on tokens that were revoked too long ago. Readers cannot be cancelled: they are shown.
+
+        Returns what the worker's row is to show of it, None when it shows that already; `shown` says that it does.
+        """
+        worker = self._worker
+        tokens = worker.overdue(now)
+        limit = worker.config.handoff_timeout_sec
+        for _, user in worker.ownership.users_of(tokens):
+            user.lost(f"still at work {limit:g} s after its token was revoked")
+        ages = [now - worker.ownership.revoking[token].since for token in tokens]
+        worker.metrics.handoffs_overdue = len(tokens)
+        worker.metrics.handoff_overdue_sec = max(ages, default=0.0)
+        stuck = [Stuck(token, self._task_of(token)) for token in tokens[:_MOST_SHOWN]]
+        if tokens and worker.stuck(now):
+            self._give_up(stuck[0], max(ages))
+        return None if stuck == list(self._shown) else stuck
+
+    def shown(self, stuck: Sequence[Stuck]) -> None:
+        """The worker's row shows these now: time to say so in the log too."""
+        known, self._shown = set(self._shown), stuck
+        new = [one for one in stuck if one not in known]
+        for one in new:
+            if one.task_id is not None:
+                self._warn(one)
+        unread = [one for one in new if one.task_id is None]
+        if unread and not any(one.task_id is None for one in known):  # one reader, however many tokens
+            self._warn(unread[0])
+
+    def next_look(self, now: float) -> float:
+        """When to look again if nothing changes; infinity for never."""
+        worker = self._worker
+        waits = [worker.config.handoff_timeout_sec]
+        if worker.config.on_handoff_timeout == "leave":
+            waits.append(worker.stuck_after_sec)
+        dues = (revocation.since + wait for revocation in worker.ownership.revoking.values() for wait in waits)
+        return min((due for due in dues if due > now), default=float("inf"))
+
+    def _task_of(self, token: int) -> str | None:
+        """The task that somebody works on; None when it is a reader of changes that has not come back."""
+        return next((user.task for _, user in self._worker.ownership.users_of((token,))), None)
+
+    def _warn(self, one: Stuck) -> None:
+        worker = self._worker
+        name, limit = worker.identity.name, worker.config.handoff_timeout_sec
+        logger.warning(
+            "%s: token %d waits to be handed on: %s for over %g s",
+            name,
+            one.token_id,
+            _whose(one),
+            limit,
+            extra={"node": name, "token_id": one.token_id, "task_id": one.task_id, "seconds": limit},
+        )
+
+    def _give_up(self, one: Stuck, seconds: float) -> None:
+        if self._left or self._worker.config.on_handoff_timeout != "leave":
+            return
+        self._left = True
+        name = self._worker.identity.name
+        self._leave(
+            CoordinationError(
+                f"{name} leaves, as on_handoff_timeout='leave' says: token {one.token_id} was revoked {seconds:.1f} s ago, and "
+                f"{_whose(one)} since; end this process, so that nothing works on it any more"
+            )
+        )
+
+
+def _whose(one: Stuck) -> str:
+    if one.task_id is None:
+        return "a reader of token_changes() or an on_rebalance has not come back"
+    return f"work on task {one.task_id!r} has gone on"
