@@ -7,7 +7,7 @@ workers may still run: it says what to run.
 
 from __future__ import annotations
 
-from psycopg import errors
+from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError
@@ -39,6 +39,7 @@ async def open_schema(
             if observe:
                 await _require(connection, queries)
             elif upgrade or not await _exists(connection, queries):
+                await _refuse_predecessor(connection, queries)
                 await _create(connection, queries, config)
             await _check(connection, queries, config, observe=observe)
     finally:
@@ -70,8 +71,22 @@ async def _inspect(connection: Connection, config: CoordinationConfig, *, must_w
 
 
 async def _exists(connection: Connection, queries: Queries) -> bool:
-    row = await (await connection.execute(queries["table_exists"], {"table": queries.table("rebalance")})).fetchone()
+    return await _table_exists(connection, queries, queries.table("cluster"))
+
+
+async def _table_exists(connection: Connection, queries: Queries, name: str) -> bool:
+    row = await (await connection.execute(queries["table_exists"], {"table": name})).fetchone()
     return bool(row and row[0])
+
+
+async def _refuse_predecessor(connection: Connection, queries: Queries) -> None:
+    """jobsync's tables have some of the names that ours have, and another shape. It has one that we do not."""
+    name = sql.Identifier(queries.schema, f"{queries.appname}leader_lock").as_string()
+    if await _table_exists(connection, queries, name):
+        raise SchemaError(
+            f"the tables {queries.appname!r} in schema {queries.schema!r} are jobsync's, which this library leaves alone; use "
+            "another appname, such as 'jobs_', or another schema"
+        )
 
 
 async def _require(connection: Connection, queries: Queries) -> None:

@@ -189,3 +189,15 @@ async def test_settings_that_disagree_leave_the_cluster_as_it_is(dsn, admin):
 def test_a_job_that_cannot_be_is_refused_when_it_is_made(arguments):
     with pytest.raises(ConfigError):
         Job(**{"node_name": "anna", **arguments})
+
+
+async def test_jobsyncs_own_tables_are_left_alone(empty_dsn):
+    before = "CREATE TABLE sync_node (name text, created_on timestamp); CREATE TABLE sync_leader_lock (singleton int)"
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(before)
+        with pytest.raises(SchemaError, match=r"are jobsync's, .* use another appname"):
+            await Job("anna", CoordinationConfig(dsn=empty_dsn)).start()
+        tables = "SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'sync%' ORDER BY 1"
+        assert connection.execute(tables).fetchall() == [("sync_leader_lock",), ("sync_node",)]
+    async with Job("anna", CoordinationConfig(dsn=empty_dsn, appname="jobs_")) as job:
+        assert len(job.my_tokens) == 10_000

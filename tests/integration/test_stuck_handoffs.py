@@ -103,7 +103,7 @@ async def test_a_worker_may_leave_because_of_work_that_never_ends(hasty):
         with anyio.fail_after(10):
             while a.am_i_healthy():
                 await asyncio.sleep(0.01)
-            with pytest.raises(CoordinationError, match="token 0 was revoked .* work on task '0' has gone on since"):
+            with pytest.raises(CoordinationError, match=r"token 0 was revoked .* work on task '0' has gone on since"):
                 await a.stop()
         assert len(await jobs.settled()) == 1  # the lease of the worker that left is over
         await stubborn.end()
