@@ -129,7 +129,7 @@ class Coordinator:
 
     async def _first_tokens(self) -> None:
         worker = self.worker
-        await worker.until(lambda: self.failure or worker.settled or worker.ownership.owned)
+        await worker.until(lambda: self.failure or worker.settled or worker.ownership.grants)
         with anyio.move_on_after(_REST_OF_FIRST_TOKENS_SEC):
             await worker.until(lambda: self.failure or worker.settled)
 

@@ -29,7 +29,7 @@ class Ownership(Started):
         self._require_started()
         if not self._worker.may_act():
             return []
-        owned, token_of = self._worker.ownership.owned, self._token_of
+        owned, token_of = self._worker.ownership.grants, self._token_of
         return [item for item in ids if token_of(task_id_of(item)) in owned]
 
     def task_to_token(self, task: TaskOrId) -> int:

@@ -95,7 +95,9 @@ def _share_out(outcome: Plan, tokens: Sequence[int], where: Sequence[str | None]
         return
     surplus = {name: held[name] - quota for name, quota in quotas.items() if held[name] > quota}
     receivers = chain.from_iterable(repeat(name, count) for name, count in missing.items())
-    outcome.changes.update(zip(_movers(tokens, where, quotas, surplus), receivers, strict=True))
+    all_move = sum(missing.values()) == len(tokens)
+    movers = tokens if all_move else _movers(tokens, where, quotas, surplus)
+    outcome.changes.update(zip(movers, receivers, strict=True))
 
 
 def _movers(
@@ -117,6 +119,8 @@ def _quotas(
     total: int, loads: Mapping[str, int], weights: Mapping[str, float], held: Mapping[str | None, int]
 ) -> dict[str, int]:
     """How many of `total` tokens each worker gets."""
+    if len(weights) == 1:  # as most pins have it
+        return dict.fromkeys(weights, total)
     shares = _shares(total, loads, weights)
     quotas = {name: int(share) for name, share in shares.items()}
     rest = total - sum(quotas.values())

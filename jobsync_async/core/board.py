@@ -6,8 +6,10 @@ inputs changed: the members, the pins, or a token that is not where the last pla
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -257,11 +259,6 @@ class Board:
         destinations: Sequence[str | None],
         changes: Mapping[int, str | None],
     ) -> None:
-        numbers: dict[str, int] = {}
-
-        def number(name: str | None) -> int:
-            return 0 if name is None else numbers.setdefault(name, len(numbers) + 1)
-
         # Tokens that stay where they are going need a write only when their place does, which few places do.
         unsettled = {
             index for index in set(self._where) if self._write_for(self._places[index], destinations[index]) is not None
@@ -269,13 +266,20 @@ class Board:
         tokens: Iterable[int] = changes
         if unsettled:
             tokens = [t for t, index in enumerate(self._where) if index in unsettled or t in changes]
-        for token in tokens:
-            write = self._write_for(self._places[self._where[token]], wanted[token])
+        # What is to be done depends on where a token is and where it is wanted, and there are few such pairs.
+        pairs: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
+        wheres, wanteds = map(self._where.__getitem__, tokens), map(wanted.__getitem__, tokens)
+        for token, pair in zip(tokens, zip(wheres, wanteds, strict=True), strict=True):
+            pairs[pair].append(token)
+        numbers: dict[str, int] = {}
+        for (index, name), alike in pairs.items():
+            write = self._write_for(self._places[index], name)
             if write is not None:
                 kind, receiver = write
                 moves: Moves = getattr(distribution, kind)
-                moves.token_ids.append(token)
-                moves.receivers.append(number(receiver))
+                moves.token_ids.extend(alike)
+                number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
+                moves.receivers.extend(repeat(number, len(alike)))
         distribution.names = list(numbers)
 
     def _write_for(self, place: Place | None, wanted: str | None) -> tuple[str, str | None] | None:

@@ -7,12 +7,22 @@ numbered partitions, spread with perfect evenness.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from jobsync_async.errors import ConfigError
 from jobsync_async.types import TaskOrId, task_id_of
+
+# For ids of a few bytes Python's own functions are faster than OpenSSL's, which hashlib has where it can, and which fill memory.
+try:
+    from _md5 import md5
+    from _sha2 import sha256  # from Python 3.12 on
+except ImportError:
+    try:
+        from _md5 import md5
+        from _sha256 import sha256
+    except ImportError:
+        from hashlib import md5, sha256
 
 HASH_FUNCTIONS = ("double_sha256", "sha256", "md5", "modulo")
 MOST_TOKENS = 1_000_000
@@ -38,7 +48,7 @@ def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: 
 
 def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], int]:
     """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are taken to be valid."""
-    from_bytes, sha256, md5 = int.from_bytes, hashlib.sha256, hashlib.md5
+    from_bytes = int.from_bytes
 
     def by_double_sha256(task_id: Any) -> int:
         try:
@@ -82,7 +92,7 @@ def task_text(task_id: Hashable) -> str:
 
 def task_key(text: str) -> bytes:
     """The key under which a task is stored: the SHA-256 of its text, so that texts of any length have one."""
-    return hashlib.sha256(text.encode()).digest()
+    return sha256(text.encode()).digest()
 
 
 def _not_text(task_id: object) -> ConfigError:

@@ -47,16 +47,16 @@ class Change:
 
 
 class Ownership(Generic[U]):
-    """The state. `version` is that of the last snapshot applied; `owned` are the tokens that work may start on, provided
+    """The state. `version` is that of the last snapshot applied; `grants` has the tokens that work may start on, provided
     that the lease is valid (which is not known here)."""
 
     def __init__(self, incarnation: UUID) -> None:
         self.incarnation = incarnation
         self.version = UNKNOWN
-        self.owned: frozenset[int] = frozenset()
         self.grants: dict[int, int] = {}
         self.revoking: dict[int, Revocation] = {}
         self._epochs: dict[int, int] = {}
+        self._owned: frozenset[int] | None = frozenset()
         self._users: dict[int, set[U]] = {}
         self._readers: WeakSet[Reader] = WeakSet()
         self._last_grant = 0
@@ -70,11 +70,11 @@ class Ownership(Generic[U]):
         if snapshot.incarnation != self.incarnation or snapshot.since != self.version:
             return None
         self._last_grant += 1
-        assigned, revoked, lost = set[int](), set[int](), set[int]()
+        assigned, revoked, lost = list[int](), list[int](), list[int]()
         for token, epoch, version, going in snapshot.mine:
             if self._epochs.get(token, epoch) != epoch:  # it went and came back between two reads
                 self._drop(token)
-                lost.add(token)
+                lost.append(token)
             before = self.revoking.pop(token, None)
             grant = before.grant if before else self.grants.pop(token, None)
             was_owned = grant is not None and before is None
@@ -85,15 +85,15 @@ class Ownership(Generic[U]):
                 answers = version if going else None
                 self.revoking[token] = Revocation(grant, epoch, answers, before.since if before else now)
                 if was_owned:
-                    revoked.add(token)
+                    revoked.append(token)
             else:  # new, or withdrawn before we let go: then it is simply ours again
                 self.grants[token] = grant
                 if not was_owned:
-                    assigned.add(token)
+                    assigned.append(token)
         for token in snapshot.others:
             if token in self._epochs:
                 self._drop(token)
-                lost.add(token)
+                lost.append(token)
         self.version = snapshot.version
         return self._changed(assigned, revoked, lost)
 
@@ -110,21 +110,21 @@ class Ownership(Generic[U]):
 
     def forget(self) -> Change:
         """Lose everything at once: the lease is over, or the worker was expired. The next snapshot must show all."""
-        lost = set(self._epochs)
+        lost = list(self._epochs)
         self.grants.clear()
         self.revoking.clear()
         self._epochs.clear()
         self.version = UNKNOWN
-        return self._changed(set(), set(), lost)
+        return self._changed((), (), lost)
 
     def let_go(self, now: float) -> Change:
         """Stop starting work on anything from now on, as if all were revoked; what the leader revokes too is acknowledged.
         For a worker that leaves."""
         self._leaving = True
-        going = set(self.grants)
+        going = list(self.grants)
         for token in going:
             self.revoking[token] = Revocation(self.grants.pop(token), self._epochs[token], None, now)
-        return self._changed(set(), going, set())
+        return self._changed((), going, ())
 
     # -- who uses it ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +179,13 @@ class Ownership(Generic[U]):
         return bool(self._epochs)
 
     @property
+    def owned(self) -> frozenset[int]:
+        """The tokens that work may start on, as a set of its own: made when somebody asks, once per change."""
+        if self._owned is None:
+            self._owned = frozenset(self.grants)
+        return self._owned
+
+    @property
     def known(self) -> bool:
         """False before the first reading, and after everything was lost."""
         return self.version != UNKNOWN
@@ -199,10 +206,10 @@ class Ownership(Generic[U]):
         self.grants.pop(token, None)
         self.revoking.pop(token, None)
 
-    def _changed(self, assigned: set[int], revoked: set[int], lost: set[int]) -> Change:
+    def _changed(self, assigned: Iterable[int], revoked: Iterable[int], lost: Iterable[int]) -> Change:
         change = Change(frozenset(assigned), frozenset(revoked), frozenset(lost))
         if change:
-            self.owned = frozenset(self.grants)
+            self._owned = None
         return change
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -69,6 +69,18 @@ class TokenRow(NamedTuple):
     revoking: bool
 
 
+class TokenRows:
+    """Rows made as they are looked at, from tokens that are alike: epoch, version, whether they are to go, and their ids."""
+
+    def __init__(self, groups: Sequence[tuple[int, int, bool, Sequence[int]]]) -> None:
+        self._groups = groups
+
+    def __iter__(self) -> Iterator[TokenRow]:
+        for epoch, version, revoking, token_ids in self._groups:
+            for token_id in token_ids:
+                yield TokenRow(token_id, epoch, version, revoking)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One worker's atomic read: cluster row, own node row, and the tokens that changed after `since`.
@@ -91,7 +103,7 @@ class Snapshot:
     leader: UUID | None
     state: str | None
     settled: bool
-    mine: Sequence[TokenRow]
+    mine: Iterable[TokenRow]
     others: Sequence[int]
 
 

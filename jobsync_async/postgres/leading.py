@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby
+from operator import sub
 
 import psycopg
 
-from jobsync_async.core.board import Distribution, PinRow, Reading
+from jobsync_async.core.board import Distribution, Moves, PinRow, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
 from jobsync_async.postgres.connection import Connection, Link
@@ -152,8 +154,10 @@ class Leading:
             "generation": cluster.generation,
         }
         written = 0
+        if distribution.create:
+            values = {**common, **_ranges(distribution.create)}
+            written += (await connection.execute(self._queries["create_tokens"], values)).rowcount
         for name, moves in (
-            ("create_tokens", distribution.create),
             ("assign_tokens", distribution.assign),
             ("revoke_tokens", distribution.revoke),
         ):
@@ -180,3 +184,18 @@ class Leading:
                 "duration_ms": outcome.duration_ms,
             }
             await connection.execute(self._queries["record_rebalance"], record)
+
+
+def _ranges(moves: Moves) -> dict[str, str]:
+    """Tokens in order, as arrays of the first and the last of each range that goes to one receiver."""
+    firsts, lasts, receivers = list[int](), list[int](), list[int]()
+    # Within a range, a token is as far from its place in the list as the token before.
+    distances = map(sub, moves.token_ids, count())
+    at = 0
+    for (distance, receiver), run in groupby(zip(distances, moves.receivers, strict=True)):
+        length = sum(1 for _ in run)
+        firsts.append(at + distance)
+        lasts.append(at + distance + length - 1)
+        receivers.append(receiver)
+        at += length
+    return {"firsts": int_array(firsts), "lasts": int_array(lasts), "receivers": int_array(receivers)}

@@ -1,14 +1,21 @@
-"""Connections for what users call: a small pool that opens them when they are needed and closes them when they are idle."""
+"""Connections for what users call: a small pool that opens them when they are needed and closes them when they are idle.
+
+A worker that calls nothing has no pool: it is made by the first call, and psycopg_pool is imported by then.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg.rows import namedtuple_row
-from psycopg_pool import AsyncConnectionPool
 
+from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, translated
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
 
 T = TypeVar("T")
 
@@ -18,29 +25,44 @@ class Pool:
 
     def __init__(self, connector: Connector, *, max_size: int = 4, idle_sec: float = 10.0) -> None:
         self._connector = connector
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            connector.conninfo("calls"),
+        self._max_size = max_size
+        self._idle_sec = idle_sec
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def _opened(self) -> AsyncConnectionPool[Connection]:
+        async with self._opening:
+            if self._closed:
+                raise StoreUnavailable("the job has ended, and its connections are closed")
+            if self._pool is None:
+                self._pool = self._make()
+                await self._pool.open()  # starts its tasks, and connects to nothing yet
+            return self._pool
+
+    def _make(self) -> AsyncConnectionPool[Connection]:
+        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415 - half a megabyte that many workers never need
+
+        return AsyncConnectionPool(
+            self._connector.conninfo("calls"),
             kwargs={"autocommit": True, "row_factory": namedtuple_row},
-            configure=connector.prepare,
+            configure=self._connector.prepare,
             min_size=0,
-            max_size=max_size,
-            max_idle=idle_sec,
-            timeout=connector.patience_sec,
-            reconnect_timeout=connector.patience_sec,
+            max_size=self._max_size,
+            max_idle=self._idle_sec,
+            timeout=self._connector.patience_sec,
+            reconnect_timeout=self._connector.patience_sec,
             open=False,
             name="jobsync_async",
         )
-
-    async def open(self) -> None:
-        """Start the pool; connects to nothing yet."""
-        await self._pool.open()
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` with a connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
 
         async def bounded() -> T:
+            pool = await self._opened()
             with translated():
-                async with self._pool.connection() as connection:
+                async with pool.connection() as connection:
                     with limit(connection, self._connector.patience_sec):
                         return await work(connection)
 
@@ -56,4 +78,7 @@ class Pool:
         return await self.run(in_transaction)
 
     async def close(self) -> None:
-        await self._pool.close()
+        async with self._opening:
+            self._closed = True
+            if self._pool is not None:
+                await self._pool.close()

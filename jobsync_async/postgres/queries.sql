@@ -114,19 +114,26 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 
 -- name: read_changes
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
--- commit in order: every change up to the version that is seen here is seen here.
+-- commit in order: every change up to the version that is seen here is seen here. Rows that are as the first distribution made
+-- them have version 0, and changed at tokens_since. Thousands of tokens share few epochs and versions: they come grouped.
 SELECT c.version, c.term, c.leader_incarnation, n.state,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
-       t.token_ids, t.epochs, t.versions, t.revoking, t.others
+       t.mine, t.others
 FROM {cluster} c
 LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
 CROSS JOIN LATERAL (
-    SELECT array_agg(token_id) FILTER (WHERE incarnation = %(incarnation)s) AS token_ids,
-           array_agg(epoch) FILTER (WHERE incarnation = %(incarnation)s) AS epochs,
-           array_agg(version) FILTER (WHERE incarnation = %(incarnation)s) AS versions,
-           array_agg(next_node IS NOT NULL) FILTER (WHERE incarnation = %(incarnation)s) AS revoking,
-           array_agg(token_id) FILTER (WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
-    FROM {token} WHERE version > %(since)s
+    WITH changed AS MATERIALIZED (
+        SELECT token_id, incarnation, epoch, version, next_node FROM {token} WHERE version > %(since)s
+        UNION ALL
+        SELECT token_id, incarnation, epoch, version, next_node FROM {token}
+        WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
+    )
+    SELECT (SELECT json_agg(json_build_array(epoch, version, revoking, token_ids)) FROM (
+                SELECT epoch, version, next_node IS NOT NULL AS revoking, array_agg(token_id) AS token_ids FROM changed
+                WHERE incarnation = %(incarnation)s GROUP BY epoch, version, next_node IS NOT NULL
+            ) alike) AS mine,
+           (SELECT array_agg(token_id) FROM changed
+            WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
 ) t
 
 -- name: acknowledge
@@ -174,7 +181,13 @@ SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM 
 -- name: read_board
 -- Tokens changed since, in groups that are alike to the leader.
 SELECT node, incarnation, next_node, array_agg(token_id ORDER BY token_id) AS token_ids
-FROM {token} WHERE version > %(since)s GROUP BY node, incarnation, next_node
+FROM (
+    SELECT node, incarnation, next_node, token_id FROM {token} WHERE version > %(since)s
+    UNION ALL
+    SELECT node, incarnation, next_node, token_id FROM {token}
+    WHERE version = 0 AND %(since)s >= 0 AND %(since)s < (SELECT tokens_since FROM {cluster})
+) changed
+GROUP BY node, incarnation, next_node
 
 -- name: read_pins
 -- Pins in force, and in how many seconds each expires.
@@ -195,13 +208,17 @@ WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
 
 -- name: create_tokens
--- The first distribution writes the rows where they belong. Only under the cluster row's lock are there new ones, so looking
--- first is enough, and costs less than ON CONFLICT, which inserts each row on trial.
+-- The first distribution writes the rows where they belong, in ranges. Only under the cluster row's lock are there new ones, so
+-- looking first is enough, and costs less than ON CONFLICT, which inserts each row on trial. Rows of an empty table are made
+-- under version 0, which no index holds: the cluster's tokens_since says from when on they have been.
+WITH first AS (UPDATE {cluster} SET tokens_since = %(version)s WHERE NOT EXISTS (SELECT FROM {token}) RETURNING 0 AS version)
 INSERT INTO {token} (token_id, node, incarnation, epoch, version)
-SELECT w.token_id, n.name, n.incarnation, (%(generation)s::bigint << 32) + 1, %(version)s
-FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
+SELECT made.token_id, n.name, n.incarnation, (%(generation)s::bigint << 32) + 1,
+       coalesce((SELECT version FROM first), %(version)s)
+FROM unnest(%(firsts)s::integer[], %(lasts)s::integer[], %(receivers)s::integer[]) AS w(first, last, receiver)
 LEFT JOIN {node} n ON n.name = (%(names)s::text[])[w.receiver] AND n.state = 'active'
-WHERE NOT EXISTS (SELECT FROM {token} t WHERE t.token_id = w.token_id)
+CROSS JOIN LATERAL generate_series(w.first, w.last) AS made(token_id)
+WHERE EXISTS (SELECT FROM first) OR NOT EXISTS (SELECT FROM {token} t WHERE t.token_id = made.token_id)
 
 -- name: assign_tokens
 -- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's

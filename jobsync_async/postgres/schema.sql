@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS {cluster} (
     generation        bigint NOT NULL DEFAULT 1,     -- raised when commits may have been lost; high half of every epoch
     pin_version       bigint NOT NULL DEFAULT 0,     -- version of the last change of a pin
     planned_joined    bigint NOT NULL DEFAULT 0,     -- workers up to this age are counted in the last plan
+    tokens_since      bigint,                        -- version of the first distribution
     last_joined       bigint NOT NULL DEFAULT 0,     -- the youngest worker's age number
     server_identity   text,                          -- identity of the server that the generation was begun on
     created_at        timestamptz NOT NULL DEFAULT now()
@@ -45,11 +46,11 @@ CREATE TABLE IF NOT EXISTS {token} (
     incarnation       uuid,                          -- which start of it owns the token
     epoch             bigint NOT NULL,               -- fencing number: raised with every change of owner
     next_node         text,                          -- set while being revoked: who gets it, '' for nobody
-    version           bigint NOT NULL,               -- the cluster's version at its last change
+    version           bigint NOT NULL,               -- the cluster's version at its last change, 0 for tokens_since
     assigned_at       timestamptz NOT NULL DEFAULT now(),
     revoked_at        timestamptz
 ) WITH (fillfactor = 80);
-CREATE INDEX IF NOT EXISTS {token_version_idx} ON {token} (version);
+CREATE INDEX IF NOT EXISTS {token_version_idx} ON {token} (version) WHERE version > 0;
 CREATE INDEX IF NOT EXISTS {token_next_node_idx} ON {token} (next_node) WHERE next_node IS NOT NULL;
 
 -- A pin: this task is to run on a worker whose name matches. task_key is the SHA-256 of task_id, so that ids of any

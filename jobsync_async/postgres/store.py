@@ -56,9 +56,7 @@ class Store:
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec)
         heartbeats.queries = queries
-        store = cls(config, queries, heartbeats, others)
-        await store._pool.open()
-        return store
+        return cls(config, queries, heartbeats, others)
 
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection. Raises StoreUnavailable."""

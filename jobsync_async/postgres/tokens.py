@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from jobsync_async.core.rows import Identity, Snapshot, Stuck, TokenRow
+from jobsync_async.core.rows import Identity, Snapshot, Stuck, TokenRows
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
@@ -29,7 +29,6 @@ class TokenFeed(Listener):
             cursor = connection.cursor(binary=True)
             row = await (await cursor.execute(self._queries["read_changes"], {**me._asdict(), "since": since})).fetchone()
             assert row is not None, "the cluster row is missing"
-            columns = (row.token_ids or (), row.epochs or (), row.versions or (), row.revoking or ())
             return Snapshot(
                 incarnation=me.incarnation,
                 since=since,
@@ -38,7 +37,7 @@ class TokenFeed(Listener):
                 leader=row.leader_incarnation,
                 state=row.state,
                 settled=bool(row.settled),
-                mine=[TokenRow(*values) for values in zip(*columns, strict=True)],
+                mine=TokenRows(row.mine or ()),
                 others=row.others or (),
             )
 

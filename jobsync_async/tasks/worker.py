@@ -96,7 +96,7 @@ class Worker:
 
     def owns(self, token: int) -> bool:
         """Whether work on the token may start now."""
-        return token in self.ownership.owned and self.clock() < self.lease.deadline
+        return token in self.ownership.grants and self.clock() < self.lease.deadline
 
     def owned_now(self) -> frozenset[int]:
         """The tokens on which work may start now."""
