@@ -14,6 +14,7 @@ from jobsync_async.callbacks import call
 from jobsync_async.claims import Claim, ClaimScope
 from jobsync_async.core.hashing import task_text
 from jobsync_async.core.lease import Backoff
+from jobsync_async.core.ownership import Grant
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.tasks.worker import Worker
@@ -56,7 +57,7 @@ class OwnedRunner:
         self._wanted: dict[str, tuple[Hashable, int]] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         # Ids whose handler returned, with the token and the stay in which it did: not started again in the same stay.
-        self._finished: dict[str, tuple[int, int]] = {}
+        self._finished: dict[str, tuple[int, Grant]] = {}
 
     async def run(self) -> None:
         """Until the worker ends or the caller is cancelled; all coroutines have ended when this returns."""

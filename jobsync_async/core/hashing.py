@@ -8,24 +8,29 @@ numbered partitions, spread with perfect evenness.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from jobsync_async.errors import ConfigError
 from jobsync_async.types import TaskOrId, task_id_of
 
-# For ids of a few bytes Python's own functions are faster than OpenSSL's, which hashlib has where it can, and which fill memory.
-try:
-    from _md5 import md5
-    from _sha2 import sha256  # from Python 3.12 on
-except ImportError:
-    try:
-        from _md5 import md5
-        from _sha256 import sha256
-    except ImportError:
-        from hashlib import md5, sha256
-
 HASH_FUNCTIONS = ("double_sha256", "sha256", "md5", "modulo")
 MOST_TOKENS = 1_000_000
+
+
+def _function(name: str, *modules: str) -> Callable[..., Any]:
+    """A hash function from the first of the modules that this Python has."""
+    for module in modules:
+        with suppress(ImportError):
+            function: Callable[..., Any] = getattr(import_module(module), name)
+            return function
+    raise AssertionError(f"this Python has no {name}")
+
+
+# For ids of a few bytes Python's own functions are faster than OpenSSL's, which hashlib takes where it can, and it costs memory.
+_sha256 = _function("sha256", "_sha2", "_sha256", "hashlib")
+_md5 = _function("md5", "_md5", "hashlib")
 
 
 def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: str = "double_sha256") -> int:
@@ -48,7 +53,7 @@ def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: 
 
 def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], int]:
     """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are taken to be valid."""
-    from_bytes = int.from_bytes
+    from_bytes, sha256, md5 = int.from_bytes, _sha256, _md5
 
     def by_double_sha256(task_id: Any) -> int:
         try:
@@ -92,7 +97,8 @@ def task_text(task_id: Hashable) -> str:
 
 def task_key(text: str) -> bytes:
     """The key under which a task is stored: the SHA-256 of its text, so that texts of any length have one."""
-    return sha256(text.encode()).digest()
+    key: bytes = _sha256(text.encode()).digest()
+    return key
 
 
 def _not_text(task_id: object) -> ConfigError:

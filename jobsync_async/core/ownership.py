@@ -4,8 +4,8 @@ A token is *owned* here from the moment its row was read, or *revoking* once the
 starts on a revoking token. It may be acknowledged, and so handed on, when nobody here uses it: no user (an open claim) is
 entered, and no reader that was told of it has yet to come back.
 
-Each stay of a token here has a *grant*, a number that is never used twice. A token that was lost and came back has another
-grant, so what belonged to the first stay is not taken for the second.
+Each stay of a token here has a *grant*, with a number that is never used twice. A token that was lost and came back has another
+grant, so what belonged to the first stay is not taken for the second. Tokens that came together share one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ UNKNOWN = -1
 """The version before the first read, and after everything was lost: the next read must show all."""
 
 
+class Grant(NamedTuple):
+    """One stay of tokens that came in one reading under one epoch, their fencing number."""
+
+    number: int
+    epoch: int
+
+
 class Revocation(NamedTuple):
     """A token that is to go. `version` is that of the revocation, None for one that this worker decided by itself."""
 
-    grant: int
-    epoch: int
+    grant: Grant
     version: int | None
     since: float
 
@@ -53,9 +59,8 @@ class Ownership(Generic[U]):
     def __init__(self, incarnation: UUID) -> None:
         self.incarnation = incarnation
         self.version = UNKNOWN
-        self.grants: dict[int, int] = {}
+        self.grants: dict[int, Grant] = {}
         self.revoking: dict[int, Revocation] = {}
-        self._epochs: dict[int, int] = {}
         self._owned: frozenset[int] | None = frozenset()
         self._users: dict[int, set[U]] = {}
         self._readers: WeakSet[Reader] = WeakSet()
@@ -69,21 +74,20 @@ class Ownership(Generic[U]):
         by another incarnation, or before everything was lost."""
         if snapshot.incarnation != self.incarnation or snapshot.since != self.version:
             return None
-        self._last_grant += 1
+        fresh: dict[int, Grant] = {}
         assigned, revoked, lost = list[int](), list[int](), list[int]()
         for token, epoch, version, going in snapshot.mine:
-            if self._epochs.get(token, epoch) != epoch:  # it went and came back between two reads
-                self._drop(token)
-                lost.append(token)
             before = self.revoking.pop(token, None)
             grant = before.grant if before else self.grants.pop(token, None)
+            if grant is not None and grant.epoch != epoch:  # it went and came back between two reads
+                lost.append(token)
+                grant = before = None
             was_owned = grant is not None and before is None
             if grant is None:
-                grant = self._last_grant
-            self._epochs[token] = epoch
+                grant = fresh.get(epoch) or fresh.setdefault(epoch, self._new_grant(epoch))
             if going or self._leaving:
                 answers = version if going else None
-                self.revoking[token] = Revocation(grant, epoch, answers, before.since if before else now)
+                self.revoking[token] = Revocation(grant, answers, before.since if before else now)
                 if was_owned:
                     revoked.append(token)
             else:  # new, or withdrawn before we let go: then it is simply ours again
@@ -91,7 +95,7 @@ class Ownership(Generic[U]):
                 if not was_owned:
                     assigned.append(token)
         for token in snapshot.others:
-            if token in self._epochs:
+            if self._grant(token) is not None:
                 self._drop(token)
                 lost.append(token)
         self.version = snapshot.version
@@ -105,15 +109,14 @@ class Ownership(Generic[U]):
 
     def begin(self, incarnation: UUID) -> None:
         """Continue under another incarnation. Everything must have been forgotten before."""
-        assert not self._epochs, "tokens of another incarnation are still held"
+        assert not self.holds_anything(), "tokens of another incarnation are still held"
         self.incarnation = incarnation
 
     def forget(self) -> Change:
         """Lose everything at once: the lease is over, or the worker was expired. The next snapshot must show all."""
-        lost = list(self._epochs)
+        lost = [*self.grants, *self.revoking]
         self.grants.clear()
         self.revoking.clear()
-        self._epochs.clear()
         self.version = UNKNOWN
         return self._changed((), (), lost)
 
@@ -123,7 +126,7 @@ class Ownership(Generic[U]):
         self._leaving = True
         going = list(self.grants)
         for token in going:
-            self.revoking[token] = Revocation(self.grants.pop(token), self._epochs[token], None, now)
+            self.revoking[token] = Revocation(self.grants.pop(token), None, now)
         return self._changed((), going, ())
 
     # -- who uses it ----------------------------------------------------------------------------------------------------
@@ -131,10 +134,11 @@ class Ownership(Generic[U]):
     def enter(self, token: int, user: U) -> int | None:
         """`user` begins to use an owned token; its epoch, or None when the token is not owned. There is no await between
         the check and the registration, so no revocation can come between them."""
-        if token not in self.grants:
+        grant = self.grants.get(token)
+        if grant is None:
             return None
         self._users.setdefault(token, set()).add(user)
-        return self._epochs[token]
+        return grant.epoch
 
     def leave(self, token: int, user: U) -> bool:
         """`user` is done with the token. True when that may let it be handed on."""
@@ -176,7 +180,7 @@ class Ownership(Generic[U]):
 
     def holds_anything(self) -> bool:
         """Whether any token is this worker's by what was last read, in use or not."""
-        return bool(self._epochs)
+        return bool(self.grants or self.revoking)
 
     @property
     def owned(self) -> frozenset[int]:
@@ -192,7 +196,8 @@ class Ownership(Generic[U]):
 
     def epoch(self, token: int) -> int | None:
         """The fencing number under which the token is held, None when it is not."""
-        return self._epochs.get(token)
+        grant = self._grant(token)
+        return None if grant is None else grant.epoch
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
@@ -201,8 +206,16 @@ class Ownership(Generic[U]):
         readers = tuple(self._readers)  # walking a set of weak references is slow, and this is for thousands of tokens
         return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}
 
+    def _new_grant(self, epoch: int) -> Grant:
+        self._last_grant += 1
+        return Grant(self._last_grant, epoch)
+
+    def _grant(self, token: int) -> Grant | None:
+        """Under which grant the token is held, in use or on its way out; None when it is not."""
+        revocation = self.revoking.get(token)
+        return self.grants.get(token) if revocation is None else revocation.grant
+
     def _drop(self, token: int) -> None:
-        del self._epochs[token]
         self.grants.pop(token, None)
         self.revoking.pop(token, None)
 
@@ -222,7 +235,7 @@ class Reader:
 
     def __init__(self, ownership: Ownership[Any]) -> None:
         self._ownership = ownership
-        self._told: dict[int, int] = {}
+        self._told: dict[int, Grant] = {}
         self._letting_go: frozenset[int] = frozenset()
         self.started = False
 
