@@ -13,8 +13,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import anyio
-
 from jobsync_async.callbacks import Callback, RebalanceCallback
 from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
@@ -32,6 +30,7 @@ from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
+from jobsync_async.waiting import end
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +99,7 @@ class Coordinator:
             raise
         supervise = self._supervise(store, feed)
         self._supervisor = asyncio.create_task(supervise, name=f"jobsync_async {worker.identity.name}")
-        with anyio.move_on_after(wait_sec) as waiting:
-            await self._first_tokens()
-        if waiting.cancelled_caught:
-            await self._raise_not_formed(store, wait_sec)
+        await self._first_tokens(store, wait_sec)
         if self._callback is not None:
             self._callback_due.set()
             await worker.until(lambda: self._told.is_set() or self.failure)
@@ -116,22 +112,21 @@ class Coordinator:
 
     async def _check_push(self, feed: TokenFeed) -> None:
         """The join announced itself: hear that, or LISTEN does not work here."""
-        heard = asyncio.Event()
-        with anyio.move_on_after(self.worker.config.statement_limit_sec):
-            while not feed.notifications:
-                await feed.wait(heard, None)
-                heard.clear()
+        deadline = self.worker.clock() + self.worker.config.statement_limit_sec
+        while not feed.notifications and self.worker.clock() < deadline:
+            await feed.wait(asyncio.Event(), deadline - self.worker.clock())
+        if feed.notifications:
             return
         raise ConfigError(
             "no notification arrives on the LISTEN connection: the server seems to be reached through a pooler in "
             "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode"
         )
 
-    async def _first_tokens(self) -> None:
+    async def _first_tokens(self, store: Store, wait_sec: float) -> None:
         worker = self.worker
-        await worker.until(lambda: self.failure or worker.settled or worker.ownership.grants)
-        with anyio.move_on_after(_REST_OF_FIRST_TOKENS_SEC):
-            await worker.until(lambda: self.failure or worker.settled)
+        if not await worker.until(lambda: self.failure or worker.settled or worker.ownership.grants, wait_sec):
+            await self._raise_not_formed(store, wait_sec)
+        await worker.until(lambda: self.failure or worker.settled, _REST_OF_FIRST_TOKENS_SEC)
 
     async def _raise_not_formed(self, store: Store, waited_sec: float) -> None:
         minimum = self.worker.config.minimum_nodes
@@ -154,21 +149,21 @@ class Coordinator:
 
     async def _supervise(self, store: Store, feed: TokenFeed) -> None:
         worker = self.worker
-        tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        works: list[Callable[[], Coroutine[Any, Any, None]]] = [
             partial(keep_beating, worker, store.membership),
             partial(guard_lease, worker),
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading).run,
         ]
         try:
-            async with anyio.create_task_group() as group:
-                for task in tasks:
-                    group.start_soon(self._run, task)
-                if self._callback is not None:
-                    group.start_soon(self._run_callback, self._callback)
+            tasks = [asyncio.create_task(self._run(work)) for work in works]
+            if self._callback is not None:
+                tasks.append(asyncio.create_task(self._run_callback(self._callback)))
+            try:
                 await self._stop_wanted.wait()
                 idle = not self._broken and await self._let_go(store)
-                group.cancel_scope.cancel()
+            finally:
+                await end(tasks)
             if idle:  # with no heartbeat under way any more, which would find the row gone and join anew
                 await self._sign_off(store)
         finally:
@@ -176,10 +171,10 @@ class Coordinator:
             await feed.close()
             await store.close()
 
-    async def _run(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """One of the coordination tasks. Without it the worker cannot go on: everything is let go, and the lease runs out."""
         try:
-            await task()
+            await work()
         except Exception as error:  # whatever it is, it reaches the user as it is
             self._broken = True
             self.worker.end()
@@ -304,9 +299,8 @@ class Coordinator:
 
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker
-        with anyio.move_on_after(seconds):
-            # What has ignored its cancellation is not waited for once more.
-            await worker.until(lambda: self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock())))
+        # What has ignored its cancellation is not waited for once more.
+        await worker.until(lambda: self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock())), seconds)
         return not worker.ownership.busy()
 
 

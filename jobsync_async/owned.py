@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from jobsync_async.callbacks import call
 from jobsync_async.claims import Claim, ClaimScope
@@ -19,6 +18,9 @@ from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import task_id_of
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ def _function(name: str, *modules: str) -> Callable[..., Any]:
     raise AssertionError(f"this Python has no {name}")
 
 
-# For ids of a few bytes Python's own functions are faster than OpenSSL's, which hashlib takes where it can, and it costs memory.
+# For ids of a few bytes, Python's own functions are faster than the OpenSSL that hashlib has, and they cost no memory.
 _sha256 = _function("sha256", "_sha2", "_sha256", "hashlib")
 _md5 = _function("md5", "_md5", "hashlib")
 

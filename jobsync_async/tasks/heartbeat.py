@@ -7,18 +7,18 @@ A heartbeat that finds no row means that this incarnation was expired: it drops 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-import anyio
-
 from jobsync_async.core.lease import Beat
 from jobsync_async.errors import NodeNameTaken, StoreUnavailable
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ async def keep_beating(worker: Worker, membership: Membership) -> None:
                 error,
                 extra={"node": worker.identity.name, "failures": failures, "lease_sec": remaining},
             )
-            await _pause(worker, worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            await signalled(worker.beat_wanted, worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
             continue
         failures = 0
-        await _pause(worker, sent_at + worker.config.heartbeat_interval_sec - worker.clock())
+        await signalled(worker.beat_wanted, sent_at + worker.config.heartbeat_interval_sec - worker.clock())
 
 
 async def beat_once(worker: Worker, membership: Membership) -> bool:
@@ -72,7 +72,7 @@ async def guard_lease(worker: Worker) -> None:
         worker.lease_extended.clear()
         remaining = worker.lease.remaining(worker.clock())
         if remaining > 0:
-            await anyio.sleep(remaining)
+            await asyncio.sleep(remaining)
             continue
         if worker.ownership.known:
             worker.stop_acting("no heartbeat was acknowledged for the length of the lease")
@@ -110,7 +110,7 @@ async def join(worker: Worker, membership: Membership) -> None:
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)
         wait = since + worker.config.heartbeat_timeout_sec - worker.clock()
-        await anyio.sleep(min(max(wait, 0.01), worker.config.heartbeat_interval_sec))
+        await asyncio.sleep(min(max(wait, 0.01), worker.config.heartbeat_interval_sec))
 
 
 async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:
@@ -118,11 +118,5 @@ async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except StoreUnavailable:
-            await anyio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
     return await call()
-
-
-async def _pause(worker: Worker, seconds: float) -> None:
-    with anyio.move_on_after(max(0.0, seconds)):
-        await worker.beat_wanted.wait()
-    worker.beat_wanted.clear()

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import anyio
-
 from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.leadership import Pacing, Succession
@@ -20,6 +18,7 @@ from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.leading import Leading, Outcome
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.waiting import signalled
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +65,7 @@ class LeaderMonitor:
                 logger.info("%s: the leader's work is put off: %s", worker.identity.name, error)
                 self._forget_board()  # what was written is not known: read everything before deciding again
                 wait_until = worker.clock() + worker.backoff.wait_sec(failures, 0.5)
-            with anyio.move_on_after(max(0.0, wait_until - worker.clock())):
-                await worker.lead_wanted.wait()
-            worker.lead_wanted.clear()
+            await signalled(worker.lead_wanted, wait_until - worker.clock())
 
     async def _step(self) -> float:
         """Do what is due; when to look again at the latest."""

@@ -6,11 +6,10 @@ end of the lease overtook is recognised and dropped.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable
-
-import anyio
 
 from jobsync_async.errors import CoordinationError, StoreUnavailable
 from jobsync_async.postgres.store import Store
@@ -51,7 +50,7 @@ async def follow_changes(
             failures += 1
             worker.metrics.listener_reconnects += 1
             logger.info("%s: listening anew: %s", worker.identity.name, error)
-            await anyio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
 
 class _Follower:

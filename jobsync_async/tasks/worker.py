@@ -226,7 +226,17 @@ class Worker:
         between."""
         await self._changed.wait()
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until the condition holds, which is looked at after every change."""
-        while not condition():
-            await self.changed()
+    async def until(self, condition: Callable[[], object], most_sec: float = float("inf")) -> bool:
+        """Wait until the condition holds, which is looked at after every change, for so long at most; whether it holds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + most_sec
+        timer = None if deadline == float("inf") else loop.call_at(deadline, self.wake_waiters)
+        try:
+            while not condition():
+                if loop.time() >= deadline:
+                    return False
+                await self.changed()
+            return True
+        finally:
+            if timer is not None:
+                timer.cancel()
