@@ -90,6 +90,29 @@ async def test_a_reading_continues_exactly_what_is_known(join):
     assert ownership.owned.isdisjoint(released)
 
 
+async def test_a_reading_from_before_the_first_distribution_is_continued_with_its_tokens(join):
+    a = await join("a")
+    ownership = Ownership(a.me.incarnation)
+    assert not ownership.apply(await a.read(-1), 0.0)
+    await a.lead()
+    change = ownership.apply(await a.read(ownership.version), 0.0)
+    assert change is not None and change.assigned == set(range(TOKENS))
+    assert not ownership.apply(await a.read(ownership.version), 0.0), "they are shown once"
+    reading = await a.store.leading.read(a.board.version, a.board.pin_version)
+    assert [(group.node, list(group.token_ids)) for group in reading.groups] == [("a", list(range(TOKENS)))]
+
+
+async def test_rows_that_are_made_again_by_a_later_distribution_are_read_as_changed(join, admin, config):
+    a = await join("a")
+    await a.lead()
+    since = (await a.read()).version
+    await admin.execute("DELETE FROM sync_token WHERE token_id < 2")
+    anew = Hand(a.store, a.feed, config, "a")
+    anew.me = a.me
+    assert await anew.lead() is not None
+    assert {row.token_id for row in (await a.read(since)).mine} == {0, 1}
+
+
 # 2 -- An acknowledgement to a receiver that is just being expired
 
 
