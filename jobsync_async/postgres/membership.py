@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import psycopg
 
@@ -10,6 +11,7 @@ from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import neighbour_from
 
 
 class Membership:
@@ -46,8 +48,8 @@ class Membership:
         """Make the row; None when it is there.
 
         Args:
-            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still; refused
-                when it has moved since.
+            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still, or that is
+                known to be dead; refused when its beat has moved since.
 
         Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out.
         """
@@ -60,7 +62,7 @@ class Membership:
                 if row is not None and row.incarnation == me.incarnation:
                     return None  # an earlier try was committed and its answer lost
                 if row is not None:
-                    in_use = NameInUse(Beat(me.name, row.incarnation, row.beat), row.holder)
+                    in_use = self._in_use(me.name, row)
                     if in_use.beat != replace:
                         raise psycopg.Rollback(transaction)
                 await self._make_row(connection, me, announcement, version, replace if in_use else None)
@@ -68,6 +70,12 @@ class Membership:
             return in_use
 
         return await self._changes.run(work)
+
+    @staticmethod
+    def _in_use(name: str, row: Any) -> NameInUse:
+        where = (row.boot_id, row.pid_namespace, row.host, row.pid, row.process_started, row.session_tag)
+        neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
+        return NameInUse(Beat(name, row.incarnation, row.beat), row.holder, neighbour)
 
     async def _make_row(
         self, connection: Connection, me: Identity, announcement: Announcement, version: int, replace: Beat | None

@@ -6,8 +6,11 @@ acknowledges. What a leader writes and what users call goes over further ones, o
 
 from __future__ import annotations
 
+import secrets
+
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
+from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import Pins
@@ -25,19 +28,26 @@ class Store:
     """The store of one worker. Made by `Store.open`; `close` ends every connection.
 
     Attributes:
-        membership, leading, pins, work, status: the statements, by what they are about.
+        membership, leading, deaths, pins, work, status: the statements, by what they are about.
+        tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
         queries: their texts, for this cluster's tables.
     """
 
-    def __init__(self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector) -> None:
+    def __init__(
+        self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector, tag: str
+    ) -> None:
         self.queries = queries
+        self.tag = tag
         self._channel = config.channel
         self._others = others
         self._heartbeat_link = Link(heartbeats, "heartbeat")
         self._leader_link = Link(others, "leader", idle_sec=_IDLE_SEC)
+        # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
+        self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel)
         self.leading = Leading(self._leader_link, queries, config.channel)
+        self.deaths = Deaths(self._deaths_link, queries, config.channel)
         self.pins = Pins(self._pool, queries, config.channel)
         self.work = WorkStore(self._pool, queries)
         self.status = Status(self._pool, queries)
@@ -49,14 +59,16 @@ class Store:
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
 
+        tag = secrets.token_hex(6)
+
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}")
+            return config.conninfo(f"{node_name} {purpose}", tag)
 
         others = Connector(conninfo, config.bulk_limit_sec)
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec)
         heartbeats.queries = queries
-        store = cls(config, queries, heartbeats, others)
+        store = cls(config, queries, heartbeats, others, tag)
         await store._pool.open()
         return store
 
@@ -67,5 +79,6 @@ class Store:
     async def close(self) -> None:
         """End every connection; nothing is sent."""
         await self._pool.close()
+        await self._deaths_link.close()
         await self._leader_link.close()
         await self._heartbeat_link.close()

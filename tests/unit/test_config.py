@@ -26,7 +26,7 @@ from jobsync_async import ConfigError, CoordinationConfig
         *(("handoff_timeout_sec", value) for value in [-1, "x"]),
         *(("port", value) for value in [0, 65536, "5432"]),
         *(("host", value) for value in [7, "nul\0"]),
-        *(("failover", value) for value in ["session", "other"]),
+        *(("failover", value) for value in ["other", "", None]),
         *(("dsn", value) for value in ["postgresql://host:port/db", "host=a port=x", "nonsense", "host=", "postgresql://[::1"]),
     ],
 )

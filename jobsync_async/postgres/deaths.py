@@ -1,0 +1,74 @@
+"""Taking workers out of the cluster whose processes are known to be dead: nothing has to be waited for, and nobody to lead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import psycopg
+
+from jobsync_async.core.rows import Neighbour
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+
+# A server process that is told to end does so in milliseconds. One that is stuck is not waited for any longer.
+_ENDED_WITHIN_SEC = 1.0
+_FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.002, 0.05
+
+
+class Deaths:
+    """The statements about the dead."""
+
+    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+        self._link = link
+        self._queries = queries
+        self._channel = channel
+
+    async def end_sessions(self, dead: Sequence[Neighbour]) -> bool:
+        """End what dead workers left connected: a statement under way holds locks until it is done, and the server looks only
+        then whether anybody waits for it. Returns when none is left, or False after a second, or at once without the right.
+
+        Raises StoreUnavailable.
+        """
+        tags = [worker.session_tag for worker in dead if worker.session_tag is not None]
+
+        async def work(connection: Connection) -> bool:
+            pause = _FIRST_LOOK_SEC
+            with anyio.move_on_after(_ENDED_WITHIN_SEC):
+                while (await connection.execute(self._queries["end_sessions"], {"tags": tags})).rowcount:
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, _MOST_LOOK_SEC)
+                return True
+            return False
+
+        return not tags or await self._link.run(work)
+
+    async def report(self, dead: Sequence[Neighbour]) -> list[str]:
+        """Delete the rows of workers whose processes were seen dead, and let the oldest lead if the leader was among them;
+        the names of those that were still there. Their tokens are nobody's by that, and the leader hears of it.
+
+        Raises StoreUnavailable; reporting again is safe.
+        """
+        await self.end_sessions(dead)
+        processes = [(worker, worker.process) for worker in dead if worker.process is not None]
+        values = {
+            "names": [worker.name for worker, _ in processes],
+            "incarnations": [worker.incarnation for worker, _ in processes],
+            "boot_ids": [worker.boot_id for worker, _ in processes],
+            "namespaces": [worker.namespace for worker, _ in processes],
+            "pids": [process.pid for _, process in processes],
+            "started": [process.started for _, process in processes],
+        }
+
+        async def work(connection: Connection) -> list[str]:
+            deleted: list[str] = []
+            async with connection.transaction() as transaction:
+                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                cursor = await connection.execute(self._queries["delete_dead"], values)
+                deleted = [name for (name,) in await cursor.fetchall()]
+                if not deleted:
+                    raise psycopg.Rollback(transaction)
+                await connection.execute(self._queries["lead_if_nobody_does"])
+            return deleted
+
+        return await self._link.run(work)
