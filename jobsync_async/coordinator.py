@@ -35,6 +35,7 @@ from jobsync_async.tasks.heartbeat import guard_lease, join, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
+from jobsync_async.tasks.sessions import SessionMonitor
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 
@@ -185,6 +186,8 @@ class Coordinator:
             LeaderMonitor(worker, store.leading).run,
             NeighbourWatch(worker, store.deaths).run,
         ]
+        if store.sessions is not None:
+            tasks.append(SessionMonitor(worker, store.sessions, store.deaths).run)
         try:
             async with anyio.create_task_group() as group:
                 for task in tasks:

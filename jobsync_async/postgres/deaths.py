@@ -24,13 +24,13 @@ class Deaths:
         self._queries = queries
         self._channel = channel
 
-    async def end_sessions(self, dead: Sequence[Neighbour]) -> bool:
-        """End what dead workers left connected: a statement under way holds locks until it is done, and the server looks only
-        then whether anybody waits for it. Returns when none is left, or False after a second, or at once without the right.
+    async def end_sessions(self, tags: Sequence[str | None]) -> bool:
+        """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
+        server looks only then whether anybody waits for it. Returns when none is left, or False after a second.
 
         Raises StoreUnavailable.
         """
-        tags = [worker.session_tag for worker in dead if worker.session_tag is not None]
+        tags = [tag for tag in tags if tag is not None]
 
         async def work(connection: Connection) -> bool:
             pause = _FIRST_LOOK_SEC
@@ -49,7 +49,7 @@ class Deaths:
 
         Raises StoreUnavailable; reporting again is safe.
         """
-        await self.end_sessions(dead)
+        await self.end_sessions([worker.session_tag for worker in dead])
         processes = [(worker, worker.process) for worker in dead if worker.process is not None]
         values = {
             "names": [worker.name for worker, _ in processes],

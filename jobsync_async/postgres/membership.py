@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -20,13 +21,18 @@ class Membership:
     Args:
         heartbeats: the link that carries heartbeats and nothing else, so that nothing can hold them up.
         changes: the link for joining and leaving, which wait for the cluster's row lock.
+        session_key: hold a lock, named by this and the incarnation, for as long as the session of the heartbeats lasts.
     """
 
-    def __init__(self, heartbeats: Link, changes: Link, queries: Queries, channel: str) -> None:
+    def __init__(
+        self, heartbeats: Link, changes: Link, queries: Queries, channel: str, *, session_key: str | None = None
+    ) -> None:
         self._heartbeats = heartbeats
         self._changes = changes
         self._queries = queries
         self._channel = channel
+        self._session_key = session_key
+        self._held: tuple[Connection, UUID] | None = None
 
     async def heartbeat(self, me: Identity, *, watch_all: bool) -> HeartbeatAnswer | None:
         """Count one beat. None: the row is gone or another incarnation's, so this worker owns nothing any more.
@@ -36,6 +42,7 @@ class Membership:
         params = {**me._asdict(), "watch_all": watch_all}
 
         async def work(connection: Connection) -> HeartbeatAnswer | None:
+            await self._hold_session(connection, me)
             row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
             if row is None:
                 return None
@@ -43,6 +50,14 @@ class Membership:
             return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats)
 
         return await self._heartbeats.run(work)
+
+    async def _hold_session(self, connection: Connection, me: Identity) -> None:
+        if self._session_key is None or self._held == (connection, me.incarnation):
+            return
+        values = {"key": self._session_key, "incarnation": me.incarnation}
+        row = await (await connection.execute(self._queries["hold_session"], values)).fetchone()
+        if row is not None and row[0]:
+            self._held = (connection, me.incarnation)
 
     async def join(self, me: Identity, announcement: Announcement, *, replace: Beat | None = None) -> NameInUse | None:
         """Make the row; None when it is there.

@@ -273,6 +273,37 @@ WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_i
   AND n.pid = d.pid AND n.process_started = d.process_started
 RETURNING n.name
 
+-- == sessions =========================================================================================================
+
+-- name: hold_session
+-- Failover by session: a lock that lives as long as the session that carries the heartbeats. Shared, so that a session that is
+-- half gone, with the lock still held, is not in the way of the next; and never waited for, whoever else may hold it.
+SELECT pg_try_advisory_lock_shared(hashtextextended(%(key)s || %(incarnation)s::uuid::text, 0))
+
+-- name: read_sessions
+-- Who holds its lock, and on what ground that is said: this very start of the server, and this very session of the watcher.
+WITH held AS MATERIALIZED (
+    SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start, n.name, n.incarnation, n.beat, n.session_tag,
+       EXISTS (SELECT FROM held WHERE key = hashtextextended(%(key)s || n.incarnation::text, 0)) AS held
+FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid()
+
+-- name: expire_sessionless
+-- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and the ground still stands.
+DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
+WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
+  AND NOT EXISTS (
+      SELECT FROM pg_locks
+      WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid::bigint << 32 | objid::bigint = hashtextextended(%(key)s || n.incarnation::text, 0))
+  AND pg_postmaster_start_time() = %(server_started)s
+  AND EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
+RETURNING n.name
+
 -- == pins =============================================================================================================
 
 -- name: touch_pins

@@ -16,6 +16,7 @@ from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema
+from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import TokenFeed
@@ -29,6 +30,7 @@ class Store:
 
     Attributes:
         membership, leading, deaths, pins, work, status: the statements, by what they are about.
+        sessions: the same for failover by session; None without it.
         tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
         queries: their texts, for this cluster's tables.
     """
@@ -45,9 +47,14 @@ class Store:
         # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
         self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
-        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel)
+        key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
+        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel, session_key=key)
         self.leading = Leading(self._leader_link, queries, config.channel)
         self.deaths = Deaths(self._deaths_link, queries, config.channel)
+        self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
+        self.sessions = None
+        if key is not None:
+            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, key)
         self.pins = Pins(self._pool, queries, config.channel)
         self.work = WorkStore(self._pool, queries)
         self.status = Status(self._pool, queries)
@@ -79,6 +86,7 @@ class Store:
     async def close(self) -> None:
         """End every connection; nothing is sent."""
         await self._pool.close()
+        await self._sessions_link.close()
         await self._deaths_link.close()
         await self._leader_link.close()
         await self._heartbeat_link.close()

@@ -103,7 +103,7 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths | None = N
             return
         if deaths is not None and (dead := _died_here(worker, refusal)):
             # What it had sent may still be carried out, and its last heartbeat move the beat: then once more.
-            await _retrying(worker, partial(deaths.end_sessions, [dead]))
+            await _retrying(worker, partial(deaths.end_sessions, [dead.session_tag]))
             replace = refusal.beat
             continue
         if seen is None:
