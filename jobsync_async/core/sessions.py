@@ -61,6 +61,11 @@ class SessionWatch:
         self._absent: dict[Session, float] = {}
         self._read_at = float("-inf")
 
+    @property
+    def watched(self) -> int:
+        """How many workers would be missed."""
+        return len(self._held)
+
     def observe(self, reading: SessionReading, now: float) -> None:
         """Take in a reading; `now` is when it arrived."""
         if reading.ground != self.ground:

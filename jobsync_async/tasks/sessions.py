@@ -51,6 +51,7 @@ class SessionMonitor:
                     wait_sec = worker.backoff.wait_sec(failures, 0.5)
             else:
                 watch.forget()
+            worker.metrics.sessions_watched = watch.watched
             await anyio.sleep(wait_sec)
 
     async def _look(self) -> None:
