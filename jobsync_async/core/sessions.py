@@ -13,7 +13,7 @@ demands before it takes the lock's absence for a death:
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -42,7 +42,7 @@ class SessionReading:
     """All workers and their locks at one moment."""
 
     ground: Ground
-    sessions: Iterable[Session]
+    sessions: Sequence[Session]
 
 
 class SessionWatch:
@@ -72,7 +72,7 @@ class SessionWatch:
             self.forget()
             self.ground = reading.ground
         known = self._absent if now - self._read_at <= self.gap_sec else {}
-        sessions = list(reading.sessions)
+        sessions = reading.sessions
         held = {session.beat.incarnation for session in sessions if session.held}
         there = {session.beat.incarnation for session in sessions}
         self._held = held | (self._held & there)

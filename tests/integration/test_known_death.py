@@ -14,6 +14,8 @@ import psycopg
 import pytest
 
 from jobsync_async import Job, NodeNameTaken, process
+from jobsync_async.core.rows import Neighbour, Process
+from tests.hands import hand
 from tests.mortals import mortals
 
 # With the default times a death that nobody sees takes 15 s and more. On an idle machine these take a tenth of a second; the
@@ -93,6 +95,54 @@ async def test_what_a_killed_leader_left_waiting_in_a_transaction_is_ended(confi
         await workers_starting
         await workers.all_owned()
         print(f"its sessions were ended after {ended_after:.3f} s, owned again after {workers.last_came() - killed_at:.3f} s")
+
+
+async def test_a_report_counts_only_for_the_very_start_in_the_very_process_that_was_seen_dead(config, admin):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        await a.join()
+        said = replace(process.announce(1.0, None), session_tag="no session has this tag")
+        assert await b.store.membership.join(b.me, said) is None
+        version = (await b.read()).version
+        row = Neighbour(
+            "b",
+            b.me.incarnation,
+            said.boot_id,
+            said.pid_namespace,
+            said.host,
+            Process(said.pid, said.process_started),
+            said.session_tag,
+        )
+        for wrong in (
+            {"name": "a"},
+            {"incarnation": a.me.incarnation},
+            {"process": Process(said.pid, said.process_started + 1)},
+            {"process": Process(said.pid + 1, said.process_started)},
+            {"boot_id": "another"},
+            {"namespace": "another"},
+        ):
+            assert await a.store.deaths.report([replace(row, **wrong)]) == []
+        assert await b.beat() is not None and (await b.read()).version == version
+        assert await a.store.deaths.report([row]) == ["b"]
+        assert await b.beat() is None
+        assert await a.store.deaths.report([row]) == [], "reporting again does nothing"
+        assert (await a.read()).version == version + 1
+
+
+async def test_a_dead_leader_that_is_reported_is_replaced_in_the_same_transaction(config, admin):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        said = process.announce(1.0, None)
+        assert await a.store.membership.join(a.me, said) is None
+        await b.join()
+        await a.lead()
+        before = await a.read()
+        started = Process(said.pid, said.process_started)
+        row = Neighbour("a", a.me.incarnation, said.boot_id, said.pid_namespace, said.host, started, None)
+        assert await b.store.deaths.report([row]) == ["a"]
+        after = await b.read()
+        assert (after.leader, after.term) == (b.me.incarnation, before.term + 1)
+        assert await a.store.leading.rebalance(a.me, before.term, (), -1, -1, lambda reading: None) is None
+        await b.lead()
+        assert len(await b.mine()) == 1_000
 
 
 async def test_a_restart_under_the_same_name_takes_over_a_dead_workers_tokens_at_once(config, admin):

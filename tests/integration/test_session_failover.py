@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
+from uuid import uuid4
 
 import anyio
 import pytest
 
-from jobsync_async import CoordinationConfig, Job
+from jobsync_async import CoordinationConfig, Job, StoreUnavailable
 from jobsync_async.embedded import EmbeddedPostgres
+from tests.hands import hand
 from tests.mortals import mortals
 
 # By the protocol two seconds, on an idle machine; a lease would take fifteen.
@@ -112,3 +115,50 @@ async def test_who_does_not_take_part_is_not_missed(config, make_config, admin):
         assert await held(admin) == 1
         await asyncio.sleep(1.5)  # longer than the grace
         assert a.metrics.sessions_expired == 0 and b.metrics.rejoins == 0
+
+
+async def test_an_expiry_needs_the_lock_to_be_gone_the_beat_unmoved_and_the_ground_the_same(config):
+    async with hand(config, "a") as a, hand(config, "b") as b, hand(config, "c") as c:
+        for worker in (a, b):
+            await worker.join()
+            await worker.beat()
+        await c.join()  # and never a heartbeat: no lock
+        sessions = a.store.sessions
+        reading = await sessions.read()
+        seen = {session.beat.name: session for session in reading.sessions}
+        assert {name: session.held for name, session in seen.items()} == {"a": True, "b": True, "c": False}
+        assert await sessions.expire(reading.ground, [seen["b"]._replace(held=False)]) == [], "its lock is held"
+        moved = seen["c"]._replace(beat=seen["c"].beat._replace(beat=7))
+        assert await sessions.expire(reading.ground, [moved]) == [], "its beat is another"
+        another = seen["c"]._replace(beat=seen["c"].beat._replace(incarnation=b.me.incarnation))
+        assert await sessions.expire(reading.ground, [another]) == [], "its incarnation is another"
+        later = dt.timedelta(microseconds=1)
+        for ground in (
+            reading.ground._replace(pid=reading.ground.pid + 1),
+            reading.ground._replace(backend_start=reading.ground.backend_start + later),
+            reading.ground._replace(server_started=reading.ground.server_started + later),
+        ):
+            assert await sessions.expire(ground, [seen["c"]]) == [], "the server or the watcher's session is another"
+        assert await sessions.expire(reading.ground, [seen["c"]]) == ["c"]
+        assert await c.beat() is None
+
+
+async def test_a_lock_follows_its_worker_to_the_next_session_and_the_next_incarnation(config, admin):
+    async with hand(config, "a") as a:
+        await a.join()
+        await a.beat()
+        heartbeats = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat'"
+        assert (await admin.execute(heartbeats)).rowcount == 1
+        with anyio.fail_after(5):
+            while (await a.store.sessions.read()).sessions[0].held:
+                await asyncio.sleep(0.005)
+        with pytest.raises(StoreUnavailable):
+            await a.beat()
+        await a.beat()
+        assert (await a.store.sessions.read()).sessions[0].held
+        await a.store.membership.leave(a.me)
+        a.me = a.me._replace(incarnation=uuid4())
+        await a.join()
+        assert not (await a.store.sessions.read()).sessions[0].held
+        await a.beat()
+        assert (await a.store.sessions.read()).sessions[0].held

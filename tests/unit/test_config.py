@@ -78,6 +78,16 @@ def test_what_is_given_wins_over_our_defaults():
     assert parts["host"] == "a,b"
 
 
+@pytest.mark.parametrize("name", [None, "mine", "m" * 80, "ö" * 30])
+def test_a_tag_is_in_the_name_of_a_session_where_it_is_not_cut_off(name):
+    given = {} if name is None else {"dsn": f"application_name={name}"}
+    called = conninfo_to_dict(CoordinationConfig(**given).conninfo("n" * 80, "a-tag"))["application_name"]
+    # The server keeps 63 bytes, and writes a byte that is not ASCII as four.
+    kept = "".join(c if c.isascii() else r"\xc3\xb6" for c in called)[:63]
+    assert "a-tag" in kept
+    assert kept.startswith("jobsync_async" if name is None else name.encode("ascii", "replace").decode()[:20])
+
+
 def test_it_is_frozen_and_keyword_only():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CoordinationConfig().appname = "x"
