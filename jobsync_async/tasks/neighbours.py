@@ -23,6 +23,8 @@ from jobsync_async.tasks.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+_MOST_SHOWN = 10
+
 
 class NeighbourWatch:
     """The task's state. `run` is the task."""
@@ -66,7 +68,7 @@ class NeighbourWatch:
         worker = self._worker
         ring = [neighbour for neighbour in worker.neighbours if visible(worker.announcement, neighbour)]
         if len(ring) < len(worker.neighbours):
-            self._say_once("some workers on this machine run in other namespaces, where their processes cannot be seen")
+            self._say_once("some workers on this machine have another namespace or host name and cannot be watched")
         self._dead &= {neighbour.process for neighbour in ring if neighbour.process is not None}
         for process, descriptor in self._watched.items():
             if has_ended(descriptor):
@@ -111,12 +113,14 @@ class NeighbourWatch:
         deleted = await self._deaths.report(dead)
         self._reported |= set(dead)
         worker.metrics.deaths_reported += len(deleted)
-        for name in deleted:
+        if deleted:
+            shown = ", ".join(deleted[:_MOST_SHOWN]) + (" and others" if len(deleted) > _MOST_SHOWN else "")
             logger.warning(
-                "%s: %s is dead, its process on this host has ended",
+                "%s: dead, for the process on this host has ended: %s (%d)",
                 worker.identity.name,
-                name,
-                extra={"node": worker.identity.name, "dead": name},
+                shown,
+                len(deleted),
+                extra={"node": worker.identity.name, "dead": deleted},
             )
 
     def _say_once(self, what: str) -> None:

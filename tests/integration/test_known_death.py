@@ -199,7 +199,7 @@ async def test_a_worker_in_another_namespace_is_named_once_and_left_to_the_timeo
                     while {n.name for n in job._worker.neighbours} != {"here", name}:
                         await asyncio.sleep(0.01)
         said = [
-            r for r in caplog.records if r.getMessage().startswith("here: some workers on this machine run in other namespaces")
+            r for r in caplog.records if r.getMessage().startswith("here: some workers on this machine have another namespace")
         ]
         assert len(said) == 1
 
