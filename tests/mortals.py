@@ -69,7 +69,8 @@ class Mortals:
         """Start workers at once, and wait until each has told of its first tokens.
 
         Args:
-            boot_id: pretend to run on another machine. fence_sec: hold a token's fence and run a statement for so long.
+            boot_id: pretend to run on another machine.
+            fenced_wait: hold a token's fence, and wait for the advisory lock of this key in a statement.
             failover: as in the configuration.
         """
         for name in names:
@@ -141,17 +142,19 @@ async def follow(job: Job) -> None:
         tell(come=sorted(change.assigned), gone=sorted(change.revoked | change.lost))
 
 
-async def hold_fence(job: Job, dsn: str, seconds: float) -> None:
-    """In a connection of the user's own: a transaction that is fenced, and in the middle of a long statement."""
+async def hold_fence(job: Job, dsn: str, key: int) -> None:
+    """In a connection of the user's own: a transaction that is fenced, and in the middle of a statement."""
     token = min(job.my_tokens)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection, job.claim(token) as claim:
         async with connection.transaction():
             await job.fence(connection, claim)
             tell(fenced=token)
-            await connection.execute("SELECT pg_sleep(%s)", [seconds])
+            await connection.execute("SELECT pg_advisory_lock(%s)", [key])
 
 
-async def main(name: str, settings: dict[str, Any], boot_id: str | None = None, fence_sec: float = 0, **more: Any) -> None:
+async def main(
+    name: str, settings: dict[str, Any], boot_id: str | None = None, fenced_wait: int | None = None, **more: Any
+) -> None:
     if boot_id is not None:
         process._boot_id = lambda: boot_id
     config = CoordinationConfig(**settings, **more)
@@ -159,8 +162,8 @@ async def main(name: str, settings: dict[str, Any], boot_id: str | None = None, 
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), input_ended.set)
     async with Job(name, config) as job:
         following = asyncio.ensure_future(follow(job))
-        if fence_sec:
-            await hold_fence(job, settings["dsn"], fence_sec)
+        if fenced_wait is not None:
+            await hold_fence(job, settings["dsn"], fenced_wait)
         await input_ended.wait()
     await following
 
