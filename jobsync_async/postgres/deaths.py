@@ -11,9 +11,9 @@ from jobsync_async.core.rows import Neighbour
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
 
-# A server process that is told to end does so in milliseconds. One that is stuck is not waited for any longer.
-_ENDED_WITHIN_SEC = 1.0
-_FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.002, 0.05
+# A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
+# still there is stuck, and not waited for.
+_LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 
 
 class Deaths:
@@ -26,19 +26,17 @@ class Deaths:
 
     async def end_sessions(self, tags: Sequence[str | None]) -> bool:
         """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
-        server looks only then whether anybody waits for it. Returns when none is left, or False after a second.
+        server looks only then whether anybody waits for it. Returns when none is left, or False when one does not end.
 
         Raises StoreUnavailable.
         """
         tags = [tag for tag in tags if tag is not None]
 
         async def work(connection: Connection) -> bool:
-            pause = _FIRST_LOOK_SEC
-            with anyio.move_on_after(_ENDED_WITHIN_SEC):
-                while (await connection.execute(self._queries["end_sessions"], {"tags": tags})).rowcount:
-                    await anyio.sleep(pause)
-                    pause = min(2 * pause, _MOST_LOOK_SEC)
-                return True
+            for pause_sec in _LOOKS_SEC:
+                if not (await connection.execute(self._queries["end_sessions"], {"tags": tags})).rowcount:
+                    return True
+                await anyio.sleep(pause_sec)
             return False
 
         return not tags or await self._link.run(work)
