@@ -48,7 +48,7 @@ async def measure(postgres: EmbeddedPostgres, seconds: float) -> list[Result]:
         await asyncio.sleep(12)  # until what starting needed is closed again
         async with await psycopg.AsyncConnection.connect(postgres.dsn) as connection:
             cursor = await connection.execute(
-                "SELECT split_part(application_name, ' ', 2), count(*) FROM pg_stat_activity "
+                "SELECT split_part(application_name, ' ', 3), count(*) FROM pg_stat_activity "
                 "WHERE application_name LIKE 'jobsync_async %%' GROUP BY 1"
             )
             connections = dict(await cursor.fetchall())
@@ -68,7 +68,7 @@ def _statements(postgres: EmbeddedPostgres) -> Counter[str]:
     for line in postgres.log().splitlines():
         application, _, rest = line.partition("|")
         if application.startswith("jobsync_async ") and ("statement:" in rest or "execute " in rest):
-            counts[application.split()[1]] += 1
+            counts[application.split()[2]] += 1
     return counts
 
 

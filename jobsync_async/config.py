@@ -50,7 +50,9 @@ class CoordinationConfig:
         on_handoff_timeout: what to do about work that ignores even that. ``"wait"``: its token waits for it, and is shown as
             stuck. ``"leave"``: the worker hands on everything else and ends with `CoordinationError`, one heartbeat interval
             later; the token is free when its lease is over.
-        failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout.
+        failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout. ``"session"``: a worker
+            whose database session is gone and does not come back is expired within two seconds, which is safe for what is
+            fenced, but not always for what is not: see docs/session-failover.md.
 
     Raises:
         ConfigError: a value, or a relation between two, cannot work. The message says what to change.
@@ -100,15 +102,22 @@ class CoordinationConfig:
         """The NOTIFY channel on which changes are announced."""
         return f"{self.appname}changes"
 
-    def conninfo(self, purpose: str) -> str:
-        """The libpq connection string, with `purpose` in the session's ``application_name``. Holds the password."""
+    def conninfo(self, purpose: str, tag: str | None = None) -> str:
+        """The libpq connection string, with `purpose` in the session's ``application_name``. Holds the password.
+
+        Args:
+            tag: is put where it is not cut off, also into a name that was given.
+        """
         given = conninfo_to_dict(self.dsn) if self.dsn is not None else self._fields()
         defaults = dict(_CONNECTION_DEFAULTS)
         defaults["connect_timeout"] = str(max(2, math.ceil(self.statement_limit_sec)))
         defaults["tcp_user_timeout"] = str(round(self.statement_limit_sec * 1000))
-        defaults["application_name"] = f"jobsync_async {purpose}"
-        # Whatever the server's encoding, ids travel as UTF-8.
-        return make_conninfo("", **{**defaults, **given, "client_encoding": "UTF8"})
+        defaults["application_name"] = " ".join(filter(None, ("jobsync_async", tag, purpose)))
+        ours = {"client_encoding": "UTF8"}  # whatever the server's encoding, ids travel as UTF-8
+        if tag is not None and "application_name" in given:  # cut at 63 bytes, a character outside ASCII being four of them
+            name = str(given["application_name"]).encode("ascii", "replace").decode()
+            ours["application_name"] = f"{name:.40} {tag}"
+        return make_conninfo("", **{**defaults, **given, **ours})
 
     def _fields(self) -> dict[str, str | int]:
         named = {
@@ -139,10 +148,8 @@ class CoordinationConfig:
             raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
         if self.on_handoff_timeout not in ("wait", "leave"):
             raise ConfigError(f'on_handoff_timeout must be "wait" or "leave"; got {self.on_handoff_timeout!r}')
-        if self.failover == "session":
-            raise ConfigError('failover="session" is not in this version yet; use failover="lease"')
-        if self.failover != "lease":
-            raise ConfigError(f'failover must be "lease"; got {self.failover!r}')
+        if self.failover not in ("lease", "session"):
+            raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
 
     def _check_numbers(self) -> None:
         _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)

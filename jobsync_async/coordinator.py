@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from jobsync_async.callbacks import Callback, RebalanceCallback
 from jobsync_async.clock import lease_clock
@@ -25,9 +28,12 @@ from jobsync_async.postgres.connection import finish_first
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
+from jobsync_async.process import announce
 from jobsync_async.tasks.heartbeat import guard_lease, join, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
+from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
+from jobsync_async.tasks.sessions import SessionMonitor
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.waiting import end
@@ -38,6 +44,20 @@ logger = logging.getLogger(__name__)
 _REST_OF_FIRST_TOKENS_SEC = 1.0
 # A worker that leaves first looks whether everybody lets go at once. If so, one transaction hands everything on.
 _QUICK_LEAVE_SEC = 0.02
+
+
+_coordinators: WeakSet[Coordinator] = WeakSet()
+
+
+def _end_leases_in_child() -> None:
+    """A child made by fork has a copy of everything, but it is not the worker: it holds nothing, also while the parent lives.
+    For when the parent is dead, its tokens are others' at once."""
+    for coordinator in tuple(_coordinators):
+        coordinator.worker.lease.void()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_leases_in_child)
 
 
 class Coordinator:
@@ -63,6 +83,7 @@ class Coordinator:
         self._stop_wanted = asyncio.Event()
         self._hurry = False
         self._broken = False
+        _coordinators.add(self)
 
     @property
     def work(self) -> WorkStore:
@@ -82,7 +103,11 @@ class Coordinator:
 
     async def open(self) -> None:
         """Connect, and find or create the tables. Raises StoreUnavailable, SchemaError or ConfigError."""
-        self.store = await Store.open(self.worker.config, self.worker.identity.name)
+        worker = self.worker
+        self.store = await Store.open(worker.config, worker.identity.name)
+        if worker.announcement.pid not in (None, os.getpid()):  # made in one process and started in a child of it
+            worker.announcement = announce(worker.announcement.weight, worker.announcement.address)
+        worker.announcement = replace(worker.announcement, session_tag=self.store.tag)
 
     async def start(self, wait_sec: float) -> None:
         """Join, and return when the first tokens are here; `stop` must be called, also when this raises.
@@ -92,7 +117,7 @@ class Coordinator:
         worker, store = self.worker, self._opened()
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
-            await join(worker, store.membership)
+            await join(worker, store.membership, store.deaths)
             await self._check_push(feed)
         except BaseException:
             await feed.close()
@@ -150,11 +175,14 @@ class Coordinator:
     async def _supervise(self, store: Store, feed: TokenFeed) -> None:
         worker = self.worker
         works: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            partial(keep_beating, worker, store.membership),
+            partial(keep_beating, worker, store.membership, store.deaths),
             partial(guard_lease, worker),
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading).run,
+            NeighbourWatch(worker, store.deaths).run,
         ]
+        if store.sessions is not None:
+            works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
         try:
             tasks = [asyncio.create_task(self._run(work)) for work in works]
             if self._callback is not None:

@@ -18,6 +18,9 @@ class Metrics:
         listener_reconnects: fresh LISTEN connections after the first.
         rebalances, tokens_moved, rebalance_ms: distributions that this worker wrote as leader; the last one's duration.
         nodes_expired, takeovers: workers that it expired, and how often it took the leadership over.
+        deaths_reported: workers of this host that it saw dead and took out of the cluster.
+        sessions_watched, sessions_expired: with ``failover="session"``: workers whose sessions it watches now, and workers that
+            it expired because their session was gone.
         tokens_unmatched: pinned tokens that no live worker may have, by its last plan.
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
         handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off time-out, at the last look,
@@ -39,6 +42,9 @@ class Metrics:
     rebalance_ms: float = 0.0
     nodes_expired: int = 0
     takeovers: int = 0
+    deaths_reported: int = 0
+    sessions_watched: int = 0
+    sessions_expired: int = 0
     tokens_unmatched: int = 0
     handoffs: int = 0
     handoff_sec: float = 0.0

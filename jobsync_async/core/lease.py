@@ -39,6 +39,10 @@ class Lease:
         """Stop acting now: the worker was expired, or is about to join under a new incarnation."""
         self.deadline = float("-inf")
 
+    def void(self) -> None:
+        """Stop acting for good: no heartbeat extends this lease any more."""
+        self.length = self.deadline = float("-inf")
+
     def valid(self, now: float) -> bool:
         return now < self.deadline
 

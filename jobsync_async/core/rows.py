@@ -21,9 +21,17 @@ class Identity(NamedTuple):
     incarnation: UUID
 
 
+class Process(NamedTuple):
+    """A process for ever: its number, and when it started, in clock ticks since boot. Numbers come again, the two together
+    do not."""
+
+    pid: int
+    started: int
+
+
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker says of itself when it joins."""
+    """What a worker says of itself when it joins. `session_tag` is in the ``application_name`` of each of its sessions."""
 
     weight: float = 1.0
     address: str | None = None
@@ -32,14 +40,41 @@ class Announcement:
     boot_id: str | None = None
     pid_namespace: str | None = None
     process_started: int | None = None
+    session_tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A worker on a machine that booted when ours did, as its row says.
+
+    Attributes:
+        boot_id, namespace, host: processes see each other only where all three are the same.
+        process: where it runs, None when it could not tell.
+        session_tag: what its database sessions are known by.
+    """
+
+    name: str
+    incarnation: UUID
+    boot_id: str
+    namespace: str | None
+    host: str | None
+    process: Process | None
+    session_tag: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NameInUse:
-    """A join that was refused: another incarnation has the name. `holder` says where it runs, for people."""
+    """A join that was refused: another incarnation has the name.
+
+    Attributes:
+        beat: its beat.
+        holder: where it runs, for people.
+        neighbour: the same as facts, when it runs on this host.
+    """
 
     beat: Beat
     holder: str
+    neighbour: Neighbour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +129,7 @@ class Snapshot:
         settled: the last plan counted this worker in, and nothing is on its way here.
         mine: changed tokens that are this worker's.
         others: changed tokens that are not.
+        neighbours: the workers of this host, this one included, in order of age; None when they are as they were.
     """
 
     incarnation: UUID
@@ -105,6 +141,7 @@ class Snapshot:
     settled: bool
     mine: Iterable[TokenRow]
     others: Sequence[int]
+    neighbours: Sequence[Neighbour] | None = None
 
 
 @dataclass(frozen=True, slots=True)

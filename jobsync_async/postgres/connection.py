@@ -150,11 +150,16 @@ class Link:
         self._idle_sec = idle_sec
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connection: Connection | None = None
+        self._on_stir: Callable[[], object] | None = None
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None or self._connection.closed else "open"
         return f"<Link {self._purpose!r} {state}>"
+
+    def tell_stir_to(self, listener: Callable[[], object]) -> None:
+        """Call `listener` when the server says something, or ends the connection, while nobody uses it."""
+        self._on_stir = listener
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
@@ -172,6 +177,7 @@ class Link:
     async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._turn:
             self._stop_idle_timer()
+            self._stop_listening()
             connection = await self._ensure()
             try:
                 with translated(), limit(connection, self._connector.patience_sec):
@@ -181,6 +187,7 @@ class Link:
                 raise
             finally:
                 self._start_idle_timer()
+                self._listen_while_idle()
 
     async def _ensure(self) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -201,6 +208,19 @@ class Link:
             self._idle_timer.cancel()
             self._idle_timer = None
 
+    def _listen_while_idle(self) -> None:
+        if self._on_stir is not None and self._connection is not None and not self._connection.closed:
+            asyncio.get_running_loop().add_reader(self._connection.fileno(), self._stirred)
+
+    def _stop_listening(self) -> None:
+        if self._on_stir is not None and self._connection is not None and not self._connection.closed:
+            asyncio.get_running_loop().remove_reader(self._connection.fileno())
+
+    def _stirred(self) -> None:
+        self._stop_listening()
+        if self._on_stir is not None:
+            self._on_stir()
+
     def _close_idle(self) -> None:
         if not self._turn.locked() and self._connection is not None:
             connection, self._connection = self._connection, None
@@ -213,4 +233,5 @@ class Link:
     async def _close(self) -> None:
         async with self._turn:
             self._stop_idle_timer()
+            self._stop_listening()
             await self._discard()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -10,6 +12,7 @@ from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import neighbour_from
 
 
 class Membership:
@@ -18,13 +21,18 @@ class Membership:
     Args:
         heartbeats: the link that carries heartbeats and nothing else, so that nothing can hold them up.
         changes: the link for joining and leaving, which wait for the cluster's row lock.
+        session_key: hold a lock, named by this and the incarnation, for as long as the session of the heartbeats lasts.
     """
 
-    def __init__(self, heartbeats: Link, changes: Link, queries: Queries, channel: str) -> None:
+    def __init__(
+        self, heartbeats: Link, changes: Link, queries: Queries, channel: str, *, session_key: str | None = None
+    ) -> None:
         self._heartbeats = heartbeats
         self._changes = changes
         self._queries = queries
         self._channel = channel
+        self._session_key = session_key
+        self._held: tuple[Connection, UUID] | None = None
 
     async def heartbeat(self, me: Identity, *, watch_all: bool) -> HeartbeatAnswer | None:
         """Count one beat. None: the row is gone or another incarnation's, so this worker owns nothing any more.
@@ -34,6 +42,7 @@ class Membership:
         params = {**me._asdict(), "watch_all": watch_all}
 
         async def work(connection: Connection) -> HeartbeatAnswer | None:
+            await self._hold_session(connection, me)
             row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
             if row is None:
                 return None
@@ -42,12 +51,20 @@ class Membership:
 
         return await self._heartbeats.run(work)
 
+    async def _hold_session(self, connection: Connection, me: Identity) -> None:
+        if self._session_key is None or self._held == (connection, me.incarnation):
+            return
+        values = {"key": self._session_key, "incarnation": me.incarnation}
+        row = await (await connection.execute(self._queries["hold_session"], values)).fetchone()
+        if row is not None and row[0]:
+            self._held = (connection, me.incarnation)
+
     async def join(self, me: Identity, announcement: Announcement, *, replace: Beat | None = None) -> NameInUse | None:
         """Make the row; None when it is there.
 
         Args:
-            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still; refused
-                when it has moved since.
+            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still, or that is
+                known to be dead; refused when its beat has moved since.
 
         Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out.
         """
@@ -60,7 +77,7 @@ class Membership:
                 if row is not None and row.incarnation == me.incarnation:
                     return None  # an earlier try was committed and its answer lost
                 if row is not None:
-                    in_use = NameInUse(Beat(me.name, row.incarnation, row.beat), row.holder)
+                    in_use = self._in_use(me.name, row)
                     if in_use.beat != replace:
                         raise psycopg.Rollback(transaction)
                 await self._make_row(connection, me, announcement, version, replace if in_use else None)
@@ -68,6 +85,12 @@ class Membership:
             return in_use
 
         return await self._changes.run(work)
+
+    @staticmethod
+    def _in_use(name: str, row: Any) -> NameInUse:
+        where = (row.boot_id, row.pid_namespace, row.host, row.pid, row.process_started, row.session_tag)
+        neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
+        return NameInUse(Beat(name, row.incarnation, row.beat), row.holder, neighbour)
 
     async def _make_row(
         self, connection: Connection, me: Identity, announcement: Announcement, version: int, replace: Beat | None

@@ -49,20 +49,23 @@ SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::
 -- == membership =======================================================================================================
 
 -- name: read_node
-SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS holder FROM {node} WHERE name = %(name)s FOR UPDATE
+SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS holder,
+       host, pid, boot_id, pid_namespace, process_started, session_tag
+FROM {node} WHERE name = %(name)s FOR UPDATE
 
 -- name: insert_node
 -- A join under a free name.
-INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started)
+INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started,
+                    session_tag)
 VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
-        %(process_started)s)
+        %(process_started)s, %(session_tag)s)
 
 -- name: replace_node
--- A join under the name of an incarnation whose beat stood still: only if it still does.
+-- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
-    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, stuck = NULL
+    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 
 -- name: inherit_tokens
@@ -116,7 +119,9 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
 -- commit in order: every change up to the version that is seen here is seen here. Rows that are as the first distribution made
 -- them have version 0, and changed at tokens_since. Thousands of tokens share few epochs and versions: they come grouped.
-SELECT c.version, c.term, c.leader_incarnation, n.state,
+-- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
+-- tells: ages are never given twice.
+SELECT c.version, c.term, c.leader_incarnation, n.state, host.members, host.youngest, near.*,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
 FROM {cluster} c
@@ -135,6 +140,16 @@ CROSS JOIN LATERAL (
            (SELECT array_agg(token_id) FROM changed
             WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
 ) t
+CROSS JOIN LATERAL (
+    SELECT count(*) AS members, coalesce(max(joined), 0) AS youngest FROM {node} WHERE boot_id = n.boot_id
+) host
+CROSS JOIN LATERAL (
+    SELECT array_agg(name ORDER BY joined) AS near_names, array_agg(incarnation ORDER BY joined) AS near_incarnations,
+           array_agg(pid_namespace ORDER BY joined) AS near_namespaces, array_agg(host ORDER BY joined) AS near_hosts,
+           array_agg(pid ORDER BY joined) AS near_pids, array_agg(process_started ORDER BY joined) AS near_started,
+           array_agg(session_tag ORDER BY joined) AS near_tags, min(boot_id) AS near_boot_id
+    FROM {node} WHERE boot_id = n.boot_id AND (host.members <> %(members)s OR host.youngest <> %(youngest)s)
+) near
 
 -- name: acknowledge
 -- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
@@ -258,6 +273,54 @@ SELECT pg_notify(%(channel)s, version::text) FROM taken
 -- name: record_rebalance
 INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
 VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
+
+-- == known deaths =====================================================================================================
+
+-- name: end_sessions
+-- Sessions of dead workers, known by their tags: ends them, and says how many there still were.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
+  AND EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag WHERE length(tag) > 8 AND strpos(application_name, tag) > 0)
+
+-- name: delete_dead
+-- Workers whose processes were seen dead: each only as the very start, in the very process, that was seen.
+DELETE FROM {node} n
+USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[], %(namespaces)s::text[], %(pids)s::integer[],
+             %(started)s::bigint[]) AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
+WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id AND n.pid_namespace = d.pid_namespace
+  AND n.pid = d.pid AND n.process_started = d.process_started
+RETURNING n.name
+
+-- == sessions =========================================================================================================
+
+-- name: hold_session
+-- Failover by session: a lock that lives as long as the session that carries the heartbeats. Shared, so that a session that is
+-- half gone, with the lock still held, is not in the way of the next; and never waited for, whoever else may hold it.
+SELECT pg_try_advisory_lock_shared(hashtextextended(%(key)s || %(incarnation)s::uuid::text, 0))
+
+-- name: read_sessions
+-- Who holds its lock, and on what ground that is said: this very start of the server, and this very session of the watcher.
+WITH held AS MATERIALIZED (
+    SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start, n.name, n.incarnation, n.beat, n.session_tag,
+       EXISTS (SELECT FROM held WHERE key = hashtextextended(%(key)s || n.incarnation::text, 0)) AS held
+FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid()
+
+-- name: expire_sessionless
+-- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and the ground still stands.
+DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
+WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
+  AND NOT EXISTS (
+      SELECT FROM pg_locks
+      WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid::bigint << 32 | objid::bigint = hashtextextended(%(key)s || n.incarnation::text, 0))
+  AND pg_postmaster_start_time() = %(server_started)s
+  AND EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
+RETURNING n.name
 
 -- == pins =============================================================================================================
 

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS {node} (
     pid               integer,
     boot_id           text,                          -- with pid_namespace: which workers can see each other's processes
     pid_namespace     text,
-    process_started   bigint,
+    process_started   bigint,                        -- with pid: which process, for ever
+    session_tag       text,                          -- in the application_name of each of its sessions
     stuck             jsonb                          -- revoked tokens that are not let go of: [{{"token_id", "task_id"}}, ...]
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 

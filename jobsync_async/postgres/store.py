@@ -6,13 +6,17 @@ acknowledges. What a leader writes and what users call goes over further ones, o
 
 from __future__ import annotations
 
+import secrets
+
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
+from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema
+from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import TokenFeed
@@ -25,19 +29,32 @@ class Store:
     """The store of one worker. Made by `Store.open`; `close` ends every connection.
 
     Attributes:
-        membership, leading, pins, work, status: the statements, by what they are about.
+        membership, leading, deaths, pins, work, status: the statements, by what they are about.
+        sessions: the same for failover by session; None without it.
+        tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
         queries: their texts, for this cluster's tables.
     """
 
-    def __init__(self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector) -> None:
+    def __init__(
+        self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector, tag: str
+    ) -> None:
         self.queries = queries
+        self.tag = tag
         self._channel = config.channel
         self._others = others
         self._heartbeat_link = Link(heartbeats, "heartbeat")
         self._leader_link = Link(others, "leader", idle_sec=_IDLE_SEC)
+        # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
+        self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
-        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel)
+        key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
+        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel, session_key=key)
         self.leading = Leading(self._leader_link, queries, config.channel)
+        self.deaths = Deaths(self._deaths_link, queries, config.channel)
+        self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
+        self.sessions = None
+        if key is not None:
+            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, key)
         self.pins = Pins(self._pool, queries, config.channel)
         self.work = WorkStore(self._pool, queries)
         self.status = Status(self._pool, queries)
@@ -49,14 +66,16 @@ class Store:
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
 
+        tag = secrets.token_hex(6)
+
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}")
+            return config.conninfo(f"{node_name} {purpose}", tag)
 
         others = Connector(conninfo, config.bulk_limit_sec)
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec)
         heartbeats.queries = queries
-        return cls(config, queries, heartbeats, others)
+        return cls(config, queries, heartbeats, others, tag)
 
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection. Raises StoreUnavailable."""
@@ -65,5 +84,7 @@ class Store:
     async def close(self) -> None:
         """End every connection; nothing is sent."""
         await self._pool.close()
+        await self._sessions_link.close()
+        await self._deaths_link.close()
         await self._leader_link.close()
         await self._heartbeat_link.close()

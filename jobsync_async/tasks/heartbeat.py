@@ -15,8 +15,12 @@ from functools import partial
 from typing import TypeVar
 
 from jobsync_async.core.lease import Beat
+from jobsync_async.core.neighbours import visible
+from jobsync_async.core.rows import NameInUse, Neighbour
 from jobsync_async.errors import NodeNameTaken, StoreUnavailable
+from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.process import known_dead
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.waiting import signalled
 
@@ -24,7 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-async def keep_beating(worker: Worker, membership: Membership) -> None:
+async def keep_beating(worker: Worker, membership: Membership, deaths: Deaths | None = None) -> None:
     """Send heartbeats for ever. Raises NodeNameTaken when the name is another's by the time it has to join anew."""
     failures = 0
     while True:
@@ -35,7 +39,7 @@ async def keep_beating(worker: Worker, membership: Membership) -> None:
                 logger.warning("%s was expired by the cluster and joins anew", worker.identity.name)
                 worker.begin_incarnation()
                 worker.metrics.rejoins += 1
-                await join(worker, membership)
+                await join(worker, membership, deaths)
                 continue
         except StoreUnavailable as error:
             failures += 1
@@ -79,11 +83,12 @@ async def guard_lease(worker: Worker) -> None:
         await worker.lease_extended.wait()
 
 
-async def join(worker: Worker, membership: Membership) -> None:
+async def join(worker: Worker, membership: Membership, deaths: Deaths | None = None) -> None:
     """Make the own row, as soon as the name is free.
 
     A name that another incarnation holds is taken over, with its tokens, once its beat was seen to stand still for the
-    heartbeat timeout: so a worker that was killed and started again waits, and then moves nothing.
+    heartbeat timeout: so a worker that was killed and started again waits, and then moves nothing. If it ran on this host and
+    its process is dead, nothing is waited for.
 
     Raises:
         NodeNameTaken: the other incarnation's beat moves.
@@ -91,14 +96,16 @@ async def join(worker: Worker, membership: Membership) -> None:
     """
     seen: Beat | None = None
     since = 0.0
+    replace: Beat | None = None
     while True:
-        now = worker.clock()
-        still = seen is not None and now - since >= worker.config.heartbeat_timeout_sec
-        refusal = await _retrying(
-            worker, partial(membership.join, worker.identity, worker.announcement, replace=seen if still else None)
-        )
+        refusal = await _retrying(worker, partial(membership.join, worker.identity, worker.announcement, replace=replace))
         if refusal is None:
             return
+        if deaths is not None and (dead := _died_here(worker, refusal)):
+            # What it had sent may still be carried out, and its last heartbeat move the beat: then once more.
+            await _retrying(worker, partial(deaths.end_sessions, [dead.session_tag]))
+            replace = refusal.beat
+            continue
         if seen is None:
             seen, since = refusal.beat, worker.clock()  # observed from when the answer arrived
             logger.info(
@@ -111,6 +118,15 @@ async def join(worker: Worker, membership: Membership) -> None:
             raise NodeNameTaken(worker.identity.name, refusal.holder)
         wait = since + worker.config.heartbeat_timeout_sec - worker.clock()
         await asyncio.sleep(min(max(wait, 0.01), worker.config.heartbeat_interval_sec))
+        replace = seen if worker.clock() - since >= worker.config.heartbeat_timeout_sec else None
+
+
+def _died_here(worker: Worker, refusal: NameInUse) -> Neighbour | None:
+    """Who has the name, if that is a worker of this host whose process is dead."""
+    holder = refusal.neighbour
+    if holder is None or holder.process is None or not visible(worker.announcement, holder):
+        return None
+    return holder if known_dead(holder.process) else None
 
 
 async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakSet
@@ -13,7 +13,7 @@ from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.lease import Backoff, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
-from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Snapshot
+from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,10 @@ class Worker:
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         version: the cluster's version at the last reading; hinted: the highest that a heartbeat told of.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
+        neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes.
         ended: the worker has left and will not own anything again.
-        sync_wanted, lead_wanted, beat_wanted: wake the rebalance, leader and heartbeat task.
+        sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
     """
 
     def __init__(self, config: CoordinationConfig, name: str, announcement: Announcement, clock: Clock) -> None:
@@ -75,11 +76,13 @@ class Worker:
         self.hinted = -1
         self.state: str | None = None
         self.settled = False
+        self.neighbours: Sequence[Neighbour] = ()
         self.streams: WeakSet[Stream] = WeakSet()
         self.ended = False
         self.sync_wanted = asyncio.Event()
         self.lead_wanted = asyncio.Event()
         self.beat_wanted = asyncio.Event()
+        self.neighbours_wanted = asyncio.Event()
         self.lease_extended = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -152,6 +155,9 @@ class Worker:
         self.metrics.resyncs += 1
         self.version = max(self.version, snapshot.version)
         self.saw_leader(snapshot.term, snapshot.leader)
+        if snapshot.neighbours is not None:
+            self.neighbours = snapshot.neighbours
+            self.neighbours_wanted.set()
         if snapshot.state is None:
             self.beat_wanted.set()  # the row is gone: the next heartbeat finds that out, and joins anew
             return

@@ -26,7 +26,7 @@ from jobsync_async import ConfigError, CoordinationConfig
         *(("handoff_timeout_sec", value) for value in [-1, "x"]),
         *(("port", value) for value in [0, 65536, "5432"]),
         *(("host", value) for value in [7, "nul\0"]),
-        *(("failover", value) for value in ["session", "other"]),
+        *(("failover", value) for value in ["other", "", None]),
         *(("dsn", value) for value in ["postgresql://host:port/db", "host=a port=x", "nonsense", "host=", "postgresql://[::1"]),
     ],
 )
@@ -76,6 +76,16 @@ def test_what_is_given_wins_over_our_defaults():
     assert (parts["target_session_attrs"], parts["connect_timeout"], parts["application_name"]) == ("any", "7", "mine")
     assert parts["keepalives_idle"] == "5"
     assert parts["host"] == "a,b"
+
+
+@pytest.mark.parametrize("name", [None, "mine", "m" * 80, "ö" * 30])
+def test_a_tag_is_in_the_name_of_a_session_where_it_is_not_cut_off(name):
+    given = {} if name is None else {"dsn": f"application_name={name}"}
+    called = conninfo_to_dict(CoordinationConfig(**given).conninfo("n" * 80, "a-tag"))["application_name"]
+    # The server keeps 63 bytes, and writes a byte that is not ASCII as four.
+    kept = "".join(c if c.isascii() else r"\xc3\xb6" for c in called)[:63]
+    assert "a-tag" in kept
+    assert kept.startswith("jobsync_async" if name is None else name.encode("ascii", "replace").decode()[:20])
 
 
 def test_it_is_frozen_and_keyword_only():

@@ -1,0 +1,42 @@
+"""Whom of the workers on its host a worker watches, and which of them are dead. Pure.
+
+The workers that can see each other's processes form a ring, in order of age. Each watches the next few after it, and passes
+over those that it knows to be dead. So every death is noticed, however many there are at once: go back from a dead worker to
+the nearest one that lives. All between the two are dead, so that one passes over them, one by one and at once, and comes to
+it. And a death is noticed by few: by as many as each watches, so that one of them may be stopped or blocked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from uuid import UUID
+
+from jobsync_async.core.rows import Announcement, Neighbour, Process
+
+MOST_WATCHED = 2
+"""How many living workers each watches."""
+
+
+def visible(announcement: Announcement, neighbour: Neighbour) -> bool:
+    """Whether a worker with this announcement can see the neighbour's process."""
+    own = (announcement.boot_id, announcement.pid_namespace, announcement.host)
+    return None not in own and own == (neighbour.boot_id, neighbour.namespace, neighbour.host) and neighbour.process is not None
+
+
+def next_in_ring(ring: Sequence[Neighbour], me: UUID, dead: Set[Process], most: int = MOST_WATCHED) -> list[Neighbour]:
+    """The next living workers after `me`, those in its own process included; none when `me` is not in the ring.
+
+    Args:
+        ring: visible workers in order of age.
+        dead: processes that are known to be dead.
+    """
+    own = next((place for place, worker in enumerate(ring) if worker.incarnation == me), None)
+    if own is None:
+        return []
+    others = [*ring[own + 1 :], *ring[:own]]
+    return [worker for worker in others if worker.process not in dead][:most]
+
+
+def dead_workers(ring: Sequence[Neighbour], dead: Set[Process]) -> list[Neighbour]:
+    """The workers of dead processes: all that ran in one die with it."""
+    return [worker for worker in ring if worker.process in dead]

@@ -1,0 +1,72 @@
+"""Taking workers out of the cluster whose processes are known to be dead: nothing has to be waited for, and nobody to lead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+
+from jobsync_async.core.rows import Neighbour
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+
+# A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
+# still there is stuck, and not waited for.
+_LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+
+
+class Deaths:
+    """The statements about the dead."""
+
+    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+        self._link = link
+        self._queries = queries
+        self._channel = channel
+
+    async def end_sessions(self, tags: Sequence[str | None]) -> bool:
+        """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
+        server looks only then whether anybody waits for it. Returns when none is left, or False when one does not end.
+
+        Raises StoreUnavailable.
+        """
+        tags = [tag for tag in tags if tag is not None]
+
+        async def work(connection: Connection) -> bool:
+            for pause_sec in _LOOKS_SEC:
+                if not (await connection.execute(self._queries["end_sessions"], {"tags": tags})).rowcount:
+                    return True
+                await asyncio.sleep(pause_sec)
+            return False
+
+        return not tags or await self._link.run(work)
+
+    async def report(self, dead: Sequence[Neighbour]) -> list[str]:
+        """Delete the rows of workers whose processes were seen dead, and let the oldest lead if the leader was among them;
+        the names of those that were still there. Their tokens are nobody's by that, and the leader hears of it.
+
+        Raises StoreUnavailable; reporting again is safe.
+        """
+        await self.end_sessions([worker.session_tag for worker in dead])
+        processes = [(worker, worker.process) for worker in dead if worker.process is not None]
+        values = {
+            "names": [worker.name for worker, _ in processes],
+            "incarnations": [worker.incarnation for worker, _ in processes],
+            "boot_ids": [worker.boot_id for worker, _ in processes],
+            "namespaces": [worker.namespace for worker, _ in processes],
+            "pids": [process.pid for _, process in processes],
+            "started": [process.started for _, process in processes],
+        }
+
+        async def work(connection: Connection) -> list[str]:
+            deleted: list[str] = []
+            async with connection.transaction() as transaction:
+                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                cursor = await connection.execute(self._queries["delete_dead"], values)
+                deleted = [name for (name,) in await cursor.fetchall()]
+                if not deleted:
+                    raise psycopg.Rollback(transaction)
+                await connection.execute(self._queries["lead_if_nobody_does"])
+            return deleted
+
+        return await self._link.run(work)
