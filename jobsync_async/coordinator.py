@@ -27,7 +27,7 @@ from jobsync_async.postgres.connection import finish_first
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
-from jobsync_async.tasks.heartbeat import guard_lease, join, keep_beating
+from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
@@ -91,10 +91,12 @@ class Coordinator:
         Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
         """
         worker, store = self.worker, self._opened()
+        store.failover.on_change(worker.server_changed)
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
-            await join(worker, store.membership)
-            await self._check_push(feed)
+            await enter(worker, store.membership, store.failover)
+            if worker.config.notify:
+                await self._check_push(feed)
         except BaseException:
             await feed.close()
             raise
@@ -124,7 +126,8 @@ class Coordinator:
             return
         raise ConfigError(
             "no notification arrives on the LISTEN connection: the server seems to be reached through a pooler in "
-            "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode"
+            "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode, or set notify=False, "
+            "which finds changes by polling"
         )
 
     async def _first_tokens(self) -> None:
@@ -155,7 +158,7 @@ class Coordinator:
     async def _supervise(self, store: Store, feed: TokenFeed) -> None:
         worker = self.worker
         tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            partial(keep_beating, worker, store.membership),
+            partial(keep_beating, worker, store.membership, store.failover),
             partial(guard_lease, worker),
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading).run,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, translated
@@ -20,7 +19,8 @@ class Pool:
         self._connector = connector
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             connector.conninfo("calls"),
-            kwargs={"autocommit": True, "row_factory": namedtuple_row},
+            connection_class=Connection,
+            kwargs=connector.options,
             configure=connector.prepare,
             min_size=0,
             max_size=max_size,
@@ -42,7 +42,7 @@ class Pool:
             with translated():
                 async with self._pool.connection() as connection:
                     with limit(connection, self._connector.patience_sec):
-                        return await work(connection)
+                        return await self._connector.call(connection, work)
 
         return await finish_first(bounded())
 

@@ -126,9 +126,18 @@ def split(script: bytes) -> list[bytes]:
     return [part.strip() for part in b"\n".join(lines).split(b";") if part.strip()]
 
 
+def settings(config: CoordinationConfig) -> dict[str, int | str]:
+    """The columns of the cluster row that never change."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "total_tokens": config.total_tokens,
+        "hash_function": config.hash_function,
+    }
+
+
 async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
-    settings = {"total_tokens": config.total_tokens, "hash_function": config.hash_function}
-    await connection.execute(queries["insert_cluster"], {**settings, "schema_version": SCHEMA_VERSION})
+    table = {"cluster": queries.table("cluster")}
+    await connection.execute(queries["insert_cluster"], {**settings(config), **table})
 
 
 async def _upgrade(connection: Connection, queries: Queries) -> None:

@@ -15,16 +15,20 @@ from typing import TypeVar
 
 import anyio
 
+from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Beat
 from jobsync_async.errors import NodeNameTaken, StoreUnavailable
+from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+_MOST_TRIES = 5
 
-async def keep_beating(worker: Worker, membership: Membership) -> None:
+
+async def keep_beating(worker: Worker, membership: Membership, failover: Failover) -> None:
     """Send heartbeats for ever. Raises NodeNameTaken when the name is another's by the time it has to join anew."""
     failures = 0
     while True:
@@ -32,10 +36,10 @@ async def keep_beating(worker: Worker, membership: Membership) -> None:
         try:
             alive = await beat_once(worker, membership)
             if not alive:
-                logger.warning("%s was expired by the cluster and joins anew", worker.identity.name)
-                worker.begin_incarnation()
+                logger.warning("%s is not in the cluster any more and joins anew", worker.identity.name)
+                worker.begin_incarnation("expired by the cluster, or its server is another one")
                 worker.metrics.rejoins += 1
-                await join(worker, membership)
+                await enter(worker, membership, failover)
                 continue
         except StoreUnavailable as error:
             failures += 1
@@ -59,7 +63,7 @@ async def beat_once(worker: Worker, membership: Membership) -> bool:
     """Send one heartbeat; False when this incarnation is not in the cluster any more. Raises StoreUnavailable."""
     watch_all = worker.wants_all_beats()
     sent_at = worker.clock()
-    answer = await membership.heartbeat(worker.identity, watch_all=watch_all)
+    answer = await membership.heartbeat(worker.identity, watch_all=watch_all, version=worker.version)
     if answer is None:
         return False
     worker.beat_answered(sent_at, answer, watched_all=watch_all)
@@ -77,6 +81,58 @@ async def guard_lease(worker: Worker) -> None:
         if worker.ownership.known:
             worker.stop_acting("no heartbeat was acknowledged for the length of the lease")
         await worker.lease_extended.wait()
+
+
+async def enter(worker: Worker, membership: Membership, failover: Failover) -> None:
+    """Find ground to stand on, and join. Raises NodeNameTaken, or StoreUnavailable after several tries."""
+    await agree(worker, failover)
+    await join(worker, membership)
+
+
+async def agree(worker: Worker, failover: Failover) -> None:
+    """Adopt the server's identity, if the cluster was begun on it; else wait until every lease from before is over, and begin
+    it anew, unless somebody else does.
+
+    The wait counts from when the answer arrived: whoever holds something sent his last heartbeat to the server before, which
+    had ended by then. Raises StoreUnavailable after several tries.
+    """
+    known, version = worker.basis, worker.version
+    failover.adopt(None)
+    waiting = Waiting(worker.config.heartbeat_timeout_sec)
+    failures = 0
+    while True:
+        try:
+            ground = await failover.look()
+            basis = ground.basis(known, version)
+            if basis is not None:
+                failover.adopt(basis)
+                worker.adopt(basis)
+                return
+            failures = 0
+            if waiting.saw(ground, worker.clock()):
+                _warn_of(worker, ground)
+            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version):
+                logger.warning("%s begins the cluster anew on this server: its tokens are free", worker.identity.name)
+                continue
+            wait_sec = min(max(0.01, waiting.remaining(worker.clock())), worker.backoff.most_sec)
+        except StoreUnavailable:
+            failures += 1
+            if failures > _MOST_TRIES:
+                raise
+            wait_sec = worker.backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+        await anyio.sleep(wait_sec)
+
+
+def _warn_of(worker: Worker, ground: Ground) -> None:
+    logger.warning(
+        "%s: PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
+        "so nobody acts for %g s",
+        worker.identity.name,
+        ground.actual,
+        ground.recorded,
+        worker.config.heartbeat_timeout_sec,
+        extra={"node": worker.identity.name},
+    )
 
 
 async def join(worker: Worker, membership: Membership) -> None:
@@ -114,7 +170,7 @@ async def join(worker: Worker, membership: Membership) -> None:
 
 
 async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:
-    for failures in range(1, 6):
+    for failures in range(1, _MOST_TRIES + 1):
         try:
             return await call()
         except StoreUnavailable:
