@@ -93,7 +93,7 @@ class CoordinationConfig:
     @property
     def watch_gap_sec(self) -> float:
         """A watcher that saw nothing for longer than this begins anew. A worker that lives was seen at most an interval before,
-        and is back within half of one after the watcher: together that stays below the timeout, so that no outage, however
+        and is back within a quarter of one after the watcher: together that stays below the timeout, so that no outage, however
         long, makes somebody expire who lives."""
         return max(1.25 * self.heartbeat_interval_sec, self.heartbeat_timeout_sec - 1.5 * self.heartbeat_interval_sec)
 

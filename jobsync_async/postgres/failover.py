@@ -58,7 +58,7 @@ class Failover:
             cursor = await connection.execute(self._queries["read_ground"], self._footing.values(connection.server))
             row = await cursor.fetchone()
             assert row is not None, "an outer join has a row"
-            return Ground(*row)
+            return Ground(**row._asdict())
 
         return await self._looks.run(work)
 

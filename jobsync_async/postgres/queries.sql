@@ -69,8 +69,9 @@ SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::
 
 -- name: read_ground
 -- What the cluster was begun on, and what this is; the first three are null when the row is missing.
-SELECT c.server_identity, coalesce(%(here)s::text, {server}) || '/' || c.tableoid, coalesce(c.generation, 0), coalesce(c.version, 0),
-       extract(epoch FROM pg_postmaster_start_time())::text
+SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
+       coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
+       extract(epoch FROM pg_postmaster_start_time())::text AS running_since
 FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
@@ -79,17 +80,18 @@ INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
 VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
 
 -- name: begin_generation
--- First statement of a transaction that begins anew on this server: only over the row that was waited upon, and above all that
--- is known. The jump is random: of two servers that promoted themselves from one state, and of which neither knows of the
--- other's generation, both would begin the same one. Nobody leads any more.
+-- Begins anew on this server: only over the row that was waited upon (null: there was none), and above all that is known. The
+-- jump is random: two servers that were promoted from one state, neither of which knows of the other's generation, would begin
+-- the same one. Nobody leads any more.
 WITH begun AS (
     UPDATE {cluster}
     SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
         server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
         version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
         leader = NULL, leader_incarnation = NULL, term = term + 1
-    WHERE server_identity IS NOT DISTINCT FROM %(recorded)s AND generation = greatest(%(seen_generation)s::bigint, 1)
-      AND coalesce(%(actual)s, '') IN ('', coalesce(%(here)s::text, {server}) || '/' || tableoid)
+    WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
+      AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
+           AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
     RETURNING version, generation
 )
 SELECT version, generation, pg_notify(%(channel)s, version::text) FROM begun

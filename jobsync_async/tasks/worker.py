@@ -67,7 +67,7 @@ class Worker:
         self.announcement = announcement
         self.clock = clock
         self.metrics = Metrics()
-        self.backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 2))
+        self.backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
         self.identity = Identity(name, uuid4())
         self.lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)

@@ -58,6 +58,7 @@ class Epochs:
 
     @property
     def highest(self) -> int:
+        self.look()
         return max(epoch for _, epoch in self.holders)
 
     async def watch(self) -> None:
