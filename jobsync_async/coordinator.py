@@ -24,6 +24,7 @@ from jobsync_async.description import describe
 from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError
 from jobsync_async.locks import Locks
 from jobsync_async.postgres.connection import finish_first
+from jobsync_async.postgres.pooler import REFUSAL
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
@@ -124,11 +125,7 @@ class Coordinator:
                 await feed.wait(heard, None)
                 heard.clear()
             return
-        raise ConfigError(
-            "no notification arrives on the LISTEN connection: the server seems to be reached through a pooler in "
-            "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode, or set notify=False, "
-            "which finds changes by polling"
-        )
+        raise ConfigError(f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}")
 
     async def _first_tokens(self) -> None:
         worker = self.worker

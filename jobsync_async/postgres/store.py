@@ -61,7 +61,7 @@ class Store:
         footing = Footing()
         others = Connector(conninfo, config.bulk_limit_sec, footing, pooled=not config.notify)
         queries = await open_schema(others, config, observe=observe)
-        heartbeats = Connector(conninfo, config.statement_limit_sec, footing, pooled=not config.notify)
+        heartbeats = Connector(conninfo, config.statement_limit_sec, footing, pooled=others.pooled)
         heartbeats.queries = queries
         store = cls(config, queries, heartbeats, others)
         await store._pool.open()

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig, Job, OwnershipLost, Task
+from jobsync_async.postgres import pooler
+from jobsync_async.postgres.store import Store
 from tests.clusters import Cluster, cluster
 from tests.poolers import pgbouncer
 
@@ -42,9 +44,28 @@ async def jobs(polling) -> AsyncIterator[Cluster]:
 
 
 async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_setting(transactions, admin):
-    with pytest.raises(ConfigError, match=r"transaction mode.*notify=False"):
+    with pytest.raises(ConfigError, match=r"^PostgreSQL is reached through a pooler in transaction mode.*notify=False"):
         await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+    async with await psycopg.AsyncConnection.connect(transactions, autocommit=True, prepare_threshold=None) as other:
+        assert await (await other.execute("SELECT current_setting('statement_timeout')")).fetchone() == ("0",)
+        assert (await (await other.execute("SELECT current_setting('search_path')")).fetchone())[0] != "pg_catalog"
+
+
+async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_arrives(transactions, admin, monkeypatch):
+    monkeypatch.setattr(pooler, "_TRIES", 0)
+    with pytest.raises(ConfigError, match=r"no notification arrives.*transaction mode.*notify=False"):
+        await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
+    assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+
+
+async def test_somebody_who_only_looks_may_look_through_the_pooler(transactions, jobs):
+    await jobs.start("a")
+    store = await Store.open(CoordinationConfig(dsn=transactions), "visitor", observe=True)
+    try:
+        assert [node.name for node in await store.status.nodes()] == ["a"]
+    finally:
+        await store.close()
 
 
 async def test_a_pooler_in_session_mode_just_works(sessions):
