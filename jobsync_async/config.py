@@ -50,6 +50,9 @@ class CoordinationConfig:
         on_handoff_timeout: what to do about work that ignores even that. ``"wait"``: its token waits for it, and is shown as
             stuck. ``"leave"``: the worker hands on everything else and ends with `CoordinationError`, one heartbeat interval
             later; the token is free when its lease is over.
+        notify: False where LISTEN cannot work, behind a pooler in transaction mode: changes are then found by polling, and
+            nothing of a session is relied on.
+        poll_interval_sec: seconds between two looks for a change, when `notify` is False.
         failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout. ``"session"``: a worker
             whose database session is gone and does not come back is expired within two seconds, which is safe for what is
             fenced, but not always for what is not: see docs/session-failover.md.
@@ -75,6 +78,8 @@ class CoordinationConfig:
     rebalance_delay_sec: float = 0.1
     handoff_timeout_sec: float = 30
     on_handoff_timeout: Literal["wait", "leave"] = "wait"
+    notify: bool = True
+    poll_interval_sec: float = 1
     failover: Literal["lease", "session"] = "lease"
 
     def __post_init__(self) -> None:
@@ -86,6 +91,13 @@ class CoordinationConfig:
     def lease_sec(self) -> float:
         """How long a worker may act after sending a heartbeat that was acknowledged."""
         return lease_sec(self.heartbeat_timeout_sec)
+
+    @property
+    def watch_gap_sec(self) -> float:
+        """A watcher that saw nothing for longer than this begins anew. A worker that lives was seen at most an interval before,
+        and is back within a quarter of one after the watcher: together that stays below the timeout, so that no outage, however
+        long, makes somebody expire who lives."""
+        return max(1.25 * self.heartbeat_interval_sec, self.heartbeat_timeout_sec - 1.5 * self.heartbeat_interval_sec)
 
     @property
     def statement_limit_sec(self) -> float:
@@ -148,13 +160,19 @@ class CoordinationConfig:
             raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
         if self.on_handoff_timeout not in ("wait", "leave"):
             raise ConfigError(f'on_handoff_timeout must be "wait" or "leave"; got {self.on_handoff_timeout!r}')
+        if not isinstance(self.notify, bool):
+            raise ConfigError(f"notify must be True or False; got {self.notify!r}")
+        if self.failover == "session" and not self.notify:
+            raise ConfigError(
+                'failover="session" needs sessions of its own, which notify=False says there are not; use failover="lease"'
+            )
         if self.failover not in ("lease", "session"):
             raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
 
     def _check_numbers(self) -> None:
         _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)
         _whole("minimum_nodes", self.minimum_nodes, 1, 100_000)
-        for name in ("heartbeat_interval_sec", "heartbeat_timeout_sec", "rebalance_check_interval_sec"):
+        for name in ("heartbeat_interval_sec", "heartbeat_timeout_sec", "rebalance_check_interval_sec", "poll_interval_sec"):
             _seconds(name, getattr(self, name), zero=False)
         for name in ("rebalance_delay_sec", "handoff_timeout_sec"):
             _seconds(name, getattr(self, name), zero=True)

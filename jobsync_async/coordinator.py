@@ -25,11 +25,12 @@ from jobsync_async.description import describe
 from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError
 from jobsync_async.locks import Locks
 from jobsync_async.postgres.connection import finish_first
+from jobsync_async.postgres.pooler import REFUSAL
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.process import announce
-from jobsync_async.tasks.heartbeat import guard_lease, join, keep_beating
+from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
@@ -115,10 +116,12 @@ class Coordinator:
         Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
         """
         worker, store = self.worker, self._opened()
+        store.failover.on_change(worker.server_changed)
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
-            await join(worker, store.membership, store.deaths)
-            await self._check_push(feed)
+            await enter(worker, store.membership, store.failover, store.deaths)
+            if worker.config.notify:
+                await self._check_push(feed)
         except BaseException:
             await feed.close()
             raise
@@ -142,10 +145,7 @@ class Coordinator:
             await feed.wait(asyncio.Event(), deadline - self.worker.clock())
         if feed.notifications:
             return
-        raise ConfigError(
-            "no notification arrives on the LISTEN connection: the server seems to be reached through a pooler in "
-            "transaction mode; connect to PostgreSQL directly, or through a pooler in session mode"
-        )
+        raise ConfigError(f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}")
 
     async def _first_tokens(self, store: Store, wait_sec: float) -> None:
         worker = self.worker
@@ -175,7 +175,7 @@ class Coordinator:
     async def _supervise(self, store: Store, feed: TokenFeed) -> None:
         worker = self.worker
         works: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            partial(keep_beating, worker, store.membership, store.deaths),
+            partial(keep_beating, worker, store.membership, store.failover, store.deaths),
             partial(guard_lease, worker),
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading).run,

@@ -24,10 +24,17 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 
 T = TypeVar("T")
-Connection = AsyncConnection[Any]
+
+
+class Connection(AsyncConnection[Any]):
+    """A connection that knows to which server it leads; None where that may change under it, behind a pooler."""
+
+    server: str | None = None
+
 
 # Raised by the server when a bound is reached or a transaction must be tried again: nothing was committed.
 _TRANSIENT = (
@@ -103,10 +110,17 @@ class Connector:
     Args:
         conninfo: makes the connection string for a purpose.
         limit_sec: how long a statement may take on the server; the client waits half as long again.
+        footing: what the worker has adopted; a connection that leads elsewhere is refused.
+        pooled: behind a pooler in transaction mode, where nothing of a session may be relied on: neither settings, nor
+            prepared statements, nor which server it leads to.
     """
 
-    def __init__(self, conninfo: Callable[[str], str], limit_sec: float) -> None:
+    def __init__(
+        self, conninfo: Callable[[str], str], limit_sec: float, footing: Footing | None = None, *, pooled: bool = False
+    ) -> None:
         self._conninfo = conninfo
+        self.footing = footing or Footing()
+        self.pooled = pooled
         self.limit_sec = limit_sec
         self.patience_sec = limit_sec * 1.5
         self.queries: Queries | None = None
@@ -114,14 +128,19 @@ class Connector:
     def conninfo(self, purpose: str) -> str:
         return self._conninfo(purpose)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """How psycopg is to open a connection."""
+        never_prepare = {"prepare_threshold": None} if self.pooled else {}
+        return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
+
     async def open(self, purpose: str) -> Connection:
-        """A connection in autocommit. Raises StoreUnavailable."""
+        """A connection in autocommit. Raises StoreUnavailable; ServerChanged among them."""
         with translated():
-            connection: Connection = await AsyncConnection.connect(
-                self._conninfo(purpose), autocommit=True, row_factory=namedtuple_row
-            )
+            connection = await Connection.connect(self._conninfo(purpose), **self.options)
         try:
             await self.prepare(connection)
+            self.footing.check(connection.server)
         except BaseException:
             await connection.close()
             raise
@@ -129,12 +148,37 @@ class Connector:
 
     async def prepare(self, connection: Connection) -> None:
         """Set bounds and names for the session. Nothing to do before the schema is known."""
-        if self.queries is None:
+        if self.queries is None or self.pooled:
             return
-        milliseconds = str(round(self.limit_sec * 1000))
-        bounds = {"statement_ms": milliseconds, "lock_ms": milliseconds, "idle_ms": milliseconds}
         with translated(), limit(connection, self.patience_sec):
-            await connection.execute(self.queries["prepare_session"], bounds)
+            row = await (await connection.execute(self.queries["prepare_session"], self._bounds())).fetchone()
+        assert row is not None
+        connection.server = row.server
+
+    async def call(
+        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False
+    ) -> T:
+        """Run `work` in the way that the connection needs; with `one_snapshot`, all its statements read the same moment.
+
+        Raises ServerChanged, and closes the connection, when it leads to another server than the one adopted.
+        """
+        try:
+            self.footing.check(connection.server)
+        except StoreError:
+            await connection.close()
+            raise
+        if not self.pooled and not one_snapshot:
+            return await work(connection)
+        assert self.queries is not None, "the schema is opened first"
+        async with connection.transaction():
+            await connection.execute(self.queries["one_snapshot" if one_snapshot else "read_committed"])
+            if self.pooled:
+                await connection.execute(self.queries["bound_transaction"], self._bounds())
+            return await work(connection)
+
+    def _bounds(self) -> dict[str, str]:
+        milliseconds = str(round(self.limit_sec * 1000))
+        return {"statement_ms": milliseconds, "lock_ms": milliseconds, "idle_ms": milliseconds}
 
 
 class Link:
@@ -151,6 +195,7 @@ class Link:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connection: Connection | None = None
         self._on_stir: Callable[[], object] | None = None
+        self._renew = False
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -161,9 +206,14 @@ class Link:
         """Call `listener` when the server says something, or ends the connection, while nobody uses it."""
         self._on_stir = listener
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
-        return await finish_first(self._run(work))
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False) -> T:
+        """Run `work` with the connection, not cancelled and bounded in time; with `one_snapshot`, everything that it reads is
+        of one moment. Raises StoreUnavailable or SchemaError."""
+        return await finish_first(self._run(work, one_snapshot=one_snapshot))
+
+    def renew(self) -> None:
+        """Let the next use begin with a fresh connection: the present one may lead to the wrong server."""
+        self._renew = True
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """The same in one transaction, committed when `work` returns."""
@@ -174,14 +224,14 @@ class Link:
 
         return await self.run(in_transaction)
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
         async with self._turn:
             self._stop_idle_timer()
             self._stop_listening()
             connection = await self._ensure()
             try:
                 with translated(), limit(connection, self._connector.patience_sec):
-                    return await work(connection)
+                    return await self._connector.call(connection, work, one_snapshot=one_snapshot)
             except StoreError:
                 await self._discard()
                 raise
@@ -190,6 +240,9 @@ class Link:
                 self._listen_while_idle()
 
     async def _ensure(self) -> Connection:
+        if self._renew:
+            await self._discard()
+            self._renew = False
         if self._connection is None or self._connection.closed:
             self._connection = await self._connector.open(self._purpose)
         return self._connection

@@ -9,6 +9,7 @@ import psycopg
 
 from jobsync_async.core.rows import Neighbour
 from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 
 # A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
@@ -19,10 +20,11 @@ _LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 class Deaths:
     """The statements about the dead."""
 
-    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+    def __init__(self, link: Link, queries: Queries, channel: str, footing: Footing) -> None:
         self._link = link
         self._queries = queries
         self._channel = channel
+        self._footing = footing
 
     async def end_sessions(self, tags: Sequence[str | None]) -> bool:
         """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
@@ -61,7 +63,9 @@ class Deaths:
         async def work(connection: Connection) -> list[str]:
             deleted: list[str] = []
             async with connection.transaction() as transaction:
-                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                here = {"channel": self._channel, **self._footing.values(connection.server)}
+                if (await connection.execute(self._queries["take_version"], here)).rowcount == 0:
+                    raise self._footing.changed()
                 cursor = await connection.execute(self._queries["delete_dead"], values)
                 deleted = [name for (name,) in await cursor.fetchall()]
                 if not deleted:

@@ -14,6 +14,7 @@ from jobsync_async.core.board import Distribution, Moves, PinRow, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
 from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
 
@@ -49,21 +50,20 @@ class Outcome:
 class Leading:
     """The statements that only a leader, or one that is about to be, sends."""
 
-    def __init__(self, link: Link, queries: Queries, channel: str) -> None:
+    def __init__(self, link: Link, queries: Queries, channel: str, footing: Footing) -> None:
         self._link = link
         self._queries = queries
         self._channel = channel
+        self._footing = footing
 
     async def read(self, since: int, pin_version: int) -> Reading:
         """What changed on the board since; without a lock, to find out whether anything is to be done."""
 
         async def work(connection: Connection) -> Reading:
-            # One snapshot for all three statements: members and tokens must fit together.
-            async with connection.transaction():
-                await connection.execute(self._queries["one_snapshot"])
-                return await self._read(connection, since, pin_version)
+            return await self._read(connection, since, pin_version)
 
-        return await self._link.run(work)
+        # One snapshot for all three statements: members and tokens must fit together.
+        return await self._link.run(work, one_snapshot=True)
 
     async def take_over(self, me: Identity, term: int, expire: Sequence[Beat]) -> int | None:
         """Become leader in place of one that is gone, or whose beat (in `expire`) still stands still; the new term, or None
@@ -71,7 +71,9 @@ class Leading:
 
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
-                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                values = {"channel": self._channel, **self._footing.values(connection.server)}
+                if (await connection.execute(self._queries["take_version"], values)).rowcount == 0:
+                    raise self._footing.changed()
                 await self._expire(connection, expire)
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
                 taken_over = cursor.rowcount == 1
@@ -99,7 +101,8 @@ class Leading:
             outcome = None
             async with connection.transaction() as transaction:
                 started = time.perf_counter()
-                cursor = await connection.execute(self._queries["lock_as_leader"], {**me._asdict(), "term": term})
+                values = {**me._asdict(), "term": term, **self._footing.values(connection.server)}
+                cursor = await connection.execute(self._queries["lock_as_leader"], values)
                 if await cursor.fetchone() is None:
                     raise psycopg.Rollback(transaction)
                 expired = await self._expire(connection, expire)
@@ -127,8 +130,11 @@ class Leading:
         return [row.name for row in await cursor.fetchall()]
 
     async def _read(self, connection: Connection, since: int, pin_version: int) -> Reading:
-        row = await (await connection.execute(self._queries["read_cluster"])).fetchone()
-        assert row is not None, "the cluster row is missing"
+        row = await (
+            await connection.execute(self._queries["read_cluster"], self._footing.values(connection.server))
+        ).fetchone()
+        if row is None:
+            raise self._footing.changed()
         cluster = ClusterRow(row.version, row.term, row.leader_incarnation, row.generation, row.pin_version, row.planned_joined)
         members = await (await connection.execute(self._queries["read_members"])).fetchall()
         cursor = connection.cursor(binary=True)

@@ -11,6 +11,7 @@ import psycopg
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.footing import Footing, ServerChanged
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import neighbour_from
 
@@ -25,31 +26,44 @@ class Membership:
     """
 
     def __init__(
-        self, heartbeats: Link, changes: Link, queries: Queries, channel: str, *, session_key: str | None = None
+        self,
+        heartbeats: Link,
+        changes: Link,
+        queries: Queries,
+        channel: str,
+        footing: Footing,
+        *,
+        session_key: str | None = None,
     ) -> None:
         self._heartbeats = heartbeats
         self._changes = changes
         self._queries = queries
         self._channel = channel
+        self._footing = footing
         self._session_key = session_key
         self._held: tuple[Connection, UUID] | None = None
 
-    async def heartbeat(self, me: Identity, *, watch_all: bool) -> HeartbeatAnswer | None:
-        """Count one beat. None: the row is gone or another incarnation's, so this worker owns nothing any more.
+    async def heartbeat(self, me: Identity, *, watch_all: bool, version: int = -1) -> HeartbeatAnswer | None:
+        """Count one beat. None: the row is gone or another incarnation's, or the server is another one, or the cluster is older
+        than the `version` that was seen of it; in each case this worker owns nothing any more.
 
         Raises StoreUnavailable; the beat may have been counted all the same.
         """
-        params = {**me._asdict(), "watch_all": watch_all}
+        values = {**me._asdict(), "watch_all": watch_all, "version": version}
 
         async def work(connection: Connection) -> HeartbeatAnswer | None:
             await self._hold_session(connection, me)
+            params = {**values, **self._footing.values(connection.server)}
             row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
             if row is None:
                 return None
             beats = [Beat(*seen) for seen in zip(row.names or (), row.incarnations or (), row.beats or (), strict=True)]
             return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats)
 
-        return await self._heartbeats.run(work)
+        try:
+            return await self._heartbeats.run(work)
+        except ServerChanged:
+            return None
 
     async def _hold_session(self, connection: Connection, me: Identity) -> None:
         if self._session_key is None or self._held == (connection, me.incarnation):
@@ -129,6 +143,8 @@ class Membership:
         await self._changes.transaction(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        row = await (await connection.execute(self._queries["take_version"], {"channel": self._channel})).fetchone()
-        assert row is not None, "the cluster row is missing"
+        values = {"channel": self._channel, **self._footing.values(connection.server)}
+        row = await (await connection.execute(self._queries["take_version"], values)).fetchone()
+        if row is None:
+            raise self._footing.changed()
         return int(row.version)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
 from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
@@ -17,10 +18,11 @@ from jobsync_async.types import LockInfo
 class Pins:
     """The statements about pins."""
 
-    def __init__(self, link: Pool, queries: Queries, channel: str) -> None:
+    def __init__(self, link: Pool, queries: Queries, channel: str, footing: Footing) -> None:
         self._link = link
         self._queries = queries
         self._channel = channel
+        self._footing = footing
 
     async def register(
         self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
@@ -33,7 +35,7 @@ class Pins:
 
         async def work(connection: Connection) -> list[tuple[Pin, Pin]]:
             # The cluster's row lock comes first: of two registrations that conflict, one sees the other.
-            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            await self._take_version(connection)
             await connection.execute(self._queries["delete_expired_pins"])
             tokens = int_array(sorted({pin.token_id for pin in pins}))
             cursor = await connection.execute(self._queries["pins_of_tokens"], {"token_ids": tokens})
@@ -60,7 +62,7 @@ class Pins:
         query = "delete_all_pins" if created_by is None else "delete_pins_by_creator"
 
         async def work(connection: Connection) -> int:
-            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            await self._take_version(connection)
             cursor = await connection.execute(self._queries[query], {"created_by": created_by})
             await connection.execute(self._queries["touch_pins"])
             return cursor.rowcount
@@ -75,3 +77,8 @@ class Pins:
             return [LockInfo(**{**row._asdict(), "node_patterns": tuple(row.node_patterns)}) for row in rows]
 
         return await self._link.run(work)
+
+    async def _take_version(self, connection: Connection) -> None:
+        values = {"channel": self._channel, **self._footing.values(connection.server)}
+        if (await connection.execute(self._queries["take_version"], values)).rowcount == 0:
+            raise self._footing.changed()

@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from psycopg.rows import namedtuple_row
-
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, translated
 
@@ -45,7 +43,8 @@ class Pool:
 
         return AsyncConnectionPool(
             self._connector.conninfo("calls"),
-            kwargs={"autocommit": True, "row_factory": namedtuple_row},
+            connection_class=Connection,
+            kwargs=self._connector.options,
             configure=self._connector.prepare,
             min_size=0,
             max_size=self._max_size,
@@ -64,7 +63,7 @@ class Pool:
             with translated():
                 async with pool.connection() as connection:
                     with limit(connection, self._connector.patience_sec):
-                        return await work(connection)
+                        return await self._connector.call(connection, work)
 
         return await finish_first(bounded())
 

@@ -1,9 +1,13 @@
 -- Every statement of this library. Each has a name and a line on its purpose. Tables appear as {table}; parameters as
 -- %(name)s. What safety rests on stands in the WHERE clauses, and the number of rows is the answer.
+--
+-- {server} is the identity of the server that answers: system identifier, timeline and database. {sound} is true for the cluster
+-- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it.
 
 -- name: prepare_session
--- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names.
-SELECT set_config(name, value, false)
+-- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. Comes
+-- back: which server this is.
+SELECT count(set_config(name, value, false)), {server} AS server
 FROM (VALUES ('search_path', 'pg_catalog'),
              ('statement_timeout', %(statement_ms)s),
              ('lock_timeout', %(lock_ms)s),
@@ -12,6 +16,20 @@ FROM (VALUES ('search_path', 'pg_catalog'),
              ('plan_cache_mode', 'force_custom_plan'),
              ('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
+
+-- name: bound_transaction
+-- The same behind a pooler, where a session is not ours to set up: for one transaction.
+SELECT count(set_config(name, value, true))
+FROM (VALUES ('search_path', 'pg_catalog'),
+             ('statement_timeout', %(statement_ms)s),
+             ('lock_timeout', %(lock_ms)s),
+             ('idle_in_transaction_session_timeout', %(idle_ms)s),
+             ('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'))
+     ) AS settings (name, value)
+
+-- name: read_committed
+-- First statement of such a transaction: the isolation that the statements are written for.
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED
 
 -- name: inspect_server
 -- What start needs to know of the server, before search_path is pinned.
@@ -33,9 +51,10 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
 SELECT schema_version, total_tokens, hash_function FROM {cluster}
 
 -- name: insert_cluster
--- The first start makes the row; all others find it.
-INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
-VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
+-- The first start makes the row, with the identity that it is begun on; all others find it.
+INSERT INTO {cluster} (schema_version, total_tokens, hash_function, server_identity)
+VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s, {server} || '/' || to_regclass(%(cluster)s)::oid)
+ON CONFLICT DO NOTHING
 
 -- name: set_schema_version
 UPDATE {cluster} SET schema_version = %(schema_version)s
@@ -43,8 +62,49 @@ UPDATE {cluster} SET schema_version = %(schema_version)s
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
 -- the next version; the announcement goes out with the commit. What is read after it is the latest committed state.
-WITH taken AS (UPDATE {cluster} SET version = version + 1 RETURNING version, leader_incarnation, generation)
+WITH taken AS (UPDATE {cluster} SET version = version + 1 WHERE {sound} RETURNING version, leader_incarnation, generation)
 SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::text) FROM taken
+
+-- == failover of the server ===========================================================================================
+
+-- name: read_ground
+-- What the cluster was begun on, and what this is; the first three are null when the row is missing.
+SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
+       coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
+       extract(epoch FROM pg_postmaster_start_time())::text AS running_since
+FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
+
+-- name: restore_cluster
+-- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
+INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
+VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
+
+-- name: begin_generation
+-- Begins anew on this server: only over the row that was waited upon (null: there was none), and above all that is known. The
+-- jump is random: two servers that were promoted from one state, neither of which knows of the other's generation, would begin
+-- the same one. Nobody leads any more.
+WITH begun AS (
+    UPDATE {cluster}
+    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
+        server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
+        version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
+        leader = NULL, leader_incarnation = NULL, term = term + 1
+    WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
+      AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
+           AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
+    RETURNING version, generation
+)
+SELECT version, generation, pg_notify(%(channel)s, version::text) FROM begun
+
+-- name: free_all_tokens
+-- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader finds the lock gone.
+UPDATE {token} SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL, version = %(version)s,
+    revoked_at = NULL
+WHERE token_id IN (SELECT token_id FROM {token} FOR NO KEY UPDATE SKIP LOCKED)
+
+-- name: delete_all_nodes
+-- Every worker joins anew, which nothing but this server's history can have told it to be in the way of.
+DELETE FROM {node}
 
 -- == membership =======================================================================================================
 
@@ -84,11 +144,13 @@ FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
 WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
 
 -- name: heartbeat
--- The proof of life, in one statement: no row means that this incarnation was expired or replaced. The answer carries what
+-- The proof of life, in one statement: no row means that this incarnation was expired or replaced, or that the server was, or
+-- that the cluster is older than what was seen of it. The answer carries what
 -- each worker needs to notice a missed notification and a leader that stands still. Beats come in order of age.
 WITH me AS (
     UPDATE {node} SET beat = beat + 1, last_heartbeat = clock_timestamp()
     WHERE name = %(name)s AND incarnation = %(incarnation)s
+      AND EXISTS (SELECT FROM {cluster} WHERE {sound} AND version >= %(version)s)
     RETURNING joined
 )
 SELECT c.version, c.term, c.leader_incarnation,
@@ -115,6 +177,10 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 
 -- == the worker's own tokens ==========================================================================================
 
+-- name: read_version
+-- Has anything changed? For workers that cannot listen.
+SELECT version FROM {cluster}
+
 -- name: read_changes
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
 -- commit in order: every change up to the version that is seen here is seen here. Rows that are as the first distribution made
@@ -124,7 +190,7 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 SELECT c.version, c.term, c.leader_incarnation, n.state, host.members, host.youngest, near.*,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
-FROM {cluster} c
+FROM (SELECT * FROM {cluster} WHERE {sound}) c
 LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
 CROSS JOIN LATERAL (
     WITH changed AS MATERIALIZED (
@@ -181,14 +247,15 @@ FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = %(token_id)s
 -- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands.
 SELECT version FROM {cluster}
 WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
-  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) FOR UPDATE
+  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE
 
 -- name: one_snapshot
 -- All reads of this transaction see the same moment.
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 
 -- name: read_cluster
-SELECT version, term, leader_incarnation, generation, pin_version, planned_joined, last_joined FROM {cluster}
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined, last_joined
+FROM {cluster} WHERE {sound}
 
 -- name: read_members
 SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM {node} ORDER BY joined
@@ -237,7 +304,7 @@ WHERE EXISTS (SELECT FROM first) OR NOT EXISTS (SELECT FROM {token} t WHERE t.to
 
 -- name: assign_tokens
 -- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's
--- reading, are passed over.
+-- reading, are passed over. A row that a fence locked while a generation was begun still has an epoch of the one before.
 WITH free AS (
     SELECT t.token_id, w.receiver
     FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) USING (token_id)
@@ -245,8 +312,8 @@ WITH free AS (
     FOR NO KEY UPDATE OF t SKIP LOCKED
 )
 UPDATE {token} t
-SET node = n.name, incarnation = n.incarnation, epoch = t.epoch + 1, next_node = NULL, version = %(version)s,
-    assigned_at = now(), revoked_at = NULL
+SET node = n.name, incarnation = n.incarnation, epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
+    next_node = NULL, version = %(version)s, assigned_at = now(), revoked_at = NULL
 FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'
 WHERE t.token_id = free.token_id
 

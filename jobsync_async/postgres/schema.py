@@ -12,6 +12,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import Queries
 
 SCHEMA_VERSION = 1
@@ -28,12 +29,16 @@ async def open_schema(
         observe: create nothing, and take the cluster as it is, for somebody who only looks.
 
     Raises:
-        ConfigError: total_tokens or hash_function disagree with the cluster's.
+        ConfigError: total_tokens or hash_function disagree with the cluster's; or LISTEN cannot work on the way there.
         SchemaError: no right to create the tables, or they are of another version, or the database cannot hold them.
         StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
     """
     connection = await connector.open("start")
     try:
+        if config.notify and await shares_sessions(connector, connection):
+            if not (upgrade or observe):
+                raise ConfigError(REFUSAL)
+            connector.pooled = True
         with translated(), limit(connection, connector.patience_sec):
             queries = Queries(await _inspect(connection, config, must_write=not observe), config.appname)
             if observe:
@@ -126,9 +131,18 @@ def split(script: bytes) -> list[bytes]:
     return [part.strip() for part in b"\n".join(lines).split(b";") if part.strip()]
 
 
+def settings(config: CoordinationConfig) -> dict[str, int | str]:
+    """The columns of the cluster row that never change."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "total_tokens": config.total_tokens,
+        "hash_function": config.hash_function,
+    }
+
+
 async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
-    settings = {"total_tokens": config.total_tokens, "hash_function": config.hash_function}
-    await connection.execute(queries["insert_cluster"], {**settings, "schema_version": SCHEMA_VERSION})
+    table = {"cluster": queries.table("cluster")}
+    await connection.execute(queries["insert_cluster"], {**settings(config), **table})
 
 
 async def _upgrade(connection: Connection, queries: Queries) -> None:

@@ -9,6 +9,7 @@ import psycopg
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.sessions import Ground, Session, SessionReading
 from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 
 
@@ -21,11 +22,12 @@ class Sessions:
         key: what the locks' names begin with.
     """
 
-    def __init__(self, heartbeats: Link, link: Link, queries: Queries, channel: str, key: str) -> None:
+    def __init__(self, heartbeats: Link, link: Link, queries: Queries, channel: str, footing: Footing, key: str) -> None:
         self._heartbeats = heartbeats
         self._link = link
         self._queries = queries
         self._channel = channel
+        self._footing = footing
         self._key = key
 
     def tell_loss_to(self, listener: Callable[[], object]) -> None:
@@ -59,7 +61,9 @@ class Sessions:
         async def work(connection: Connection) -> list[str]:
             deleted: list[str] = []
             async with connection.transaction() as transaction:
-                await connection.execute(self._queries["take_version"], {"channel": self._channel})
+                here = {"channel": self._channel, **self._footing.values(connection.server)}
+                if (await connection.execute(self._queries["take_version"], here)).rowcount == 0:
+                    raise self._footing.changed()
                 cursor = await connection.execute(self._queries["expire_sessionless"], values)
                 deleted = [name for (name,) in await cursor.fetchall()]
                 if not deleted:

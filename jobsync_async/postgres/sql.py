@@ -12,6 +12,17 @@ from psycopg import sql
 TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
+# See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.
+_SERVER = sql.SQL(
+    "(SELECT concat_ws('/', s.system_identifier, CASE WHEN NOT pg_is_in_recovery() THEN "
+    "left(pg_walfile_name(pg_current_wal_lsn()), 8) END, d.oid) "
+    "FROM pg_control_system() s, pg_database d WHERE d.datname = current_database())"
+)
+_SOUND = sql.SQL(
+    "server_identity = coalesce(%(here)s::text, {}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
+    "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
+).format(_SERVER)
+
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -23,6 +34,7 @@ class Queries:
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
+        self._names |= {"server": _SERVER, "sound": _SOUND}
         self._statements = {name: self._compose(text) for name, text in _load("queries.sql").items()}
         self.create_tables = self._compose(_read("schema.sql"))
 

@@ -11,15 +11,17 @@ import secrets
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
 from jobsync_async.postgres.deaths import Deaths
+from jobsync_async.postgres.failover import Failover
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
-from jobsync_async.postgres.schema import open_schema
+from jobsync_async.postgres.schema import open_schema, settings
 from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.status import Status
-from jobsync_async.postgres.tokens import TokenFeed
+from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
 
 _IDLE_SEC = 5.0
@@ -30,7 +32,8 @@ class Store:
 
     Attributes:
         membership, leading, deaths, pins, work, status: the statements, by what they are about.
-        sessions: the same for failover by session; None without it.
+        failover: those about the server itself.
+        sessions: those of failover by session; None without it.
         tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
         queries: their texts, for this cluster's tables.
     """
@@ -38,9 +41,11 @@ class Store:
     def __init__(
         self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector, tag: str
     ) -> None:
+        footing = others.footing
         self.queries = queries
         self.tag = tag
         self._channel = config.channel
+        self._poll_interval_sec = None if config.notify else config.poll_interval_sec
         self._others = others
         self._heartbeat_link = Link(heartbeats, "heartbeat")
         self._leader_link = Link(others, "leader", idle_sec=_IDLE_SEC)
@@ -48,14 +53,15 @@ class Store:
         self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
-        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel, session_key=key)
-        self.leading = Leading(self._leader_link, queries, config.channel)
-        self.deaths = Deaths(self._deaths_link, queries, config.channel)
+        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel, footing, session_key=key)
+        self.leading = Leading(self._leader_link, queries, config.channel, footing)
+        self.deaths = Deaths(self._deaths_link, queries, config.channel, footing)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
         self.sessions = None
         if key is not None:
-            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, key)
-        self.pins = Pins(self._pool, queries, config.channel)
+            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, footing, key)
+        self.pins = Pins(self._pool, queries, config.channel, footing)
+        self.failover = Failover(self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config))
         self.work = WorkStore(self._pool, queries)
         self.status = Status(self._pool, queries)
 
@@ -71,15 +77,18 @@ class Store:
         def conninfo(purpose: str) -> str:
             return config.conninfo(f"{node_name} {purpose}", tag)
 
-        others = Connector(conninfo, config.bulk_limit_sec)
+        footing = Footing()
+        others = Connector(conninfo, config.bulk_limit_sec, footing, pooled=not config.notify)
         queries = await open_schema(others, config, observe=observe)
-        heartbeats = Connector(conninfo, config.statement_limit_sec)
+        heartbeats = Connector(conninfo, config.statement_limit_sec, footing, pooled=others.pooled)
         heartbeats.queries = queries
         return cls(config, queries, heartbeats, others, tag)
 
     async def listen(self) -> TokenFeed:
-        """A fresh LISTEN connection. Raises StoreUnavailable."""
-        return await TokenFeed.open(self._others, self._channel)
+        """A fresh LISTEN connection, or what stands in for it where there is no push. Raises StoreUnavailable."""
+        if self._poll_interval_sec is not None:
+            return PolledFeed(self._others, self._channel, self._poll_interval_sec)
+        return await PushedFeed.open(self._others, self._channel)
 
     async def close(self) -> None:
         """End every connection; nothing is sent."""

@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
-from jobsync_async.postgres.connection import Connection, Connector
+from jobsync_async.postgres.connection import Connection, Connector, Link
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.waiting import signalled
+
+T = TypeVar("T")
 
 
-class TokenFeed(Listener):
-    """The LISTEN connection, and the statements that follow from what it hears."""
+class TokenFeed(ABC):
+    """The statements that follow from what is heard, on one connection.
 
-    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
-        super().__init__(connection, connector, channel)
-        assert connector.queries is not None, "the schema is opened first"
-        self._queries: Queries = connector.queries
-        self._neighbours_seen = (-1, -1)
+    Attributes:
+        heard: the highest version that was heard of. notifications: how many came, junk included.
+        pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to read.
+    """
+
+    heard: int
+    notifications: int
+    channel: str
+    pushed: bool
+    _queries: Queries
+    _footing: Footing
+    _neighbours_seen: tuple[UUID | None, int, int] = (None, -1, -1)
+
+    @abstractmethod
+    async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
+        """Return when something was heard, `wake` is set, or the time is over. Raises StoreUnavailable."""
+
+    @abstractmethod
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """End the connection at once."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connection."""
 
     async def read_changes(self, me: Identity, since: int) -> Snapshot:
         """What changed after version `since`, in one atomic read; -1 reads everything. Raises StoreUnavailable."""
@@ -30,10 +59,14 @@ class TokenFeed(Listener):
         async def work(connection: Connection) -> Snapshot:
             # Binary: thousands of numbers are parsed several times faster than from text.
             cursor = connection.cursor(binary=True)
-            members, youngest = self._neighbours_seen
+            if self._neighbours_seen[0] != me.incarnation:
+                self._neighbours_seen = (me.incarnation, -1, -1)
+            _, members, youngest = self._neighbours_seen
             values = {**me._asdict(), "since": since, "members": members, "youngest": youngest}
+            values |= self._footing.values(connection.server)
             row = await (await cursor.execute(self._queries["read_changes"], values)).fetchone()
-            assert row is not None, "the cluster row is missing"
+            if row is None:
+                raise self._footing.changed()
             return Snapshot(
                 incarnation=me.incarnation,
                 since=since,
@@ -44,14 +77,14 @@ class TokenFeed(Listener):
                 settled=bool(row.settled),
                 mine=TokenRows(row.mine or ()),
                 others=row.others or (),
-                neighbours=self._neighbours(row),
+                neighbours=self._neighbours(me, row),
             )
 
         return await self.run(work)
 
-    def _neighbours(self, row: Any) -> list[Neighbour] | None:
-        """The workers of this host, if there are others than were read last over this connection."""
-        seen = (row.members, row.youngest)
+    def _neighbours(self, me: Identity, row: Any) -> list[Neighbour] | None:
+        """The workers of this host, if there are others than this incarnation read last over this connection."""
+        seen = (me.incarnation, row.members, row.youngest)
         if seen == self._neighbours_seen:
             return None
         self._neighbours_seen = seen
@@ -84,9 +117,10 @@ class TokenFeed(Listener):
         async def work(connection: Connection) -> list[int]:
             handed_on: list[int] = []
             async with connection.transaction() as transaction:
-                taken = await connection.execute(self._queries["take_version"], {"channel": self.channel})
-                row = await taken.fetchone()
-                assert row is not None, "the cluster row is missing"
+                values = {"channel": self.channel, **self._footing.values(connection.server)}
+                row = await (await connection.execute(self._queries["take_version"], values)).fetchone()
+                if row is None:
+                    raise self._footing.changed()
                 cursor = await connection.execute(self._queries["acknowledge"], {**answer, "version": row.version})
                 handed_on = [token for (token,) in await cursor.fetchall()]
                 if not handed_on:
@@ -101,6 +135,59 @@ class TokenFeed(Listener):
         await self.run(
             lambda connection: connection.execute(self._queries["show_stuck"], {**me._asdict(), "stuck": shown}),
         )
+
+
+class PushedFeed(Listener, TokenFeed):
+    """The LISTEN connection with its statements. After an error it is closed, and a new one must be opened."""
+
+    pushed = True
+
+    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
+        super().__init__(connection, connector, channel)
+        assert connector.queries is not None, "the schema is opened first"
+        self._queries = connector.queries
+        self._footing = connector.footing
+
+
+class PolledFeed(TokenFeed):
+    """The same where nothing can be listened to: looks at the cluster's version every `interval_sec`."""
+
+    pushed = False
+
+    def __init__(self, connector: Connector, channel: str, interval_sec: float) -> None:
+        assert connector.queries is not None, "the schema is opened first"
+        self.heard = -1
+        self.notifications = 0
+        self.channel = channel
+        self._queries = connector.queries
+        self._footing = connector.footing
+        self._interval_sec = interval_sec
+        self._link = Link(connector, "poll")
+        self._looked_at = float("-inf")
+
+    async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
+        clock = asyncio.get_running_loop().time
+        due = self._looked_at + self._interval_sec - clock()
+        await signalled(wake, due if timeout_sec is None else min(due, timeout_sec))
+        if clock() - self._looked_at >= self._interval_sec:
+            self._looked_at = clock()
+            self.heard = max(self.heard, await self._version())
+
+    async def _version(self) -> int:
+        async def work(connection: Connection) -> int:
+            row = await (await connection.execute(self._queries["read_version"])).fetchone()
+            return -1 if row is None else int(row.version)
+
+        return await self.run(work)
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await self._link.run(work)
+
+    def abandon(self) -> None:
+        self._link.renew()
+
+    async def close(self) -> None:
+        await self._link.close()
 
 
 def int_array(values: Sequence[int]) -> str:

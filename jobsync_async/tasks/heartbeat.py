@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
 from jobsync_async.errors import NodeNameTaken, StoreUnavailable
 from jobsync_async.postgres.deaths import Deaths
+from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.process import known_dead
 from jobsync_async.tasks.worker import Worker
@@ -27,8 +29,10 @@ from jobsync_async.waiting import signalled
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+_MOST_TRIES = 5
 
-async def keep_beating(worker: Worker, membership: Membership, deaths: Deaths | None = None) -> None:
+
+async def keep_beating(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
     """Send heartbeats for ever. Raises NodeNameTaken when the name is another's by the time it has to join anew."""
     failures = 0
     while True:
@@ -36,10 +40,10 @@ async def keep_beating(worker: Worker, membership: Membership, deaths: Deaths | 
         try:
             alive = await beat_once(worker, membership)
             if not alive:
-                logger.warning("%s was expired by the cluster and joins anew", worker.identity.name)
-                worker.begin_incarnation()
+                logger.warning("%s is not in the cluster any more and joins anew", worker.identity.name)
+                worker.begin_incarnation("expired by the cluster, or its server is another one")
                 worker.metrics.rejoins += 1
-                await join(worker, membership, deaths)
+                await enter(worker, membership, failover, deaths)
                 continue
         except StoreUnavailable as error:
             failures += 1
@@ -63,7 +67,7 @@ async def beat_once(worker: Worker, membership: Membership) -> bool:
     """Send one heartbeat; False when this incarnation is not in the cluster any more. Raises StoreUnavailable."""
     watch_all = worker.wants_all_beats()
     sent_at = worker.clock()
-    answer = await membership.heartbeat(worker.identity, watch_all=watch_all)
+    answer = await membership.heartbeat(worker.identity, watch_all=watch_all, version=worker.version)
     if answer is None:
         return False
     worker.beat_answered(sent_at, answer, watched_all=watch_all)
@@ -83,7 +87,59 @@ async def guard_lease(worker: Worker) -> None:
         await worker.lease_extended.wait()
 
 
-async def join(worker: Worker, membership: Membership, deaths: Deaths | None = None) -> None:
+async def enter(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
+    """Find ground to stand on, and join. Raises NodeNameTaken, or StoreUnavailable after several tries."""
+    await agree(worker, failover)
+    await join(worker, membership, deaths)
+
+
+async def agree(worker: Worker, failover: Failover) -> None:
+    """Adopt the server's identity, if the cluster was begun on it; else wait until every lease from before is over, and begin
+    it anew, unless somebody else does.
+
+    The wait counts from when the answer arrived: whoever holds something sent his last heartbeat to the server before, which
+    had ended by then. Raises StoreUnavailable after several tries.
+    """
+    known, version = worker.basis, worker.version
+    failover.adopt(None)
+    waiting = Waiting(worker.config.heartbeat_timeout_sec)
+    failures = 0
+    while True:
+        try:
+            ground = await failover.look()
+            basis = ground.basis(known, version)
+            if basis is not None:
+                failover.adopt(basis)
+                worker.adopt(basis)
+                return
+            failures = 0
+            if waiting.saw(ground, worker.clock()):
+                _warn_of(worker, ground)
+            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version):
+                logger.warning("%s begins the cluster anew on this server: its tokens are free", worker.identity.name)
+                continue
+            wait_sec = min(max(0.01, waiting.remaining(worker.clock())), worker.backoff.most_sec)
+        except StoreUnavailable:
+            failures += 1
+            if failures > _MOST_TRIES:
+                raise
+            wait_sec = worker.backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+        await asyncio.sleep(wait_sec)
+
+
+def _warn_of(worker: Worker, ground: Ground) -> None:
+    logger.warning(
+        "%s: PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
+        "so nobody acts for %g s",
+        worker.identity.name,
+        ground.actual,
+        ground.recorded,
+        worker.config.heartbeat_timeout_sec,
+        extra={"node": worker.identity.name},
+    )
+
+
+async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
     """Make the own row, as soon as the name is free.
 
     A name that another incarnation holds is taken over, with its tokens, once its beat was seen to stand still for the
@@ -101,7 +157,7 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths | None = N
         refusal = await _retrying(worker, partial(membership.join, worker.identity, worker.announcement, replace=replace))
         if refusal is None:
             return
-        if deaths is not None and (dead := _died_here(worker, refusal)):
+        if dead := _died_here(worker, refusal):
             # What it had sent may still be carried out, and its last heartbeat move the beat: then once more.
             await _retrying(worker, partial(deaths.end_sessions, [dead.session_tag]))
             replace = refusal.beat
@@ -130,7 +186,7 @@ def _died_here(worker: Worker, refusal: NameInUse) -> Neighbour | None:
 
 
 async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:
-    for failures in range(1, 6):
+    for failures in range(1, _MOST_TRIES + 1):
         try:
             return await call()
         except StoreUnavailable:

@@ -46,6 +46,7 @@ class LeaderMonitor:
     def _forget_board(self) -> None:
         config = self._worker.config
         token_of = token_hasher(config.total_tokens, config.hash_function)
+        self._basis = self._worker.basis
         self._board = Board(config.total_tokens, token_of, config.minimum_nodes)
         self._full_reading_at = self._worker.clock() + self._full_reading_sec
         self._pins_expire_at = float("inf")
@@ -71,6 +72,8 @@ class LeaderMonitor:
         """Do what is due; when to look again at the latest."""
         worker = self._worker
         now = worker.clock()
+        if worker.basis != self._basis:
+            self._forget_board()  # another history: its versions cannot be compared with those that the board knows
         if not worker.lease.valid(now):
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
@@ -88,7 +91,10 @@ class LeaderMonitor:
         due, expire = self._succession.due(worker.leader, answer, now)
         if not due:
             return self._succession.next_look(worker.leader, answer)
-        term = await self._leading.take_over(worker.identity, worker.term, expire)
+        me = worker.identity
+        term = await self._leading.take_over(me, worker.term, expire)
+        if me != worker.identity:  # expired meanwhile: whoever led here is gone
+            return now
         if term is None:  # it beats after all, or somebody else was first: the next heartbeat's answer tells
             return now + worker.config.heartbeat_interval_sec
         worker.metrics.takeovers += 1
@@ -141,6 +147,8 @@ class LeaderMonitor:
 
     async def _rebalance(self, expire: Sequence[Beat]) -> None:
         worker, board = self._worker, self._board
+        if worker.basis != self._basis:
+            return  # changed during the look: the board is forgotten at the next step
 
         def decide(reading: Reading) -> Distribution | None:
             self._take(reading)

@@ -50,6 +50,7 @@ async def follow_changes(
             failures += 1
             worker.metrics.listener_reconnects += 1
             logger.info("%s: listening anew: %s", worker.identity.name, error)
+            worker.beat_wanted.set()  # if the server is away or another one, the heartbeat is to know soon
             await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
 
@@ -89,6 +90,8 @@ class _Follower:
         if self._first or not worker.ownership.known:
             return True
         if self._hears_news() and now >= self._distrust_until:
+            return True
+        if worker.hinted > worker.version and not self._feed.pushed:
             return True
         if worker.hinted <= max(worker.version, self._feed.heard):
             self._missed_since = None

@@ -11,12 +11,16 @@ from weakref import WeakSet
 
 from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.basis import Basis
 from jobsync_async.core.lease import Backoff, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+# When PostgreSQL is back, everybody is to have agreed again within a second.
+_MOST_BACKOFF_SEC = 0.5
 
 
 class User(Protocol):
@@ -48,6 +52,7 @@ class Worker:
         lease: the right to act, extended by the heartbeat task alone.
         ownership: the tokens, changed by the rebalance task and by whoever ends the lease.
         watch: since when the beats of others have stood still.
+        basis: the server and generation that this worker stands on.
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         version: the cluster's version at the last reading; hinted: the highest that a heartbeat told of.
@@ -63,11 +68,12 @@ class Worker:
         self.announcement = announcement
         self.clock = clock
         self.metrics = Metrics()
-        self.backoff = Backoff(most_sec=min(2.0, config.heartbeat_interval_sec))
+        self.backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
         self.identity = Identity(name, uuid4())
         self.lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
-        self.watch = Watch(config.heartbeat_timeout_sec, gap_sec=2 * config.heartbeat_interval_sec)
+        self.watch = Watch(config.heartbeat_timeout_sec, config.watch_gap_sec)
+        self.basis: Basis | None = None
         self.term = -1
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
@@ -153,6 +159,8 @@ class Worker:
     def snapshot_read(self, snapshot: Snapshot) -> None:
         """The own tokens were read; applies what continues what is known, while the lease is valid."""
         self.metrics.resyncs += 1
+        if snapshot.incarnation != self.identity.incarnation:
+            return  # of an incarnation that is over, perhaps on another server
         self.version = max(self.version, snapshot.version)
         self.saw_leader(snapshot.term, snapshot.leader)
         if snapshot.neighbours is not None:
@@ -195,11 +203,26 @@ class Worker:
             )
         self.publish(change, why=why, news=True)
 
-    def begin_incarnation(self) -> None:
-        """Continue under a new incarnation, after the old one was expired."""
-        self.stop_acting("expired by the cluster")
+    def begin_incarnation(self, why: str) -> None:
+        """Continue under a new incarnation, after the old one was expired or its server replaced."""
+        self.stop_acting(why)
         self.identity = Identity(self.identity.name, uuid4())
         self.ownership.begin(self.identity.incarnation)
+        self.watch.forget()
+
+    def server_changed(self) -> None:
+        """A connection leads to another server: nothing is held until the heartbeat task has found out what that means."""
+        self.stop_acting("PostgreSQL is another server than before, or was failed over")
+        self.beat_wanted.set()
+
+    def adopt(self, basis: Basis) -> None:
+        """Stand on this from now on. What was known of another history is forgotten: its numbers say nothing here."""
+        if basis == self.basis:
+            return
+        assert not self.ownership.known, "tokens of another history are still held"
+        self.basis = basis
+        self.term, self.leader, self.answer, self.watches_all = -1, None, None, False
+        self.version = self.hinted = -1
         self.watch.forget()
 
     def publish(self, change: Change, *, why: str = "taken by the cluster", news: bool = False) -> None:

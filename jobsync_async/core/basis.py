@@ -1,0 +1,78 @@
+"""On which history of commits a worker stands, and when another one may be begun. Pure: time is an argument.
+
+A server that was failed over, restored or replaced may have lost commits. It is recognised by its *identity*: system
+identifier, timeline, database and table. The cluster row records the identity that its `generation` was begun on. Where the
+two differ, or the row is older than what was seen before, nobody may act, until somebody who has waited a full heartbeat
+timeout, so that every lease from before is over, begins the next generation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Basis(NamedTuple):
+    """What a worker has adopted: the identity of the server, and the generation that was begun there."""
+
+    server: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What one look at the server showed.
+
+    Attributes:
+        recorded: the identity in the cluster row; None when it holds none, or when there is no row.
+        actual: the identity of the server that answered; None when there is no row.
+        generation, version: the row's; 0 when there is no row.
+        running_since: when the server that answered was started: two that were promoted from one state may have one identity.
+    """
+
+    recorded: str | None
+    actual: str | None
+    generation: int
+    version: int
+    running_since: str
+
+    def basis(self, known: Basis | None, version: int) -> Basis | None:
+        """The basis to adopt, None when none may be: the row was begun on another server, or is older than what is known.
+
+        Args:
+            known: the basis adopted before, with the highest `version` seen under it.
+        """
+        if self.recorded is None or self.recorded != self.actual:
+            return None
+        basis = Basis(self.recorded, self.generation)
+        if known is None or self.generation > known.generation:
+            return basis
+        return basis if basis == known and self.version >= version else None
+
+
+class Waiting:
+    """How long the same unfit ground has been seen.
+
+    Nothing else needs to be watched in between: while the row stays as it is on a server that goes on running, nobody has
+    begun anything there.
+
+    Args:
+        timeout_sec: how long every lease that somebody may still hold lasts, and more: the heartbeat timeout.
+    """
+
+    def __init__(self, timeout_sec: float) -> None:
+        self._timeout_sec = timeout_sec
+        self._seen: tuple[object, ...] = ()
+        self._since = 0.0
+
+    def saw(self, ground: Ground, now: float) -> bool:
+        """One look; `now` is when its answer arrived. True when the wait begins with it."""
+        seen = (ground.recorded, ground.actual, ground.generation, ground.running_since)
+        if seen == self._seen:
+            return False
+        self._seen, self._since = seen, now
+        return True
+
+    def remaining(self, now: float) -> float:
+        """Seconds until the wait is over; 0 or less when it is."""
+        return self._since + self._timeout_sec - now

@@ -1,0 +1,101 @@
+"""Which server the statements may act on, and beginning anew on another one.
+
+Every statement that acts requires three things to be one: the identity of its server, the one in the cluster row, and the one
+that the worker has adopted (``{sound}`` in ``queries.sql``). A direct connection keeps its server, so the identity is read once
+per connection, when it is opened. Through a pooler each transaction may meet another: there, each statement reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from jobsync_async.core.basis import Basis, Ground
+from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.footing import Footing
+from jobsync_async.postgres.sql import Queries
+
+
+class Failover:
+    """The statements about the server's identity.
+
+    Args:
+        looks: the link for looking, which is the one that carries heartbeats: they are to act on the server that was seen.
+        changes: the link for beginning anew.
+        settings: the cluster row's constant columns, for a database in which it is missing.
+    """
+
+    def __init__(
+        self, looks: Link, changes: Link, queries: Queries, channel: str, footing: Footing, settings: dict[str, Any]
+    ) -> None:
+        self._looks = looks
+        self._changes = changes
+        self._queries = queries
+        self._channel = channel
+        self._footing = footing
+        self._settings = settings
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when a connection leads to another server than the one adopted."""
+
+        def changed() -> None:
+            self._looks.renew()
+            tell()
+
+        self._footing.on_change = changed
+
+    def adopt(self, basis: Basis | None) -> None:
+        """From now on only statements on this basis act; None for whichever the row and the server agree on. No I/O."""
+        self._footing.basis = basis
+
+    async def look(self) -> Ground:
+        """What the cluster row records, and which server this is. Raises StoreUnavailable."""
+
+        async def work(connection: Connection) -> Ground:
+            cursor = await connection.execute(self._queries["read_ground"], self._footing.values(connection.server))
+            row = await cursor.fetchone()
+            assert row is not None, "an outer join has a row"
+            return Ground(**row._asdict())
+
+        return await self._looks.run(work)
+
+    async def begin(self, seen: Ground, known: Basis | None, version: int) -> bool:
+        """Begin the next generation on the server that was seen; False when the row has changed since. Nobody is a member and
+        no token is owned afterwards.
+
+        Args:
+            known: the basis adopted before, with the highest version seen under it: neither is ever gone back to.
+
+        Raises StoreUnavailable; it may have been begun all the same, which the next look tells.
+        """
+        values = {
+            "recorded": seen.recorded,
+            "actual": seen.actual,
+            "seen_generation": seen.generation,
+            "known_generation": 0 if known is None else known.generation,
+            "known_version": version,
+            "channel": self._channel,
+        }
+
+        async def work(connection: Connection) -> bool:
+            row = None
+            async with connection.transaction() as transaction:
+                if seen.actual is None:
+                    await connection.execute(self._queries["restore_cluster"], self._settings)
+                here = self._footing.values(connection.server)
+                cursor = await connection.execute(self._queries["begin_generation"], {**values, **here})
+                row = await cursor.fetchone()
+                if row is None:
+                    raise psycopg.Rollback(transaction)
+                await connection.execute(self._queries["free_all_tokens"], row._asdict())
+                await connection.execute(self._queries["delete_all_nodes"])
+            return row is not None
+
+        try:
+            return await self._changes.run(work)
+        except StoreUnavailable:
+            self._changes.renew()
+            raise

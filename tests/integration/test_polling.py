@@ -1,0 +1,166 @@
+"""Behind a pooler: refused in transaction mode unless changes are polled for, and nothing of a session is relied on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import psycopg
+import pytest
+
+from jobsync_async import ConfigError, CoordinationConfig, Job, OwnershipLost, Task
+from jobsync_async.postgres import pooler
+from jobsync_async.postgres.store import Store
+from tests.clusters import Cluster, cluster
+from tests.poolers import pgbouncer
+
+TOKENS = 120
+POLL_SEC = 0.1
+QUICK = {"total_tokens": TOKENS, "heartbeat_interval_sec": 0.4, "heartbeat_timeout_sec": 2}
+
+
+@pytest.fixture
+def transactions(dsn) -> Iterator[str]:
+    with pgbouncer(dsn, "transaction", size=4) as through:
+        yield through
+
+
+@pytest.fixture
+def sessions(dsn) -> Iterator[str]:
+    with pgbouncer(dsn, "session", size=50) as through:
+        yield through
+
+
+@pytest.fixture
+def polling(transactions) -> CoordinationConfig:
+    return CoordinationConfig(dsn=transactions, notify=False, poll_interval_sec=POLL_SEC, **QUICK)
+
+
+@pytest.fixture
+async def jobs(polling) -> AsyncIterator[Cluster]:
+    async with cluster(polling) as made:
+        yield made
+
+
+async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_setting(transactions, admin):
+    with pytest.raises(ConfigError, match=r"^PostgreSQL is reached through a pooler in transaction mode.*notify=False"):
+        await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
+    assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+    async with await psycopg.AsyncConnection.connect(transactions, autocommit=True, prepare_threshold=None) as other:
+        assert await (await other.execute("SELECT current_setting('statement_timeout')")).fetchone() == ("0",)
+        assert (await (await other.execute("SELECT current_setting('search_path')")).fetchone())[0] != "pg_catalog"
+
+
+async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_arrives(transactions, admin, monkeypatch):
+    monkeypatch.setattr(pooler, "_TRIES", 0)
+    with pytest.raises(ConfigError, match=r"no notification arrives.*transaction mode.*notify=False"):
+        await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
+    assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+
+
+async def test_somebody_who_only_looks_may_look_through_the_pooler(transactions, jobs):
+    await jobs.start("a")
+    store = await Store.open(CoordinationConfig(dsn=transactions), "visitor", observe=True)
+    try:
+        assert [node.name for node in await store.status.nodes()] == ["a"]
+    finally:
+        await store.close()
+
+
+async def test_a_pooler_in_session_mode_just_works(sessions):
+    async with cluster(CoordinationConfig(dsn=sessions, **QUICK)) as jobs:
+        await jobs.start("a", "b")
+        await jobs.even()
+        await jobs.stop("a")
+        assert await jobs.settled() == {"b": TOKENS}
+        assert jobs["b"].metrics.notifications > 0 and jobs["b"].metrics.listener_reconnects == 0
+
+
+async def test_workers_that_poll_join_hand_on_leave_and_replace_the_dead(jobs, admin):
+    await jobs.start("a", "b")
+    await jobs.even()
+    await jobs.start("c")
+    assert await jobs.even() == {"a": 40, "b": 40, "c": 40}
+    await jobs.stop("b")
+    await jobs.settled()
+    await jobs.crash("a")  # it led
+    assert await jobs.settled() == {"c": TOKENS}
+    assert jobs["c"].metrics.notifications == 0
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
+    assert await (await admin.execute(listening)).fetchone() == (0,)
+
+
+async def test_claims_fences_audit_and_pins_work_for_those_who_poll(jobs, transactions):
+    await jobs.start("a", "b")
+    await jobs.even()
+    a = jobs["a"]
+    mine, theirs = (next(f"t{n}" for n in range(1000) if job.owns(f"t{n}")) for job in (a, jobs["b"]))
+    await a.add_tasks([Task(mine)])
+    assert await a.write_audit() == 1
+    result = await asyncio.gather(*(job.run_batch([f"x{n}" for n in range(50)], _handle) for job in jobs.jobs.values()))
+    assert sum(len(one.completed_here) for one in result) == 50
+    async with a.claim(mine) as claim, await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None) as user:
+        await a.fence(user, claim)
+        await user.commit()
+        stale = "UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s"
+        await user.execute(stale, [claim.token_id])
+        await user.commit()
+        with pytest.raises(OwnershipLost):
+            await a.fence(user, claim)
+    await a.register_lock(theirs, ["a"])
+    with anyio.fail_after(5):
+        while not a.owns(theirs):
+            await asyncio.sleep(0.01)
+
+
+async def _handle(claim) -> None:
+    """A handler that succeeds."""
+
+
+async def test_nothing_of_a_session_is_changed_behind_the_pooler(jobs, transactions):
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "search_path", "plan_cache_mode")
+    show = b"SELECT " + b", ".join(b"current_setting('%s')" % name.encode() for name in names)
+    async with await psycopg.AsyncConnection.connect(transactions, autocommit=True, prepare_threshold=None) as before:
+        fresh = await (await before.execute(show)).fetchone()
+    await jobs.start("a", "b")
+    await jobs.even()
+    prepared = b"SELECT count(*) FROM pg_prepared_statements"
+    users = [await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None) for _ in range(3)]
+    for user in users:  # each keeps one of the pooler's few connections
+        assert await (await user.execute(show)).fetchone() == fresh
+        assert await (await user.execute(prepared)).fetchone() == (0,)
+    for user in users:
+        await user.close()
+
+
+async def test_statements_are_bounded_behind_the_pooler_too(jobs, admin):
+    await jobs.start("a")
+    limit = jobs["a"]._engine.store.membership
+
+    async def settings(connection):
+        return await (
+            await connection.execute("SELECT current_setting('statement_timeout'), current_schemas(true)::text")
+        ).fetchone()
+
+    assert await limit._heartbeats.run(settings) == ("400ms", "{pg_catalog}")
+
+
+async def test_another_server_behind_the_pooler_is_noticed_and_begun_anew(jobs, admin):
+    await jobs.start("a", "b")
+    await jobs.even()
+    await admin.execute("UPDATE sync_cluster SET server_identity = '1/00000001/1/1'")
+    with anyio.fail_after(2):
+        while jobs.owners():
+            await asyncio.sleep(0.002)
+    await jobs.even()
+    assert (await (await admin.execute("SELECT min(epoch >> 32) FROM sync_token")).fetchone())[0] > 1
+
+
+async def test_some_may_poll_while_others_listen(jobs, dsn):
+    await jobs.start("a")
+    async with Job("b", CoordinationConfig(dsn=dsn, **QUICK)) as listener:
+        jobs.jobs["b"] = listener
+        await jobs.even()
+        del jobs.jobs["b"]
+    assert await jobs.settled() == {"a": TOKENS}

@@ -1,0 +1,315 @@
+"""PostgreSQL itself is failed over, restored or replaced: nobody acts on what may be lost, and no epoch comes twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import psycopg
+import pytest
+
+from jobsync_async import CoordinationConfig, Job, StoreUnavailable
+from jobsync_async.core.basis import Basis
+from jobsync_async.embedded import EmbeddedPostgres
+from jobsync_async.postgres.footing import ServerChanged
+from tests.clusters import Cluster, cluster
+from tests.hands import hand
+from tests.standbys import Standby, both
+
+TIMEOUT_SEC = 1.5
+TOKENS = 120
+
+
+@pytest.fixture
+def primary() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def standby(primary) -> Iterator[Standby]:
+    with Standby(primary) as server:
+        yield server
+
+
+def settings(dsn: str, **others) -> CoordinationConfig:
+    times = {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": TIMEOUT_SEC}
+    return CoordinationConfig(**{"dsn": dsn, "total_tokens": TOKENS, **times, **others})
+
+
+class Epochs:
+    """Every epoch that every incarnation was seen to hold a token under: no two may share one."""
+
+    def __init__(self, jobs: Cluster) -> None:
+        self._jobs = jobs
+        self.holders: dict[tuple[int, int], object] = {}
+
+    def look(self) -> None:
+        for job in self._jobs.jobs.values():
+            worker = job._worker
+            for token in job.my_tokens:
+                held = (token, worker.ownership.epoch(token))
+                holder = self.holders.setdefault(held, worker.identity)
+                assert holder == worker.identity, f"{held} was {holder}'s and is {worker.identity}'s"
+
+    @property
+    def highest(self) -> int:
+        self.look()
+        return max(epoch for _, epoch in self.holders)
+
+    async def watch(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def watched(config: CoordinationConfig) -> AsyncIterator[tuple[Cluster, Epochs]]:
+    """A cluster in which no epoch may come twice."""
+    async with cluster(config) as jobs, anyio.create_task_group() as group:
+        epochs = Epochs(jobs)
+        group.start_soon(epochs.watch)
+        yield jobs, epochs
+        group.cancel_scope.cancel()
+
+
+async def cut_off(primary: EmbeddedPostgres, standby: Standby) -> None:
+    """Let the standby have everything up to now, and nothing after it."""
+    async with await psycopg.AsyncConnection.connect(primary.dsn, autocommit=True) as source:
+        (here,) = await (await source.execute("SELECT pg_current_wal_lsn()")).fetchone()
+        async with await psycopg.AsyncConnection.connect(standby.dsn, autocommit=True) as target:
+            caught_up = "SELECT pg_last_wal_replay_lsn() >= %s"
+            await until_true(target, caught_up, [here])
+            await target.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            await target.execute("SELECT pg_reload_conf()")
+            await until_true(source, "SELECT count(*) = 0 FROM pg_stat_replication")
+
+
+async def until_true(connection, query: str, values=None) -> None:
+    with anyio.fail_after(20):
+        while not (await (await connection.execute(query, values)).fetchone())[0]:
+            await asyncio.sleep(0.01)
+
+
+async def value(dsn: str, query: str):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        return (await (await connection.execute(query)).fetchone())[0]
+
+
+async def test_after_a_failover_to_a_lagging_standby_no_epoch_comes_twice_and_everything_is_owned_again(primary, standby):
+    async with watched(settings(both(primary.dsn, standby))) as (jobs, epochs):
+        await jobs.start("a", "b")
+        await jobs.even()
+        await cut_off(primary, standby)
+        await jobs.start("c")  # what follows from it is lost
+        await jobs.even()
+        token = min(jobs["c"].my_tokens)
+        lost_epoch = jobs["c"]._worker.ownership.epoch(token)
+        fences = [
+            (str(job._worker.identity.incarnation), t, job._worker.ownership.epoch(t))
+            for job in jobs.jobs.values()
+            for t in job.my_tokens
+        ]
+        lost = epochs.highest
+        primary.stop("immediate")
+        stopped_at = time.monotonic()
+        await anyio.to_thread.run_sync(standby.promote)
+        promoted_at = time.monotonic()
+        assert await value(standby.dsn, f"SELECT epoch FROM sync_token WHERE token_id = {token}") < lost_epoch, "it lags"
+        with anyio.fail_after(TIMEOUT_SEC):
+            while jobs.owners():
+                await asyncio.sleep(0.002)
+        dropped_at = time.monotonic()
+        await jobs.even()
+        took = time.monotonic() - promoted_at
+        print(f"dropped {dropped_at - stopped_at:.2f} s after the stop, all owned {took:.2f} s after the promotion")
+        assert time.monotonic() - dropped_at > TIMEOUT_SEC * 0.5
+        assert TIMEOUT_SEC < took < TIMEOUT_SEC + 1.5
+        generation = await value(standby.dsn, "SELECT generation FROM sync_cluster")
+        assert generation > 1
+        assert await value(standby.dsn, "SELECT min(epoch) FROM sync_token") > generation << 32 > lost
+        assert set((await jobs.even()).values()) == {TOKENS // 3}
+        async with await psycopg.AsyncConnection.connect(standby.dsn) as connection:
+            old = "SELECT count(*) FROM sync_token WHERE (incarnation::text, token_id, epoch) = (%s, %s, %s)"
+            for fence in fences:
+                assert await (await connection.execute(old, fence)).fetchone() == (0,), "a fence of before holds"
+
+
+async def test_nobody_owns_anything_before_every_lease_of_before_is_over(primary, standby):
+    """A worker that is cut off when the server fails over keeps its lease; the others must wait for it."""
+    async with watched(settings(both(primary.dsn, standby))) as (jobs, _):
+        await jobs.start("a", "b")
+        await jobs.even()
+        await cut_off(primary, standby)
+        deaf = jobs["b"]._engine
+        primary.stop("immediate")
+        deaf.store._heartbeat_link._connector._conninfo = lambda purpose: "host=127.0.0.1 port=1"  # it never gets there
+        deaf.store._others._conninfo = lambda purpose: "host=127.0.0.1 port=1"
+        held_until = deaf.worker.lease.deadline
+        await anyio.to_thread.run_sync(standby.promote)
+        while jobs["b"].my_tokens:
+            await asyncio.sleep(0.002)
+        assert deaf.worker.clock() >= held_until - 0.01, "it holds on for the whole of its lease"
+        await jobs.settled()
+        assert jobs.counts() == {"a": TOKENS, "b": 0}
+
+
+@pytest.fixture
+def config(make_config) -> CoordinationConfig:
+    return settings(make_config().dsn)
+
+
+async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(config, admin):
+    async with hand(config, "a") as a, hand(config, "b") as b, hand(config, "c") as c:
+        await a.join()
+        await a.lead()
+        await b.join()
+        await a.lead()
+        going = [(row.token_id, row.version) for row in (await a.read()).mine if row.revoking]
+        seen = await a.last_beat()
+        term = (await a.read()).term
+        await admin.execute("UPDATE sync_cluster SET server_identity = '1/00000001/1/1'")
+        before = await (await admin.execute("SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c")).fetchone()
+        assert going
+        assert await a.beat() is None
+        for act in (
+            a.read,
+            lambda: a.feed.acknowledge(a.me, going),
+            c.join,
+            lambda: b.store.leading.take_over(b.me, term, [seen]),
+            lambda: a.store.leading.read(-1, -1),
+            lambda: a.store.pins.clear(None),
+            lambda: a.store.membership.set_state("a", "draining"),
+            lambda: a.store.membership.leave(a.me),
+        ):
+            with pytest.raises(ServerChanged):
+                await act()
+        assert await a.store.leading.rebalance(a.me, term, [seen], -1, -1, lambda reading: None) is None
+        after = await (await admin.execute("SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c")).fetchone()
+        assert after == before
+
+
+async def test_no_statement_acts_on_another_basis_than_the_adopted_one(config):
+    async with hand(config, "a") as a:
+        await a.join()
+        ground = await a.store.failover.look()
+        basis = ground.basis(None, -1)
+        for other in (basis._replace(generation=basis.generation + 1), basis._replace(server=basis.server + "1")):
+            a.store.failover.adopt(other)
+            assert await a.beat() is None
+            with pytest.raises(ServerChanged):
+                await a.read()
+        a.feed = await a.store.listen() if a.feed._connection.closed else a.feed
+        a.store.failover.adopt(basis)
+        assert await a.beat() is not None
+
+
+async def test_a_connection_that_leads_to_another_server_is_noticed_when_it_is_opened(config):
+    async with hand(config, "a") as a:
+        told = []
+        a.store.failover.on_change(lambda: told.append(True))
+        a.store.failover.adopt(Basis("1/00000001/1/1", 1))
+        with pytest.raises(StoreUnavailable):  # the listener
+            await a.store.listen()
+        assert len(told) == 1
+        with pytest.raises(ServerChanged):  # the leader's link
+            await a.store.leading.read(-1, -1)
+        assert len(told) == 2
+        assert await a.beat() is None  # the heartbeats' link
+        assert len(told) == 3
+        with pytest.raises(StoreUnavailable):  # the pool
+            await a.store.status.nodes()
+        assert len(told) >= 4
+
+
+async def test_a_heartbeat_does_not_count_on_a_cluster_that_is_older_than_what_was_seen(config):
+    async with hand(config, "a") as a:
+        await a.join()
+        version = (await a.read()).version
+        assert await a.store.membership.heartbeat(a.me, watch_all=False, version=version) is not None
+        assert await a.store.membership.heartbeat(a.me, watch_all=False, version=version + 1) is None
+
+
+async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config, admin):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        await a.join()
+        await a.lead()
+        await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', version = version + 100")
+        seen = await a.store.failover.look()
+        assert seen.basis(None, -1) is None
+        assert not await b.store.failover.begin(on_another(seen), None, -1)
+        assert await a.store.failover.begin(seen, Basis("elsewhere", 7), 1_000_000)
+        assert not await b.store.failover.begin(seen, None, -1)
+        now = await a.store.failover.look()
+        assert now.generation > 7 and now.version > 1_000_000 and now.basis(Basis("elsewhere", 7), 5) is not None
+        assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+        freed = await (await admin.execute("SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL")).fetchone()
+        assert freed == (TOKENS, now.generation << 32)
+
+
+def on_another(seen):
+    """What somebody saw on another server."""
+    return replace(seen, actual=f"{seen.actual}0")
+
+
+async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoch_of_the_new_one(config, admin, dsn):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        await a.join()
+        await a.lead()
+        async with await psycopg.AsyncConnection.connect(dsn) as user:
+            await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR SHARE")
+            await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
+            assert await a.store.failover.begin(await a.store.failover.look(), None, -1)
+        generation = (await a.store.failover.look()).generation
+        assert await (await admin.execute("SELECT epoch FROM sync_token WHERE token_id = 3")).fetchone() == ((1 << 32) + 1,)
+        await b.join()
+        await b.lead()
+        assert await (await admin.execute("SELECT min(epoch) FROM sync_token")).fetchone() == ((generation << 32) + 1,)
+
+
+async def test_a_copy_of_the_database_is_begun_anew(config, dsn_with, admin, server):
+    async with cluster(config) as jobs:
+        await jobs.start("a")
+    (name,) = await (await admin.execute("SELECT current_database()")).fetchone()
+    await admin.close()
+    async with await psycopg.AsyncConnection.connect(server.dsn, autocommit=True) as maker:
+        await maker.execute(f'CREATE DATABASE "{name}_copy" TEMPLATE "{name}"'.encode())
+        try:
+            copy = settings(dsn_with(dbname=f"{name}_copy"))
+            started = time.monotonic()
+            async with cluster(copy) as jobs:
+                await jobs.start("a")
+                assert time.monotonic() - started >= TIMEOUT_SEC
+                assert jobs.counts() == {"a": TOKENS}
+                assert await value(copy.dsn, "SELECT generation FROM sync_cluster") > 1
+        finally:
+            await maker.execute(f'DROP DATABASE "{name}_copy" WITH (FORCE)'.encode())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "UPDATE sync_cluster SET version = 1",
+        "UPDATE sync_cluster SET server_identity = NULL",
+        "UPDATE sync_cluster SET generation = 0",
+        "DELETE FROM sync_cluster; DELETE FROM sync_node; DELETE FROM sync_token",
+    ],
+    ids=["older", "unknown", "an earlier generation", "empty"],
+)
+async def test_running_workers_begin_anew_on_a_database_that_has_lost_commits(config, admin, loss):
+    async with watched(config) as (jobs, epochs):
+        await jobs.start("a", "b")
+        await jobs.even()
+        before = epochs.highest
+        await admin.execute(loss.encode())
+        with anyio.fail_after(TIMEOUT_SEC):
+            while jobs.owners():
+                await asyncio.sleep(0.002)
+        assert await jobs.even() == {"a": TOKENS // 2, "b": TOKENS // 2}
+        (least,) = await (await admin.execute("SELECT min(epoch) FROM sync_token")).fetchone()
+        assert least >> 32 > before >> 32, "a new generation"
+        assert all(isinstance(job, Job) and job.am_i_healthy() for job in jobs.jobs.values())

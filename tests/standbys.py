@@ -1,0 +1,35 @@
+"""A copy of an embedded server that follows it, to be cut off and promoted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobsync_async.embedded import EmbeddedPostgres
+
+
+class Standby(EmbeddedPostgres):
+    """A streaming standby of `primary`, which must be up. Its password is the primary's."""
+
+    def __init__(self, primary: EmbeddedPostgres) -> None:
+        super().__init__()
+        self._primary = primary
+        self._password = primary._password
+
+    def _init(self) -> None:
+        arguments = ("-D", str(self.data), "-d", self._primary.dsn, "-R", "-c", "fast", "-X", "stream")
+        self.tool("pg_basebackup", *arguments)
+
+    @property
+    def data(self) -> Path:
+        return self._there() / "data"
+
+    def promote(self) -> None:
+        """Make it a primary; returns when it accepts writes."""
+        self.tool("pg_ctl", "promote", "-w", "-D", str(self.data))
+
+
+def both(dsn: str, *others: EmbeddedPostgres) -> str:
+    """A DSN that names all the servers, the first one's first."""
+    head, _, tail = dsn.rpartition("@")
+    hosts, _, database = tail.partition("/")
+    return f"{head}@{','.join([hosts, *(f'127.0.0.1:{server.port}' for server in others)])}/{database}"

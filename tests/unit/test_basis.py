@@ -1,0 +1,72 @@
+"""On which ground a worker may stand, and how long it waits before it begins anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobsync_async import CoordinationConfig
+from jobsync_async.core.basis import Basis, Ground, Waiting
+
+GROUND = Ground(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
+BASIS = Basis("1/01/5/9", 3)
+
+
+def test_a_newcomer_adopts_what_row_and_server_agree_on():
+    assert GROUND.basis(None, -1) == BASIS
+
+
+@pytest.mark.parametrize("other", [{"actual": "1/02/5/9"}, {"recorded": None}, {"recorded": None, "actual": None}])
+def test_nobody_adopts_what_they_do_not_agree_on(other):
+    assert replace(GROUND, **other).basis(None, -1) is None
+    assert replace(GROUND, **other).basis(BASIS, 70) is None
+
+
+def test_what_is_known_is_adopted_again_while_it_is_not_older_than_what_was_seen():
+    assert GROUND.basis(BASIS, 70) == BASIS
+    assert GROUND.basis(BASIS, 71) is None
+
+
+def test_a_later_generation_is_adopted_whatever_its_version():
+    assert replace(GROUND, generation=4, version=0).basis(BASIS, 70) == Basis("1/01/5/9", 4)
+    assert replace(GROUND, generation=4, recorded="2", actual="2").basis(BASIS, 70) == Basis("2", 4)
+
+
+def test_an_earlier_generation_is_not_gone_back_to():
+    assert replace(GROUND, generation=2, version=1000).basis(BASIS, 70) is None
+
+
+def test_the_same_generation_of_another_server_is_not_the_same():
+    assert replace(GROUND, recorded="2", actual="2", version=1000).basis(BASIS, 70) is None
+
+
+def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
+    waiting = Waiting(15)
+    assert waiting.saw(GROUND, 100)
+    assert not waiting.saw(replace(GROUND, version=71), 108)
+    assert waiting.remaining(114) == 1
+    assert waiting.remaining(115) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"generation": 4}, {"recorded": "2"}, {"actual": "2"}, {"running_since": "100.6"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_wait_begins_anew_on_another_ground(other):
+    waiting = Waiting(15)
+    waiting.saw(GROUND, 100)
+    assert waiting.saw(replace(GROUND, **other), 114)
+    assert waiting.remaining(115) == 14
+
+
+@pytest.mark.parametrize("interval", [0.1, 0.3, 1, 4, 5, 6])
+@pytest.mark.parametrize("timeout", [0.25, 1.5, 2.5, 10, 15, 60])
+def test_no_outage_however_long_lets_a_watcher_expire_who_lives(interval, timeout):
+    if 2 * interval > timeout * 0.8:
+        return  # such a configuration is refused
+    config = CoordinationConfig(heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
+    seen_before_the_outage, back_after_the_watcher = interval, min(0.5, interval / 4)
+    assert config.watch_gap_sec > interval, "an answer that is a little late is no gap"
+    assert seen_before_the_outage + config.watch_gap_sec + back_after_the_watcher <= timeout + 1e-9
