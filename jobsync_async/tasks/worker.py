@@ -122,9 +122,9 @@ class Worker:
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
     def wants_all_beats(self) -> bool:
-        """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so does the next in age, so
-        that it has seen enough when its turn comes."""
-        return self.leads or (self.answer is not None and self.answer.rank == 0)
+        """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
+        that they have seen enough when their turn comes, even if the leader and the next in age die together."""
+        return self.leads or (self.answer is not None and self.answer.rank <= 1)
 
     def members_differ(self, known: Set[UUID]) -> bool:
         """Whether the last heartbeat's answer shows other members than those that are known. Unknown is False."""

@@ -21,7 +21,6 @@ from psycopg.conninfo import make_conninfo
 from tests.faults import history
 from tests.faults.nursery import Nursery
 
-TASKS = 24
 SLACK_SEC = 0.5
 """What the machine may add to any bound: starting a coroutine, a poll of a log, a busy processor."""
 
@@ -72,7 +71,7 @@ class Member:
 class Fleet:
     """The workers of one test, on one database. `admin` is a connection of the test's own, in autocommit."""
 
-    def __init__(self, nursery: Nursery, dsn: str, folder: Path, times: dict[str, float]) -> None:
+    def __init__(self, nursery: Nursery, dsn: str, folder: Path, times: dict[str, float], tasks: int) -> None:
         self.dsn = dsn
         self.members: dict[str, Member] = {}
         self.admin = psycopg.connect(dsn, autocommit=True)
@@ -82,7 +81,8 @@ class Fleet:
         self._folder = folder
         self._effects = folder / "effects"
         self._effects.touch()
-        self.config = {"total_tokens": TASKS, "hash_function": "modulo", **times}
+        self.tasks = tasks
+        self.config = {"total_tokens": tasks, "hash_function": "modulo", **times}
         self.interval_sec = times["heartbeat_interval_sec"]
         self.timeout_sec = times["heartbeat_timeout_sec"]
         self.lease_sec = 0.8 * self.timeout_sec
@@ -107,6 +107,8 @@ class Fleet:
         environment: dict[str, str] | None = None,
         act_every_sec: float = 0.04,
         write_every_sec: float = 0.4,
+        drains: bool = False,
+        batch: int = 0,
     ) -> Member:
         """Start a worker; does not wait for anything.
 
@@ -114,6 +116,7 @@ class Fleet:
             dsn: its way to the cluster's tables, if not the test's own; what it writes through the fence goes straight.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the nursery.
+            drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
         """
         file = str(self._folder / name)
         settings = {
@@ -128,6 +131,8 @@ class Fleet:
             "effects": str(self._effects),
             "act_every_sec": act_every_sec,
             "write_every_sec": write_every_sec,
+            "drains": drains,
+            "batch": batch,
         }
         if environment is None:
             member = Member(name, self._nursery.start(settings), self._folder)
@@ -151,6 +156,12 @@ class Fleet:
         """Who leads, by what the workers say."""
         (leader,) = [member.name for member in self.running() if member.state[2]]
         return leader
+
+    now = staticmethod(clock)
+
+    def by_age(self) -> list[str]:
+        """The names in the table, the oldest first."""
+        return [name for (name,) in self.admin.execute("SELECT name FROM sync_node ORDER BY joined")]
 
     def kill(self, *names: str) -> float:
         """SIGKILL; when the last of them was gone."""
@@ -180,13 +191,35 @@ class Fleet:
         self.look()
 
     def stop(self, *names: str) -> float:
-        """SIGSTOP; when the first was sent."""
+        """SIGSTOP, not in the middle of a user's transaction, whose fence would hold its token up; when the first was sent."""
         now = clock()
         for name in names:
             member = self.members[name]
-            member.stopped_at = clock()
-            os.kill(member.pid, signal.SIGSTOP)
+            while True:
+                member.stopped_at = clock()
+                os.kill(member.pid, signal.SIGSTOP)
+                if not self._in_transaction(name):
+                    break
+                self.resume(name)
         return now
+
+    def _in_transaction(self, name: str) -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' AND xact_start IS NOT NULL"
+        return self.value(query, f"user {name}") > 0
+
+    def value(self, query: str, *values: Any) -> Any:
+        """The first value of a query's first row, on the test's own connection."""
+        row = self.admin.execute(query.encode(), values).fetchone()
+        assert row is not None
+        return row[0]
+
+    def sessions(self, purpose: str) -> dict[str, int]:
+        """Server processes that serve the running workers' sessions of a purpose, such as ``listener``."""
+        query = "SELECT application_name, pid FROM pg_stat_activity WHERE datname = current_database()"
+        with self._own_connection() as connection:
+            pids = dict(connection.execute(query).fetchall())
+        names = {member.name: f"jobsync_async {member.name} {purpose}" for member in self.running()}
+        return {name: pids[session] for name, session in names.items() if session in pids}
 
     def resume(self, *names: str) -> float:
         """SIGCONT; when the first was sent."""
@@ -256,7 +289,7 @@ class Fleet:
     def agree(self) -> bool:
         """Whether every token is owned by exactly one of those that run, as they say themselves."""
         tokens = [token for owned in self.owned().values() for token in owned]
-        return len(tokens) == TASKS and len(set(tokens)) == TASKS
+        return len(tokens) == len(set(tokens)) == self.tasks
 
     def even(self, seconds: float) -> float:
         """Wait until the tokens are shared evenly among those that run; how long that took."""
@@ -280,6 +313,19 @@ class Fleet:
         self.until(lambda: first().keys() >= set(tasks), seconds, f"work on tasks {sorted(tasks)} begins again")
         return max((first()[task] for task in tasks), default=since) - since
 
+    def work_goes_on(self, since: float, seconds: float) -> float:
+        """Wait until a fenced transaction of every task was committed after a moment; how long after it the last was."""
+
+        def first() -> dict[int, float]:
+            found: dict[int, float] = {}
+            for member in self.members.values():
+                for _, t, task, *_ in member.said("commit", since=since):
+                    found[task] = min(t, found.get(task, t))
+            return found
+
+        self.until(lambda: len(first()) == self.tasks, seconds, "every task is worked on")
+        return max(first().values()) - since
+
     def last_act(self, name: str) -> float:
         """When this worker last passed a check, by the plain file."""
         return max((act.checked for act in self.acts(name)), default=0.0)
@@ -301,7 +347,7 @@ class Fleet:
         before = self.tokens()
         since = clock()
         yield
-        assert self.tokens() == before
+        assert self.tokens() == before, self.describe()
         self.look()
         unhealthy = [(m.name, e) for m in self.running() for e in m.said("state", False, since=since)]
         assert not unhealthy, f"a lease was lost: {unhealthy}; {self.describe()}"

@@ -18,7 +18,7 @@ import psycopg
 
 TABLES = """
 CREATE TABLE public.counter (task integer PRIMARY KEY, n bigint NOT NULL);
-INSERT INTO public.counter SELECT task, 0 FROM generate_series(0, %(tasks)s - 1) AS task;
+INSERT INTO public.counter SELECT task, 0 FROM generate_series(0, 999) AS task;
 -- One row per fenced commit. The counter's row lock is held to the commit, so n is the order of commits of a task.
 CREATE TABLE public.effect (
     task integer, n bigint, epoch bigint NOT NULL, worker text NOT NULL, epoch_at_commit bigint, PRIMARY KEY (task, n)

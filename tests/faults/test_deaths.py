@@ -10,17 +10,18 @@ from tests.faults.fleet import SLACK_SEC
 WORKERS = ("a", "b", "c", "d")
 
 
-@pytest.mark.parametrize("who", ["follower", "leader", "two at once"])
-def test_what_killed_workers_owned_is_worked_on_again_within_the_timeout_and_one_interval(make_fleet: MakeFleet, who: str):
+@pytest.mark.parametrize("ranks", [(3,), (0,), (0, 1)], ids=["a worker", "the leader", "the leader and the next in age"])
+def test_what_killed_workers_owned_is_worked_on_again_after_the_timeout(make_fleet: MakeFleet, ranks: tuple[int, ...]):
     fleet = make_fleet(QUICK)
     fleet.start(*WORKERS)
-    leader = fleet.leader()
-    followers = [name for name in WORKERS if name != leader]
-    victims = {"follower": followers[:1], "leader": [leader], "two at once": [leader, followers[0]]}[who]
+    by_age = fleet.by_age()
+    assert by_age[0] == fleet.leader()
+    victims = [by_age[rank] for rank in ranks]
     orphans = [task for name in victims for task in fleet[name].state[3]]
     killed = fleet.kill(*victims)
     took = fleet.begun(orphans, killed, 20)
-    assert took <= fleet.takeover_sec
+    # Each further one in age waits an interval longer before it takes the leadership over.
+    assert took <= fleet.takeover_sec + (1 in ranks) * fleet.interval_sec
     fleet.even(5)
 
 

@@ -9,6 +9,7 @@ read from a clock that every process on the machine shares. Its log is a file of
     ["commit", t, task, epoch, n]               a fenced transaction was acknowledged; t: before its first check
     ["refused", t, task, epoch]                 the fence said no
     ["state", t, healthy, leads, [token, ...]]  what the job says of itself, when it changed
+    ["piece", t, id]                            a piece of the batch was begun
     ["looked", t, who, {...}]                   answers of the job at one moment, asked for by the test
     ["said", t, word, ...]                      progress of something that the test asked for
     ["memory", t, kib]                          resident set, now and then
@@ -74,9 +75,11 @@ class FaultWorker:
             async with self.job:
                 self.log("up", clock(), os.getpid())
                 async with anyio.create_task_group() as group:
-                    for task in (self._tell_state, self._obey, self._work):
+                    for task in (self._tell_state, self._obey, self._work, self._batch):
                         group.start_soon(task)
                     await self._stop.wait()
+                    if self.settings["drains"]:  # what is open is finished, and handed on, before anything is cancelled
+                        await self.job.drain()
                     group.cancel_scope.cancel()
             self.log("left", clock())
         except BaseException as error:
@@ -154,6 +157,16 @@ class FaultWorker:
             self.settings["direct_dsn"], autocommit=True, application_name=f"user {self.name}", connect_timeout=3
         )
 
+    async def _batch(self) -> None:
+        """A batch that all workers share."""
+        if self.settings["batch"]:
+            result = await self.job.run_batch(range(self.settings["batch"]), self._piece, concurrency=4)
+            self.log("said", clock(), "batch is done", len(result.failed))
+
+    async def _piece(self, claim: Claim) -> None:
+        self.log("piece", clock(), claim.task_id)
+        await anyio.sleep(0.05)
+
     # -- what is told -----------------------------------------------------------------------------------------------------
 
     async def _tell_state(self) -> None:
@@ -225,6 +238,25 @@ class FaultWorker:
             await self._write(connection, claim)
             self.log("said", clock(), "holding", task, claim.epoch)
             await connection.execute(f"SELECT pg_sleep({float(seconds)}); COMMIT".encode())
+
+    async def do_late_fence(self, task: int) -> None:
+        """Ask the fence, and only the fence, after the process was stopped for more than a second."""
+        with contextlib.suppress(OwnershipLost):
+            async with self.job.claim(task) as claim, await self._connect() as connection:
+                with anyio.CancelScope(shield=True):
+                    self.log("said", clock(), "waiting")
+                    before = clock()
+                    while clock() - before < 1:
+                        before = clock()
+                        await anyio.sleep(0.005)
+                    async with connection.transaction():
+                        query, values = claim.fence_sql()
+                        row = await (await connection.execute(query.encode(), values)).fetchone()
+                        self.log("said", clock(), "fence", claim.valid, row is not None)
+
+    async def do_pin(self, tasks: list[int], to: str) -> None:
+        await self.job.register_locks_bulk([(task, to, None) for task in tasks])
+        self.log("said", clock(), "pinned")
 
     async def do_call_in_crowds(self, seconds: float, callers: int) -> None:
         """Many calls at once, each of which waits in the database for as long as it may."""
