@@ -62,7 +62,8 @@ class Worker:
         self.announcement = announcement
         self.clock = clock
         self.metrics = Metrics()
-        self.backoff = Backoff(most_sec=min(2.0, config.heartbeat_interval_sec))
+        # Everybody is back a second after the server is, however long that was away: this is the longest wait between tries.
+        self.backoff = Backoff(most_sec=min(0.7, config.heartbeat_interval_sec))
         self.identity = Identity(name, uuid4())
         self.lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
