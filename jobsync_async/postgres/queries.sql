@@ -53,15 +53,15 @@ SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS ho
 
 -- name: insert_node
 -- A join under a free name.
-INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started)
-VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
-        %(process_started)s)
+INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started)
+VALUES (%(name)s, %(incarnation)s, %(joined)s, %(state)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s,
+        %(pid_namespace)s, %(process_started)s)
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still: only if it still does.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
-    state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
+    state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
     pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, stuck = NULL
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 

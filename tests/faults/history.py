@@ -137,9 +137,10 @@ def judge(history: History) -> Report:
     violations = [found for of_task in stays.values() for found in _two_at_once(of_task)]
     overlaps: list[Act] = []
     for act in history.acts:
-        if any(other.epoch > act.epoch and other.began < act.done for other in stays[act.task]):
+        others = [other.began for other in stays[act.task] if other.epoch > act.epoch]
+        if min(others, default=act.done) < act.done:
             stopped = any(p.worker == act.worker and p.began <= act.done and p.ended >= act.checked for p in history.pauses)
-            if stopped:
+            if stopped and act.checked <= min(others):
                 overlaps.append(act)
             else:
                 violations.append(f"{act} was done when another had begun, and nothing had stopped it")
