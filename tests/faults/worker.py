@@ -38,6 +38,7 @@ import psycopg
 from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable, process
 
 LONGEST_LIFE_SEC = 1200
+CLEANUP_SEC = 0.03
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _WRITE = """
     WITH next AS (UPDATE public.counter SET n = n + 1 WHERE task = %(task)s RETURNING task, n)
@@ -108,6 +109,8 @@ class FaultWorker:
                     await self._commit(claim)
                 await anyio.sleep(self.settings["act_every_sec"])
         finally:
+            with anyio.CancelScope(shield=True):  # cleaning up takes a moment, and is work
+                await anyio.sleep(CLEANUP_SEC)
             worker = claim._worker
             holding = worker.may_act() and worker.identity.incarnation == claim._incarnation
             self.log("end", clock(), task, claim.epoch, holding)
