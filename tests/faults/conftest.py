@@ -111,7 +111,9 @@ def small_disk(postgres: EmbeddedPostgres) -> Iterator[tuple[str, Path]]:
     assert postgres.directory is not None
     disk = postgres.directory / "small-disk"
     disk.mkdir(exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
     if mounted.returncode != 0:
         pytest.skip(f"no disk of its own can be mounted here: {mounted.stderr.strip()}")
     try:

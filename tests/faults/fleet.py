@@ -204,7 +204,9 @@ class Fleet:
         return now
 
     def _in_transaction(self, name: str) -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' AND xact_start IS NOT NULL"
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' AND xact_start IS NOT NULL"
+        )
         return self.value(query, f"user {name}") > 0
 
     def value(self, query: str, *values: Any) -> Any:

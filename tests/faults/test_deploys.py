@@ -71,7 +71,9 @@ def at_random(fleet: Fleet, seconds: float, seed: int) -> None:
 
 def connections(fleet: Fleet) -> int:
     """Sessions of the library, whoever's."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'jobsync_async %%'"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'jobsync_async %%'"
+    )
     return int(fleet.value(query))
 
 
