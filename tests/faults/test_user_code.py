@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import psycopg
 
@@ -27,7 +28,7 @@ def heartbeats_on_time(fleet: Fleet, name: str) -> Iterator[None]:
     yield
     times = [at for (at,) in fleet.admin.execute("SELECT at FROM beats ORDER BY at")]
     assert len(times) > 2
-    assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= fleet.interval_sec + SLACK_SEC
+    assert max(b - a for a, b in pairwise(times)) <= fleet.interval_sec + SLACK_SEC
 
 
 def test_calls_that_use_up_every_pooled_connection_delay_no_heartbeat(make_fleet: MakeFleet):
@@ -37,7 +38,8 @@ def test_calls_that_use_up_every_pooled_connection_delay_no_heartbeat(make_fleet
         locker.execute("LOCK TABLE sync_audit IN ACCESS EXCLUSIVE MODE")
         with heartbeats_on_time(fleet, "a"), fleet.no_token_moves():
             fleet.tell("a", "call_in_crowds", seconds=3, callers=40)
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'jobsync_async a calls' AND wait_event = 'relation'"
+            waiting = """SELECT count(*) FROM pg_stat_activity
+                         WHERE application_name = 'jobsync_async a calls' AND wait_event = 'relation'"""
             fleet.until(lambda: fleet.value(waiting) >= 4, 5, "every connection is in use")
             fleet.until(lambda: fleet["a"].said("said", "called"), 20, "the calls have ended")
 
