@@ -303,11 +303,11 @@ class Fleet:
         return self.until(shared, seconds, "the tokens are shared evenly")
 
     def begun(self, tasks: Collection[int], since: float, seconds: float) -> float:
-        """Wait until work on each of the tasks has begun (again) by somebody after a moment; how long after it the last was."""
+        """Wait until those that run have begun work on each of the tasks after a moment; how long after it the last was."""
 
         def first() -> dict[int, float]:
             found: dict[int, float] = {}
-            for member in self.members.values():
+            for member in self.running():
                 for _, t, task, _ in member.said("begin", since=since):
                     found[task] = min(t, found.get(task, t))
             return found

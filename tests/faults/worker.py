@@ -204,7 +204,7 @@ class FaultWorker:
         """Block the event loop inside a claim, and look at once: here, and in a task that was ready to run all the while."""
         task = min(self.job.my_tokens)
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(task) as claim:
+            async with self.job.claim(task) as claim, self._turn:  # not in a transaction, whose fence would hold its token up
                 other = asyncio.ensure_future(self._look("another task", claim))
                 self.log("said", clock(), "blocking")
                 time.sleep(seconds)  # noqa: ASYNC251 - that is the fault
