@@ -81,7 +81,7 @@ def test_a_database_whose_clock_jumps_by_an_hour_has_no_effect(server_and_clock,
                 row = connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()
             assert row is not None
             assert abs(float(row[0]) - time.time() - wrong_by) < 60, "the clock was set"
-            fleet.watch(2)
+            fleet.watch(1.5)
         set_clock(clock, HOUR)
     killed = fleet.kill("c")
     assert fleet.begun(orphans, killed, 20) <= fleet.takeover_sec
@@ -99,6 +99,6 @@ def test_workers_whose_clocks_jump_by_an_hour_notice_nothing(make_clock: MakeClo
         for sign in (1, -1):
             set_clock(fast, sign * HOUR)
             set_clock(slow, -sign * HOUR)
-            fleet.watch(2)
+            fleet.watch(1.5)
     killed = fleet.kill("b")
     assert fleet.begun(orphans, killed, 20) <= fleet.takeover_sec

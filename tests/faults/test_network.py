@@ -60,6 +60,7 @@ def test_answers_that_take_a_fifth_of_the_timeout_cost_nobody_anything(make_flee
         fleet.watch(fleet.timeout_sec + 1)
 
 
+@pytest.mark.long
 def test_a_worker_whose_packets_take_longer_than_its_lease_stops_and_is_replaced(make_fleet: MakeFleet, make_proxy: MakeProxy):
     fleet = make_fleet(QUICK)
     proxy = three_of_which_one_is_far(fleet, make_proxy)

@@ -88,6 +88,7 @@ def test_a_restart_of_postgresql_moves_no_token(make_fleet: MakeFleet, postgres:
         assert fleet.work_goes_on(back, 5) <= 1 + SLACK_SEC
 
 
+@pytest.mark.long
 def test_with_the_default_times_all_are_back_a_second_after_postgresql_is(make_fleet: MakeFleet, postgres: EmbeddedPostgres):
     """It was away for long enough that tries to connect have become rare."""
     fleet = make_fleet(DEFAULT)
