@@ -52,7 +52,7 @@ def at_random(fleet: Fleet, seconds: float, seed: int) -> None:
             resume_at[name] = fleet.now() + chance.uniform(0.1, 3) * fleet.timeout_sec
         elif action == "join" or len(others) < 2:
             if len(fleet.running()) + len(resume_at) < 6:
-                fleet.launch(f"w{born}", drains=chance.random() < 0.5)
+                fleet.launch(f"w{born}", drains=chance.random() < 0.5, far=chance.random() < 0.5)
                 fleet.until(lambda name=f"w{born}": fleet[name].said("said", "listening"), 30, "it has joined")
                 born += 1
         elif action == "leave":
