@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,9 @@ class Fleet:
 
     def sessions(self, purpose: str) -> dict[str, int]:
         """Server processes that serve the running workers' sessions of a purpose, such as ``listener``."""
-        query = "SELECT application_name, pid FROM pg_stat_activity WHERE datname = current_database()"
+        # A frozen process stays in the list: the youngest of a name counts.
+        query = """SELECT application_name, pid FROM pg_stat_activity
+                   WHERE datname = current_database() ORDER BY backend_start"""
         with self._own_connection() as connection:
             pids = dict(connection.execute(query).fetchall())
         names = {member.name: f"jobsync_async {member.name} {purpose}" for member in self.running()}
@@ -242,16 +244,16 @@ class Fleet:
 
     def end(self) -> None:
         """Leave nothing behind."""
+        self.admin.close()
         for member in self.members.values():
             if self._status(member) is None:
-                os.kill(member.pid, signal.SIGKILL)
-                os.kill(member.pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(member.pid, signal.SIGKILL)
         for member in self.members.values():
             if member.process is not None:
                 member.process.wait()
             elif not member.dead:
                 self._await_end_quietly(member)
-        self.admin.close()
 
     def _await_end_quietly(self, member: Member) -> None:
         deadline = time.monotonic() + 10
