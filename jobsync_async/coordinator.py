@@ -251,11 +251,19 @@ class Coordinator:
 
     async def set_draining(self, draining: bool) -> None:
         """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
-        worker = self.worker
+        worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
-        await self._opened().membership.set_state(worker.identity.name, state)
-        if draining:
-            await worker.until(lambda: worker.ended or (worker.state == "draining" and not worker.ownership.holds_anything()))
+        before = worker.announcement.state
+        worker.announce_state(state)
+        try:
+            await membership.set_state(worker.identity.name, state)
+        except BaseException:
+            worker.announce_state(before)
+            raise
+        while draining and not worker.ended and (worker.state != "draining" or worker.ownership.holds_anything()):
+            await worker.changed()
+            if worker.state == "active":  # it was expired meanwhile, and had joined anew before it knew
+                await membership.set_state(worker.identity.name, state)
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Announcement:
     boot_id: str | None = None
     pid_namespace: str | None = None
     process_started: int | None = None
+    state: str = "active"
     session_tag: str | None = None
 
 

@@ -115,16 +115,16 @@ FROM {node} WHERE name = %(name)s FOR UPDATE
 
 -- name: insert_node
 -- A join under a free name.
-INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started,
+INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
                     session_tag)
-VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
-        %(process_started)s, %(session_tag)s)
+VALUES (%(name)s, %(incarnation)s, %(joined)s, %(state)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s,
+        %(pid_namespace)s, %(process_started)s, %(session_tag)s)
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
-    state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
+    state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
     pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 

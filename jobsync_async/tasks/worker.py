@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakSet
@@ -130,10 +131,14 @@ class Worker:
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
+    def announce_state(self, state: str) -> None:
+        """Be ``"active"`` or ``"draining"`` after a rejoin."""
+        self.announcement = replace(self.announcement, state=state)
+
     def wants_all_beats(self) -> bool:
-        """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so does the next in age, so
-        that it has seen enough when its turn comes."""
-        return self.leads or (self.answer is not None and self.answer.rank == 0)
+        """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
+        that they have seen enough when their turn comes, even if the leader and the next in age die together."""
+        return self.leads or (self.answer is not None and self.answer.rank <= 1)
 
     def members_differ(self, known: Set[UUID]) -> bool:
         """Whether the last heartbeat's answer shows other members than those that are known. Unknown is False."""
@@ -175,6 +180,8 @@ class Worker:
         change = self.ownership.apply(snapshot, now)
         if change is not None:
             news = self.state != snapshot.state or self.settled != snapshot.settled
+            if self.state != snapshot.state:  # asked for from here or from anywhere: it outlasts an expiry
+                self.announce_state(snapshot.state)
             self.state, self.settled = snapshot.state, snapshot.settled
             self.publish(change, news=news)
         self.lead_wanted.set()

@@ -200,6 +200,27 @@ async def test_drain_hands_everything_on_and_undrain_takes_it_back(jobs):
     assert await jobs.even() == {"a": 60, "b": 60}
 
 
+async def test_a_worker_that_is_expired_while_it_is_drained_joins_anew_without_tokens(quick_jobs, admin):
+    await quick_jobs.start("a", "b")
+    quick_jobs.watched = False  # a deletion by hand leaves two owners until the next heartbeat
+    await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
+    with anyio.fail_after(10):
+        await quick_jobs["a"].drain()  # there is no row to say so in
+    await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
+    with anyio.fail_after(10):
+        while quick_jobs["a"].metrics.rejoins < 2:
+            await quick_jobs["a"]._worker.changed()
+        while (await owned_by(admin, "b")) < 120 or not quick_jobs["a"]._worker.ownership.known:
+            await asyncio.sleep(0.01)
+    assert [(n.name, n.state) for n in await quick_jobs["b"].get_active_nodes()] == [("b", "active"), ("a", "draining")]
+    assert quick_jobs.counts() == {"a": 0, "b": 120}
+
+
+async def owned_by(admin, name: str) -> int:
+    cursor = await admin.execute("SELECT count(*) FROM sync_token WHERE node = %s", [name])
+    return (await cursor.fetchone())[0]
+
+
 async def test_the_last_worker_can_be_drained(jobs):
     await jobs.start("a")
     await jobs["a"].drain()

@@ -1,0 +1,398 @@
+"""Starts worker processes, does things to them, and reads afterwards what they did."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from tests.faults import history
+from tests.faults.nursery import Nursery
+
+SLACK_SEC = 0.5
+"""What the machine may add to any bound: starting a coroutine, a poll of a log, a busy processor."""
+
+
+def clock() -> float:
+    """The clock that the workers write down."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass
+class Member:
+    """One worker process, and what it has said so far."""
+
+    name: str
+    pid: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None  # of one that the nursery did not make
+    events: list[list[Any]] = field(default_factory=list)
+    state: tuple[float, bool, bool, frozenset[int]] = (0.0, False, False, frozenset())
+    pauses: list[history.Pause] = field(default_factory=list)
+    stopped_at: float | None = None
+    dead: bool = False
+    cut: bool = False
+    _read: int = 0
+    _partial: bytes = b""
+
+    def look(self) -> None:
+        """Take in what it has written since."""
+        path = self.folder / f"{self.name}.log"
+        if not path.exists():
+            return
+        with path.open("rb") as log:
+            log.seek(self._read)
+            data = log.read()
+        self._read += len(data)
+        complete, newline, self._partial = (self._partial + data).rpartition(b"\n")
+        new = history.parse(complete + newline)
+        self.events += new
+        for kind, t, *values in new:
+            if kind == "state":
+                self.state = (t, values[0], values[1], frozenset(values[2]))
+
+    def said(self, kind: str, *values: Any, since: float = 0.0) -> list[list[Any]]:
+        """Events of a kind that begin with these values, time included, from a moment on."""
+        return [e for e in self.events if e[0] == kind and e[1] >= since and tuple(e[2 : 2 + len(values)]) == values]
+
+
+class Fleet:
+    """The workers of one test, on one database. `admin` is a connection of the test's own, in autocommit."""
+
+    def __init__(self, nursery: Nursery, dsn: str, folder: Path, times: dict[str, float], tasks: int) -> None:
+        self.dsn = dsn
+        self.members: dict[str, Member] = {}
+        self.admin = psycopg.connect(dsn, autocommit=True)
+        self.report: history.Report | None = None
+        self.may_fail = False
+        self._nursery = nursery
+        self._folder = folder
+        self._effects = folder / "effects"
+        self._effects.touch()
+        self.tasks = tasks
+        self.config = {"total_tokens": tasks, "hash_function": "modulo", **times}
+        self.interval_sec = times["heartbeat_interval_sec"]
+        self.timeout_sec = times["heartbeat_timeout_sec"]
+        self.lease_sec = 0.8 * self.timeout_sec
+        self.takeover_sec = self.timeout_sec + self.interval_sec + SLACK_SEC
+        """How long a task of a worker that is not known to be dead stays without one: its last beat is seen by the others up
+        to an interval late, and must then stand still for the timeout."""
+
+    # -- starting and ending --------------------------------------------------------------------------------------------
+
+    def start(self, *names: str, **options: Any) -> None:
+        """Start workers and wait until the tasks are shared evenly among all that run."""
+        for name in names:
+            self.launch(name, **options)
+        self.even(30)
+
+    def launch(
+        self,
+        name: str,
+        *,
+        dsn: str | None = None,
+        far: bool = True,
+        environment: dict[str, str] | None = None,
+        act_every_sec: float = 0.04,
+        write_every_sec: float = 0.4,
+        drains: bool = False,
+        batch: int = 0,
+    ) -> Member:
+        """Start a worker; does not wait for anything.
+
+        Args:
+            dsn: its way to the cluster's tables, if not the test's own; what it writes through the fence goes straight.
+            far: as if it ran on a host of its own, so that its death is seen by the lease alone.
+            environment: start a program of its own with these variables, instead of a fork of the nursery.
+            drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
+        """
+        file = str(self._folder / name)
+        settings = {
+            "name": name,
+            "dsn": dsn or self.dsn,
+            "direct_dsn": self.dsn,
+            "far": far,
+            "config": self.config,
+            "log": f"{file}.log",
+            "diary": f"{file}.diary",
+            "socket": f"{file}.sock",
+            "effects": str(self._effects),
+            "act_every_sec": act_every_sec,
+            "write_every_sec": write_every_sec,
+            "drains": drains,
+            "batch": batch,
+        }
+        if environment is None:
+            member = Member(name, self._nursery.start(settings), self._folder)
+        else:
+            command = [sys.executable, "-m", "tests.faults.worker", json.dumps(settings)]
+            with open(settings["diary"], "ab") as diary:
+                process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=diary, stderr=diary)
+            member = Member(name, process.pid, self._folder, process)
+        assert name not in self.members, "the log is the name's: give each process its own"
+        self.members[name] = member
+        return member
+
+    def __getitem__(self, name: str) -> Member:
+        return self.members[name]
+
+    def running(self) -> list[Member]:
+        """Those that are neither dead nor stopped nor cut off."""
+        return [m for m in self.members.values() if not m.dead and not m.cut and m.stopped_at is None]
+
+    def leader(self) -> str:
+        """Who leads, by what the workers say."""
+        (leader,) = [member.name for member in self.running() if member.state[2]]
+        return leader
+
+    now = staticmethod(clock)
+
+    def by_age(self) -> list[str]:
+        """The names in the table, the oldest first."""
+        return [name for (name,) in self.admin.execute("SELECT name FROM sync_node ORDER BY joined")]
+
+    def kill(self, *names: str) -> float:
+        """SIGKILL; when the last of them was gone."""
+        for name in names:
+            os.kill(self.members[name].pid, signal.SIGKILL)
+        for name in names:
+            self._await_end(self.members[name], -signal.SIGKILL)
+        return clock()
+
+    def leave(self, *names: str) -> None:
+        """SIGTERM: leave in order; waits for the end."""
+        for name in names:
+            os.kill(self.members[name].pid, signal.SIGTERM)
+        for name in names:
+            self._await_end(self.members[name], 0)
+
+    def _status(self, member: Member) -> int | None:
+        return self._nursery.status(member.pid) if member.process is None else member.process.poll()
+
+    def _await_end(self, member: Member, expected: int) -> None:
+        deadline = time.monotonic() + 30
+        while (status := self._status(member)) is None:
+            assert time.monotonic() < deadline, f"{member.name} did not end"
+            time.sleep(0.002)
+        assert status == expected, f"{member.name} ended with {status}: {self.diaries(member.name)}"
+        member.dead = True
+        self.look()
+
+    def stop(self, *names: str) -> float:
+        """SIGSTOP, not in the middle of a user's transaction, whose fence would hold its token up; when the first was sent."""
+        now = clock()
+        for name in names:
+            member = self.members[name]
+            while True:
+                member.stopped_at = clock()
+                os.kill(member.pid, signal.SIGSTOP)
+                if not self._in_transaction(name):
+                    break
+                self.resume(name)
+        return now
+
+    def _in_transaction(self, name: str) -> bool:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' AND xact_start IS NOT NULL"
+        )
+        return self.value(query, f"user {name}") > 0
+
+    def value(self, query: str, *values: Any) -> Any:
+        """The first value of a query's first row, on the test's own connection."""
+        row = self.admin.execute(query.encode(), values).fetchone()
+        assert row is not None
+        return row[0]
+
+    def sessions(self, purpose: str) -> dict[str, int]:
+        """Server processes that serve the running workers' sessions of a purpose, such as ``listener``."""
+        # A frozen process stays in the list: the youngest of a name counts.
+        query = """SELECT application_name, pid FROM pg_stat_activity
+                   WHERE datname = current_database() ORDER BY backend_start"""
+        with self._own_connection() as connection:
+            pids = dict(connection.execute(query).fetchall())
+        names = {member.name: f"jobsync_async {member.name} {purpose}" for member in self.running()}
+        return {name: pids[session] for name, session in names.items() if session in pids}
+
+    def resume(self, *names: str) -> float:
+        """SIGCONT; when the first was sent."""
+        now = clock()
+        for name in names:
+            member = self.members[name]
+            os.kill(member.pid, signal.SIGCONT)
+            assert member.stopped_at is not None
+            member.pauses.append(history.Pause(name, member.stopped_at, clock()))
+            member.stopped_at = None
+        return now
+
+    def tell(self, name: str, do: str, **values: Any) -> None:
+        """Have a worker do something; see its methods ``do_...``."""
+        self.until(lambda: self[name].said("said", "listening"), 10, f"{name} listens")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as commands:
+            commands.sendto(json.dumps({"do": do, **values}).encode(), str(self._folder / f"{name}.sock"))
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        self.admin.close()
+        for member in self.members.values():
+            if self._status(member) is None:
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(member.pid, signal.SIGKILL)
+        for member in self.members.values():
+            if member.process is not None:
+                member.process.wait()
+            elif not member.dead:
+                self._await_end_quietly(member)
+
+    def _await_end_quietly(self, member: Member) -> None:
+        deadline = time.monotonic() + 10
+        while self._status(member) is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    # -- watching -----------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Take in what all have written."""
+        for member in self.members.values():
+            member.look()
+
+    def until(self, condition: Callable[[], object], seconds: float, what: str) -> float:
+        """Wait until the condition holds, which is looked at after every look; how many seconds that took."""
+        began = time.monotonic()
+        while True:
+            self.look()
+            if condition():
+                return time.monotonic() - began
+            for member in self.members.values():
+                if not self.may_fail and (failed := member.said("failed")):
+                    raise AssertionError(f"{member.name} failed: {failed}")
+            if time.monotonic() - began > seconds:
+                raise AssertionError(f"not within {seconds:g} s: {what}; {self.describe()}")
+            time.sleep(0.01)
+
+    def watch(self, seconds: float) -> None:
+        """Let time pass that is part of the claim: for so long the fault lasts, or nothing may happen."""
+        deadline = clock() + seconds
+        self.until(lambda: clock() >= deadline, seconds + 5, "time passes")
+
+    def owned(self, names: Collection[str] | None = None) -> dict[str, frozenset[int]]:
+        """What each worker that runs says that it owns."""
+        return {m.name: m.state[3] for m in self.running() if names is None or m.name in names}
+
+    def agree(self) -> bool:
+        """Whether every token is owned by exactly one of those that run, as they say themselves."""
+        tokens = [token for owned in self.owned().values() for token in owned]
+        return len(tokens) == len(set(tokens)) == self.tasks
+
+    def even(self, seconds: float) -> float:
+        """Wait until the tokens are shared evenly among those that run; how long that took."""
+
+        def shared() -> bool:
+            counts = [len(owned) for owned in self.owned().values()]
+            return self.agree() and max(counts) - min(counts) <= 1
+
+        return self.until(shared, seconds, "the tokens are shared evenly")
+
+    def begun(self, tasks: Collection[int], since: float, seconds: float) -> float:
+        """Wait until those that run have begun work on each of the tasks after a moment; how long after it the last was."""
+
+        def first() -> dict[int, float]:
+            found: dict[int, float] = {}
+            for member in self.running():
+                for _, t, task, _ in member.said("begin", since=since):
+                    found[task] = min(t, found.get(task, t))
+            return found
+
+        self.until(lambda: first().keys() >= set(tasks), seconds, f"work on tasks {sorted(tasks)} begins again")
+        return max((first()[task] for task in tasks), default=since) - since
+
+    def work_goes_on(self, since: float, seconds: float) -> float:
+        """Wait until a fenced transaction of every task was committed after a moment; how long after it the last was."""
+
+        def first() -> dict[int, float]:
+            found: dict[int, float] = {}
+            for member in self.members.values():
+                for _, t, task, *_ in member.said("commit", since=since):
+                    found[task] = min(t, found.get(task, t))
+            return found
+
+        self.until(lambda: len(first()) == self.tasks, seconds, "every task is worked on")
+        return max(first().values()) - since
+
+    def last_act(self, name: str) -> float:
+        """When this worker last passed a check, by the plain file."""
+        return max((act.checked for act in self.acts(name)), default=0.0)
+
+    def acts(self, name: str) -> list[history.Act]:
+        """What a worker did without the fence."""
+        lines = (line.split() for line in self._effects.read_text("ascii").splitlines())
+        return [history.Act(name, int(task), int(epoch), float(c), float(d)) for c, d, who, task, epoch in lines if who == name]
+
+    def tokens(self) -> dict[int, tuple[Any, int]]:
+        """Owner's incarnation and epoch of each token, by the tables."""
+        with self._own_connection() as connection:
+            rows = connection.execute("SELECT token_id, incarnation, epoch FROM sync_token").fetchall()
+        return {token: (incarnation, epoch) for token, incarnation, epoch in rows}
+
+    @contextmanager
+    def no_token_moves(self) -> Iterator[None]:
+        """Nothing in the block may change an owner or lose a lease."""
+        before = self.tokens()
+        since = clock()
+        yield
+        assert self.tokens() == before, self.describe()
+        self.look()
+        unhealthy = [(m.name, e) for m in self.running() for e in m.said("state", False, since=since)]
+        assert not unhealthy, f"a lease was lost: {unhealthy}; {self.describe()}"
+
+    def describe(self) -> str:
+        """For a failure's message."""
+        states = [
+            f"{m.name}: dead={m.dead} stopped={m.stopped_at} cut={m.cut} healthy={m.state[1]} leads={m.state[2]} "
+            f"owns={sorted(m.state[3])}"
+            for m in self.members.values()
+        ]
+        return "\n".join([f"at {clock():.3f}", *states, self.diaries(*self.members)])
+
+    def diaries(self, *names: str) -> str:
+        """The ends of workers' logs."""
+        ends = []
+        for name in names:
+            path = self._folder / f"{name}.diary"
+            if path.exists():
+                ends += [f"-- {name}", *path.read_text("utf-8", "replace").splitlines()[-12:]]
+        return "\n".join(ends)
+
+    # -- judging ----------------------------------------------------------------------------------------------------------
+
+    def judge(self) -> history.Report:
+        """Read everything and judge it; fails on what must never be, and when there was nothing to judge."""
+        self.look()
+        events = [(member.name, event) for member in self.members.values() for event in member.events]
+        with self._own_connection() as connection:
+            past = history.read(events, self._effects, connection)
+        past.pauses = [pause for member in self.members.values() for pause in member.pauses]
+        past.pauses += [
+            history.Pause(m.name, m.stopped_at, float("inf")) for m in self.members.values() if m.stopped_at is not None
+        ]
+        self.report = history.judge(past)
+        self.past = past
+        assert not self.report.violations, "\n".join([*self.report.violations[:10], self.describe()])
+        assert past.acts and past.commits and past.tokens, "nothing was done"
+        return self.report
+
+    @contextmanager
+    def _own_connection(self) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(make_conninfo(self.dsn, connect_timeout=5), autocommit=True) as connection:
+            yield connection

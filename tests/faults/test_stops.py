@@ -1,0 +1,60 @@
+"""SIGSTOP, and an event loop that user code blocks: a worker that does not know that time has passed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.conftest import QUICK, MakeFleet
+from tests.faults.fleet import SLACK_SEC
+
+NOTHING = {"owns": False, "claim": False, "filtered": 0, "tokens": 0, "healthy": False, "leads": False}
+
+
+def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wake(make_fleet: MakeFleet):
+    """The leader and another one are stopped for three timeouts."""
+    fleet = make_fleet(QUICK)
+    fleet.start("a", "b", "c", "d")
+    sleepers = [fleet.leader(), fleet.by_age()[-1]]
+    orphans = [task for name in sleepers for task in fleet[name].state[3]]
+    for name in sleepers:
+        fleet.tell(name, "late_fence", task=min(fleet[name].state[3]))
+        fleet.until(lambda name=name: fleet[name].said("said", "waiting"), 5, "a claim is open")
+    stopped = fleet.stop(*sleepers)
+    assert fleet.begun(orphans, stopped, 20) <= fleet.takeover_sec
+    fleet.watch(max(0.0, 3 * fleet.timeout_sec - (fleet.now() - stopped)))
+    taken_over = {task: fleet.tokens()[task] for task in orphans}
+    resumed = fleet.resume(*sleepers)
+    fleet.even(10)
+    for name in sleepers:
+        fleet.until(lambda name=name: fleet[name].said("said", "fence"), 5, "the fence was asked")
+        assert fleet[name].said("said", "fence")[0][3:] == [False, False], "neither the claim nor the fence says yes"
+        for _, _, task, epoch in [e for e in fleet[name].said("begin", since=resumed) if e[2] in taken_over]:
+            assert epoch > taken_over[task][1], "what it begins it has got anew"
+    report = fleet.judge()
+    assert len(report.unfenced_overlaps) <= len(sleepers), "one act can be between its check and its effect"
+
+
+@pytest.mark.parametrize("timeouts", [0.9, 3.0])
+def test_a_worker_whose_event_loop_was_blocked_knows_at_the_first_look_that_it_owns_nothing(
+    make_fleet: MakeFleet, timeouts: float
+):
+    """For longer than the lease: with nobody else's knowledge, or until all it had is others'."""
+    fleet = make_fleet(QUICK)
+    fleet.start("a", "b", "c")
+    leader = fleet.leader()
+    orphans = fleet[leader].state[3]
+    fleet.tell(leader, "block", seconds=timeouts * fleet.timeout_sec)
+    fleet.until(lambda: fleet[leader].said("said", "blocking"), 5, "it blocks")
+    blocked_at = fleet[leader].said("said", "blocking")[0][1]
+    if timeouts > 1:
+        fleet[leader].cut = True
+        assert fleet.begun(orphans, blocked_at, 20) <= fleet.takeover_sec
+        fleet[leader].cut = False
+    fleet.until(lambda: len(fleet[leader].said("looked")) == 2, 20, "it has looked")
+    for _, t, who, seen in fleet[leader].said("looked"):
+        assert t >= blocked_at + timeouts * fleet.timeout_sec
+        assert seen == NOTHING, f"{who} saw it"
+    fleet.until(lambda: fleet[leader].said("said", "unblocked"), 5, "the claim has ended")
+    assert fleet.even(10) <= 1 + SLACK_SEC, "it is back by itself"
+    assert fleet.work_goes_on(fleet.now(), 5)
+    assert not fleet.judge().unfenced_overlaps
