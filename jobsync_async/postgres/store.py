@@ -10,6 +10,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.postgres.observing import ViewFeed
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema
@@ -50,7 +51,7 @@ class Store:
         """
 
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}")
+            return config.conninfo(f"{node_name} {purpose}", reads_only=observe)
 
         others = Connector(conninfo, config.bulk_limit_sec)
         queries = await open_schema(others, config, observe=observe)
@@ -63,6 +64,10 @@ class Store:
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection. Raises StoreUnavailable."""
         return await TokenFeed.open(self._others, self._channel)
+
+    async def observe(self) -> ViewFeed:
+        """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
+        return await ViewFeed.open(self._others, self._channel)
 
     async def close(self) -> None:
         """End every connection; nothing is sent."""
