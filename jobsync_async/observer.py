@@ -228,11 +228,12 @@ class _Follower:
         failures = 0
         while not self.ended:
             try:
-                feed = self._feed = self._feed or await self._store.observe()
+                feed, self._feed = self._feed or await self._store.observe(), None
                 try:
+                    if not self.connected:  # what happened in between was not heard
+                        await self._look(feed)
                     await self._serve(feed)
                 finally:
-                    self._feed = None
                     feed.abandon()
                     await feed.close()
             except StoreUnavailable as error:
@@ -252,15 +253,15 @@ class _Follower:
             self._wake.clear()
 
     async def _serve(self, feed: ViewFeed) -> None:
-        """Look and wait, until `end`. Raises StoreUnavailable when the connection broke or does not hear what it should."""
-        await self._look(feed)
+        """Wait and look, until `end`. Raises StoreUnavailable when the connection broke or does not hear what it should."""
         while not self.ended:
             if feed.heard > self.view.version:
                 await self._follow(feed)
             elif lease_clock() >= self._due:
                 await self._check(feed)
-            await feed.wait(self._wake, self._due - lease_clock())
-            self._clear_wake()
+            else:  # what was heard during a look is in `heard` already: the socket does not become readable for it
+                await feed.wait(self._wake, self._due - lease_clock())
+                self._clear_wake()
 
     async def _follow(self, feed: ViewFeed) -> None:
         heard, feed.heard = feed.heard, -1
