@@ -16,7 +16,8 @@ _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 class Queries:
-    """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes, by its name: ``queries["heartbeat"]``."""
+    """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes, by its name:
+    ``queries["heartbeat"]``."""
 
     def __init__(self, schema: str, appname: str) -> None:
         self.schema = schema

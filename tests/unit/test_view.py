@@ -95,14 +95,13 @@ def test_what_each_reader_was_told_adds_up_to_what_is_so(steps):
     readers = {"quick": view.reader(), "slow": view.reader()}
     tables = {name: {} for name in readers}
     members = {name: set() for name in readers}
-    truth, workers, version = {}, set(), 0
+    truth, workers = {}, set()
     view.take(look(-1, 0, set()))
-    for present, writes, readings in [*steps, (set(), {}, {"quick", "slow"})]:
+    for version, (present, writes, readings) in enumerate([*steps, (set(), {}, {"quick", "slow"})]):
         workers = present
         truth = {t: n for t, n in {**truth, **writes}.items() if n in workers}
         shown = {t: n if n in workers else None for t, n in writes.items()}
         view.take(look(version, version + 1, workers, shown))
-        version += 1
         for name in readings:
             change = readers[name].take()
             tables[name].update(change.moved)
