@@ -185,6 +185,11 @@ class Board:
         """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
         self._astray = True
 
+    @property
+    def planned(self) -> Sequence[str | None]:
+        """Each token's worker by the last distribution; empty before the first."""
+        return self._planned or ()
+
     # -- judging --------------------------------------------------------------------------------------------------------
 
     def need(self) -> Need | None:

@@ -18,6 +18,10 @@ CROSS JOIN LATERAL (
     FROM {token} t LEFT JOIN {node} o USING (incarnation) WHERE t.version > %(since)s
 ) changed
 
+-- name: owners_of
+SELECT t.token_id, n.name AS node, n.address, t.epoch
+FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_ids)s)
+
 -- == explain ==========================================================================================================
 
 -- name: explain_token

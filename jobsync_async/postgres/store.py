@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
+from jobsync_async.postgres.inspection import Inspection
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.observing import ViewFeed
@@ -64,6 +65,11 @@ class Store:
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection. Raises StoreUnavailable."""
         return await TokenFeed.open(self._others, self._channel)
+
+    @property
+    def inspection(self) -> Inspection:
+        """The statements of the command line."""
+        return Inspection(self._pool, self.queries)
 
     async def observe(self) -> ViewFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
