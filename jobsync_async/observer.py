@@ -230,8 +230,9 @@ class _Follower:
             try:
                 feed, self._feed = self._feed or await self._store.observe(), None
                 try:
-                    if not self.connected:  # what happened in between was not heard
-                        await self._look(feed)
+                    if not self.connected:
+                        await self._store.check()
+                        await self._look(feed)  # what happened in between was not heard
                     await self._serve(feed)
                 finally:
                     feed.abandon()

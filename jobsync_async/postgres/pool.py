@@ -55,5 +55,9 @@ class Pool:
 
         return await self.run(in_transaction)
 
+    async def check(self) -> None:
+        """Replace idle connections that broke, before somebody is handed one."""
+        await self._pool.check()
+
     async def close(self) -> None:
         await self._pool.close()

@@ -75,6 +75,10 @@ class Store:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
         return await ViewFeed.open(self._others, self._channel)
 
+    async def check(self) -> None:
+        """After an outage: replace the connections that it broke."""
+        await self._pool.check()
+
     async def close(self) -> None:
         """End every connection; nothing is sent."""
         await self._pool.close()

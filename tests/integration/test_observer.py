@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, UsageError
+from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, StoreUnavailable, UsageError
+from jobsync_async.cli.watch import _follow
 from jobsync_async.postgres.observing import ViewFeed
 from jobsync_async.types import ClusterChange
 
@@ -166,7 +167,8 @@ async def test_forged_and_junk_notifications_cause_few_looks(jobs, config, admin
 
         monkeypatch.setattr(ViewFeed, "look", counted)
         await admin.execute("SELECT pg_notify('sync_changes', 'junk ' || n) FROM generate_series(1, 5000) n")
-        await admin.execute("SELECT pg_notify('sync_changes', (1000000 + n)::text) FROM generate_series(1, 5000) n")
+        for n in range(300):
+            await admin.execute("SELECT pg_notify('sync_changes', %s)", [str(1_000_000 + n)])
         await jobs.start("berta")
         await table.until(lambda: table.shares() == {"anna": 60, "berta": 60}, 5)
         assert len(looks) <= 8
@@ -184,6 +186,92 @@ async def test_it_goes_on_after_every_session_of_the_server_was_ended(jobs, conf
         await jobs.start("berta")
         await table.until(lambda: table.shares() == {"anna": 60, "berta": 60}, 10)
         assert (await cluster.status())["active_nodes"] == 2
+
+
+class Gate:
+    """A TCP proxy in front of the server that can be shut: connections break, and new ones are refused."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def shut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        while self._writers:
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._target
+        their_reader, their_writer = await (
+            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}") if host[0] == "/" else asyncio.open_connection(host, port)
+        )
+        self._writers |= {writer, their_writer}
+        await asyncio.gather(self._copy(reader, their_writer), self._copy(their_reader, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            self._writers.discard(writer)
+
+
+async def test_it_goes_on_after_the_server_was_away_for_a_while(jobs, admin, dsn_with):
+    await jobs.start("anna")
+    gate = Gate(admin.info.host, admin.info.port)
+    await gate.open()
+    shown: list[str] = []
+
+    class Screen:
+        def show(self, seen):
+            shown.append(f"{seen['active_nodes']} workers")
+
+        def unavailable(self, error):
+            shown.append("away")
+
+    async with Observer(CoordinationConfig(dsn=dsn_with(host="127.0.0.1", port=str(gate.port)))) as cluster:
+        table = Table(cluster)
+        await table.until(lambda: True)
+        await asyncio.gather(*(cluster.status() for _ in range(4)))  # several connections, which will all break
+        await gate.shut()
+        with anyio.fail_after(20):
+            while cluster.connected:
+                await asyncio.sleep(0.01)
+        await gate.open()
+        with anyio.fail_after(10):
+            while not cluster.connected:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(cluster.status() for _ in range(4)))  # and none of them is handed out
+
+        watching = asyncio.ensure_future(_follow(cluster, Screen(), 0.2))
+        await gate.shut()
+        with anyio.fail_after(20):
+            while cluster.connected or shown[-1:] != ["away"]:
+                await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable):
+            await cluster.owner_of("x")
+        await jobs.start("berta")
+        await gate.open()
+        await table.until(lambda: table.shares() == {"anna": 60, "berta": 60}, 10)
+        assert cluster.connected
+        with anyio.fail_after(10):
+            while shown[-1:] != ["2 workers"]:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.wait([watching])
+    await gate.shut()
 
 
 async def test_what_cannot_be_followed_any_more_reaches_the_reader_as_it_is(jobs, config, admin):
