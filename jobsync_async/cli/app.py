@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import anyio
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -53,10 +53,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/command-
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent.")]
 DEFAULT_APPNAME = "sync_"
 DEFAULT_TIMEOUT = 15.0
+_WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 
 class Output(Console):
     """Standard output, for people. That its reader has seen enough is an error like any other, which `run` knows."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDTH_OF_A_PIPE
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -88,9 +94,14 @@ def emit(data: Any, rendered: RenderableType, as_json: bool) -> None:
         Output().print(rendered)
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def titled(title: str, shown: Table) -> RenderableType:
+    """A table under a line that may be longer than it."""
+    return Group(Text(title, style="italic"), shown)
+
+
+def table(*columns: str) -> Table:
     """A table without lines; columns that begin with ``>`` are of numbers. Folds on narrow terminals."""
-    made = Table(title=None if title is None else Text(title), title_justify="left", box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return made

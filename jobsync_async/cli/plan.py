@@ -8,7 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table, titled
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.planning import plan_ahead
 
@@ -53,8 +53,8 @@ def rendered(planned: dict[str, Any]) -> RenderableType:
             nodes.add_row(Text(node["name"]), node["state"], f"{node['weight']:g}", *counts)
         parts.append(nodes)
     if planned["unmatched"]:
-        unmatched = table(">token", "pinned to", title="tokens that stay nobody's, for no worker matches")
+        unmatched = table(">token", "pinned to")
         for pin in planned["unmatched"][:_MOST_ROWS]:
             unmatched.add_row(str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
-        parts.append(unmatched)
+        parts.append(titled("tokens that stay nobody's, for no worker matches", unmatched))
     return Group(*parts)

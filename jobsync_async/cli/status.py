@@ -22,6 +22,7 @@ from jobsync_async.cli.app import (
     opened,
     run,
     table,
+    titled,
 )
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.description import describe, lacking
@@ -93,29 +94,29 @@ def _nodes(seen: dict[str, Any], timeout: float) -> Table:
     return shown
 
 
-def _handoffs(handoffs: list[dict[str, Any]]) -> Table:
-    shown = table("from", "to", ">tokens", ">for", title="being handed on")
+def _handoffs(handoffs: list[dict[str, Any]]) -> RenderableType:
+    shown = table("from", "to", ">tokens", ">for")
     for handoff in handoffs[:_MOST_ROWS]:
         receiver = handoff["receiver"] or "nobody"
         shown.add_row(Text(handoff["node"] or "?"), Text(receiver), f"{handoff['tokens']:,}", f"{handoff['oldest_sec']:.1f} s")
-    return shown
+    return titled("being handed on", shown)
 
 
-def _stuck(stuck: list[dict[str, Any]]) -> Table:
-    shown = table("at", "task", ">token", ">revoked", title="stuck: still at work past the hand-off time-out")
+def _stuck(stuck: list[dict[str, Any]]) -> RenderableType:
+    shown = table("at", "task", ">token", ">revoked")
     for one in stuck[:_MOST_ROWS]:
         shown.add_row(
             Text(one["node"]), Text(shortened(one["task_id"] or "?")), str(one["token_id"]), f"{one['seconds']:.0f} s ago"
         )
-    return shown
+    return titled("stuck: still at work past the hand-off time-out", shown)
 
 
-def _unmatched(pins: list[dict[str, Any]]) -> Table:
+def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
     title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no live worker matches"
-    shown = table("task", ">token", "pinned to", title=title)
+    shown = table("task", ">token", "pinned to")
     for pin in pins[:_MOST_ROWS]:
         shown.add_row(Text(shortened(pin["task_id"])), str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
-    return shown
+    return titled(title, shown)
 
 
 def shortened(text: str) -> str:

@@ -89,7 +89,7 @@ def _why(
     if row["heartbeat_age_sec"] >= timeout_sec:
         said.append(f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be expired.")
     if row.get("reason") is not None:
-        said.append(f"The last distribution before it came there: {row['reason']}.")
+        said.append(f"It was moved last because: {row['reason']}.")
     return said
 
 
