@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import re
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anyio.to_thread
 import pytest
-from click.testing import Result
 from psycopg import sql
-from typer.testing import CliRunner
 
 from jobsync_async import Job
 from jobsync_async.cli import app
@@ -53,14 +56,20 @@ class Commands:
         self.shapes = documented()
         self.seen: set[str] = set()
 
-    async def __call__(self, *arguments: str, status: int = 0, columns: int = 200) -> Result:
-        def run() -> Result:
-            env = {"JOBSYNC_DSN": self.dsn, "COLUMNS": str(columns)}
-            return CliRunner().invoke(app, list(arguments), env=env, catch_exceptions=False)
+    async def __call__(self, *arguments: str, status: int = 0, columns: int = 200) -> subprocess.CompletedProcess[str]:
+        done = await anyio.to_thread.run_sync(self._run, arguments, columns)
+        assert done.returncode == status, done
+        return done
 
-        result = await anyio.to_thread.run_sync(run)
-        assert result.exit_code == status, result.output
-        return result
+    def _run(self, arguments: tuple[str, ...], columns: int) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        environment = {"JOBSYNC_DSN": self.dsn, "COLUMNS": str(columns)}
+        with patch.dict(os.environ, environment), redirect_stdout(out), redirect_stderr(err):
+            with pytest.raises(SystemExit) as ended:
+                app(list(arguments), prog_name="jobsync-async")
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     async def json(self, *arguments: str, status: int = 0) -> Any:
         result = await self(*arguments, "--json", status=status)
@@ -228,7 +237,7 @@ async def test_a_stuck_handoff_is_shown_with_its_task(commands, jobs, admin):
     assert [(s["node"], s["token_id"], s["task_id"]) for s in status["stuck_handoffs"]] == [("anna", token, "7")]
     text = (await commands("status")).stdout
     assert "stuck" in text
-    assert "90 s ago" in text
+    assert re.search(r"\b[9]\d s ago", text)
 
 
 async def test_a_role_that_may_only_select_can_look_but_not_write(commands, jobs, dsn, dsn_with):

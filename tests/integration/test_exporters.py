@@ -78,7 +78,7 @@ async def test_a_death_is_a_takeover_and_its_reason_is_one_of_few(quick_jobs, qu
     (anna,) = quick_jobs.jobs.values()
     seen = scraped(anna)
     assert seen["jobsync_takeover_duration_seconds_count"][("anna",)] == 1
-    assert quick.heartbeat_timeout_sec <= seen["jobsync_takeover_duration_seconds_sum"][("anna",)] < 5
+    assert quick.heartbeat_timeout_sec <= seen["jobsync_takeover_duration_seconds_sum"][("anna",)] < 10
     assert seen["jobsync_rebalances_total"][("expired", "anna")] == 1
     assert seen["jobsync_workers_expired_total"][("anna",)] == 1
 
