@@ -36,7 +36,8 @@ class Observer:
 
     It writes nothing, has no row in the tables, and its role needs SELECT on them only; the tables must be there. One
     connection listens; calls use up to four further ones, opened when needed and closed when idle. When the server is gone for
-    a while, it goes on by itself afterwards.
+    a while, it goes on by itself afterwards. Once per ``heartbeat_interval_sec`` it looks without having been told to: where
+    notifications do not arrive, it is that late.
 
     Args:
         config: the cluster. ``total_tokens`` and ``hash_function`` are taken from the cluster itself.
