@@ -245,6 +245,8 @@ class _Follower:
                 await self._pause(self._backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
     async def _pause(self, seconds: float) -> None:
+        """Wait for so long, or until `end`."""
+        self._clear_wake()
         timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         await self._wake.wait()
         timer.cancel()
