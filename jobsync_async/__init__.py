@@ -18,6 +18,7 @@ from jobsync_async.errors import (
     UsageError,
 )
 from jobsync_async.job import Job
+from jobsync_async.observer import Observer
 from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, RebalanceEvent, Task, TokenChange
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "NodeInfo",
     "NodeNameTaken",
     "NotOwner",
+    "Observer",
     "Owner",
     "OwnershipLost",
     "RebalanceEvent",

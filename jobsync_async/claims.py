@@ -107,6 +107,7 @@ class ClaimScope:
             )
         claim.epoch, claim._open = epoch, True
         worker.metrics.claims += 1
+        worker.metrics.claims_active += 1
         self._scope.__enter__()
         return claim
 
@@ -118,6 +119,7 @@ class ClaimScope:
             caught = bool(self._scope.__exit__(kind, error, trace))
         finally:
             valid, claim._open = claim.valid, False
+            worker.metrics.claims_active -= 1
             if worker.ownership.leave(claim.token_id, self):
                 worker.user_left()
         if caught or (error is None and not valid):

@@ -19,6 +19,9 @@ _MAX_NAME_BYTES = 63
 _MAX_APPNAME = _MAX_NAME_BYTES - len("token_next_node_idx")
 _MAX_TOKENS = 1_000_000
 
+# libpq 14 was the first to tell a primary by its role instead of by what the session may do.
+_KNOWS_PRIMARY = 140000
+
 # Set so that a dead network is noticed within a lease; what the DSN or the environment says wins.
 _CONNECTION_DEFAULTS = {
     "target_session_attrs": "read-write",
@@ -114,14 +117,17 @@ class CoordinationConfig:
         """The NOTIFY channel on which changes are announced."""
         return f"{self.appname}changes"
 
-    def conninfo(self, purpose: str, tag: str | None = None) -> str:
+    def conninfo(self, purpose: str, tag: str | None = None, *, reads_only: bool = False) -> str:
         """The libpq connection string, with `purpose` in the session's ``application_name``. Holds the password.
 
         Args:
             tag: is put where it is not cut off, also into a name that was given.
+            reads_only: for sessions that write nothing: they need the primary, but not the right to write there.
         """
         given = conninfo_to_dict(self.dsn) if self.dsn is not None else self._fields()
         defaults = dict(_CONNECTION_DEFAULTS)
+        if reads_only:
+            defaults["target_session_attrs"] = "primary" if psycopg.pq.version() >= _KNOWS_PRIMARY else "any"
         defaults["connect_timeout"] = str(max(2, math.ceil(self.statement_limit_sec)))
         defaults["tcp_user_timeout"] = str(round(self.statement_limit_sec * 1000))
         defaults["application_name"] = " ".join(filter(None, ("jobsync_async", tag, purpose)))

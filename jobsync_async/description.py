@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,10 +23,10 @@ async def describe(store: Store, timeout_sec: float) -> dict[str, Any]:
     return {
         **cluster,
         "active_nodes": len(live),
-        "nodes": [_plain(node) for node in nodes],
+        "nodes": [plain(node) for node in nodes],
         "handoffs": await store.status.handoffs(),
         "stuck_handoffs": await store.status.stuck_handoffs(),
-        "unmatched_pins": [_plain(pin) for pin in unmatched(pins, live)],
+        "unmatched_pins": [plain(pin) for pin in unmatched(pins, live)],
     }
 
 
@@ -37,5 +37,12 @@ def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockI
     return [pin for pin in pins if not matched[pin.node_patterns]]
 
 
-def _plain(record: NodeInfo | LockInfo) -> dict[str, Any]:
-    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in asdict(record).items()}
+def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:
+    """A record as JSON can hold it: times as ISO 8601."""
+    values = record if isinstance(record, Mapping) else asdict(record)
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in values.items()}
+
+
+def lacking(seen: dict[str, Any]) -> int:
+    """How many tokens have no live owner, in what `describe` returned."""
+    return int(seen["total_tokens"] - seen["distributed"] + seen["unowned"])

@@ -52,6 +52,30 @@ class TokenChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterChange:
+    """What changed in the whole cluster since a reader of `Observer.changes` last asked.
+
+    Attributes:
+        version: the cluster's version that this reflects; rises with every change of membership, tokens or pins.
+        term: rises whenever the leader changes. leader: its name, None while nobody leads.
+        workers: every worker's name, with the address that it announced (or None), oldest first. Read-only.
+        joined, left: names of workers that came and went; one that was started anew under its name is in both.
+        moved: tokens whose owner changed, each with the name of its live owner now, None for nobody. The first item shows all
+            tokens; so ``table.update(change.moved)`` keeps a routing table right. Read-only.
+        is_initial: True for a reader's first item.
+    """
+
+    version: int
+    term: int
+    leader: str | None
+    workers: Mapping[str, str | None]
+    joined: frozenset[str]
+    left: frozenset[str]
+    moved: Mapping[int, str | None]
+    is_initial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RebalanceEvent:
     """What `on_rebalance` is called with.
 

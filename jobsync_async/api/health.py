@@ -21,6 +21,12 @@ class Health(Started):
         return self._state == "running" and self._worker.leads and self._worker.may_act()
 
     @property
+    def lease_remaining_sec(self) -> float:
+        """For how many seconds this worker may still act without another heartbeat; 0 when its lease is over, infinity when
+        standalone. No I/O."""
+        return self._worker.lease.remaining(self._worker.clock())
+
+    @property
     def metrics(self) -> Metrics:
         """Counters of this worker since it started. No I/O."""
         return self._worker.metrics

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn
 
 import anyio
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, JobSyncError
+from jobsync_async.postgres.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,12 +49,20 @@ Schema = Annotated[
         rich_help_panel=_CONNECTION,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/command-line.md describes it.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent.")]
 DEFAULT_APPNAME = "sync_"
+DEFAULT_TIMEOUT = 15.0
+_WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 
 class Output(Console):
     """Standard output, for people. That its reader has seen enough is an error like any other, which `run` knows."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDTH_OF_A_PIPE
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -61,6 +74,42 @@ def config_of(dsn: str | None, appname: str, schema: str | None, **settings: Any
         return CoordinationConfig(dsn=dsn, appname=appname, schema=schema, **settings)
     except ConfigError as error:
         fail(error)
+
+
+@asynccontextmanager
+async def opened(config: CoordinationConfig) -> AsyncIterator[Store]:
+    """The cluster's statements. The tables must be there; nothing joins."""
+    store = await Store.open(config, "command", observe=True)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def emit(data: Any, rendered: RenderableType, as_json: bool) -> None:
+    """Print the answer, for programs or for people."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2))
+    else:
+        Output().print(rendered)
+
+
+def titled(title: str, shown: Table) -> RenderableType:
+    """A table under a line that may be longer than it."""
+    return Group(Text(title, style="italic"), shown)
+
+
+def table(*columns: str) -> Table:
+    """A table without lines; columns that begin with ``>`` are of numbers. Folds on narrow terminals."""
+    made = Table(box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made
+
+
+def complain(message: str) -> None:
+    """Say on standard error what is not so."""
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from typing import Annotated
 
 import anyio
 import typer
 
-from jobsync_async.cli.app import Output, app, run
+from jobsync_async.cli.app import Json, Output, app, emit, run
 from jobsync_async.demo.conductor import Demo, DemoFailed, server
 from jobsync_async.demo.display import result, shown
 from jobsync_async.groups import task_group
@@ -21,16 +22,17 @@ def demo(
         typer.Option("--dsn", help="A server to run on, in tables that are dropped again. Default: an embedded one."),
     ] = None,
     files: Annotated[int | None, typer.Option(min=300, help="How many files at most. Default: all.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Checksum the files of the installed Python with three workers; kill one midway, add one, and check the promises.
 
     Exits with 1 when one of them was not kept.
     """
-    run(_demo(dsn, files))
+    run(_demo(dsn, files, as_json))
 
 
-async def _demo(dsn: str | None, files: int | None) -> int:
-    console = Output()
+async def _demo(dsn: str | None, files: int | None, as_json: bool) -> int:
+    console = Output(stderr=as_json)  # of the two, the progress gives way to the answer
     with server(dsn) as reached:
         conducted = Demo(reached, files)
         async with task_group() as group:
@@ -40,7 +42,14 @@ async def _demo(dsn: str | None, files: int | None) -> int:
             group.cancel_scope.cancel()
     if not conducted.progress.checks:
         raise DemoFailed("the demo was ended before its end")
-    console.print(result(conducted.progress))
+    progress = conducted.progress
+    answer = {
+        "files": progress.total,
+        "completed": progress.completed,
+        "takeovers": [asdict(takeover) for takeover in progress.takeovers],
+        "checks": [asdict(check) for check in progress.checks],
+    }
+    emit(answer, result(progress), as_json)
     return 0 if all(check.kept for check in conducted.progress.checks) else 1
 
 

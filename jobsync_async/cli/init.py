@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Schema, app, config_of, run
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, run
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.schema import SCHEMA_VERSION, creation_script, open_schema
@@ -22,16 +24,25 @@ def init(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for an administrator to run, and connect to nothing.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Create the tables of a cluster, or upgrade them. Doing it again changes nothing."""
     config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
     if sql:
-        typer.echo(creation_script(config))
+        script = creation_script(config)
+        typer.echo(json.dumps({"sql": script}) if as_json else script)
         return
-    run(_init(config))
+    run(_init(config, as_json))
 
 
-async def _init(config: CoordinationConfig) -> int:
+async def _init(config: CoordinationConfig, as_json: bool) -> int:
     queries = await open_schema(Connector(config.conninfo, config.bulk_limit_sec), config, upgrade=True)
-    typer.echo(f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}")
+    answer = {
+        "schema": queries.schema,
+        "appname": config.appname,
+        "table_version": SCHEMA_VERSION,
+        "total_tokens": config.total_tokens,
+        "hash_function": config.hash_function,
+    }
+    emit(answer, Text(f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}"), as_json)
     return 0

@@ -18,6 +18,10 @@ from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
 
 UNKNOWN = -1
 
+REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
+"""What a rebalance can be for: a new leader's first look, workers that were expired, left, changed their state or weight, or
+joined, changed pins, and tokens that are not where they were planned to be. Of several, the one that comes first here."""
+
 
 class Place(NamedTuple):
     """Where a token is: its owner's name and incarnation, and who is to have it next."""
@@ -66,7 +70,8 @@ class Distribution:
         names: receivers' names, which the moves refer to.
         create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens of live workers, with
             the receiver, `NOBODY`, or none when they stay after all.
-        reason: why, for people. nodes_before, nodes_after: workers at the last plan and at this one.
+        reason: why, for people. kind: the same as one of `REASONS`.
+        nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
     """
 
@@ -74,6 +79,7 @@ class Distribution:
     nodes_before: int
     nodes_after: int
     planned_joined: int
+    kind: str = "joined"
     names: list[str] = field(default_factory=list)
     create: Moves = field(default_factory=Moves)
     assign: Moves = field(default_factory=Moves)
@@ -87,10 +93,12 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Why a rebalance is due. `urgent` is False when nothing but joins asks for it, which may wait for more of them."""
+    """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing but joins asks for it, which
+    may wait for more of them."""
 
     reasons: tuple[str, ...]
     urgent: bool
+    reason: str = "joined"
 
 
 class Board:
@@ -179,6 +187,11 @@ class Board:
         """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
         self._astray = True
 
+    @property
+    def planned(self) -> Sequence[str | None]:
+        """Each token's worker by the last distribution; empty before the first."""
+        return self._planned or ()
+
     # -- judging --------------------------------------------------------------------------------------------------------
 
     def need(self) -> Need | None:
@@ -199,7 +212,12 @@ class Board:
             urgent.append("tokens astray")
         if not urgent and not joined and self._planned_joined >= self._youngest:
             return None
-        return Need((*urgent, *_named("joined", joined)), urgent=bool(urgent))
+        if self._planned is None:
+            reason = "first"
+        else:
+            found = (("left", gone), ("state", changed), ("pins", self._pins_changed), ("joined", joined), ("astray", urgent))
+            reason = next((kind for kind, so in found if so), "joined")
+        return Need((*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason)
 
     def _forming(self) -> bool:
         active = sum(member.active for member in self.members.values())
@@ -245,6 +263,7 @@ class Board:
             nodes_before=len(self._planned_members),
             nodes_after=len(members),
             planned_joined=self._youngest,
+            kind=need.reason,
         )
         self._fill(distribution, current, destinations, result.changes)
         self._planned, self._planned_members = current, members

@@ -45,10 +45,13 @@ class Listener:
 
     @classmethod
     async def open(cls, connector: Connector, channel: str) -> Self:
-        """Connect and LISTEN. What changed before is not heard: read everything after this. Raises StoreUnavailable."""
+        """Connect and LISTEN. What changed before is not heard: read everything after this. Where the configuration says that
+        nothing can be listened to, nothing is. Raises StoreUnavailable."""
         connection = await connector.open("listener")
         listener = cls(connection, connector, channel)
         listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        if connector.pooled:
+            return listener
         try:
             await listener.run(lambda connection: connection.execute(listen))
         except BaseException:

@@ -69,6 +69,18 @@ class Pins:
 
         return await self._link.transaction(work)
 
+    async def clear_tasks(self, task_ids: Sequence[str]) -> int:
+        """Delete the pins of these tasks, given as text; how many there were."""
+        values = {"task_keys": [task_key(text) for text in task_ids]}
+
+        async def work(connection: Connection) -> int:
+            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            cursor = await connection.execute(self._queries["delete_pins_of_tasks"], values)
+            await connection.execute(self._queries["touch_pins"])
+            return cursor.rowcount
+
+        return await self._link.transaction(work)
+
     async def list(self) -> list[LockInfo]:
         """The pins in force, oldest first. Raises StoreUnavailable."""
 

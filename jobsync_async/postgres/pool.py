@@ -76,6 +76,11 @@ class Pool:
 
         return await self.run(in_transaction)
 
+    async def check(self) -> None:
+        """Replace idle connections that broke, before somebody is handed one."""
+        if self._pool is not None:
+            await self._pool.check()
+
     async def close(self) -> None:
         async with self._opening:
             self._closed = True

@@ -16,7 +16,7 @@ from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import Queries
 
 SCHEMA_VERSION = 1
-_LEAST_SERVER = 130000
+LEAST_SERVER = 130000
 
 
 async def open_schema(
@@ -60,7 +60,7 @@ async def _inspect(connection: Connection, config: CoordinationConfig, *, must_w
     assert server is not None
     if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
-    if server.version < _LEAST_SERVER:
+    if server.version < LEAST_SERVER:
         raise SchemaError(f"PostgreSQL 13 or newer is needed; this server is {server.version // 10000}")
     if server.encoding == "SQL_ASCII":
         raise SchemaError(

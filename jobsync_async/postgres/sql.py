@@ -27,7 +27,8 @@ _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 class Queries:
-    """Every statement of ``queries.sql`` for one schema and prefix, as bytes, by its name: ``queries["heartbeat"]``."""
+    """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes, by its name:
+    ``queries["heartbeat"]``."""
 
     def __init__(self, schema: str, appname: str) -> None:
         self.schema = schema
@@ -35,7 +36,7 @@ class Queries:
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
         self._names |= {"server": _SERVER, "sound": _SOUND}
-        self._statements = {name: self._compose(text) for name, text in _load("queries.sql").items()}
+        self._statements = {name: self._compose(text) for name, text in _load().items()}
         self.create_tables = self._compose(_read("schema.sql"))
 
     def __getitem__(self, name: str) -> bytes:
@@ -60,9 +61,12 @@ def _read(name: str) -> str:
 
 
 @cache
-def _load(name: str) -> dict[str, str]:
-    _, *parts = _HEADER.split(_read(name))
-    return {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
+def _load() -> dict[str, str]:
+    statements: dict[str, str] = {}
+    for name in ("queries.sql", "operators.sql"):
+        _, *parts = _HEADER.split(_read(name))
+        statements |= {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return statements
 
 
 def _without_comments(text: str) -> str:

@@ -13,8 +13,10 @@ from jobsync_async.postgres.connection import Connector, Link
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.footing import Footing
+from jobsync_async.postgres.inspection import Inspection
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.postgres.observing import ViewFeed
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema, settings
@@ -75,7 +77,7 @@ class Store:
         tag = secrets.token_hex(6)
 
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}", tag)
+            return config.conninfo(f"{node_name} {purpose}", tag, reads_only=observe)
 
         footing = Footing()
         others = Connector(conninfo, config.bulk_limit_sec, footing, pooled=not config.notify)
@@ -89,6 +91,19 @@ class Store:
         if self._poll_interval_sec is not None:
             return PolledFeed(self._others, self._channel, self._poll_interval_sec)
         return await PushedFeed.open(self._others, self._channel)
+
+    @property
+    def inspection(self) -> Inspection:
+        """The statements of the command line."""
+        return Inspection(self._pool, self.queries)
+
+    async def observe(self) -> ViewFeed:
+        """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
+        return await ViewFeed.open(self._others, self._channel)
+
+    async def check(self) -> None:
+        """After an outage: replace the connections that it broke."""
+        await self._pool.check()
 
     async def close(self) -> None:
         """End every connection; nothing is sent."""

@@ -99,6 +99,8 @@ class LeaderMonitor:
             return now + worker.config.heartbeat_interval_sec
         worker.metrics.takeovers += 1
         worker.metrics.nodes_expired += len(expire)
+        for beat in expire:
+            worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
         logger.info(
             "%s leads in term %d%s",
             worker.identity.name,
@@ -159,6 +161,9 @@ class LeaderMonitor:
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way
             return
+        for beat in expire:
+            if beat.name in outcome.expired:
+                worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
         # A worker that was not expired has sent a heartbeat: its observation begins anew.
         me = worker.identity.incarnation
         beats = (Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members if m.incarnation != me)
@@ -189,6 +194,8 @@ class LeaderMonitor:
         worker.metrics.rebalances += 1
         worker.metrics.tokens_moved += moved
         worker.metrics.rebalance_ms = outcome.duration_ms
+        worker.metrics.rebalance_duration.observe(outcome.duration_ms / 1000)
+        worker.metrics.rebalances_by_reason["expired" if outcome.expired else distribution.kind] += 1
         logger.info(
             "%s rebalanced (%s): %d tokens move, %d workers, %.1f ms",
             name,

@@ -131,6 +131,7 @@ class _Follower:
         if handed_on:
             worker.metrics.handoffs += len(handed_on)
             worker.metrics.handoff_sec = max(ages)
+            worker.metrics.handoff_duration.observe(max(ages) + worker.clock() - now)
             worker.wake_waiters()
         if len(handed_on) < len(revocations):
             self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)

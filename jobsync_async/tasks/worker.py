@@ -151,6 +151,7 @@ class Worker:
         arrived = self.clock()
         self.metrics.heartbeats += 1
         self.metrics.heartbeat_sec = arrived - sent_at
+        self.metrics.heartbeat_duration.observe(arrived - sent_at)
         self.lease.extend(sent_at)
         self.lease_extended.set()
         self.watch.observe((beat for beat in answer.beats if beat.incarnation != self.identity.incarnation), arrived)

@@ -15,6 +15,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from jobsync_async import Job
+from tests.integration.test_commands import documented, fits
 
 COMMAND = [sys.executable, "-m", "jobsync_async"]
 
@@ -141,6 +142,104 @@ async def owned(dsn: str) -> int:
         return count
 
 
+# -- watch --------------------------------------------------------------------------------------------------------------
+
+
+class Watching:
+    """A `watch` in a pipe, and the lines that it has printed."""
+
+    def __init__(self, dsn: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "watch", "--dsn", dsn, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+
+    async def until(self, text: str) -> str:
+        """Read lines until one has the text; that one."""
+        import anyio.to_thread
+
+        assert self.process.stdout is not None
+        while True:
+            line = await anyio.to_thread.run_sync(self.process.stdout.readline)
+            assert line, self.lines
+            self.lines.append(line)
+            if text in line:
+                return line
+
+    async def end(self, action) -> str:
+        """End it by an action; its errors. It must end by itself, with 0."""
+        import anyio.to_thread
+
+        action()
+        errors = await anyio.to_thread.run_sync(self._ended)
+        assert self.process.returncode == 0, errors
+        return errors
+
+    def _ended(self) -> str:
+        self.process.wait(timeout=20)
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        with self.process:
+            pass
+
+
+async def test_watch_tells_each_change_in_a_line_and_ends_on_signals_and_a_closed_pipe(config, dsn):
+    async with Job("anna", config):
+        with Watching(dsn) as plain, Watching(dsn, "--json") as as_json:
+            assert "1 live worker, 120 tokens, all owned; led by anna" in await plain.until("anna")
+            first = json.loads(await as_json.until("anna"))
+            assert fits(documented()["watch"], first) == []
+            async with Job("berta", config) as berta:
+                await plain.until("berta joined")
+                if not any("berta 0 → 60" in line for line in plain.lines):
+                    await plain.until("berta 0 → 60")
+                await berta.drain()
+                await plain.until("berta is draining")
+            await plain.until("berta is gone")
+            assert json.loads(await as_json.until('"active_nodes": 2'))["nodes"][1]["name"] == "berta"
+            # Nothing is to be printed now: it notices all the same that its reader has gone.
+            assert as_json.process.stdout is not None
+            assert await as_json.end(as_json.process.stdout.close) == ""
+            assert await plain.end(lambda: plain.process.send_signal(signal.SIGTERM)) == ""
+
+
+async def test_watch_on_a_terminal_redraws_and_ends_on_ctrl_c(config, dsn):
+    import pty
+
+    import anyio.to_thread
+
+    async with Job("anna", config):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, "watch", "--dsn", dsn],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "60", "LINES": "20"},
+        )
+        os.close(theirs)
+        shown = b""
+        while b"anna" not in shown or b"1 live worker" not in shown:
+            shown += await anyio.to_thread.run_sync(os.read, ours, 4096)
+        process.send_signal(signal.SIGINT)
+        while True:  # a terminal that nobody reads would hold it up
+            try:
+                if not await anyio.to_thread.run_sync(os.read, ours, 4096):
+                    break
+            except OSError:
+                break
+        _, errors = await anyio.to_thread.run_sync(process.communicate)
+        os.close(ours)
+        assert (process.returncode, errors) == (0, b"")
+        assert b"\x1b[" in shown
+
+
 # -- the demo -----------------------------------------------------------------------------------------------------------
 
 
@@ -174,8 +273,13 @@ def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path):
 
 @linux
 def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
-    done = run("demo", "--dsn", empty_dsn, "--files", "400")
+    done = run("demo", "--dsn", empty_dsn, "--files", "400", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    assert fits(documented()["demo"], answer) == []
+    assert sum(answer["completed"].values()) == answer["files"] == 400
+    assert all(check["kept"] for check in answer["checks"])
+    assert "beta killed by SIGKILL" in done.stderr
     assert tables(empty_dsn) == []
 
 

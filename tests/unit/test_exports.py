@@ -20,6 +20,7 @@ NAMES = {
     "NodeInfo",
     "NodeNameTaken",
     "NotOwner",
+    "Observer",
     "Owner",
     "OwnershipLost",
     "RebalanceEvent",

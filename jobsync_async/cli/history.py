@@ -1,0 +1,51 @@
+"""``jobsync-async history``: what the rebalances did."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.description import plain
+
+
+@app.command()
+def history(
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    last: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the latest rebalances, the newest first: when, why, who led, how many tokens moved, how long it took."""
+    run(_history(config_of(dsn, appname, schema), last, as_json))
+
+
+async def _history(config: CoordinationConfig, last: int, as_json: bool) -> int:
+    async with opened(config) as store:
+        rebalances = [plain(row) for row in await store.status.rebalances(last)]
+    emit({"rebalances": rebalances}, rendered(rebalances), as_json)
+    return 0
+
+
+def rendered(rebalances: list[dict[str, Any]]) -> RenderableType:
+    """The rebalances, for people."""
+    if not rebalances:
+        return Text("no tokens were ever distributed")
+    shown = table("when", "why", "led by", ">workers", ">moved", ">took")
+    for one in rebalances:
+        when = dt.datetime.fromisoformat(one["at"]).astimezone()
+        shown.add_row(
+            f"{when:%Y-%m-%d %H:%M:%S}",
+            Text(one["reason"]),
+            Text(one["leader"]),
+            f"{one['nodes_before']} → {one['nodes_after']}",
+            f"{one['tokens_moved']:,}",
+            f"{one['duration_ms']:.1f} ms",
+        )
+    return shown

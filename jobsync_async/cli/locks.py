@@ -1,0 +1,135 @@
+"""``jobsync-async locks``: pins, listed, made and cleared from outside."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from jobsync_async.cli.app import (
+    DEFAULT_APPNAME,
+    Appname,
+    Dsn,
+    Json,
+    Schema,
+    app,
+    complain,
+    config_of,
+    emit,
+    opened,
+    run,
+    table,
+)
+from jobsync_async.cli.status import shortened
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.description import plain
+from jobsync_async.locks import Locks
+
+locks = typer.Typer(no_args_is_help=True, help="Pins: which tasks must run on which workers.")
+app.add_typer(locks, name="locks")
+
+
+@locks.command("list")
+def list_locks(dsn: Dsn = None, appname: Appname = DEFAULT_APPNAME, schema: Schema = None, as_json: Json = False) -> None:
+    """Show the pins in force, oldest first."""
+    run(_list(config_of(dsn, appname, schema), as_json))
+
+
+async def _list(config: CoordinationConfig, as_json: bool) -> int:
+    async with opened(config) as store:
+        pins = [plain(pin) for pin in await store.pins.list()]
+    emit({"locks": pins}, rendered(pins), as_json)
+    return 0
+
+
+def rendered(pins: list[dict[str, Any]]) -> RenderableType:
+    """The pins, for people."""
+    if not pins:
+        return Text("no pins")
+    shown = table("task", ">token", "pinned to", "reason", "by", "until")
+    for pin in pins:
+        patterns, reason = Text(", ".join(pin["node_patterns"])), Text(shortened(pin["reason"] or ""))
+        until = (pin["expires_at"] or "for ever")[:16].replace("T", " ")
+        shown.add_row(
+            Text(shortened(pin["task_id"])), str(pin["token_id"]), patterns, reason, Text(pin["created_by"] or "?"), until
+        )
+    return shown
+
+
+@locks.command("add")
+def add_lock(
+    task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
+    patterns: Annotated[
+        list[str], typer.Argument(help="SQL LIKE patterns of workers' names, in order of preference.", metavar="PATTERN…")
+    ],
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    reason: Annotated[str | None, typer.Option(help="For people.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
+    by: Annotated[str, typer.Option(help="In whose name; `locks clear --by` finds it by that.")] = "jobsync-async",
+    as_json: Json = False,
+) -> None:
+    """Pin a task to the workers that match; its token moves at once.
+
+    Exits with 1 when another task on the same token is pinned elsewhere: that pin stays.
+    """
+    run(_add(config_of(dsn, appname, schema), task_id, patterns, reason, days, by, as_json))
+
+
+async def _add(
+    config: CoordinationConfig,
+    task_id: str,
+    patterns: list[str],
+    reason: str | None,
+    days: float | None,
+    by: str,
+    as_json: bool,
+) -> int:
+    async with opened(config) as store:
+        settings = await store.inspection.settings()
+        token_of = token_hasher(settings.total_tokens, settings.hash_function)
+        refused = await Locks(store.pins, token_of, task_text(by)).register([(task_id, patterns, reason)], days)
+    token = token_of(task_id)
+    answer = {
+        "task_id": task_id,
+        "token_id": token,
+        "node_patterns": patterns,
+        "added": not refused,
+        "holder_task_id": refused[0].holder_task_id if refused else None,
+        "holder_node_patterns": list(refused[0].node_patterns) if refused else None,
+    }
+    if refused:
+        complain(str(refused[0]))
+    emit(answer, Text(f"{'not ' if refused else ''}pinned, token {token}"), as_json)
+    return 1 if refused else 0
+
+
+@locks.command("clear")
+def clear_locks(
+    ids: Annotated[list[str] | None, typer.Argument(help="Task ids.", metavar="[ID…]")] = None,
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    by: Annotated[str | None, typer.Option(help="All that were made in this name.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All pins.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the pins of tasks, or those that somebody made, or all; their tokens move at once.
+
+    Exits with 1 when there were none.
+    """
+    if bool(ids) + (by is not None) + everything != 1:
+        raise typer.BadParameter("give either task ids, or --by NAME, or --all")
+    run(_clear(config_of(dsn, appname, schema), ids, by, as_json))
+
+
+async def _clear(config: CoordinationConfig, ids: list[str] | None, by: str | None, as_json: bool) -> int:
+    async with opened(config) as store:
+        texts = [task_text(task_id) for task_id in ids or ()]
+        cleared = await (store.pins.clear_tasks(texts) if texts else store.pins.clear(by))
+    emit({"cleared": cleared}, Text(f"{cleared} pin{'' if cleared == 1 else 's'} cleared"), as_json)
+    return 0 if cleared else 1

@@ -1,0 +1,120 @@
+"""``jobsync-async owner-of`` and ``explain``: where tasks are, and why."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from jobsync_async.cli.app import (
+    DEFAULT_APPNAME,
+    DEFAULT_TIMEOUT,
+    Appname,
+    Dsn,
+    Json,
+    Schema,
+    Timeout,
+    app,
+    config_of,
+    emit,
+    opened,
+    run,
+    table,
+)
+from jobsync_async.cli.status import shortened
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.operations.explaining import explain as explain_task
+
+
+@app.command("owner-of")
+def owner_of(
+    ids: Annotated[list[str], typer.Argument(help="Task ids.", metavar="ID…")],
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    as_json: Json = False,
+) -> None:
+    """Show which worker owns each task, at which address, under which epoch.
+
+    Exits with 1 when one of them has no live owner.
+    """
+    run(_owner_of(config_of(dsn, appname, schema), ids, as_json))
+
+
+async def _owner_of(config: CoordinationConfig, ids: list[str], as_json: bool) -> int:
+    async with opened(config) as store:
+        settings = await store.inspection.settings()
+        token_of = token_hasher(settings.total_tokens, settings.hash_function)
+        tokens = [token_of(task_text(task_id)) for task_id in ids]
+        owned = await store.inspection.owners_of(tokens)
+    owners = []
+    for task_id, token in zip(ids, tokens, strict=True):
+        owner = owned.get(token)
+        parts = (owner.node, owner.address, owner.epoch) if owner else (None, None, None)
+        owners.append({"task_id": task_id, "token_id": token, **dict(zip(("node", "address", "epoch"), parts, strict=True))})
+    emit({"owners": owners}, rendered_owners(owners), as_json)
+    return 0 if len(owned) == len(set(tokens)) else 1
+
+
+def rendered_owners(owners: list[dict[str, Any]]) -> RenderableType:
+    """Whose each task is, for people."""
+    shown = table("task", ">token", "owner", "address", ">epoch")
+    for one in owners:
+        owner = Text(one["node"]) if one["node"] is not None else Text("nobody", style="red")
+        epoch = "" if one["epoch"] is None else str(one["epoch"])
+        shown.add_row(Text(shortened(one["task_id"])), str(one["token_id"]), owner, Text(one["address"] or ""), epoch)
+    return shown
+
+
+@app.command()
+def explain(
+    task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the completion. Default: today.")] = None,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: Json = False,
+) -> None:
+    """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun or completed.
+
+    Exits with 1 when it has no live owner.
+    """
+    day = dt.date.today() if date is None else date.date()  # noqa: DTZ011 - the user's day, as in Job
+    run(_explain(config_of(dsn, appname, schema), task_id, day, timeout, as_json))
+
+
+async def _explain(config: CoordinationConfig, task_id: str, day: dt.date, timeout: float, as_json: bool) -> int:
+    async with opened(config) as store:
+        told = await explain_task(store, task_id, day, timeout)
+    emit(told, rendered_explanation(told), as_json)
+    return 0 if told["owner"] else 1
+
+
+def rendered_explanation(told: dict[str, Any]) -> RenderableType:
+    """One task, for people."""
+    facts = table("", "")
+    facts.show_header = False
+    owner, pin, rebalance = told["owner"], told["pin"], told["rebalance"]
+    rows = [
+        ("task", shortened(told["task_id"])),
+        ("token", f"{told['token_id']} of {told['total_tokens']:,}, by {told['hash_function']}"),
+        ("owner", "nobody" if owner is None else " at ".join(filter(None, (owner["node"], owner["address"])))),
+        ("epoch", told["epoch"]),
+        ("there since", told["assigned_at"]),
+        ("going to", (told["next_node"] or "nobody") if told["revoked"] else None),
+        ("pin", None if pin is None else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}"),
+        ("may have it", ", ".join(told["eligible"]) or "nobody"),
+        ("distribution", None if rebalance is None else f"version {rebalance['version']} at {rebalance['at']}"),
+        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {told['claimed_at']}"),
+        ("gave up", told["error"]),
+        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {told['completed_at']}"),
+    ]
+    for name, value in rows:
+        if value is not None:
+            facts.add_row(name, Text(str(value)))
+    return Group(Text(told["why"], style="bold"), facts)

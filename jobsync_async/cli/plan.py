@@ -1,0 +1,60 @@
+"""``jobsync-async plan``: what the next rebalance would move."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table, titled
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.operations.planning import plan_ahead
+
+_MOST_ROWS = 30
+
+
+@app.command()
+def plan(
+    dsn: Dsn = None,
+    appname: Appname = DEFAULT_APPNAME,
+    schema: Schema = None,
+    without: Annotated[list[str] | None, typer.Option(help="As if this worker were gone. May be repeated.")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="As if a worker of this name had joined. May be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the next rebalance would move, now or with other workers. Writes nothing."""
+    run(_plan(config_of(dsn, appname, schema), without or [], add or [], as_json))
+
+
+async def _plan(config: CoordinationConfig, without: list[str], add: list[str], as_json: bool) -> int:
+    async with opened(config) as store:
+        planned = await plan_ahead(store, without=without, adding=add)
+    emit(planned, rendered(planned), as_json)
+    return 0
+
+
+def rendered(planned: dict[str, Any]) -> RenderableType:
+    """The plan, for people."""
+    head = f"{planned['moved']:,} tokens would move" if planned["moved"] else "nothing would move"
+    if planned["under_way"]:
+        head += f"; {planned['under_way']:,} are being handed on already"
+    parts: list[RenderableType] = [Text(f"{head} (at version {planned['version']})", style="bold")]
+    if planned["moves"]:
+        moves = table("from", "to", ">tokens")
+        for move in planned["moves"][:_MOST_ROWS]:
+            moves.add_row(Text(move["from"] or "nobody"), Text(move["to"] or "nobody"), f"{move['tokens']:,}")
+        parts.append(moves)
+    if planned["nodes"]:
+        nodes = table("worker", "state", ">weight", ">tokens now", ">then")
+        for node in planned["nodes"]:
+            counts = f"{node['tokens']:,}", f"{node['tokens_planned']:,}"
+            nodes.add_row(Text(node["name"]), node["state"], f"{node['weight']:g}", *counts)
+        parts.append(nodes)
+    if planned["unmatched"]:
+        unmatched = table(">token", "pinned to")
+        for pin in planned["unmatched"][:_MOST_ROWS]:
+            unmatched.add_row(str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
+        parts.append(titled("tokens that stay nobody's, for no worker matches", unmatched))
+    return Group(*parts)

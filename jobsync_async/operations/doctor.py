@@ -1,0 +1,136 @@
+"""Looks for what would keep a cluster from working: each check is ok, a warning or a failure, and says what to do.
+
+It needs no tables and writes nothing. A check that cannot be made because an earlier one failed is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import uuid4
+
+from psycopg import sql
+
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.errors import StoreError
+from jobsync_async.operations import judgements as judge
+from jobsync_async.operations.judgements import Check
+from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.listener import Listener
+from jobsync_async.postgres.sql import TABLES, Queries
+
+_ROUND_TRIPS = 5
+
+
+async def examine(config: CoordinationConfig) -> list[Check]:
+    """Make every check. Raises nothing that a check can tell."""
+    return [check async for check in _checks(config)]
+
+
+async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
+    connector = Connector(lambda purpose: config.conninfo(f"doctor {purpose}", reads_only=True), config.bulk_limit_sec)
+    try:
+        connection = await connector.open("calls")
+    except StoreError as error:
+        yield Check("connection", "fail", str(error), "look at host, port, user, password and pg_hba.conf")
+        return
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(connection.close)
+        patient = _Patient(config, connector, connection)
+        for check in (patient.server, patient.speed, patient.push, patient.tables):
+            try:
+                for found in await check():
+                    yield found
+            except StoreError as error:
+                yield Check(check.__name__, "fail", str(error), "look at the server's log")
+                if connection.closed:
+                    return
+
+
+class _Patient:
+    """One cluster under examination."""
+
+    def __init__(self, config: CoordinationConfig, connector: Connector, connection: Connection) -> None:
+        self._config = config
+        self._connector = connector
+        self._connection = connection
+        self._queries = Queries(config.schema or "public", config.appname)
+        self._through_pooler = False
+
+    async def server(self) -> list[Check]:
+        """What it is, and its settings."""
+        (found,) = await self._fetch("doctor_server")
+        info = self._connection.info
+        self._through_pooler = found.backend_pid != info.backend_pid
+        where = f"{found.role}@{info.host}:{info.port}/{found.database}"
+        encrypted = "TLS" if self._connection.pgconn.ssl_in_use else "not encrypted"
+        return [
+            Check("connection", "ok", f"{where}, {encrypted}"),
+            judge.version(found.version, found.version_num),
+            judge.writable(standby=found.standby, read_only=found.read_only),
+            judge.encoding(found.encoding),
+            judge.durability(fsync=found.fsync, full_page_writes=found.full_page_writes),
+            judge.connections(found.connections_used, found.connections_most),
+            judge.idle_sessions(found.idle_session_timeout),
+            judge.queue(found.queue_usage),
+        ]
+
+    async def speed(self) -> list[Check]:
+        """Round trips, against the lease, and the server's clock, against ours."""
+        trips, offsets = [], []
+        for _ in range(_ROUND_TRIPS):
+            began, wall = time.perf_counter(), time.time()
+            (found,) = await self._fetch("doctor_clock")
+            trips.append(time.perf_counter() - began)
+            offsets.append((trips[-1], found.seconds - wall - trips[-1] / 2))
+        return [judge.lease(self._config, min(trips)), judge.clock(min(offsets)[1])]
+
+    async def push(self) -> list[Check]:
+        """A notification on a channel of its own, so that no worker is disturbed."""
+        channel = f"{self._config.appname}doctor_{uuid4().hex[:8]}"[-63:]
+        listener = await Listener.open(self._connector, channel)
+        try:
+            began = time.perf_counter()
+            await self._execute(sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes())
+            deadline = began + self._config.statement_limit_sec
+            while not listener.notifications and time.perf_counter() < deadline:
+                await listener.wait(asyncio.Event(), deadline - time.perf_counter())
+            took = time.perf_counter() - began if listener.notifications else None
+        finally:
+            await listener.close()
+        return [judge.push(took, through_pooler=self._through_pooler)]
+
+    async def tables(self) -> list[Check]:
+        """Whether they are there, of this version, may be used, and are of a sound size."""
+        await self._resolve_schema()
+        schema, names = self._queries.schema, [self._config.appname + table for table in TABLES]
+        uses = await self._fetch("doctor_may_use", {"schema": schema})
+        rights = await self._fetch("doctor_rights", {"schema": schema, "tables": names})
+        missing = sorted(set(names) - {right.table for right in rights})
+        checks = [judge.tables(schema, missing, len(names), schema_exists=bool(uses))]
+        if missing:
+            return checks
+        checks.append(judge.rights(rights, uses_schema=bool(uses[0].uses)))
+        if checks[-1].status == "fail" and not all(right.reads for right in rights):
+            return checks
+        checks.append(judge.settings(await self._fetch("read_settings")))
+        sizes = await self._fetch("doctor_sizes", {"schema": schema, "tables": names})
+        checks.append(judge.bloat(self._config.appname, sizes))
+        checks.append(judge.transactions(await self._fetch("doctor_transactions")))
+        return checks
+
+    async def _resolve_schema(self) -> None:
+        if self._config.schema is None:
+            (found,) = await self._fetch("inspect_server")
+            self._queries = Queries(found.schema or "public", self._config.appname)
+
+    async def _fetch(self, name: str, values: dict[str, Any] | None = None) -> list[Any]:
+        with translated(), limit(self._connection, self._connector.patience_sec):
+            return await (await self._connection.execute(self._queries[name], values)).fetchall()
+
+    async def _execute(self, statement: bytes) -> None:
+        with translated(), limit(self._connection, self._connector.patience_sec):
+            await self._connection.execute(statement)

@@ -1,0 +1,103 @@
+"""Why a task is where it is: token, owner, epoch, pin, and the distribution that put it there."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.core.patterns import eligible
+from jobsync_async.description import plain
+from jobsync_async.postgres.store import Store
+from jobsync_async.types import LockInfo, NodeInfo
+
+
+async def explain(store: Store, task_id: str, date: dt.date, timeout_sec: float) -> dict[str, Any]:
+    """Everything about one task. A few statements that each see the tables at their own moment. Raises StoreUnavailable."""
+    settings = await store.inspection.settings()
+    token_id = token_hasher(settings.total_tokens, settings.hash_function)(task_id)
+    text = task_text(task_id)
+    token = await store.inspection.token(token_id)
+    nodes = await store.status.nodes()
+    pins = [pin for pin in await store.pins.list() if pin.token_id == token_id]
+    return {
+        "task_id": text,
+        "token_id": token_id,
+        "total_tokens": settings.total_tokens,
+        "hash_function": settings.hash_function,
+        **explained(token, pins, nodes, timeout_sec),
+        "date": date.isoformat(),
+        **plain(await store.inspection.task(text, date)),
+    }
+
+
+def explained(
+    token: Mapping[str, Any] | None, pins: Sequence[LockInfo], nodes: Sequence[NodeInfo], timeout_sec: float
+) -> dict[str, Any]:
+    """What the rows say. Pure.
+
+    Args:
+        token: the token's row with its owner, None when it has none.
+        pins: those on this token, the oldest first, which decides.
+    """
+    row: Mapping[str, Any] = token or {}
+    pin = pins[0] if pins else None
+    takers = [node.name for node in nodes if node.state == "active"]
+    may_have = takers if pin is None else eligible(pin.node_patterns, takers)
+    owned = row.get("owner") is not None
+    keys = ("node", "address", "state", "heartbeat_age_sec")
+    owner = (
+        dict(zip(keys, (row["owner"], row["address"], row["state"], row["heartbeat_age_sec"]), strict=True)) if owned else None
+    )
+    return {
+        "owner": owner,
+        "epoch": row.get("epoch"),
+        "assigned_at": plain(row).get("assigned_at"),
+        "revoked": bool(row.get("revoked")),
+        "next_node": row.get("next_node"),
+        "revoked_sec": row.get("revoked_sec"),
+        "pin": None if pin is None else plain(pin),
+        "eligible": may_have,
+        "rebalance": None
+        if row.get("reason") is None
+        else {"version": row["rebalance_version"], "at": row["rebalanced_at"].isoformat(), "reason": row["reason"]},
+        "why": " ".join(_why(row, pin, may_have, takers, timeout_sec)),
+    }
+
+
+def _why(
+    row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str], timeout_sec: float
+) -> list[str]:
+    said = []
+    if pin is not None:
+        because = f" ({pin.reason})" if pin.reason else ""
+        said.append(f"Task {pin.task_id!r} pins its token to {', '.join(pin.node_patterns)}{because}.")
+    if row.get("owner") is None:
+        return [*said, _why_nobody(row, pin, may_have, takers)]
+    owner = row["owner"]
+    if pin is None:
+        said.append(f"It has no pin: {owner} has its token as a part of its share.")
+    elif owner in may_have:
+        said.append(f"{owner} matches.")
+    if row["revoked"]:
+        said.append(f"Its token is being handed on to {row['next_node'] or 'nobody'}, when {owner} lets go of it.")
+    elif pin is not None and owner not in may_have:
+        said.append(f"{owner} does not match; the next rebalance moves it.")
+    elif row["state"] == "draining":
+        said.append(f"{owner} is draining; the next rebalance moves it.")
+    if row["heartbeat_age_sec"] >= timeout_sec:
+        said.append(f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be expired.")
+    if row.get("reason") is not None:
+        said.append(f"It was moved last because: {row['reason']}.")
+    return said
+
+
+def _why_nobody(row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str]) -> str:
+    if not takers:
+        return "It is nobody's: no worker takes tokens."
+    if pin is not None and not may_have:
+        return "It is nobody's: no worker that takes tokens matches. Start one that does, or clear the pin."
+    if not row:
+        return "It is nobody's: no tokens were handed out yet; a forming cluster waits for minimum_nodes workers."
+    return "It is nobody's at this moment: the leader gives it to somebody at its next look."

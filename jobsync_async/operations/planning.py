@@ -1,0 +1,95 @@
+"""What the next rebalance would move. Nothing is written: the leader's own decision is made on a reading of the tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from jobsync_async.core.board import Board, Distribution, Moves, Reading
+from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.rows import Member
+from jobsync_async.errors import ConfigError
+from jobsync_async.postgres.store import Store
+
+
+async def plan_ahead(store: Store, *, without: Sequence[str] = (), adding: Sequence[str] = ()) -> dict[str, Any]:
+    """The next rebalance, as the tables are now.
+
+    Args:
+        without: workers that are taken to be gone.
+        adding: names of workers that are taken to have joined, with weight 1.
+
+    Raises ConfigError for a name in `without` that no worker has, or in `adding` that one has; StoreUnavailable.
+    """
+    settings = await store.inspection.settings()
+    reading = await store.leading.read(-1, -1)
+    return planned(reading, settings.total_tokens, settings.hash_function, without, adding)
+
+
+def planned(
+    reading: Reading, total_tokens: int, hash_function: str, without: Sequence[str] = (), adding: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`plan_ahead` on a reading that shows everything. Pure."""
+    members = _suppose({member.name: member for member in reading.members}, without, adding)
+    now = Counter({group.node: 0 for group in reading.groups})
+    live = {member.incarnation for member in members.values()}
+    owner_of: dict[int, str | None] = {}
+    for group in reading.groups:
+        owner = group.node if group.incarnation in live else None
+        now[owner] += len(group.token_ids)
+        owner_of.update(dict.fromkeys(group.token_ids, owner))
+    board = Board(total_tokens, token_hasher(total_tokens, hash_function))
+    board.take(replace(reading, members=list(members.values())))
+    distribution = board.distribute()
+    moves = Counter[tuple[str | None, str | None]]() if distribution is None else _moves(distribution, owner_of)
+    under_way = sum(len(group.token_ids) for group in reading.groups if group.next_node is not None)
+    then = Counter(board.planned)
+    return {
+        "version": reading.cluster.version,
+        "moved": sum(moves.values()),
+        "under_way": under_way,
+        "moves": [{"from": giver, "to": receiver, "tokens": tokens} for (giver, receiver), tokens in moves.most_common()],
+        "nodes": [
+            {
+                "name": name,
+                "state": "active" if member.active else "draining",
+                "weight": member.weight,
+                "tokens": now[name],
+                "tokens_planned": then[name] if distribution is not None else now[name],
+            }
+            for name, member in members.items()
+        ],
+        "unmatched": [{"token_id": token, "node_patterns": list(p)} for token, p in sorted(board.unmatched.items())],
+    }
+
+
+def _suppose(members: dict[str, Member], without: Sequence[str], adding: Sequence[str]) -> dict[str, Member]:
+    for name in without:
+        if members.pop(name, None) is None:
+            raise ConfigError(f"there is no worker named {name!r} to leave out; `jobsync-async status` lists them")
+    for name in adding:
+        if name in members:
+            raise ConfigError(f"there is a worker named {name!r} already; add one of another name")
+        members[name] = Member(name, uuid4(), 0, 1.0, True)
+    return members
+
+
+def _moves(distribution: Distribution, owner_of: dict[int, str | None]) -> Counter[tuple[str | None, str | None]]:
+    """How many tokens go from whom to whom. A revocation that is withdrawn moves nothing."""
+    moves: Counter[tuple[str | None, str | None]] = Counter()
+    for kind in (distribution.create, distribution.assign, distribution.revoke):
+        for token, receiver in _receivers(distribution, kind):
+            giver = owner_of.get(token)
+            if kind is distribution.revoke and receiver is None:
+                continue
+            if giver != (receiver or None):
+                moves[giver, receiver or None] += 1
+    return moves
+
+
+def _receivers(distribution: Distribution, moves: Moves) -> list[tuple[int, str | None]]:
+    names: list[str | None] = [None, *distribution.names]
+    return [(token, names[receiver]) for token, receiver in zip(moves.token_ids, moves.receivers, strict=True)]

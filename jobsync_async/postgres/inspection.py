@@ -1,0 +1,56 @@
+"""Reading single things for people: whose a token is, and why."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jobsync_async.core.hashing import task_key
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.pool import Pool
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import int_array
+from jobsync_async.types import Owner
+
+
+class ClusterSettings(NamedTuple):
+    """What is fixed for the life of a cluster."""
+
+    schema_version: int
+    total_tokens: int
+    hash_function: str
+
+
+class Inspection:
+    """Read-only statements. All raise StoreUnavailable or SchemaError."""
+
+    def __init__(self, pool: Pool, queries: Queries) -> None:
+        self._pool = pool
+        self._queries = queries
+
+    async def settings(self) -> ClusterSettings:
+        """The cluster's settings."""
+        (row,) = await self._fetch("read_settings", {})
+        return ClusterSettings(*row)
+
+    async def owners_of(self, token_ids: Sequence[int]) -> dict[int, Owner]:
+        """The live owners of tokens; those of nobody are not in it."""
+        rows = await self._fetch("owners_of", {"token_ids": int_array(token_ids)})
+        return {row.token_id: Owner(row.node, row.address, row.epoch) for row in rows}
+
+    async def token(self, token_id: int) -> dict[str, Any] | None:
+        """A token's row with its live owner and the last distribution before its last change; None for one without a row."""
+        rows = await self._fetch("explain_token", {"token_id": token_id})
+        return dict(rows[0]._asdict()) if rows else None
+
+    async def task(self, text: str, date: dt.date) -> dict[str, Any]:
+        """Whether a task was begun or completed on a date."""
+        (row,) = await self._fetch("explain_task", {"task_key": task_key(text), "date": date})
+        return dict(row._asdict())
+
+    async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        async def work(connection: Connection) -> list[Any]:
+            return await (await connection.execute(self._queries[name], values)).fetchall()
+
+        return await self._pool.run(work)

@@ -1,0 +1,97 @@
+-- The statements for people who look after a cluster: the observer's, and those of the command line. They read; what the
+-- command line writes, it writes by the statements that workers use, in queries.sql. Form and rules are as there.
+
+-- name: look
+-- All that an observer shows, in one atomic read: the cluster, its workers, and the tokens changed since, each with the age
+-- number of its live owner.
+SELECT c.version, c.term, c.generation, c.total_tokens, c.hash_function,
+       (SELECT name FROM {node} n WHERE n.incarnation = c.leader_incarnation) AS leader,
+       workers.numbers, workers.names, workers.addresses, changed.token_ids, changed.owners
+FROM {cluster} c
+CROSS JOIN LATERAL (
+    SELECT array_agg(joined ORDER BY joined) AS numbers, array_agg(name ORDER BY joined) AS names,
+           array_agg(address ORDER BY joined) AS addresses
+    FROM {node}
+) workers
+CROSS JOIN LATERAL (
+    SELECT array_agg(t.token_id) AS token_ids, array_agg(o.joined) AS owners
+    FROM (
+        SELECT token_id, incarnation FROM {token} WHERE version > %(since)s
+        UNION ALL  -- as the first distribution made them: see read_changes
+        SELECT token_id, incarnation FROM {token} WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
+    ) t LEFT JOIN {node} o USING (incarnation)
+) changed
+
+-- name: owners_of
+SELECT t.token_id, n.name AS node, n.address, t.epoch
+FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_ids)s)
+
+-- == explain ==========================================================================================================
+
+-- name: explain_token
+-- A token's row, its live owner, and the last distribution up to its last change.
+SELECT t.node, t.epoch, nullif(t.next_node, '') AS next_node, t.next_node IS NOT NULL AS revoked, t.version, t.assigned_at,
+       extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS revoked_sec,
+       n.name AS owner, n.address, n.state,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec,
+       r.reason, r.at AS rebalanced_at, r.version AS rebalance_version
+FROM {token} t
+LEFT JOIN {node} n USING (incarnation)
+LEFT JOIN LATERAL (
+    SELECT reason, at, version FROM {rebalance} WHERE version <= t.version ORDER BY version DESC LIMIT 1
+) r ON true
+WHERE t.token_id = %(token_id)s
+
+-- name: explain_task
+-- Whether the task was begun or completed on a date, and by whom.
+SELECT c.node AS begun_by, c.claimed_at, c.error, a.node AS completed_by, a.completed_at
+FROM (SELECT 1) one
+LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = %(task_key)s
+LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = %(task_key)s
+
+-- == doctor ===========================================================================================================
+
+-- name: doctor_server
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_num,
+       current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
+       current_setting('transaction_read_only')::boolean AS read_only, current_user AS role, current_database() AS database,
+       current_setting('max_connections')::integer
+           - current_setting('superuser_reserved_connections')::integer AS connections_most,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections_used,
+       coalesce(current_setting('idle_session_timeout', true), '0') AS idle_session_timeout,
+       current_setting('fsync')::boolean AS fsync, current_setting('full_page_writes')::boolean AS full_page_writes,
+       pg_backend_pid() AS backend_pid, pg_notification_queue_usage() AS queue_usage
+
+-- name: doctor_clock
+SELECT extract(epoch FROM clock_timestamp())::double precision AS seconds
+
+-- name: doctor_rights
+-- What this role may do with each table; no row for a table that is not there.
+SELECT c.relname::text AS table, has_table_privilege(c.oid, 'SELECT') AS reads,
+       has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+           AS writes_all,
+       has_table_privilege(c.oid, 'INSERT') OR has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
+           AS writes_any
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s) ORDER BY c.relname
+
+-- name: doctor_may_use
+SELECT has_schema_privilege(oid, 'USAGE') AS uses FROM pg_namespace WHERE nspname = %(schema)s
+
+-- name: doctor_sizes
+-- Bytes and rows of each table. Dead rows are those that vacuum has yet to remove, by the statistics.
+SELECT c.relname::text AS table, pg_relation_size(c.oid) AS bytes, s.n_live_tup AS live, s.n_dead_tup AS dead
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_all_tables s ON s.relid = c.oid
+WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s) ORDER BY c.relname
+
+-- name: doctor_transactions
+-- The oldest transaction of this database: vacuum removes nothing that it may still see.
+SELECT pid, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::double precision AS seconds
+FROM pg_stat_activity
+WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+ORDER BY xact_start LIMIT 1
+
+-- == pins =============================================================================================================
+
+-- name: delete_pins_of_tasks
+DELETE FROM {lock} WHERE task_key = ANY(%(task_keys)s)
