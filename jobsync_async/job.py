@@ -13,7 +13,7 @@ import psycopg
 from typing_extensions import Self
 
 from jobsync_async import claims
-from jobsync_async.api.base import State, check_number, check_text
+from jobsync_async.api.base import State, check_number, check_text, require_asyncio
 from jobsync_async.api.health import Health
 from jobsync_async.api.ownership import Ownership
 from jobsync_async.api.pins import Pins
@@ -105,11 +105,12 @@ class Job(Ownership, Health, Records, Pins):
         """Join the cluster; returns when the first tokens are here, after the first call of `on_rebalance`.
 
         Raises:
-            UsageError: it was started before.
+            UsageError: it was started before, or no asyncio event loop runs here.
             NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was too short.
             ConfigError: the settings disagree with the cluster, or the server is behind a pooler in transaction mode.
             StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are missing.
         """
+        require_asyncio()
         if self._state != "new":
             raise UsageError("a Job can be started once; make a new one")
         self._state = "starting"
