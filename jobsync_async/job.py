@@ -79,7 +79,7 @@ class Job(Ownership, Health, Records, Pins):
         check_number("wait_on_enter", wait_on_enter)
         check_number("wait_on_exit", wait_on_exit)
         self.node_name = node_name
-        self.date = _date_of(date)
+        self.date: dt.date = _date_of(date)
         self._wait_on_enter = wait_on_enter
         self._wait_on_exit = wait_on_exit
         self._lock_provider = lock_provider

@@ -61,27 +61,27 @@ class Worker:
         self.config = config
         self.announcement = announcement
         self.clock = clock
-        self.metrics = Metrics()
-        self.backoff = Backoff(most_sec=min(2.0, config.heartbeat_interval_sec))
-        self.identity = Identity(name, uuid4())
-        self.lease = Lease(config.lease_sec)
+        self.metrics: Metrics = Metrics()
+        self.backoff: Backoff = Backoff(most_sec=min(2.0, config.heartbeat_interval_sec))
+        self.identity: Identity = Identity(name, uuid4())
+        self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
-        self.watch = Watch(config.heartbeat_timeout_sec, gap_sec=2 * config.heartbeat_interval_sec)
-        self.term = -1
+        self.watch: Watch = Watch(config.heartbeat_timeout_sec, gap_sec=2 * config.heartbeat_interval_sec)
+        self.term: int = -1
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
-        self.watches_all = False
-        self.version = -1
-        self.hinted = -1
+        self.watches_all: bool = False
+        self.version: int = -1
+        self.hinted: int = -1
         self.state: str | None = None
-        self.settled = False
+        self.settled: bool = False
         self.streams: WeakSet[Stream] = WeakSet()
-        self.ended = False
-        self.sync_wanted = asyncio.Event()
-        self.lead_wanted = asyncio.Event()
-        self.beat_wanted = asyncio.Event()
-        self.lease_extended = asyncio.Event()
-        self._changed = asyncio.Event()
+        self.ended: bool = False
+        self.sync_wanted: asyncio.Event = asyncio.Event()
+        self.lead_wanted: asyncio.Event = asyncio.Event()
+        self.beat_wanted: asyncio.Event = asyncio.Event()
+        self.lease_extended: asyncio.Event = asyncio.Event()
+        self._changed: asyncio.Event = asyncio.Event()
 
     # -- what is true now -----------------------------------------------------------------------------------------------
 

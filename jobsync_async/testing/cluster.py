@@ -43,7 +43,7 @@ class Cluster:
     def __init__(self, config: CoordinationConfig, *, partitionable: bool = True) -> None:
         self.config = config
         self.jobs: dict[str, Job] = {}
-        self.watch = OwnerWatch(self.jobs.values)
+        self.watch: OwnerWatch = OwnerWatch(self.jobs.values)
         self._partitionable = partitionable
         self._endpoint: tuple[str, int] | None = None
         self._proxies: dict[str, Proxy] = {}
