@@ -1,14 +1,17 @@
-"""Runs the tests against the built wheel, in environments of their own, as a user would have installed it.
+"""Checks the built wheel in environments of their own, as users have it installed.
 
-    uv run python -m tests.environments 3.10 3.12 3.13 lowest -- tests/unit
+    uv run python -m tests.environments 3.10 3.12 3.13 lowest types -- tests/unit
 
-Each name is a version of Python, or `lowest`: the oldest versions of everything that the project says it works with, on the
-oldest Python. What follows `--` goes to pytest. Nothing of this repository's package is where the tests run: they are copied.
+A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything that the project says it
+works with, on the oldest Python. `types`: every type that users can reach is known to a strict type checker. What follows `--`
+goes to pytest. The tests are copied to where nothing else of this repository is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +24,18 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 OLDEST = "3.10"
-NEEDED = ("tests", "examples", "docs", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml")
+NEEDED = (
+    "tests",
+    "examples",
+    "docs",
+    "benchmarks",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "pyproject.toml",
+)
+PUBLIC = ("jobsync_async", "jobsync_async.testing")
 LIMIT_SEC = 1200
 
 
@@ -41,6 +55,32 @@ def direct_requirements() -> list[str]:
 
 def _extras(requirement: Requirement) -> str:
     return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+
+
+def check_types(wheel: Path, folder: Path) -> bool:
+    """Let a type checker look at the installed wheel; say what it does not know of what users can import."""
+    commands = folder / "venv" / "bin"
+    _run("uv", "venv", "--quiet", str(folder / "venv"))
+    wanted = [f"jobsync-async[demo,testing] @ {wheel.as_uri()}", "basedpyright"]
+    _run("uv", "pip", "install", "--quiet", "--python", str(commands / "python"), *wanted)
+    unknown, known = [], 0
+    for module in PUBLIC:
+        names = _run(
+            str(commands / "python"), "-c", f"import {module} as m; print(*(n for n in m.__all__ if n[0] != '_'))", cwd=folder
+        ).split()
+        told = subprocess.run(
+            [commands / "basedpyright", "--verifytypes", module, "--ignoreexternal", "--outputjson"],
+            cwd=folder,
+            env={**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            check=False,  # it also complains of what users cannot reach
+            timeout=LIMIT_SEC,
+        )
+        symbols = {symbol["name"]: symbol["isTypeKnown"] for symbol in json.loads(told.stdout)["typeCompleteness"]["symbols"]}
+        known += sum(symbols.get(f"{module}.{name}", False) for name in names)
+        unknown += [f"{module}.{name}" for name in names if not symbols.get(f"{module}.{name}")]
+    print(f"== types: {known} public names are known with all that they refer to; not known: {unknown or 'none'}", flush=True)
+    return not unknown
 
 
 def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
@@ -74,7 +114,7 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="3.10, 3.11, …, or lowest")
+    parser.add_argument("names", nargs="+", help="3.10, 3.11, …, lowest, or types")
     own, _, arguments = " ".join(sys.argv[1:]).partition(" -- ")
     names = parser.parse_args(own.split()).names
     with tempfile.TemporaryDirectory(prefix="jobsync_async-") as name:
@@ -84,7 +124,9 @@ def main() -> None:
         failed = []
         for environment in names:
             (folder / environment).mkdir()
-            if not try_in(environment, wheel, folder / environment, arguments.split()):
+            place = folder / environment
+            types = environment == "types"
+            if not (check_types(wheel, place) if types else try_in(environment, wheel, place, arguments.split())):
                 failed.append(environment)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
