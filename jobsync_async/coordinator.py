@@ -248,10 +248,14 @@ class Coordinator:
         try:
             await asyncio.shield(self._supervisor)
         except asyncio.CancelledError:
-            self._hurry = True
-            self.worker.wake_waiters()
+            self.hurry()
             await finish_first(_ended(self._supervisor))
             raise
+
+    def hurry(self) -> None:
+        """Cancel the claims that are open when it stops, instead of waiting for them; now, if it is stopping."""
+        self._hurry = True
+        self.worker.wake_waiters()
 
     async def _withdraw(self) -> None:
         """Undo a start that did not get far."""
