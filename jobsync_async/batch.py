@@ -24,6 +24,7 @@ from jobsync_async.core.rows import Progress, Work
 from jobsync_async.engine import Records
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable, UsageError
 from jobsync_async.groups import task_group
+from jobsync_async.owned import Handler, NotAsync, handled
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, task_id_of
@@ -31,7 +32,6 @@ from jobsync_async.types import BatchResult, task_id_of
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-Handler = Callable[[Claim], Awaitable[object]]
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
@@ -270,17 +270,29 @@ class Batch:
         attempt = 1
         while True:
             try:
-                await self._handler(claim)
+                await handled(self._handler, claim)
                 return None
-            except (NotOwner, OwnershipLost):
+            except (NotOwner, OwnershipLost, NotAsync):
                 raise
             except Exception as error:
-                logger.warning("task %r raised in attempt %d of %d", claim.task_id, attempt, self._attempts, exc_info=True)
+                self._log_failure(claim, attempt, error)
                 if attempt == self._attempts:
                     return f"{type(error).__name__}: {error}"
             await anyio.sleep(_BACKOFF.wait_sec(attempt, random.random()))  # noqa: S311 - a jitter
             claim.check()
             attempt += 1
+
+    def _log_failure(self, claim: Claim, attempt: int, error: Exception) -> None:
+        name = self._worker.identity.name
+        logger.warning(
+            "%s: the handler of task %r raised in attempt %d of %d",
+            name,
+            claim.task_id,
+            attempt,
+            self._attempts,
+            exc_info=error,
+            extra={"node": name, "task_id": task_text(claim.task_id), "token_id": claim.token_id, "failures": attempt},
+        )
 
     def _close(self, item: Item, where: set[Hashable], error: str | None = None) -> None:
         if self._open.pop(item.text, None) is None:
@@ -310,5 +322,6 @@ class Batch:
                 if self._worker.ended:
                     raise
                 failures += 1
-                logger.info("the batch waits for PostgreSQL: %s", error)
+                name = self._worker.identity.name
+                logger.info("%s: the batch waits for PostgreSQL: %s", name, error, extra={"node": name, "failures": failures})
                 await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter

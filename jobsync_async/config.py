@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import psycopg
@@ -18,6 +18,8 @@ from jobsync_async.errors import ConfigError
 _MAX_NAME_BYTES = 63
 _MAX_APPNAME = _MAX_NAME_BYTES - len("token_next_node_idx")
 _MAX_TOKENS = 1_000_000
+
+_SHOWN = ("host", "hostaddr", "port", "dbname", "user")
 
 # Set so that a dead network is noticed within a lease; what the DSN or the environment says wins.
 _CONNECTION_DEFAULTS = {
@@ -74,6 +76,21 @@ class CoordinationConfig:
     handoff_timeout_sec: float = 30
     on_handoff_timeout: Literal["wait", "leave"] = "wait"
     failover: Literal["lease", "session"] = "lease"
+
+    def __repr__(self) -> str:
+        """What differs from the defaults; of a DSN, where it leads and nothing that could be secret."""
+        parts = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "password" and (value != one.default or one.name == "appname"):
+                parts[one.name] = value
+        if self.dsn is not None:
+            try:
+                given = conninfo_to_dict(self.dsn)
+                parts["dsn"] = " ".join(f"{name}={given[name]}" for name in _SHOWN if given.get(name))
+            except (psycopg.Error, TypeError):
+                parts["dsn"] = "cannot be parsed"
+        return f"CoordinationConfig({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
 
     def __post_init__(self) -> None:
         self._check_names()

@@ -109,6 +109,8 @@ class Coordinator:
             await worker.until(lambda: self._told.is_set() or self.failure)
         if self.failure is not None:
             raise self.failure
+        name, tokens, app = worker.identity.name, len(worker.ownership.owned), worker.config.appname
+        logger.info("%s joined %s with %d tokens", name, app, tokens, extra={"node": name, "appname": app, "tokens": tokens})
 
     def _opened(self) -> Store:
         assert self.store is not None, "open() comes first"
@@ -198,7 +200,9 @@ class Coordinator:
 
     def _fail(self, error: BaseException) -> None:
         name = self.worker.identity.name
-        logger.error("%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name})
+        logger.error(
+            "%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name, "error": type(error).__name__}
+        )
         if self.failure is None:
             self.failure = error
         self._stop_wanted.set()

@@ -22,7 +22,6 @@ from jobsync_async.api.ownership import Ownership
 from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
 from jobsync_async.batch import Batch
-from jobsync_async.batch import Handler as BatchHandler
 from jobsync_async.callbacks import Callback, call
 from jobsync_async.claims import Claim, ClaimScope, OnRevoke
 from jobsync_async.config import CoordinationConfig
@@ -31,8 +30,7 @@ from jobsync_async.core.hashing import token_hasher
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, StoreError, UsageError
 from jobsync_async.host import HostTask
-from jobsync_async.owned import Handler as OwnedHandler
-from jobsync_async.owned import Ids, OwnedRunner, check_handler
+from jobsync_async.owned import Handler, Ids, OwnedRunner, check_handler, check_ids
 from jobsync_async.process import announce
 from jobsync_async.progress import ProgressCallback
 from jobsync_async.signals import Signals
@@ -87,6 +85,12 @@ class Job(Ownership, Health, Records, Pins):
         handle_signals: bool = False,
     ) -> None:
         check_text("node_name", node_name)
+        if coordination_config is not None and not isinstance(coordination_config, CoordinationConfig):
+            kind = type(coordination_config).__name__  # not the value: a DSN holds a password
+            raise ConfigError(
+                f"coordination_config must be a CoordinationConfig, or None for a standalone job; got a {kind}. "
+                "A DSN goes into CoordinationConfig(dsn=…)"
+            )
         if address is not None:
             check_text("address", address)
         check_number("weight", weight)
@@ -113,7 +117,12 @@ class Job(Ownership, Health, Records, Pins):
         self._state: State = "new"
 
     def __repr__(self) -> str:
-        return f"<Job {self.node_name!r} {self._state}, {len(self.my_tokens)} tokens>"
+        if self._state != "running":
+            return f"<Job {self.node_name!r} {self._state}>"
+        worker = self._worker
+        tokens = f"{len(self.my_tokens)} of {worker.config.total_tokens} tokens"
+        lease = f"lease for {worker.lease.remaining(worker.clock()):.1f} s"
+        return f"<Job {self.node_name!r} running, {tokens}, {lease}{', leads' if self.am_i_leader() else ''}>"
 
     # -- starting and stopping ------------------------------------------------------------------------------------------
 
@@ -166,6 +175,7 @@ class Job(Ownership, Health, Records, Pins):
             raise failed
 
     async def __aenter__(self) -> Self:
+        require_asyncio()
         if self._signals is not None:
             self._signals.install()
         self._host.enter()
@@ -207,8 +217,12 @@ class Job(Ownership, Health, Records, Pins):
 
     def _told_to_leave(self) -> None:
         name, number = self.node_name, self.stop_signal
-        extra = {"node": name, "signal": None if number is None else number.name}
-        logger.info("%s was told to end: it hands on and leaves; a second signal makes it leave at once", name, extra=extra)
+        assert number is not None, "that is why this is called"
+        logger.info(
+            "%s was told to end: it hands on and leaves; a second signal makes it leave at once",
+            name,
+            extra={"node": name, "signal": number.name},
+        )
         if self._state == "running" and isinstance(self._engine, Coordinator):
             self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
         else:
@@ -259,7 +273,7 @@ class Job(Ownership, Health, Records, Pins):
         """
         await claims.fence(self._worker, connection, claim)
 
-    async def run_owned(self, ids: Ids, handler: OwnedHandler, *, refresh_sec: float = 5.0) -> None:
+    async def run_owned(self, ids: Ids, handler: Handler, *, refresh_sec: float = 5.0) -> None:
         """Run one coroutine per owned id, cluster-wide, until the job stops or this call is cancelled.
 
         A coroutine starts when its id's token comes here. It is cancelled as soon as the token is to go, and the next worker
@@ -273,6 +287,8 @@ class Job(Ownership, Health, Records, Pins):
         """
         self._require_started()
         check_handler(handler)
+        if not callable(ids):
+            check_ids(ids)
         check_number("refresh_sec", refresh_sec)
         claim = partial(self._claim, on_revoke="cancel")
         await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec).run()
@@ -280,7 +296,7 @@ class Job(Ownership, Health, Records, Pins):
     async def run_batch(
         self,
         ids: Iterable[TaskOrId],
-        handler: BatchHandler,
+        handler: Handler,
         *,
         concurrency: int = 8,
         attempts: int = 3,
@@ -305,6 +321,7 @@ class Job(Ownership, Health, Records, Pins):
         """
         self._require_started()
         check_handler(handler)
+        check_ids(ids)
         for name, value in (("concurrency", concurrency), ("attempts", attempts)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")

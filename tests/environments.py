@@ -35,7 +35,7 @@ NEEDED = (
     "LICENSE",
     "pyproject.toml",
 )
-PUBLIC = ("jobsync_async", "jobsync_async.testing")
+PUBLIC = ("jobsync_async", "jobsync_async.testing", "jobsync_async.progress")
 LIMIT_SEC = 1200
 
 

@@ -28,7 +28,9 @@ class Started:
 
     def _require_started(self) -> None:
         if self._engine.failure is not None:
-            raise UsageError(f"the job has ended: {self._engine.failure}") from self._engine.failure
+            raise UsageError(
+                f"the job has ended, make a new one; what ended it: {self._engine.failure}"
+            ) from self._engine.failure
         if self._state in ("new", "starting"):
             raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
         if self._state == "stopped":

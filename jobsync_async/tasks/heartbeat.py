@@ -32,7 +32,8 @@ async def keep_beating(worker: Worker, membership: Membership) -> None:
         try:
             alive = await beat_once(worker, membership)
             if not alive:
-                logger.warning("%s was expired by the cluster and joins anew", worker.identity.name)
+                name = worker.identity.name
+                logger.warning("%s was expired by the cluster and joins anew", name, extra={"node": name})
                 worker.begin_incarnation()
                 worker.metrics.rejoins += 1
                 await join(worker, membership)
@@ -106,6 +107,7 @@ async def join(worker: Worker, membership: Membership) -> None:
                 worker.identity.name,
                 refusal.holder,
                 worker.config.heartbeat_timeout_sec,
+                extra={"node": worker.identity.name, "seconds": worker.config.heartbeat_timeout_sec},
             )
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)

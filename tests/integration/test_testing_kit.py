@@ -53,7 +53,7 @@ async def test_a_worker_that_is_cut_off_stops_by_itself_and_comes_back(kit, sile
             await cluster.settled(workers=["berta"])
             assert not anna.my_tokens
             with pytest.raises(psycopg.OperationalError) if not silent else pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5) if hasattr(asyncio, "timeout") else anyio.fail_after(0.5):
+                with anyio.fail_after(0.5):
                     await psycopg.AsyncConnection.connect((await cluster.config_for("anna")).conninfo("test"))
         await cluster.even()
         assert berta.metrics.lease_losses == 0
