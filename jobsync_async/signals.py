@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from jobsync_async.errors import UsageError
 
@@ -20,17 +20,21 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT)
 class Signals:
     """From `install` to `restore`: the first signal calls `on_first`, the second one `on_second`, both on the event loop.
 
-    After the second one, a third does what it did before. Signals of either kind count together.
+    Signals of either kind count together. After the second one, a third does what it did before. Several of these at a time,
+    for several jobs in one process, hear of the same signals; the last one to go puts back what was there before the first.
 
     Attributes:
         received: the first that came; None before.
     """
 
+    _active: ClassVar[list[Signals]] = []
+    _before: ClassVar[dict[signal.Signals, Any]] = {}
+
     def __init__(self, on_first: Callable[[], object], on_second: Callable[[], object]) -> None:
         self.received: signal.Signals | None = None
         self._on_first = on_first
         self._on_second = on_second
-        self._before: dict[signal.Signals, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
         """Begin to handle. Raises UsageError in any thread but the main one, where Python allows no handlers."""
@@ -40,19 +44,27 @@ class Signals:
                 f"{threading.current_thread().name!r}: leave it out here, and end this job from the main thread's handler, for "
                 "example by cancelling its task with loop.call_soon_threadsafe(task.cancel)"
             )
-        loop = asyncio.get_running_loop()
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._came, signal.Signals(number))
-
-        self._before = {number: signal.signal(number, handle) for number in _HANDLED}
+        self._loop = asyncio.get_running_loop()
+        if not self._active:
+            self._before.update({number: signal.signal(number, self._handle) for number in _HANDLED})
+        self._active.append(self)
 
     def restore(self) -> None:
-        """Put back what was there before. Doing it again does nothing."""
-        before, self._before = self._before, {}
-        for number, handler in before.items():
-            # None: it was not set from Python, and cannot be set again from there; the default is what is closest.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        """Handle no more. Doing it again does nothing."""
+        if self not in self._active:
+            return
+        self._active.remove(self)
+        if not self._active:
+            for number, handler in self._before.items():
+                # None: it was not set from Python, and cannot be set again from there; the default is what is closest.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._before.clear()
+
+    @classmethod
+    def _handle(cls, number: int, frame: FrameType | None) -> None:
+        for active in cls._active:
+            assert active._loop is not None, "it was installed"
+            active._loop.call_soon_threadsafe(active._came, signal.Signals(number))
 
     def _came(self, number: signal.Signals) -> None:
         if self.received is None:

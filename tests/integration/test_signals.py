@@ -177,6 +177,27 @@ async def test_a_claim_of_the_body_itself_may_finish_and_a_second_signal_cancels
     assert seen == [True]
 
 
+async def test_all_jobs_of_a_process_leave_and_the_last_puts_the_handlers_back(handlers):
+    left: list[str] = []
+
+    async def use(name: str, release: asyncio.Event) -> None:
+        async with Job(name, handle_signals=True) as job:
+            await release.wait()
+        left.append(f"{name} {job.stop_signal}")
+
+    first, never = asyncio.Event(), asyncio.Event()
+    tasks = [asyncio.create_task(use(name, event)) for name, event in [("anna", first), ("berta", never), ("carla", never)]]
+    await asyncio.sleep(0.01)
+    first.set()
+    await tasks[0]
+    assert signal.getsignal(signal.SIGTERM) is not mine
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.gather(*tasks)
+    assert left[0] == "anna None"
+    assert sorted(left[1:]) == [f"berta {signal.SIGTERM}", f"carla {signal.SIGTERM}"]
+    assert signal.getsignal(signal.SIGTERM) is mine
+
+
 def test_outside_the_main_thread_it_says_what_to_do():
     raised: list[BaseException] = []
 
