@@ -42,7 +42,7 @@ def mine(job: Job) -> tuple[list[str], list[str]]:
 async def work(name: str, dsn: str) -> None:
     """Say what is ours, whenever that changes."""
     config = CoordinationConfig(dsn=dsn, appname="gpu_")
-    async with Job(name, config, lock_provider=pin_models) as job:
+    async with Job(name, config, lock_provider=pin_models, handle_signals=True) as job:
         await show_pins(job)
         async for change in job.token_changes():
             models, reports = mine(job)
@@ -56,7 +56,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except KeyboardInterrupt:
-        print("left")
+    asyncio.run(main())
+    print("left")

@@ -48,7 +48,7 @@ async def work(name: str, dsn: str, servers: str, topic: str, partitions: int, h
     config = CoordinationConfig(
         dsn=dsn, appname=f"kafka_{topic}_", total_tokens=partitions, hash_function="modulo", rebalance_delay_sec=0.5
     )
-    async with Job(name, config) as job:
+    async with Job(name, config, handle_signals=True) as job:
         await job.run_owned(range(partitions), lambda claim: consume(claim, servers, topic, handle))
 
 
@@ -65,7 +65,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except KeyboardInterrupt:
-        print("left")
+    asyncio.run(main())
+    print("left")

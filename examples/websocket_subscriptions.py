@@ -47,7 +47,7 @@ async def unsubscribe(upstream: ClientConnection, symbol: str) -> None:
 
 async def work(name: str, dsn: str, url: str, on_price: OnPrice) -> None:
     """Join, and hold this worker's subscriptions until it is stopped."""
-    async with Job(name, CoordinationConfig(dsn=dsn, appname="ws_")) as job:
+    async with Job(name, CoordinationConfig(dsn=dsn, appname="ws_"), handle_signals=True) as job:
         await job.run_owned(SYMBOLS, lambda claim: stream_symbol(claim, url, on_price))
 
 
@@ -58,7 +58,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except KeyboardInterrupt:
-        print("left")
+    asyncio.run(main())
+    print("left")

@@ -24,13 +24,14 @@ from jobsync_async.core.rows import Progress, Work
 from jobsync_async.engine import Records
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable, UsageError
 from jobsync_async.groups import task_group
+from jobsync_async.owned import Handler, NotAsync, handled
+from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, task_id_of
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-Handler = Callable[[Claim], Awaitable[object]]
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
@@ -97,6 +98,7 @@ class Batch:
         token_of: the token that an id hashes to.
         concurrency: how many handlers may run at once here.
         attempts: how often a handler that raises is called before the task is given up.
+        progress: called as the batch proceeds.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Batch:
         handler: Handler,
         concurrency: int,
         attempts: int,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self._worker = worker
         self._records = records
@@ -130,6 +133,8 @@ class Batch:
         self._elsewhere: set[Hashable] = set()
         self._failed: dict[Hashable, str] = {}
         self._news = asyncio.Event()
+        self._total, self._started_at = len(self._open), worker.clock()
+        self._reporter = None if progress is None else Reporter(progress, self._progress)
         self._begin = Grouped(self._record_claims)
         self._complete = Grouped(self._record_completions)
 
@@ -139,11 +144,19 @@ class Batch:
         async with task_group() as group:
             for task in (self._watch_ownership, self._poll, self._begin.run, self._complete.run):
                 group.start_soon(task)
+            if self._reporter is not None:
+                group.start_soon(self._reporter.run)
             for _ in range(min(self._concurrency, len(self._open))):
                 group.start_soon(self._work)
             await self._until_done()
             group.cancel_scope.cancel()
+        if self._reporter is not None:
+            await self._reporter.finish()
         return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed))
+
+    def _progress(self) -> BatchProgress:
+        here, elsewhere, failed = len(self._here), len(self._elsewhere), len(self._failed)
+        return BatchProgress(self._total, here, elsewhere, failed, self._worker.clock() - self._started_at)
 
     async def _until_done(self) -> None:
         while self._open:
@@ -257,17 +270,29 @@ class Batch:
         attempt = 1
         while True:
             try:
-                await self._handler(claim)
+                await handled(self._handler, claim)
                 return None
-            except (NotOwner, OwnershipLost):
+            except (NotOwner, OwnershipLost, NotAsync):
                 raise
             except Exception as error:
-                logger.warning("task %r raised in attempt %d of %d", claim.task_id, attempt, self._attempts, exc_info=True)
+                self._log_failure(claim, attempt, error)
                 if attempt == self._attempts:
                     return f"{type(error).__name__}: {error}"
             await anyio.sleep(_BACKOFF.wait_sec(attempt, random.random()))  # noqa: S311 - a jitter
             claim.check()
             attempt += 1
+
+    def _log_failure(self, claim: Claim, attempt: int, error: Exception) -> None:
+        name = self._worker.identity.name
+        logger.warning(
+            "%s: the handler of task %r raised in attempt %d of %d",
+            name,
+            claim.task_id,
+            attempt,
+            self._attempts,
+            exc_info=error,
+            extra={"node": name, "task_id": task_text(claim.task_id), "token_id": claim.token_id, "failures": attempt},
+        )
 
     def _close(self, item: Item, where: set[Hashable], error: str | None = None) -> None:
         if self._open.pop(item.text, None) is None:
@@ -276,6 +301,8 @@ class Batch:
             where.add(item.task_id)
         else:
             self._failed[item.task_id] = error
+        if self._reporter is not None:
+            self._reporter.changed()
         if not self._open:
             self._news.set()
 
@@ -295,5 +322,6 @@ class Batch:
                 if self._worker.ended:
                     raise
                 failures += 1
-                logger.info("the batch waits for PostgreSQL: %s", error)
+                name = self._worker.identity.name
+                logger.info("%s: the batch waits for PostgreSQL: %s", name, error, extra={"node": name, "failures": failures})
                 await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter

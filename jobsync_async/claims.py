@@ -38,7 +38,7 @@ class Claim:
         self._why_lost: str | None = None
 
     def __repr__(self) -> str:
-        state = "valid" if self.valid else "ended" if self._why_lost is None else "lost"
+        state = "valid" if self.valid else "lost" if self._why_lost else "ended" if self.epoch else "not entered"
         return f"<Claim {self.task_id!r} token={self.token_id} epoch={self.epoch} {state}>"
 
     @property
@@ -73,7 +73,8 @@ class Claim:
         """The error that says that this claim is over, and why."""
         why = self._why_lost or ("its scope has ended" if not self._open else "the lease is over")
         return OwnershipLost(
-            f"task {self.task_id!r} (token {self.token_id}, epoch {self.epoch}) is not this worker's any more: {why}",
+            f"task {self.task_id!r} (token {self.token_id}, epoch {self.epoch}) is not this worker's any more: {why}; "
+            "undo what is not committed, and leave it to its new owner",
             task_id=self.task_id,
             token_id=self.token_id,
             epoch=self.epoch,
@@ -95,13 +96,17 @@ class ClaimScope:
         self._scope = anyio.CancelScope()
         self._on_revoke = on_revoke
 
+    def __repr__(self) -> str:
+        return f"<ClaimScope of {self._claim!r}>"
+
     async def __aenter__(self) -> Claim:
         worker, claim = self._worker, self._claim
         # From here to the registration nothing is awaited: a revocation comes before and is seen, or after and sees us.
         epoch = worker.ownership.enter(claim.token_id, self) if worker.may_act() else None
         if epoch is None:
             raise NotOwner(
-                f"task {claim.task_id!r} (token {claim.token_id}) is not this worker's; leave it to its owner",
+                f"task {claim.task_id!r} (token {claim.token_id}) is not this worker's: leave it to its owner, and ask "
+                "job.owns(…) first",
                 task_id=claim.task_id,
                 token_id=claim.token_id,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import psycopg
@@ -21,6 +21,7 @@ _MAX_TOKENS = 1_000_000
 
 # libpq 14 was the first to tell a primary by its role instead of by what the session may do.
 _KNOWS_PRIMARY = 140000
+_SHOWN = ("host", "hostaddr", "port", "dbname", "user")
 
 # Set so that a dead network is noticed within a lease; what the DSN or the environment says wins.
 _CONNECTION_DEFAULTS = {
@@ -84,6 +85,21 @@ class CoordinationConfig:
     notify: bool = True
     poll_interval_sec: float = 1
     failover: Literal["lease", "session"] = "lease"
+
+    def __repr__(self) -> str:
+        """What differs from the defaults; of a DSN, where it leads and nothing that could be secret."""
+        parts = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "password" and (value != one.default or one.name == "appname"):
+                parts[one.name] = value
+        if self.dsn is not None:
+            try:
+                given = conninfo_to_dict(self.dsn)
+                parts["dsn"] = " ".join(f"{name}={given[name]}" for name in _SHOWN if given.get(name))
+            except (psycopg.Error, TypeError):
+                parts["dsn"] = "cannot be parsed"
+        return f"CoordinationConfig({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
 
     def __post_init__(self) -> None:
         self._check_names()

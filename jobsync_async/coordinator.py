@@ -133,6 +133,8 @@ class Coordinator:
             await worker.until(lambda: self._told.is_set() or self.failure)
         if self.failure is not None:
             raise self.failure
+        name, tokens, app = worker.identity.name, len(worker.ownership.owned), worker.config.appname
+        logger.info("%s joined %s with %d tokens", name, app, tokens, extra={"node": name, "appname": app, "tokens": tokens})
 
     def _opened(self) -> Store:
         assert self.store is not None, "open() comes first"
@@ -221,7 +223,9 @@ class Coordinator:
 
     def _fail(self, error: BaseException) -> None:
         name = self.worker.identity.name
-        logger.error("%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name})
+        logger.error(
+            "%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name, "error": type(error).__name__}
+        )
         if self.failure is None:
             self.failure = error
         self._stop_wanted.set()
@@ -279,10 +283,14 @@ class Coordinator:
         try:
             await asyncio.shield(self._supervisor)
         except asyncio.CancelledError:
-            self._hurry = True
-            self.worker.wake_waiters()
+            self.hurry()
             await finish_first(_ended(self._supervisor))
             raise
+
+    def hurry(self) -> None:
+        """Cancel the claims that are open when it stops, instead of waiting for them; now, if it is stopping."""
+        self._hurry = True
+        self.worker.wake_waiters()
 
     async def _withdraw(self) -> None:
         """Undo a start that did not get far."""

@@ -72,6 +72,9 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """Leave, and end everything; also after an `open` or `start` that raised."""
 
+    def hurry(self) -> None:
+        """Do not wait for work under way, now and when it stops: cancel it."""
+
     def tell_failure_to(self, listener: Callable[[], object]) -> None:
         """Call `listener` when something ends the job; at once if it has ended."""
 

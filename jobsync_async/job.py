@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
+import signal
 from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any
 
+import anyio
 import psycopg
 from typing_extensions import Self
 
 from jobsync_async import claims
-from jobsync_async.api.base import State, check_number, check_text
+from jobsync_async.api.base import State, check_number, check_text, require_asyncio
 from jobsync_async.api.health import Health
 from jobsync_async.api.ownership import Ownership
 from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
 from jobsync_async.batch import Batch
-from jobsync_async.batch import Handler as BatchHandler
 from jobsync_async.callbacks import Callback, call
 from jobsync_async.claims import Claim, ClaimScope, OnRevoke
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.engine import Engine
-from jobsync_async.errors import ConfigError, UsageError
+from jobsync_async.errors import ConfigError, StoreError, UsageError
 from jobsync_async.host import HostTask
-from jobsync_async.owned import Handler as OwnedHandler
-from jobsync_async.owned import Ids, OwnedRunner, check_handler
+from jobsync_async.owned import Handler, Ids, OwnedRunner, check_handler, check_ids
 from jobsync_async.process import announce
+from jobsync_async.progress import ProgressCallback
+from jobsync_async.signals import Signals
 from jobsync_async.standalone import Standalone
 from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
+
+logger = logging.getLogger(__name__)
 
 
 class Job(Ownership, Health, Records, Pins):
@@ -51,6 +56,12 @@ class Job(Ownership, Health, Records, Pins):
             argument. Revoked tokens are handed on when it returns. If it raises, the job leaves and raises that.
         weight: this worker's share relative to the others, 0 or more; 0 gets pinned tasks only.
         address: what `owner_of` tells others, to route requests here.
+        handle_signals: in ``async with``, SIGTERM and SIGINT make this worker hand everything on, cancel the body, and leave;
+            the program goes on after the block, with `stop_signal` set. A second signal makes it leave at once. A signal while
+            it still joins ends the program, in order. Works in the main thread only.
+
+    Attributes:
+        node_name, date: as given.
 
     Callbacks may be plain or asynchronous; a plain one blocks the event loop while it runs.
 
@@ -71,15 +82,22 @@ class Job(Ownership, Health, Records, Pins):
         on_rebalance: Callback | None = None,
         weight: float = 1.0,
         address: str | None = None,
+        handle_signals: bool = False,
     ) -> None:
         check_text("node_name", node_name)
+        if coordination_config is not None and not isinstance(coordination_config, CoordinationConfig):
+            kind = type(coordination_config).__name__  # not the value: a DSN holds a password
+            raise ConfigError(
+                f"coordination_config must be a CoordinationConfig, or None for a standalone job; got a {kind}. "
+                "A DSN goes into CoordinationConfig(dsn=…)"
+            )
         if address is not None:
             check_text("address", address)
         check_number("weight", weight)
         check_number("wait_on_enter", wait_on_enter)
         check_number("wait_on_exit", wait_on_exit)
         self.node_name = node_name
-        self.date = _date_of(date)
+        self.date: dt.date = _date_of(date)
         self._wait_on_enter = wait_on_enter
         self._wait_on_exit = wait_on_exit
         self._lock_provider = lock_provider
@@ -94,10 +112,17 @@ class Job(Ownership, Health, Records, Pins):
         self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
         self._task_log = TaskLog(self._engine, self._token_of, self.date)
         self._host = HostTask()
+        self._signals = Signals(self._told_to_leave, self._told_to_hurry) if handle_signals else None
+        self._handing_on: asyncio.Task[None] | None = None
         self._state: State = "new"
 
     def __repr__(self) -> str:
-        return f"<Job {self.node_name!r} {self._state}, {len(self.my_tokens)} tokens>"
+        if self._state != "running":
+            return f"<Job {self.node_name!r} {self._state}>"
+        worker = self._worker
+        tokens = f"{len(self.my_tokens)} of {worker.config.total_tokens} tokens"
+        lease = f"lease for {worker.lease.remaining(worker.clock()):.1f} s"
+        return f"<Job {self.node_name!r} running, {tokens}, {lease}{', leads' if self.am_i_leader() else ''}>"
 
     # -- starting and stopping ------------------------------------------------------------------------------------------
 
@@ -105,11 +130,12 @@ class Job(Ownership, Health, Records, Pins):
         """Join the cluster; returns when the first tokens are here, after the first call of `on_rebalance`.
 
         Raises:
-            UsageError: it was started before.
+            UsageError: it was started before, or no asyncio event loop runs here.
             NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was too short.
             ConfigError: the settings disagree with the cluster, or the server is behind a pooler in transaction mode.
             StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are missing.
         """
+        require_asyncio()
         if self._state != "new":
             raise UsageError("a Job can be started once; make a new one")
         self._state = "starting"
@@ -138,7 +164,7 @@ class Job(Ownership, Health, Records, Pins):
         """
         if self._state == "running":
             self._state = "stopping"
-            if self._wait_on_exit and self._engine.failure is None:
+            if self._wait_on_exit and self._engine.failure is None and self.stop_signal is None:
                 await asyncio.sleep(self._wait_on_exit)
         try:
             await self._engine.stop()
@@ -149,20 +175,73 @@ class Job(Ownership, Health, Records, Pins):
             raise failed
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        require_asyncio()
+        if self._signals is not None:
+            self._signals.install()
         self._host.enter()
+        try:
+            await self.start()
+        except BaseException as error:
+            interrupted = self._host.leave(error)
+            if self._signals is not None:
+                self._signals.restore()
+                if interrupted:  # there is no block yet that could end, and nothing after it to go on with
+                    raise self._signals.exit() from None
+            raise
         self._engine.tell_failure_to(self._host.interrupt)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         interrupted = self._host.leave(error)
         try:
+            if self._handing_on is not None:
+                self._handing_on.cancel()
+                await asyncio.wait([self._handing_on])
             await self.stop()
         except Exception:
             if error is None or interrupted:
                 raise  # what ended the job, in place of the cancellation that it caused
+        finally:
+            if self._signals is not None:
+                self._signals.restore()
+        return interrupted  # here it was a signal that cancelled the body: the block has ended as it should
+
+    # -- signals --------------------------------------------------------------------------------------------------------
+
+    @property
+    def stop_signal(self) -> signal.Signals | None:
+        """The signal that made this worker leave, with ``handle_signals=True``; None if none did. No I/O."""
+        return None if self._signals is None else self._signals.received
+
+    def _told_to_leave(self) -> None:
+        name, number = self.node_name, self.stop_signal
+        assert number is not None, "that is why this is called"
+        logger.info(
+            "%s was told to end: it hands on and leaves; a second signal makes it leave at once",
+            name,
+            extra={"node": name, "signal": number.name},
+        )
+        if self._state == "running" and isinstance(self._engine, Coordinator):
+            self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
+        else:
+            self._host.interrupt()
+
+    def _told_to_hurry(self) -> None:
+        logger.warning("%s was told again: it leaves at once", self.node_name, extra={"node": self.node_name})
+        self._engine.hurry()
+        self._host.interrupt()
+
+    async def _hand_on(self) -> None:
+        """Let the work under way end while the body still runs, then cancel the body."""
+        try:
+            with anyio.move_on_after(self._worker.config.handoff_timeout_sec + 1):
+                await self._engine.set_draining(True)
+        except StoreError as error:  # leaving hands on what is left, or the lease runs out
+            logger.info("%s could not hand on: %s", self.node_name, error, extra={"node": self.node_name})
+        finally:
+            self._host.interrupt()
 
     # -- beyond jobsync -------------------------------------------------------------------------------------------------
 
@@ -194,7 +273,7 @@ class Job(Ownership, Health, Records, Pins):
         """
         await claims.fence(self._worker, connection, claim)
 
-    async def run_owned(self, ids: Ids, handler: OwnedHandler, *, refresh_sec: float = 5.0) -> None:
+    async def run_owned(self, ids: Ids, handler: Handler, *, refresh_sec: float = 5.0) -> None:
         """Run one coroutine per owned id, cluster-wide, until the job stops or this call is cancelled.
 
         A coroutine starts when its id's token comes here. It is cancelled as soon as the token is to go, and the next worker
@@ -208,12 +287,20 @@ class Job(Ownership, Health, Records, Pins):
         """
         self._require_started()
         check_handler(handler)
+        if not callable(ids):
+            check_ids(ids)
         check_number("refresh_sec", refresh_sec)
         claim = partial(self._claim, on_revoke="cancel")
         await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec).run()
 
     async def run_batch(
-        self, ids: Iterable[TaskOrId], handler: BatchHandler, *, concurrency: int = 8, attempts: int = 3
+        self,
+        ids: Iterable[TaskOrId],
+        handler: Handler,
+        *,
+        concurrency: int = 8,
+        attempts: int = 3,
+        progress: ProgressCallback | None = None,
     ) -> BatchResult:
         """Complete every id once per date, together with all workers that run the same batch; returns when all are complete.
 
@@ -225,17 +312,30 @@ class Job(Ownership, Health, Records, Pins):
                 token half-way, so make its effects repeatable, or commit them through `fence`.
             concurrency: how many handlers run at once here.
             attempts: how often a handler that raises is called before the id is reported as failed.
+            progress: called with a `BatchProgress`, plain or async: at the start, when something has changed, though not more
+                than five times a second, and at the end. `jobsync_async.progress.RichProgress` is one that draws a bar. If it
+                raises, so does this.
 
         Raises:
             UsageError: the job ended before the batch.
         """
         self._require_started()
         check_handler(handler)
+        check_ids(ids)
         for name, value in (("concurrency", concurrency), ("attempts", attempts)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
         batch = Batch(
-            self._worker, self._engine.work, self.claim, self._token_of, self.date, ids, handler, concurrency, attempts
+            self._worker,
+            self._engine.work,
+            self.claim,
+            self._token_of,
+            self.date,
+            ids,
+            handler,
+            concurrency,
+            attempts,
+            progress,
         )
         return await batch.run()
 

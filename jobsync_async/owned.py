@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -14,7 +15,7 @@ from jobsync_async.claims import Claim, ClaimScope
 from jobsync_async.core.hashing import task_text
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.ownership import Grant
-from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.errors import ConfigError, NotOwner, OwnershipLost, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import task_id_of
@@ -100,22 +101,52 @@ class OwnedRunner:
                 grant = worker.ownership.grants[token]
                 try:
                     async with self._claim(task_id) as claim:
-                        await self._handler(claim)
+                        await handled(self._handler, claim)
                     self._finished[text] = (token, grant)
                     break
                 except (NotOwner, OwnershipLost):
                     failures = 0
+                except NotAsync:
+                    raise
                 except Exception:
                     failures = 1 if worker.clock() - started_at >= _STEADY_SEC else failures + 1
                     wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
-                    logger.exception("the handler of task %r raised; starting it again in %.1f s", task_id, wait_sec)
+                    name = worker.identity.name
+                    logger.exception(
+                        "%s: the handler of task %r raised; starting it again in %.1f s",
+                        name,
+                        task_id,
+                        wait_sec,
+                        extra={"node": name, "task_id": text, "token_id": token, "failures": failures, "seconds": wait_sec},
+                    )
                     await anyio.sleep(wait_sec)
         del self._running[text]
         if worker.owns(token) and text not in self._finished:
             worker.wake_waiters()  # the token came back while the coroutine was ending
 
 
+class NotAsync(UsageError):
+    """The handler is a plain function."""
+
+
+async def handled(handler: Handler, claim: Claim) -> None:
+    """Call a handler to its end. Raises NotAsync when it is a plain function, which nothing could cancel."""
+    result: object = handler(claim)
+    if not inspect.isawaitable(result):
+        raise NotAsync(
+            f"the handler must be an async function, and {handler!r} is a plain one, which would hold up the event loop: make "
+            "it `async def`, and call blocking code in it by `await asyncio.to_thread(…)`"
+        )
+    await result
+
+
 def check_handler(handler: Any) -> None:
     """Raise UsageError unless it can be called."""
     if not callable(handler):
         raise UsageError(f"the handler must be an async function that takes a Claim; got {handler!r}")
+
+
+def check_ids(ids: Any) -> None:
+    """Raise ConfigError unless it is several ids: a string would be taken for its characters."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ConfigError(f"ids must be an iterable of task ids, such as a list; got {ids!r:.100}")

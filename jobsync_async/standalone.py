@@ -49,6 +49,9 @@ class Standalone:
         """End: claims that are open are cancelled, streams end."""
         self.worker.end()
 
+    def hurry(self) -> None:
+        """Nothing is waited for here."""
+
     def tell_failure_to(self, listener: Callable[[], object]) -> None:
         """Nothing fails here."""
 

@@ -30,6 +30,10 @@ class TokenChanges:
         self._asked_by: asyncio.Task[Any] | None = None
         worker.streams.add(self)
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "waiting" if self._waiting else "open"
+        return f"<TokenChanges of {self._worker.identity.name!r} {state}>"
+
     def __aiter__(self) -> Self:
         return self
 

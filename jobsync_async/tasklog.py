@@ -49,7 +49,7 @@ class TaskLog:
         epoch = worker.ownership.epoch(token) if worker.owns(token) else None
         if epoch is None:
             raise NotOwner(
-                f"task {text!r} (token {token}) is not this worker's; leave it to its owner",
+                f"task {text!r} (token {token}) is not this worker's: leave it to its owner, and ask job.owns(…) first",
                 task_id=task_id,
                 token_id=token,
             )

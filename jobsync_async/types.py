@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,6 +22,9 @@ class Task:
     id: Hashable
     name: str | None = field(default=None, compare=False)
 
+    def __repr__(self) -> str:
+        return f"Task({self.id!r})" if self.name is None else f"Task({self.id!r}, name={self.name!r})"
+
 
 TaskOrId = Task | Hashable
 """What tasks are named by: a `Task`, or its id alone."""
@@ -28,6 +33,17 @@ TaskOrId = Task | Hashable
 def task_id_of(task: TaskOrId) -> Hashable:
     """The id of a `Task`, or the value itself."""
     return task.id if isinstance(task, Task) else task
+
+
+def _in_short(event: TokenChange | RebalanceEvent) -> str:
+    """A repr whose sets of tokens are not thousands of numbers long."""
+    parts = []
+    for one in fields(event):
+        value = getattr(event, one.name)
+        long = isinstance(value, frozenset) and len(value) > _MOST_SHOWN
+        shown = f"<{len(value)} tokens>" if long else f"{sorted(value)}" if isinstance(value, frozenset) else repr(value)
+        parts.append(f"{one.name}={shown}")
+    return f"{type(event).__name__}({', '.join(parts)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,9 @@ class TokenChange:
     owned: frozenset[int]
     version: int
     is_initial: bool = False
+
+    def __repr__(self) -> str:
+        return _in_short(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,9 @@ class RebalanceEvent:
     assigned: frozenset[int]
     revoked: frozenset[int]
     lost: frozenset[int]
+
+    def __repr__(self) -> str:
+        return _in_short(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.postgres.schema import creation_script
+from jobsync_async.testing.databases import database, with_tables
 from tests.servers import Server, chosen
 
-_TEMPLATE = f"jobsync_template_{uuid4().hex[:8]}"
+pytest_plugins = ["pytester"]
+
 _SERVER = pytest.StashKey[str]()
 
 
@@ -35,13 +34,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="session")
 def template(server: Server) -> Iterator[str]:
     """A database with the default tables, to copy."""
-    name = sql.Identifier(_TEMPLATE)
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name))
-        with psycopg.connect(make_conninfo(server.dsn, dbname=_TEMPLATE), autocommit=True) as tables:
-            tables.execute(creation_script(CoordinationConfig()).encode())
-        yield _TEMPLATE
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    with with_tables(server.dsn, "jobsync_template") as name:
+        yield name
 
 
 @pytest.fixture
@@ -57,15 +51,10 @@ def dsn(server: Server, template: str) -> Iterator[str]:
 
 
 def _database(server: Server, template: str) -> Iterator[str]:
-    name = f"jobsync_test_{uuid4().hex[:12]}"
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        connection.execute(create)
-        try:
-            yield make_conninfo(server.dsn, dbname=name)
-            left = _still_connected(connection, name)
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with database(server.dsn, template, "jobsync_test") as dsn:
+        yield dsn
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            left = _still_connected(connection, str(conninfo_to_dict(dsn)["dbname"]))
     assert not left, f"sessions were left open: {left}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Hashable
 from typing import Literal
@@ -27,11 +28,24 @@ class Started:
 
     def _require_started(self) -> None:
         if self._engine.failure is not None:
-            raise UsageError(f"the job has ended: {self._engine.failure}") from self._engine.failure
+            raise UsageError(
+                f"the job has ended, make a new one; what ended it: {self._engine.failure}"
+            ) from self._engine.failure
         if self._state in ("new", "starting"):
             raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
         if self._state == "stopped":
             raise UsageError("the job has stopped; make a new one")
+
+
+def require_asyncio() -> None:
+    """Raise UsageError where no asyncio event loop runs. The connections are psycopg's, which knows no other."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            "this needs a running asyncio event loop, and here is none: on trio it cannot run; use asyncio.run(main()), or "
+            'anyio.run(main) with its default backend="asyncio" (in tests: an anyio_backend fixture that returns "asyncio")'
+        ) from None
 
 
 def check_text(name: str, value: object) -> None:

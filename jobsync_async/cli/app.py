@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -123,6 +124,8 @@ def run(work: Coroutine[Any, Any, int]) -> NoReturn:
         sys.stdout.flush()
     except JobSyncError as error:
         fail(error)
+    except asyncio.CancelledError:  # before Python 3.11, this is how anyio tells of an interrupt
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
         # Whoever read our output has seen enough. Nothing more may be written, not even by the interpreter at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

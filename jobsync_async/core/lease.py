@@ -28,8 +28,8 @@ class Lease:
     __slots__ = ("deadline", "length")
 
     def __init__(self, length: float) -> None:
-        self.length = length
-        self.deadline = float("-inf")
+        self.length: float = length
+        self.deadline: float = float("-inf")
 
     def extend(self, sent_at: float) -> None:
         """A heartbeat sent at `sent_at` was acknowledged. An older one, acknowledged late, takes nothing back."""

@@ -57,8 +57,8 @@ class Ownership(Generic[U]):
     that the lease is valid (which is not known here)."""
 
     def __init__(self, incarnation: UUID) -> None:
-        self.incarnation = incarnation
-        self.version = UNKNOWN
+        self.incarnation: UUID = incarnation
+        self.version: int = UNKNOWN
         self.grants: dict[int, Grant] = {}
         self.revoking: dict[int, Revocation] = {}
         self._owned: frozenset[int] | None = frozenset()
@@ -237,7 +237,7 @@ class Reader:
         self._ownership = ownership
         self._told: dict[int, Grant] = {}
         self._letting_go: frozenset[int] = frozenset()
-        self.started = False
+        self.started: bool = False
 
     def holds(self, token: int) -> bool:
         """Whether the token must wait for this reader."""

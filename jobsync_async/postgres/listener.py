@@ -122,4 +122,9 @@ class Listener:
         if channel == self.channel.encode() and _VERSION.fullmatch(payload):
             self.heard = max(self.heard, int(payload))
         else:
-            logger.debug("ignored a notification with %d bytes of something else", len(payload))
+            logger.debug(
+                "ignored a notification with %d bytes of something else on %s",
+                len(payload),
+                self.channel,
+                extra={"channel": self.channel, "bytes": len(payload)},
+            )

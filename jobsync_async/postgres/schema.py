@@ -10,7 +10,7 @@ from __future__ import annotations
 from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.errors import ConfigError, SchemaError
+from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import Queries
@@ -33,7 +33,11 @@ async def open_schema(
         SchemaError: no right to create the tables, or they are of another version, or the database cannot hold them.
         StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
     """
-    connection = await connector.open("start")
+    try:
+        connection = await connector.open("start")
+    except StoreUnavailable as error:
+        hint = "is it running there, and do host, port, dbname, user and password of the CoordinationConfig (or PGHOST, …) fit?"
+        raise StoreUnavailable(f"{error} - {hint}") from error.__cause__
     try:
         if config.notify and await shares_sessions(connector, connection):
             if not (upgrade or observe):
@@ -61,7 +65,9 @@ async def _inspect(connection: Connection, config: CoordinationConfig, *, must_w
     if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < LEAST_SERVER:
-        raise SchemaError(f"PostgreSQL 13 or newer is needed; this server is {server.version // 10000}")
+        raise SchemaError(
+            f"PostgreSQL 13 or newer is needed, and this server is {server.version // 10000}: upgrade it, or use another server"
+        )
     if server.encoding == "SQL_ASCII":
         raise SchemaError(
             "the database's encoding is SQL_ASCII, which keeps no track of characters, so that task ids could not be read "

@@ -40,7 +40,8 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
         try:
             alive = await beat_once(worker, membership)
             if not alive:
-                logger.warning("%s is not in the cluster any more and joins anew", worker.identity.name)
+                name = worker.identity.name
+                logger.warning("%s is not in the cluster any more and joins anew", name, extra={"node": name})
                 worker.begin_incarnation("expired by the cluster, or its server is another one")
                 worker.metrics.rejoins += 1
                 await enter(worker, membership, failover, deaths)
@@ -169,6 +170,7 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
                 worker.identity.name,
                 refusal.holder,
                 worker.config.heartbeat_timeout_sec,
+                extra={"node": worker.identity.name, "seconds": worker.config.heartbeat_timeout_sec},
             )
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)

@@ -63,7 +63,8 @@ class LeaderMonitor:
                 failures = 0
             except StoreUnavailable as error:
                 failures += 1
-                logger.info("%s: the leader's work is put off: %s", worker.identity.name, error)
+                name = worker.identity.name
+                logger.info("%s: the leader's work is put off: %s", name, error, extra={"node": name, "failures": failures})
                 self._forget_board()  # what was written is not known: read everything before deciding again
                 wait_until = worker.clock() + worker.backoff.wait_sec(failures, 0.5)
             await signalled(worker.lead_wanted, wait_until - worker.clock())
@@ -205,7 +206,9 @@ class LeaderMonitor:
             outcome.duration_ms,
             extra={
                 "node": name,
+                "term": worker.term,
                 "reason": distribution.reason,
+                "nodes": distribution.nodes_after,
                 "tokens_moved": moved,
                 "duration_ms": outcome.duration_ms,
             },
@@ -217,4 +220,11 @@ class LeaderMonitor:
             self._unmatched = unmatched
             self._worker.metrics.tokens_unmatched = len(unmatched)
             for token, patterns in list(unmatched.items())[:_MOST_SHOWN]:
-                logger.warning("token %d is nobody's: it is pinned to %s, and no live worker matches", token, list(patterns))
+                name = self._worker.identity.name
+                logger.warning(
+                    "%s: token %d is nobody's: it is pinned to %s, and no live worker matches",
+                    name,
+                    token,
+                    list(patterns),
+                    extra={"node": name, "token_id": token, "patterns": list(patterns)},
+                )

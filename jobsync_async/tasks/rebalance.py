@@ -49,7 +49,8 @@ async def follow_changes(
         except StoreUnavailable as error:
             failures += 1
             worker.metrics.listener_reconnects += 1
-            logger.info("%s: listening anew: %s", worker.identity.name, error)
+            name = worker.identity.name
+            logger.info("%s: listening anew: %s", name, error, extra={"node": name, "failures": failures})
             worker.beat_wanted.set()  # if the server is away or another one, the heartbeat is to know soon
             await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 

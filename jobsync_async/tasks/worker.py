@@ -68,30 +68,30 @@ class Worker:
         self.config = config
         self.announcement = announcement
         self.clock = clock
-        self.metrics = Metrics()
-        self.backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
-        self.identity = Identity(name, uuid4())
-        self.lease = Lease(config.lease_sec)
+        self.metrics: Metrics = Metrics()
+        self.backoff: Backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
+        self.identity: Identity = Identity(name, uuid4())
+        self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
-        self.watch = Watch(config.heartbeat_timeout_sec, config.watch_gap_sec)
+        self.watch: Watch = Watch(config.heartbeat_timeout_sec, config.watch_gap_sec)
         self.basis: Basis | None = None
-        self.term = -1
+        self.term: int = -1
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
-        self.watches_all = False
-        self.version = -1
-        self.hinted = -1
+        self.watches_all: bool = False
+        self.version: int = -1
+        self.hinted: int = -1
         self.state: str | None = None
-        self.settled = False
+        self.settled: bool = False
         self.neighbours: Sequence[Neighbour] = ()
         self.streams: WeakSet[Stream] = WeakSet()
-        self.ended = False
-        self.sync_wanted = asyncio.Event()
-        self.lead_wanted = asyncio.Event()
-        self.beat_wanted = asyncio.Event()
-        self.neighbours_wanted = asyncio.Event()
-        self.lease_extended = asyncio.Event()
-        self._changed = asyncio.Event()
+        self.ended: bool = False
+        self.sync_wanted: asyncio.Event = asyncio.Event()
+        self.lead_wanted: asyncio.Event = asyncio.Event()
+        self.beat_wanted: asyncio.Event = asyncio.Event()
+        self.neighbours_wanted: asyncio.Event = asyncio.Event()
+        self.lease_extended: asyncio.Event = asyncio.Event()
+        self._changed: asyncio.Event = asyncio.Event()
 
     # -- what is true now -----------------------------------------------------------------------------------------------
 

