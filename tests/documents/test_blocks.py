@@ -1,0 +1,170 @@
+"""Every block of code in the documents runs, or says why it does not."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool
+
+import jobsync_async
+from jobsync_async import Claim, CoordinationConfig, Job
+from tests.documents.blocks import PAGES, ROOT, Block, blocks, blocks_of
+
+# Languages whose blocks are run below, here or in test_sql_cheatsheet.py and the tests of the examples.
+RUN = {"python", "bash", "sql"}
+NOT_CODE = {"mermaid", "text", "", "json"}
+
+
+def test_every_block_is_run_or_says_why_not():
+    for page in PAGES:
+        for block in blocks_of(page):
+            assert block.language in RUN | NOT_CODE or block.excuse, f"{block} is not run and does not say why"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "tutorials"], ids=lambda page: page.stem)
+def test_what_a_tutorial_shows_stands_in_the_example(page):
+    """The examples run in tests/examples; a tutorial quotes them."""
+    text = page.read_text("utf-8")
+    names = set(re.findall(r"`(examples/\w+\.py)`", text))
+    assert len(names) == 1
+    example = _bare((ROOT / names.pop()).read_text("utf-8"))
+    quoted = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert quoted
+    for quote in quoted:
+        assert _bare(quote) in example, f"{page.name}: {quote}"
+
+
+def _bare(code: str) -> str:
+    """Without indentation and empty lines: a formatter may have changed these in the page."""
+    return "\n".join(line.strip() for line in code.splitlines() if line.strip())
+
+
+def programs_and_fragments() -> list[Path]:
+    tutorials = {page for page in PAGES if page.parent.name == "tutorials"}
+    return [page for page in PAGES if page not in tutorials and any(_python(page))]
+
+
+def _python(page: Path) -> list[Block]:
+    return [block for block in blocks_of(page) if block.language == "python" and block.excuse is None]
+
+
+@pytest.mark.parametrize("page", programs_and_fragments(), ids=lambda page: str(page.relative_to(ROOT)))
+async def test_the_python_of_a_page_runs_from_top_to_bottom(page, dsn, capsys, tmp_path, monkeypatch):
+    """Programs as processes; fragments one after the other, with a job, a configuration and the like in place."""
+    monkeypatch.chdir(tmp_path)
+    where = conninfo_to_dict(dsn)
+    environment = {f"PG{name.upper()}": str(where[key]) for name, key in _LIBPQ.items() if key in where}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    blocks = _python(page)
+    for block in blocks:
+        if "asyncio.run(" in block.text:
+            program = _reaching(block.text)
+            arguments = [sys.executable, "-W", "error", "-c", program]
+            done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, f"{block}: {done.stderr}"
+    fragments = [block for block in blocks if "asyncio.run(" not in block.text]
+    if fragments:
+        with anyio.fail_after(60):
+            async with Surroundings(dsn) as names:
+                for block in fragments:
+                    await _run(block, dict(names))
+
+
+_LIBPQ = {"host": "host", "port": "port", "database": "dbname", "user": "user", "password": "password"}
+
+
+def _reaching(program: str) -> str:
+    """The program, with the made-up server's name taken out, so that libpq's environment counts."""
+    return re.sub(r"(CoordinationConfig\()host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
+
+
+class Surroundings:
+    """What a fragment may take for granted."""
+
+    def __init__(self, dsn: str) -> None:
+        self._config = CoordinationConfig(dsn=dsn)
+        self._job = Job("documented", self._config)
+        self._pool = AsyncConnectionPool(dsn, open=False)
+        self._dsn = dsn
+
+    async def __aenter__(self) -> dict[str, Any]:
+        await self._pool.open()
+        self._connection = await psycopg.AsyncConnection.connect(self._dsn)
+        await self._connection.execute("CREATE TABLE IF NOT EXISTS orders (id text, status text)")
+        await self._connection.commit()
+        await self._job.start()
+        ids = ["invoice-1", "invoice-2"]
+
+        async def handle(claim: Claim) -> None:
+            assert claim.valid
+
+        public = {name: getattr(jobsync_async, name) for name in jobsync_async.__all__}
+        more = {"handle": handle, "book": handle, "stream_symbol": handle, "ids": ids, "task_id": ids[0], "dsn": self._dsn}
+        return {
+            **public,
+            **more,
+            "asyncio": asyncio,
+            "job": self._job,
+            "config": self._config,
+            "pool": self._pool,
+            "connection": self._connection,
+            "conn": self._connection,
+        }
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._job.stop()
+        await self._connection.close()
+        await self._pool.close()
+
+
+async def _run(block: Block, names: dict[str, Any]) -> None:
+    """Run a fragment that may await at its top level. What goes on for ever is looked at for a moment."""
+    code = compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    try:
+        with anyio.move_on_after(2):
+            result = eval(code, names)
+            if inspect.iscoroutine(result):
+                await result
+    except Exception as error:
+        raise AssertionError(f"{block}: {type(error).__name__}: {error}") from error
+
+
+COMMANDS = [block for block in blocks("bash") if block.excuse is None]
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+async def test_a_command_line_in_the_documents_works(block, dsn, tmp_path):
+    """The README's own two commands are run by `.ci/run` and by tests/integration/test_command_line.py."""
+    if block.page.name == "README.md":
+        assert block.text.strip() in ("pip install '.[demo]' && jobsync-async demo", "pip install uv && uv run pytest")
+        return
+    async with Job("worker-1", CoordinationConfig(dsn=dsn)) as job:
+        assert job.my_tokens
+        script = block.text.replace("--dsn ...", "--dsn " + shlex.quote(dsn))
+        bin_folder = Path(sys.executable).parent
+        environment = {**os.environ, "JOBSYNC_DSN": dsn, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["sh", "-e", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
