@@ -178,7 +178,7 @@ async def test_each_symbol_is_subscribed_once_in_the_cluster(dsn, example, lag):
 
 @asynccontextmanager
 async def served(app, port: int):
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", ws="none"))
     running = asyncio.ensure_future(server._serve())
     while not server.started:
         assert not running.done()
