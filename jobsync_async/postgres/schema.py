@@ -12,6 +12,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.roles import Roles, roles_script
 from jobsync_async.postgres.sql import Queries
 
 SCHEMA_VERSION = 1
@@ -53,6 +54,7 @@ async def _inspect(connection: Connection, config: CoordinationConfig, *, must_w
     unlocked = Queries("pg_catalog", config.appname)
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
     assert server is not None
+    await connection.execute(unlocked["pin_search_path"])
     if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < _LEAST_SERVER:
@@ -169,6 +171,9 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
             )
 
 
-def creation_script(config: CoordinationConfig) -> str:
-    """The SQL that creates the tables, for a database administrator to run. Does no I/O; `schema` None means ``public``."""
-    return Queries(config.schema or "public", config.appname).create_tables.decode()
+def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:
+    """The SQL that creates the tables, and the roles, for a database administrator to run. Does no I/O; `schema` None means
+    ``public``."""
+    queries = Queries(config.schema or "public", config.appname)
+    tables = queries.create_tables.decode()
+    return tables if roles is None or not roles.given() else f"{tables}\n{roles_script(queries, roles)}"

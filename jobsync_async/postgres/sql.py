@@ -9,6 +9,8 @@ from typing import Any
 
 from psycopg import sql
 
+from jobsync_async.errors import ConfigError
+
 TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
@@ -19,6 +21,8 @@ class Queries:
     """Every statement of ``queries.sql`` for one schema and prefix, as bytes, by its name: ``queries["heartbeat"]``."""
 
     def __init__(self, schema: str, appname: str) -> None:
+        if "%" in schema:  # drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too
+            raise ConfigError(f"the tables cannot be in schema {schema!r}: its name has a percent sign; use another schema")
         self.schema = schema
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
@@ -37,6 +41,11 @@ class Queries:
         """A table's quoted, qualified name."""
         identifier: sql.Identifier = self._names[name]
         return identifier.as_string()
+
+    def grants(self, kind: str, role: str) -> str:
+        """The statements of ``grants.sql`` for one kind of role."""
+        names = {**self._names, "schema": sql.Identifier(self.schema), "role": sql.Identifier(role)}
+        return sql.SQL(_load("grants.sql")[kind]).format(**names).as_string()
 
     def _compose(self, text: str) -> bytes:
         return sql.SQL(text).format(**self._names).as_bytes()
