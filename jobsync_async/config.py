@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Literal
@@ -186,17 +187,19 @@ class CoordinationConfig:
                     "the dsn has more than one @, or a / before it: special characters in user and password must be "
                     "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
                 )
-            try:
-                parsed = conninfo_to_dict(self.dsn)
-            except (psycopg.Error, TypeError):
-                # libpq's message repeats parts of the DSN, the password among them: neither shown nor chained.
-                raise ConfigError(
-                    "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters "
-                    "in the password percent-encoded) or key=value pairs, or use host, user, password, …"
-                ) from None
-            for port in str(parsed.get("port") or "").split(","):
+            for port in str(_parsed(self.dsn).get("port") or "").split(","):
                 if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
                     raise ConfigError("the dsn's port must be a number")
+
+
+def _parsed(dsn: str) -> dict[str, Any]:
+    # libpq's message repeats parts of the DSN, the password among them: neither shown nor kept as the error's context.
+    with suppress(psycopg.Error):
+        return dict(conninfo_to_dict(dsn))
+    raise ConfigError(
+        "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters in the password "
+        "percent-encoded) or key=value pairs, or use host, user, password, …"
+    )
 
 
 def _is_text(value: object) -> bool:

@@ -348,14 +348,11 @@ inline give(x, raises) {        /* the token has another owner */
 
 inline new_leader(x) { leader = x }
 
-inline lead_if_nobody_does() {  /* the oldest; here any, which allows more */
+inline lead_if_nobody_does(first) {       /* the oldest; here either, which allows more */
 #ifndef LEADER_APART
     if
-    :: !live(leader) && row[0] != 0 -> leader = row[0]
-#if NN > 1
-    :: !live(leader) && row[1] != 0 -> leader = row[1]
-#endif
-    :: !live(leader) -> leader = 0
+    :: !live(leader) && row[first % NN] != 0 -> leader = row[first % NN]
+    :: !live(leader) && row[first % NN] == 0 -> leader = row[(first + 1) % NN]
     :: else
     fi
 #else
@@ -403,15 +400,15 @@ inline end_process(p) {         /* what is under way on the server goes on there
 
 inline begin(p) { w[p].ident = p + 1; w[p].mode = JOINING }       /* begin_incarnation */
 
-inline joined(p) {              /* committed; should the answer be lost, the next try finds the row */
+inline joined(p, first) {              /* committed; should the answer be lost, the next try finds the row */
     stop_watching(p);
-    lead_if_nobody_does();
+    lead_if_nobody_does(first);
     w[p].mode = MEMBER
 }
 
-inline join(p) {
+inline join(p, first) {
     if
-    :: row[NAME(p)] == 0 -> row[NAME(p)] = w[p].ident; row_moved(NAME(p)); joined(p)
+    :: row[NAME(p)] == 0 -> row[NAME(p)] = w[p].ident; row_moved(NAME(p)); joined(p, first)
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && !w[p].watches_own ->
         w[p].watches_own = 1; w[p].same[NAME(p)] = 1; w[p].stood[NAME(p)] = 0
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own && STILL_STANDS(p) && STALLED(p, NAME(p)) ->
@@ -424,7 +421,7 @@ inline join(p) {
         :: else
         fi;
         old = 0;
-        joined(p)
+        joined(p, first)
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own && !w[p].same[NAME(p)] -> end_process(p)
     fi                          /* the last one is NodeNameTaken */
 }
@@ -466,14 +463,14 @@ inline expired(p) {             /* begin_incarnation, then join */
     begin(p)
 }
 
-inline leave(p) {
+inline leave(p, first) {
     row[NAME(p)] = 0;
     row_moved(NAME(p));
     if
     :: t_inc == w[p].ident && LEAVE_MAY_WRITE -> give(0, 1)   /* free_tokens_of */
     :: else
     fi;
-    lead_if_nobody_does();
+    lead_if_nobody_does(first);
     if
     :: LETS_GO_FIRST -> end_process(p)
     :: else -> w[p].mode = OFF; retire(p); drop_reading(p); end_heartbeat(p); stop_watching(p)
@@ -510,14 +507,14 @@ inline snapshot_read(p) {       /* Worker.snapshot_read, Ownership.apply */
     one_holder
 }
 
-inline acknowledge(p) {         /* on the server, under the cluster row's lock: as one step */
+inline acknowledge(p, answered) {       /* on the server, under the cluster row's lock: as one step */
     if
     :: t_next != 0 && ACK_VERSION(p) && ACK_MAY_WRITE ->
         if
         :: t_next == NOBODY -> give(0, ACK_RAISES)
         :: else -> old = row[(t_next + NN - 1) % NN]; give(old, ACK_RAISES); old = 0   /* the receiver's row, or nobody */
         fi;
-        if :: w[p].own == REVOKING -> forget(p) :: skip fi              /* Ownership.released, or the answer is lost */
+        if :: answered && w[p].own == REVOKING -> forget(p) :: else fi  /* Ownership.released */
     :: else
     fi;
     w[p].ack = 0; w[p].ack_current = 0
@@ -564,16 +561,16 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
 #endif
 
 #define takes_over_from(n) \
-    :: atomic { w[p].mode == MEMBER && n != NAME(p) && leader != 0 && leader == row[n] && STALLED(p, n) && AS_WATCHED(p, n) && \
-                row[NAME(p)] == w[p].ident -> expire(n); new_leader(w[p].ident) }
+    :: d_step { w[p].mode == MEMBER && n != NAME(p) && leader != 0 && leader == row[n] && STALLED(p, n) && AS_WATCHED(p, n) && \
+                row[NAME(p)] == w[p].ident -> expire(n); new_leader(w[p].ident); skip }
 #define expires(n) \
-    :: atomic { may_lead(p) && n != NAME(p) && row[n] != 0 && STALLED(p, n) && AS_WATCHED(p, n) -> proves(p); expire(n) }
+    :: d_step { may_lead(p) && n != NAME(p) && row[n] != 0 && STALLED(p, n) && AS_WATCHED(p, n) -> proves(p); expire(n); skip }
 #define assigns_to(n) /* assign_tokens */ \
-    :: atomic { may_lead(p) && !LIVE_OWNER && ASSIGN_MAY_WRITE && row[n] != 0 -> \
-                proves(p); old = row[n]; give(old, ASSIGN_RAISES); old = 0 }
+    :: d_step { may_lead(p) && !LIVE_OWNER && ASSIGN_MAY_WRITE && row[n] != 0 -> \
+                proves(p); old = row[n]; give(old, ASSIGN_RAISES); old = 0; skip }
 #define revokes_to(n) /* revoke_tokens: to another, to nobody, to yet another */ \
-    :: atomic { may_lead(p) && t_inc != 0 && locks == 0 && t_next != n + 1 && \
-                (n == NN || (row[n % NN] != 0 && row[n % NN] != t_inc)) -> proves(p); t_next = n + 1; token_moved() }
+    :: d_step { may_lead(p) && t_inc != 0 && locks == 0 && t_next != n + 1 && \
+                (n == NN || (row[n % NN] != 0 && row[n % NN] != t_inc)) -> proves(p); t_next = n + 1; token_moved(); skip }
 #define about_name(n) expires(n) assigns_to(n) revokes_to(n)
 #if NN > 1
 #define leading about_name(0) about_name(1) revokes_to(NN)
@@ -581,51 +578,57 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
 #define leading about_name(0) revokes_to(NN)
 #endif
 #define withdraws /* revoke_tokens with null: it stays after all */ \
-    :: atomic { may_lead(p) && t_next != 0 && locks == 0 -> proves(p); t_next = 0; token_moved() }
+    :: d_step { may_lead(p) && t_next != 0 && locks == 0 -> proves(p); t_next = 0; token_moved(); skip }
+
+#define joinable(p) (w[p].mode == JOINING && \
+    (row[NAME(p)] == 0 || !w[p].watches_own || !w[p].same[NAME(p)] || (STILL_STANDS(p) && STALLED(p, NAME(p)))))
 
 proctype Process(byte p) {
     do
     /* its life */
-    :: atomic { w[p].mode == OFF && !w[p].claim -> begin(p) }
-    :: atomic { w[p].mode == JOINING -> join(p) }
-    :: atomic { w[p].mode != OFF -> end_process(p) }
-    :: atomic { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident && (!LETS_GO_FIRST || !w[p].claim) -> leave(p) }
+    :: d_step { w[p].mode == OFF && !w[p].claim -> begin(p); skip }
+    :: d_step { joinable(p) -> join(p, 0); skip }
+    :: d_step { joinable(p) -> join(p, 1); skip }
+    :: d_step { w[p].mode != OFF -> end_process(p); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident && (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 0); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident && (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 1); skip }
     /* heartbeats */
 #ifdef NO_OBSERVE_FROM_ARRIVAL            /* sending earlier only shortens the lease, so else it is one step with the statement */
-    :: atomic { w[p].mode == MEMBER && w[p].hb == 0 -> w[p].hb = SENT }
-    :: atomic { w[p].hb == SENT -> beat(p) }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 -> w[p].hb = SENT; skip }
+    :: d_step { w[p].hb == SENT -> beat(p); skip }
 #else
-    :: atomic { w[p].mode == MEMBER && w[p].hb == 0 && MY_ROW(p) -> beat(p) }
-    :: atomic { w[p].mode == MEMBER && w[p].hb == 0 && !MY_ROW(p) -> beat(p); if :: FENCED(p) -> expired(p) :: else -> beat_answered(p) fi }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && MY_ROW(p) -> beat(p); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && !MY_ROW(p) -> beat(p); if :: FENCED(p) -> expired(p) :: else -> beat_answered(p) fi; skip }
 #endif
-    :: atomic { w[p].hb == BEATEN || (w[p].hb == NO_ROW && !FENCED(p)) -> beat_answered(p) }
-    :: atomic { w[p].hb == NO_ROW && FENCED(p) -> expired(p) }
-    :: atomic { w[p].hb != 0 -> end_heartbeat(p) }                      /* the answer is lost: StoreUnavailable */
-    :: atomic { w[p].own != NOTHING -> forget(p); w[p].lease = 0 }      /* guard_lease, perhaps early */
+    :: d_step { w[p].hb == BEATEN || (w[p].hb == NO_ROW && !FENCED(p)) -> beat_answered(p); skip }
+    :: d_step { w[p].hb == NO_ROW && FENCED(p) -> expired(p); skip }
+    :: d_step { w[p].hb != 0 -> end_heartbeat(p); skip }                      /* the answer is lost: StoreUnavailable */
+    :: d_step { w[p].own != NOTHING -> forget(p); w[p].lease = 0; skip }      /* guard_lease, perhaps early */
     /* readings and acknowledgements */
-    :: atomic { w[p].mode == MEMBER && w[p].rd == 0 && row[NAME(p)] == w[p].ident -> read(p) }
-    :: atomic { w[p].rd != 0 -> snapshot_read(p) }
+    :: d_step { w[p].mode == MEMBER && w[p].rd == 0 && row[NAME(p)] == w[p].ident -> read(p); skip }
+    :: d_step { w[p].rd != 0 -> snapshot_read(p); skip }
 #ifdef NO_READ_AND_ACK_IN_TURN            /* another task reads too */
-    :: atomic { w[p].mode == MEMBER && w[p].rd != 0 && row[NAME(p)] == w[p].ident && MINE(p) && t_next != 0 && MAY_ACT(p) ->
-                w[p].own = REVOKING; w[p].own_right = 1; w[p].own_current = 1 }
+    :: d_step { w[p].mode == MEMBER && w[p].rd != 0 && row[NAME(p)] == w[p].ident && MINE(p) && t_next != 0 && MAY_ACT(p) ->
+                w[p].own = REVOKING; w[p].own_right = 1; w[p].own_current = 1; skip }
 #endif
-    :: atomic { w[p].mode == MEMBER && w[p].own == REVOKING && w[p].own_current && UNUSED(p) && !w[p].ack && IN_TURN(w[p].rd == 0) ->
-                w[p].ack = 1; w[p].ack_current = 1 }
-    :: atomic { w[p].ack -> acknowledge(p) }
-    :: atomic { w[p].ack -> w[p].ack = 0; w[p].ack_current = 0 }        /* lost on the way */
+    :: d_step { w[p].mode == MEMBER && w[p].own == REVOKING && w[p].own_current && UNUSED(p) && !w[p].ack && IN_TURN(w[p].rd == 0) ->
+                w[p].ack = 1; w[p].ack_current = 1; skip }
+    :: d_step { w[p].ack -> acknowledge(p, 1); skip }
+    :: d_step { w[p].ack -> acknowledge(p, 0); skip }                         /* the answer is lost */
+    :: d_step { w[p].ack -> w[p].ack = 0; w[p].ack_current = 0; skip }        /* lost on the way */
     /* users */
-    :: atomic { w[p].own == OWNED && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER -> w[p].claim = 1; one_holder }
-    :: atomic { w[p].claim -> w[p].claim = 0 }
-    :: atomic { w[p].claim && MAY_ACT(p) && w[p].f == 0 && w[p].mode == MEMBER && (KEEP_FENCES || w[p].own_right) ->
+    :: d_step { w[p].own == OWNED && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER -> w[p].claim = 1; one_holder; skip }
+    :: d_step { w[p].claim -> w[p].claim = 0; skip }
+    :: d_step { w[p].claim && MAY_ACT(p) && w[p].f == 0 && w[p].mode == MEMBER && (KEEP_FENCES || w[p].own_right) ->
                 w[p].f = ASKED; w[p].f_right = w[p].own_right;
-                if :: !KEEP_FENCES -> w[p].f = LOCKED; locks = locks + LOCKS :: else fi }
-    :: atomic { w[p].f == ASKED && FENCE_HOLDS(p) -> w[p].f = LOCKED; locks = locks + LOCKS }
-    :: atomic { w[p].f == LOCKED -> commit(p); end_transaction(p) }
-    :: atomic { w[p].f != 0 -> end_transaction(p) }                     /* rolled back, or refused */
+                if :: !KEEP_FENCES -> w[p].f = LOCKED; locks = locks + LOCKS :: else fi; skip }
+    :: d_step { w[p].f == ASKED && FENCE_HOLDS(p) -> w[p].f = LOCKED; locks = locks + LOCKS; skip }
+    :: d_step { w[p].f == LOCKED -> commit(p); end_transaction(p); skip }
+    :: d_step { w[p].f != 0 -> end_transaction(p); skip }                     /* rolled back, or refused */
 #ifndef LEADER_APART
     /* leading */
-    :: atomic { w[p].mode == MEMBER && leader != w[p].ident && !live(leader) && row[NAME(p)] == w[p].ident ->
-                new_leader(w[p].ident) }                                /* take_over from one that has no row */
+    :: d_step { w[p].mode == MEMBER && leader != w[p].ident && !live(leader) && row[NAME(p)] == w[p].ident ->
+                new_leader(w[p].ident); skip }                                /* take_over from one that has no row */
     takes_over_from(0)
 #if NN > 1
     takes_over_from(1)
@@ -633,7 +636,7 @@ proctype Process(byte p) {
     leading
     withdraws
 #ifdef NO_LOCK_AS_LEADER
-    :: atomic { w[p].mode == MEMBER && leader != 0 && leader == w[p].ident && !w[p].led -> w[p].led = 1 }
+    :: d_step { w[p].mode == MEMBER && leader != 0 && leader == w[p].ident && !w[p].led -> w[p].led = 1; skip }
 #endif
 #endif
     od
@@ -642,7 +645,7 @@ proctype Process(byte p) {
 #ifdef LEADER_APART
 proctype Leader(byte p) {
     do
-    :: atomic { true -> observe(p) }
+    :: d_step { true -> observe(p); skip }
     leading
     withdraws
     od
@@ -657,7 +660,7 @@ inline end_heartbeat_of_clock(p) {
 
 proctype Clock() {
     do
-    :: atomic {
+    :: d_step {
         true ->
         for (i : 0 .. N - 1) {
             if :: w[i].lease > 0 -> w[i].lease-- :: else fi;
@@ -670,7 +673,7 @@ proctype Clock() {
                 if :: w[i].stood[j] < TIMEOUT && (w[i].same[j] || KEEP_STANDING) -> w[i].stood[j]++ :: else fi
             }
         }
-        j = 0
+        j = 0; skip
     }
     od
 }

@@ -52,11 +52,6 @@ def _check_name(option: str, name: str) -> None:
         raise ConfigError(f"{option} cannot be {name!r}: PostgreSQL reserves that name")
 
 
-def grants(queries: Queries, kind: str, role: str) -> list[str]:
-    """The statements that give a role its rights."""
-    return [f"{part.strip()};" for part in queries.grants(kind, role).split(";\n") if part.strip()]
-
-
 def _creation(role: str) -> str:
     return sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)).as_string()
 
@@ -69,7 +64,7 @@ def roles_script(queries: Queries, roles: Roles) -> str:
         body = f"BEGIN IF NOT EXISTS ({exists}) THEN {_creation(name)}; END IF; END"
         # As a literal: a name cannot end it, as it could end a dollar quote.
         lines += ["", f"-- What {'a worker needs' if kind == 'worker' else 'an observer may read'}.", f"DO {_quoted(body)};"]
-        lines += grants(queries, kind, name)
+        lines += [f"{statement.decode()};" for statement in queries.grants(kind, name)]
     return "\n".join(lines)
 
 
@@ -93,8 +88,8 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
                     known = await (await connection.execute(queries["role_exists"], {"role": name})).fetchone()
                     if known is None:
                         await connection.execute(_creation(name).encode())
-                    for statement in grants(queries, kind, name):
-                        await connection.execute(statement.encode())
+                    for statement in queries.grants(kind, name):
+                        await connection.execute(statement)
     except SchemaError as error:
         if not isinstance(error.__cause__, errors.InsufficientPrivilege):
             raise

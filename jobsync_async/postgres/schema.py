@@ -111,7 +111,7 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
         async with connection.transaction():
             key = f"{queries.schema}.{config.appname}"
             await connection.execute(queries["lock_schema"], {"key": key})
-            for statement in split(queries.create_tables):
+            for statement in queries.create_statements:
                 await connection.execute(statement)
             await _insert_cluster(connection, queries, config)
             await _upgrade(connection, queries)
@@ -120,12 +120,6 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
             f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
         ) from error
-
-
-def split(script: bytes) -> list[bytes]:
-    """The statements of one of our own scripts: none of them has a semicolon inside a line."""
-    lines = [line.partition(b"--")[0].rstrip() for line in script.splitlines()]
-    return [part.strip() for part in b"\n".join(lines).split(b";") if part.strip()]
 
 
 async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
@@ -137,7 +131,7 @@ async def _upgrade(connection: Connection, queries: Queries) -> None:
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     assert row is not None
     for version in range(row.schema_version + 1, SCHEMA_VERSION + 1):
-        for statement in split(queries.migration(version)):
+        for statement in queries.migration(version):
             await connection.execute(statement)
         await connection.execute(queries["set_schema_version"], {"schema_version": version})
 

@@ -29,26 +29,31 @@ class Queries:
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
         self._statements = {name: self._compose(text) for name, text in _load("queries.sql").items()}
         self.create_tables = self._compose(_read("schema.sql"))
+        self.create_statements = self._statements_of(_read("schema.sql"))
 
     def __getitem__(self, name: str) -> bytes:
         return self._statements[name]
 
-    def migration(self, version: int) -> bytes:
-        """The script that takes the tables from the version before to `version`."""
-        return self._compose(_read(f"migrations/{version:04}.sql"))
+    def migration(self, version: int) -> list[bytes]:
+        """The statements that take the tables from the version before to `version`."""
+        return self._statements_of(_read(f"migrations/{version:04}.sql"))
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""
         identifier: sql.Identifier = self._names[name]
         return identifier.as_string()
 
-    def grants(self, kind: str, role: str) -> str:
+    def grants(self, kind: str, role: str) -> list[bytes]:
         """The statements of ``grants.sql`` for one kind of role."""
-        names = {**self._names, "schema": sql.Identifier(self.schema), "role": sql.Identifier(role)}
-        return sql.SQL(_load("grants.sql")[kind]).format(**names).as_string()
+        names = {"schema": sql.Identifier(self.schema), "role": sql.Identifier(role)}
+        return self._statements_of(_load("grants.sql")[kind], **names)
 
-    def _compose(self, text: str) -> bytes:
-        return sql.SQL(text).format(**self._names).as_bytes()
+    def _compose(self, text: str, **names: sql.Identifier) -> bytes:
+        return sql.SQL(text).format(**self._names, **names).as_bytes()
+
+    def _statements_of(self, script: str, **names: sql.Identifier) -> list[bytes]:
+        # Split before any name is put in: a name may hold a semicolon, a line's end or what looks like a comment.
+        return [self._compose(part, **names) for part in split(script)]
 
 
 @cache
@@ -60,6 +65,12 @@ def _read(name: str) -> str:
 def _load(name: str) -> dict[str, str]:
     _, *parts = _HEADER.split(_read(name))
     return {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def split(script: str) -> list[str]:
+    """The statements of one of our own scripts: none of them has a semicolon inside a line."""
+    lines = [line.partition("--")[0].rstrip() for line in script.splitlines()]
+    return [part.strip() for part in "\n".join(lines).split(";") if part.strip()]
 
 
 def _without_comments(text: str) -> str:
