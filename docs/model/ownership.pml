@@ -304,9 +304,11 @@ hidden byte i, j, old;          /* of one step */
 #define live(x) (x != 0 && x == row[0])
 #endif
 
-/* The first promise: at no time do two work on the token, or may begin to. */
+/* The first promise: at no time do two work on the token, or may begin to; nor while another's transaction holds the fence. */
 #define holds(p) (MAY_ACT(p) && (w[p].own == OWNED || w[p].claim))
-#define one_holder assert(!(holds(0) && holds(1)))
+#define one_holder \
+    assert(!(holds(0) && holds(1))); \
+    assert(!(holds(0) && w[1].f == LOCKED) && !(holds(1) && w[0].f == LOCKED))
 
 inline row_moved(n) {           /* beat, incarnation or existence of a row changed: what was read of it is true no more */
     for (i : 0 .. N - 1) {

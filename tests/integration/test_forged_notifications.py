@@ -16,7 +16,8 @@ SECONDS = 3
 PER_SECOND = 10_000
 BURSTS = 20  # a second
 FORGE = """
-SELECT pg_notify('sync_changes', CASE n %% 3 WHEN 0 THEN 'junk ' || n WHEN 1 THEN (1000000000000 + n)::text ELSE repeat('9', 19) || n END)
+SELECT pg_notify('sync_changes',
+                 CASE n %% 3 WHEN 0 THEN 'junk ' || n WHEN 1 THEN (1000000000000 + n)::text ELSE repeat('9', 19) || n END)
 FROM generate_series(%s::bigint, %s) n
 """
 

@@ -44,7 +44,7 @@ def hostile_dsn(empty_dsn):
             admin.execute(f"CREATE OPERATOR evil.{operator} (FUNCTION = evil.{name}, LEFTARG = {kind}, RIGHTARG = {kind})")
         for table in TABLES:
             admin.execute(f"CREATE TABLE evil.sync_{table} (trap integer)")
-    yield make_conninfo(**{**conninfo_to_dict(empty_dsn), "options": "-c search_path=evil,pg_catalog,public"})
+    return make_conninfo(**{**conninfo_to_dict(empty_dsn), "options": "-c search_path=evil,pg_catalog,public"})
 
 
 async def test_a_hostile_schema_first_on_the_search_path_changes_nothing(hostile_dsn):

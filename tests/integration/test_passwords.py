@@ -20,7 +20,8 @@ from jobsync_async import ConfigError, CoordinationConfig, Job, StoreUnavailable
 
 MARK = "s3cr3t"
 hostile = st.text(
-    st.sampled_from("%@:/?#&='\"\\\n\t {}[]$`;ü漢\x7f") | st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
+    st.sampled_from("%@:/?#&='\"\\\n\t {}[]$`;ü漢\x7f") | st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+    max_size=12,
 )
 passwords = st.builds(lambda before, after: f"{before}{MARK}{after}", hostile, hostile)
 
@@ -68,7 +69,10 @@ def test_a_password_that_cannot_be_one_is_refused_without_being_shown(password, 
 
 
 @settings(max_examples=300)
-@given(passwords, st.sampled_from(["postgresql://u:{}@127.0.0.1:1/x", "host=127.0.0.1 port=1 dbname=x password={}", "{}", "postgres://{}"]))
+@given(
+    passwords,
+    st.sampled_from(["postgresql://u:{}@127.0.0.1:1/x", "host=127.0.0.1 port=1 dbname=x password={}", "{}", "postgres://{}"]),
+)
 def test_a_malformed_dsn_is_refused_without_being_shown(password, form):
     try:
         CoordinationConfig(dsn=form.format(password))
@@ -76,7 +80,9 @@ def test_a_malformed_dsn_is_refused_without_being_shown(password, form):
         assert_hidden(error)
 
 
-@pytest.mark.parametrize("password", [f"{MARK}@{MARK}", f"12/{MARK}", f"{MARK}/1", f"x/y@{MARK}", f"?{MARK}@{MARK}", f"p@{MARK}/x"])
+@pytest.mark.parametrize(
+    "password", [f"{MARK}@{MARK}", f"12/{MARK}", f"{MARK}/1", f"x/y@{MARK}", f"?{MARK}@{MARK}", f"p@{MARK}/x"]
+)
 def test_a_password_whose_part_libpq_would_take_for_a_host_a_port_or_a_database_is_refused(password):
     with pytest.raises(ConfigError) as caught:
         CoordinationConfig(dsn=f"postgresql://user:{password}@localhost/db")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from uuid import uuid4
 
+import anyio
 import psycopg
 import pytest
 from psycopg import errors, sql
@@ -17,7 +18,7 @@ from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError
 from jobsync_async.postgres.roles import Roles
 from tests.clusters import cluster
 
-WORKER = f'worker "{uuid4().hex[:6]}\'$$'  # quotes of every kind: such a name must do no harm
+WORKER = f"worker \"{uuid4().hex[:6]}'$$"  # quotes of every kind: such a name must do no harm
 OBSERVER = f"observer {uuid4().hex[:6]}"
 
 
@@ -47,7 +48,9 @@ def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
             dsns = {"admin": empty_dsn}
             for kind, role in (("worker", WORKER), ("observer", OBSERVER)):
                 login = f"login of {role}"
-                admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(*map(sql.Identifier, (login, role))))
+                admin.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(*map(sql.Identifier, (login, role)))
+                )
                 dsns[kind] = make_conninfo(**{**conninfo_to_dict(empty_dsn), "user": login, "password": "x"})
             yield dsns
         finally:
@@ -89,15 +92,10 @@ async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees
         await jobs["b"].drain()
         await jobs.crash("a")  # the leader: taken over
         assert await jobs.settled() == {"b": 0, "c": 120}
-        status = subprocess.run(
-            [sys.executable, "-m", "jobsync_async", "status", "--dsn", roles["observer"], "--schema", "public"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        command = ["status", "--dsn", roles["observer"], "--schema", "public"]
+        status = await anyio.run_process([sys.executable, "-m", "jobsync_async", *command], check=False)
         assert status.returncode == 0, status.stderr
-        assert "120 tokens, all owned" in status.stdout
+        assert b"120 tokens, all owned" in status.stdout
 
 
 MORE_THAN_A_WORKER = [

@@ -39,7 +39,7 @@ def authority(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path]]:
-    """A server that takes TLS connections only, with a certificate for ``localhost``; its DSN, and the folder of certificates."""
+    """A server that takes TLS connections only, certified for ``localhost``; its DSN, and the folder of certificates."""
     install = install_with_tls()
     if install is None or shutil.which("openssl") is None:
         pytest.skip(f"no PostgreSQL built with TLS under {DEBIAN}, or no openssl: apt-get install postgresql openssl")
@@ -47,7 +47,18 @@ def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path
     authority(folder, "trusted")
     authority(folder, "stranger")
     request, extensions = folder / "server.csr", folder / "extensions"
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", str(folder / "server.key"), "-out", str(request))
+    openssl(
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        str(folder / "server.key"),
+        "-out",
+        str(request),
+    )
     extensions.write_text("subjectAltName=DNS:localhost\n")
     openssl(
         *("x509", "-req", "-in", str(request), "-days", "2", "-CAcreateserial", "-extfile", str(extensions)),

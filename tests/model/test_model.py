@@ -1,4 +1,4 @@
-"""The model of ownership holds in every state, and does not without its rules. The whole of it: `python docs/model/check.py`."""
+"""The model of ownership holds in every state, and does not without its rules. All of it: `python docs/model/check.py`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def test_two_processes_of_one_name_never_hold_a_token_together_in_any_state():
 @needs_spin
 @pytest.mark.parametrize("rule", ["LEASE_FROM_SENDING", "ASSIGN_RESPECTS_FENCE", "NO_ROW_FENCES", "LEASE_BELOW_TIMEOUT"])
 def test_without_a_rule_the_model_finds_a_violation(rule):
-    arrangements = ("SAME_NAME", "EITHER_LEADS")
-    assert any(check.search(arrangement, rule, limit_sec=60).violated for arrangement in arrangements)
+    assert check.search("SAME_NAME", rule, limit_sec=60).violated is not None
 
 
 def test_the_model_names_the_rules_that_can_be_switched_off():
