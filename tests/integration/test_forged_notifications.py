@@ -55,7 +55,7 @@ async def test_ten_thousand_forged_notifications_a_second_cause_at_most_one_read
     resyncs, heartbeats = job.metrics.resyncs - before[1], job.metrics.heartbeats - before[2]
     print(f"{SECONDS * PER_SECOND} notifications in {seconds:.1f} s: {resyncs} readings, {heartbeats} heartbeats")
     assert resyncs <= seconds + 2  # the first at once, and one that was due when the last came
-    assert heartbeats >= seconds / 0.3 - 2
+    assert heartbeats >= seconds / 0.3 - 3
     assert job.metrics.heartbeats_failed == job.metrics.lease_losses == job.metrics.listener_reconnects == 0
     assert len(job.my_tokens) == 120
     # A true change that comes meanwhile is not lost.
