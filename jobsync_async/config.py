@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -30,6 +33,9 @@ _CONNECTION_DEFAULTS = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
 }
+
+# In a URI, credentials end at the only unencoded @, and no / comes before it.
+_URI_WITH_ANOTHER_AT = re.compile(r"\s*postgres(?:ql)?://(?:[^@?]*/[^@?]*@|[^@/]*@[^?]*@)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +180,14 @@ class CoordinationConfig:
         if self.schema is not None and (
             not isinstance(self.schema, str)
             or not self.schema
-            or "\0" in self.schema
-            or len(self.schema.encode(errors="replace")) > _MAX_NAME_BYTES
+            or not _is_text(self.schema)
+            or "%" in self.schema  # drivers take it for the start of a parameter
+            or len(self.schema.encode()) > _MAX_NAME_BYTES
         ):
-            raise ConfigError(f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes, or None; got {self.schema!r}")
+            raise ConfigError(
+                f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes without NUL and percent signs, or None; "
+                f"got {self.schema!r:.100}"
+            )
         if self.hash_function not in HASH_FUNCTIONS:
             raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
         if self.on_handoff_timeout not in ("wait", "leave"):
@@ -213,20 +223,60 @@ class CoordinationConfig:
             _whole("port", self.port, 1, 65535)
         for name in ("host", "dbname", "user", "password"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or "\0" in value):
-                raise ConfigError(f"{name} must be a string without NUL characters, or None")
+            if value is not None and not _is_text(value):
+                raise ConfigError(f"{name} must be a string that UTF-8 can encode, without NUL characters, or None")
         if self.dsn is not None:
-            try:
-                parsed = conninfo_to_dict(self.dsn)
-            except (psycopg.Error, TypeError):
-                # libpq's message repeats parts of the DSN, the password among them: neither shown nor chained.
+            if not _is_text(self.dsn):
+                raise ConfigError("dsn must be a string that UTF-8 can encode, without NUL characters, or None")
+            if _URI_WITH_ANOTHER_AT.match(self.dsn):
+                # libpq would take a part of the password for a host, a port or a database, and name it in its messages.
                 raise ConfigError(
-                    "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters "
-                    "in the password percent-encoded) or key=value pairs, or use host, user, password, …"
-                ) from None
-            for port in str(parsed.get("port") or "").split(","):
+                    "the dsn has more than one @, or a / before it: special characters in user and password must be "
+                    "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
+                )
+            for port in str(_parsed(self.dsn).get("port") or "").split(","):
                 if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
-                    raise ConfigError(f"the dsn's port must be a number; got {port!r:.20}")
+                    raise ConfigError("the dsn's port must be a number")
+
+
+def _parsed(dsn: str) -> dict[str, Any]:
+    # libpq's message repeats parts of the DSN, the password among them: neither shown nor kept as the error's context.
+    with suppress(psycopg.Error):
+        return dict(conninfo_to_dict(dsn))
+    raise ConfigError(
+        "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters in the password "
+        "percent-encoded) or key=value pairs, or use host, user, password, …"
+    )
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _forgetful(init: Callable[..., None]) -> Callable[..., None]:
+    """Let an error leave without the frames whose local variables are the password and the DSN: some loggers print those."""
+
+    @wraps(init)
+    def forgetful_init(self: CoordinationConfig, **settings: Any) -> None:
+        refusal = None
+        try:
+            init(self, **settings)
+        except (ConfigError, TypeError) as error:
+            refusal = error.with_traceback(None)
+        if refusal is not None:
+            settings.clear()
+            raise refusal
+
+    return forgetful_init
+
+
+CoordinationConfig.__init__ = _forgetful(CoordinationConfig.__init__)  # type: ignore[method-assign]
 
 
 def _whole(name: str, value: object, least: int, most: int) -> None:

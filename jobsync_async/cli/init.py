@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, run
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, fail, run
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.connection import Connector
+from jobsync_async.postgres.roles import Roles, open_roles
 from jobsync_async.postgres.schema import SCHEMA_VERSION, creation_script, open_schema
 
 
@@ -24,19 +26,37 @@ def init(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for an administrator to run, and connect to nothing.")
     ] = False,
+    role: Annotated[
+        str | None,
+        typer.Option(help="Grant this role what a worker needs, and nothing more. Made, without a login, if it is missing."),
+    ] = None,
+    observer_role: Annotated[
+        str | None, typer.Option(help="Grant this role what an observer needs: to read. Made, without a login, if missing.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create the tables of a cluster, or upgrade them. Doing it again changes nothing."""
+    """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again changes nothing."""
     config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
+    roles = _roles(role, observer_role)
     if sql:
-        script = creation_script(config)
+        script = creation_script(config, roles)
         typer.echo(json.dumps({"sql": script}) if as_json else script)
         return
-    run(_init(config, as_json))
+    run(_init(config, roles, as_json))
 
 
-async def _init(config: CoordinationConfig, as_json: bool) -> int:
-    queries = await open_schema(Connector(config.conninfo, config.bulk_limit_sec), config, upgrade=True)
+def _roles(worker: str | None, observer: str | None) -> Roles:
+    try:
+        return Roles(worker, observer)
+    except ConfigError as error:
+        fail(error)
+
+
+async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
+    connector = Connector(config.conninfo, config.bulk_limit_sec)
+    queries = await open_schema(connector, config, upgrade=True)
+    if roles.given():
+        await open_roles(connector, roles)
     answer = {
         "schema": queries.schema,
         "appname": config.appname,

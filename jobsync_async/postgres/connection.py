@@ -23,7 +23,7 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
-from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable
+from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 
@@ -70,6 +70,14 @@ def translated() -> Iterator[None]:
 def _first_line(error: psycopg.Error) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def without_frames(error: psycopg.Error) -> psycopg.Error:
+    """The same error without its traceback: the driver's frames hold the connection string, and so the password, in their
+    local variables, which some loggers print."""
+    copy = type(error)(*error.args)
+    copy.__suppress_context__ = True
+    return copy
 
 
 async def finish_first(work: Coroutine[Any, Any, T]) -> T:
@@ -135,9 +143,8 @@ class Connector:
         return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
 
     async def open(self, purpose: str) -> Connection:
-        """A connection in autocommit. Raises StoreUnavailable; ServerChanged among them."""
-        with translated():
-            connection = await Connection.connect(self._conninfo(purpose), **self.options)
+        """A connection in autocommit. Raises StoreUnavailable (also as ServerChanged), or ConfigError for settings that cannot be."""
+        connection = await self._connect(purpose)
         try:
             await self.prepare(connection)
             self.footing.check(connection.server)
@@ -145,6 +152,16 @@ class Connector:
             await connection.close()
             raise
         return connection
+
+    async def _connect(self, purpose: str) -> Connection:
+        try:
+            return await Connection.connect(self._conninfo(purpose), **self.options)
+        except psycopg.Error as error:
+            failure = without_frames(error)
+        if isinstance(failure, psycopg.ProgrammingError):  # nothing was sent: a value that libpq or psycopg cannot take
+            raise ConfigError(f"the connection settings cannot work: {_first_line(failure)}") from failure
+        with translated():
+            raise failure
 
     async def prepare(self, connection: Connection) -> None:
         """Set bounds and names for the session. Nothing to do before the schema is known."""

@@ -8,7 +8,6 @@ any moment without cancelling a psycopg call, and costs nothing while nothing ha
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,7 +21,6 @@ from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, shut_down, translated
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 _VERSION = re.compile(rb"[0-9]{1,18}", re.ASCII)
 
@@ -39,6 +37,7 @@ class Listener:
         self.heard = -1
         self.notifications = 0
         self.channel = channel
+        self._channel = channel.encode()
         self._connection = connection
         self._patience_sec = connector.patience_sec
         connection.add_notify_handler(self._on_notify)
@@ -118,13 +117,7 @@ class Listener:
         self._hear(notify.channel.encode(), notify.payload.encode(errors="replace"))
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
+        # Anybody may send thousands a second: what is not a version of ours is counted, and costs nothing more.
         self.notifications += 1
-        if channel == self.channel.encode() and _VERSION.fullmatch(payload):
+        if channel == self._channel and _VERSION.fullmatch(payload):
             self.heard = max(self.heard, int(payload))
-        else:
-            logger.debug(
-                "ignored a notification with %d bytes of something else on %s",
-                len(payload),
-                self.channel,
-                extra={"channel": self.channel, "bytes": len(payload)},
-            )

@@ -5,26 +5,26 @@
 -- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it.
 
 -- name: prepare_session
--- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. Comes
--- back: which server this is.
-SELECT count(set_config(name, value, false)), {server} AS server
+-- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. Until
+-- then any name may be a stranger's: what is used here says whose it is. Comes back: which server this is.
+SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)), {server} AS server
 FROM (VALUES ('search_path', 'pg_catalog'),
              ('statement_timeout', %(statement_ms)s),
              ('lock_timeout', %(lock_ms)s),
              ('idle_in_transaction_session_timeout', %(idle_ms)s),
              ('default_transaction_isolation', 'read committed'),
              ('plan_cache_mode', 'force_custom_plan'),
-             ('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'))
+             ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
 
 -- name: bound_transaction
 -- The same behind a pooler, where a session is not ours to set up: for one transaction.
-SELECT count(set_config(name, value, true))
+SELECT pg_catalog.count(pg_catalog.set_config(name, value, true))
 FROM (VALUES ('search_path', 'pg_catalog'),
              ('statement_timeout', %(statement_ms)s),
              ('lock_timeout', %(lock_ms)s),
              ('idle_in_transaction_session_timeout', %(idle_ms)s),
-             ('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'))
+             ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
 
 -- name: read_committed
@@ -33,8 +33,14 @@ SET TRANSACTION ISOLATION LEVEL READ COMMITTED
 
 -- name: inspect_server
 -- What start needs to know of the server, before search_path is pinned.
-SELECT current_schema() AS schema, pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS read_only,
-       current_setting('server_encoding') AS encoding, current_setting('server_version_num')::integer AS version
+SELECT pg_catalog.current_schema() AS schema,
+       pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
+       pg_catalog.current_setting('server_encoding') AS encoding,
+       pg_catalog.current_setting('server_version_num')::integer AS version
+
+-- name: pin_search_path
+-- From here on every name that is not qualified is PostgreSQL's own; `local` to the transaction where sessions are shared.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog', %(local)s)
 
 -- name: table_exists
 SELECT to_regclass(%(table)s) IS NOT NULL
@@ -42,6 +48,9 @@ SELECT to_regclass(%(table)s) IS NOT NULL
 -- name: may_create
 -- Whether this role may create tables in the schema; null when the schema does not exist.
 SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %(schema)s
+
+-- name: role_exists
+SELECT 1 FROM pg_roles WHERE rolname = %(role)s
 
 -- name: lock_schema
 -- One process at a time creates or upgrades the tables.

@@ -7,12 +7,15 @@ workers may still run: it says what to run.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
+from jobsync_async.postgres.roles import Roles, roles_script
 from jobsync_async.postgres.sql import Queries
 
 SCHEMA_VERSION = 1
@@ -44,24 +47,27 @@ async def open_schema(
                 raise ConfigError(REFUSAL)
             connector.pooled = True
         with translated(), limit(connection, connector.patience_sec):
-            queries = Queries(await _inspect(connection, config, must_write=not observe), config.appname)
-            if observe:
-                await _require(connection, queries)
-            elif upgrade or not await _exists(connection, queries):
-                await _refuse_predecessor(connection, queries)
-                await _create(connection, queries, config)
-            await _check(connection, queries, config, observe=observe)
+            async with connection.transaction() if connector.pooled else nullcontext():
+                schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
+                queries = Queries(schema, config.appname)
+                if observe:
+                    await _require(connection, queries)
+                elif upgrade or not await _exists(connection, queries):
+                    await _refuse_predecessor(connection, queries)
+                    await _create(connection, queries, config)
+                await _check(connection, queries, config, observe=observe)
     finally:
         await connection.close()
     connector.queries = queries
     return queries
 
 
-async def _inspect(connection: Connection, config: CoordinationConfig, *, must_write: bool) -> str:
+async def _inspect(connection: Connection, config: CoordinationConfig, *, must_write: bool, shared: bool) -> str:
     """The schema that the tables are in."""
     unlocked = Queries("pg_catalog", config.appname)
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
     assert server is not None
+    await connection.execute(unlocked["pin_search_path"], {"local": shared})
     if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < LEAST_SERVER:
@@ -120,7 +126,7 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
         async with connection.transaction():
             key = f"{queries.schema}.{config.appname}"
             await connection.execute(queries["lock_schema"], {"key": key})
-            for statement in split(queries.create_tables):
+            for statement in queries.create_statements:
                 await connection.execute(statement)
             await _insert_cluster(connection, queries, config)
             await _upgrade(connection, queries)
@@ -129,12 +135,6 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
             f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
         ) from error
-
-
-def split(script: bytes) -> list[bytes]:
-    """The statements of one of our own scripts: none of them has a semicolon inside a line."""
-    lines = [line.partition(b"--")[0].rstrip() for line in script.splitlines()]
-    return [part.strip() for part in b"\n".join(lines).split(b";") if part.strip()]
 
 
 def settings(config: CoordinationConfig) -> dict[str, int | str]:
@@ -155,7 +155,7 @@ async def _upgrade(connection: Connection, queries: Queries) -> None:
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     assert row is not None
     for version in range(row.schema_version + 1, SCHEMA_VERSION + 1):
-        for statement in split(queries.migration(version)):
+        for statement in queries.migration(version):
             await connection.execute(statement)
         await connection.execute(queries["set_schema_version"], {"schema_version": version})
 
@@ -189,6 +189,9 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
             )
 
 
-def creation_script(config: CoordinationConfig) -> str:
-    """The SQL that creates the tables, for a database administrator to run. Does no I/O; `schema` None means ``public``."""
-    return Queries(config.schema or "public", config.appname).create_tables.decode()
+def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:
+    """The SQL that creates the tables, and the roles, for a database administrator to run. Does no I/O; `schema` None means
+    ``public``."""
+    queries = Queries(config.schema or "public", config.appname)
+    tables = queries.create_tables.decode()
+    return tables if roles is None or not roles.given() else f"{tables}\n{roles_script(queries, roles)}"

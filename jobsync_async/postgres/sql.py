@@ -9,14 +9,17 @@ from typing import Any
 
 from psycopg import sql
 
+from jobsync_async.errors import ConfigError
+
 TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.
 _SERVER = sql.SQL(
-    "(SELECT concat_ws('/', s.system_identifier, CASE WHEN NOT pg_is_in_recovery() THEN "
-    "left(pg_walfile_name(pg_current_wal_lsn()), 8) END, d.oid) "
-    "FROM pg_control_system() s, pg_database d WHERE d.datname = current_database())"
+    "(SELECT pg_catalog.concat_ws('/', s.system_identifier, CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN "
+    'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END, d.oid) '
+    "FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d "
+    "WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
 )
 _SOUND = sql.SQL(
     "server_identity = coalesce(%(here)s::text, {}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
@@ -31,6 +34,8 @@ class Queries:
     ``queries["heartbeat"]``."""
 
     def __init__(self, schema: str, appname: str) -> None:
+        if "%" in schema:  # drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too
+            raise ConfigError(f"the tables cannot be in schema {schema!r}: its name has a percent sign; use another schema")
         self.schema = schema
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
@@ -38,21 +43,31 @@ class Queries:
         self._names |= {"server": _SERVER, "sound": _SOUND}
         self._statements = {name: self._compose(text) for name, text in _load().items()}
         self.create_tables = self._compose(_read("schema.sql"))
+        self.create_statements = self._statements_of(_read("schema.sql"))
 
     def __getitem__(self, name: str) -> bytes:
         return self._statements[name]
 
-    def migration(self, version: int) -> bytes:
-        """The script that takes the tables from the version before to `version`."""
-        return self._compose(_read(f"migrations/{version:04}.sql"))
+    def migration(self, version: int) -> list[bytes]:
+        """The statements that take the tables from the version before to `version`."""
+        return self._statements_of(_read(f"migrations/{version:04}.sql"))
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""
         identifier: sql.Identifier = self._names[name]
         return identifier.as_string()
 
-    def _compose(self, text: str) -> bytes:
-        return sql.SQL(text).format(**self._names).as_bytes()
+    def grants(self, kind: str, role: str) -> list[bytes]:
+        """The statements of ``grants.sql`` for one kind of role."""
+        names = {"schema": sql.Identifier(self.schema), "role": sql.Identifier(role)}
+        return self._statements_of(_load("grants.sql")[kind], **names)
+
+    def _compose(self, text: str, **names: sql.Identifier) -> bytes:
+        return sql.SQL(text).format(**self._names, **names).as_bytes()
+
+    def _statements_of(self, script: str, **names: sql.Identifier) -> list[bytes]:
+        # Split before any name is put in: a name may hold a semicolon, a line's end or what looks like a comment.
+        return [self._compose(part, **names) for part in split(script)]
 
 
 @cache
@@ -67,6 +82,12 @@ def _load() -> dict[str, str]:
         _, *parts = _HEADER.split(_read(name))
         statements |= {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
     return statements
+
+
+def split(script: str) -> list[str]:
+    """The statements of one of our own scripts: none of them has a semicolon inside a line."""
+    lines = [line.partition("--")[0].rstrip() for line in script.splitlines()]
+    return [part.strip() for part in "\n".join(lines).split(";") if part.strip()]
 
 
 def _without_comments(text: str) -> str:

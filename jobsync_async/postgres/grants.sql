@@ -1,0 +1,18 @@
+-- What the two kinds of roles may do, and nothing else. {role} is quoted once.
+
+-- name: worker
+-- All that a worker does. It cannot create, truncate or drop, nor change the cluster's fixed settings, nor delete tokens, nor
+-- change or delete what was completed.
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT SELECT, INSERT,
+    UPDATE (leader, leader_incarnation, term, version, generation, pin_version, planned_joined, last_joined, tokens_since,
+            server_identity)
+    ON {cluster} TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
+GRANT SELECT, INSERT, UPDATE ON {token}, {claim} TO {role};
+GRANT SELECT, INSERT ON {audit}, {rebalance} TO {role};
+
+-- name: observer
+-- Reads everything, writes nothing.
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {audit}, {rebalance} TO {role};

@@ -1,0 +1,101 @@
+"""Least privilege: a role that can do what a worker needs, and one that may only look.
+
+A role that is missing is made as a group without a login: `GRANT app TO your_login` hands its rights on. No password is set
+here; that is between the administrator and the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import errors, sql
+
+from jobsync_async.errors import ConfigError, SchemaError
+from jobsync_async.postgres.connection import Connector, limit, translated
+from jobsync_async.postgres.sql import Queries
+
+_MAX_NAME_BYTES = 63
+_RESERVED = ("public", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The roles to grant to; None for none.
+
+    Raises:
+        ConfigError: a name that no role can have, or one name for both.
+    """
+
+    worker: str | None = None
+    observer: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, name in (("role", self.worker), ("observer-role", self.observer)):
+            if name is not None:
+                _check_name(option, name)
+        if self.worker is not None and self.worker == self.observer:
+            raise ConfigError("role and observer-role must be two roles: an observer may only read")
+
+    def given(self) -> list[tuple[str, str]]:
+        """Pairs of kind (``"worker"`` or ``"observer"``) and name."""
+        return [(kind, name) for kind, name in (("worker", self.worker), ("observer", self.observer)) if name is not None]
+
+
+def _check_name(option: str, name: str) -> None:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= _MAX_NAME_BYTES or "\0" in name:
+        raise ConfigError(f"{option} must be a role's name of 1 to {_MAX_NAME_BYTES} bytes; got {name!r:.100}")
+    if name in _RESERVED or name.startswith("pg_"):
+        raise ConfigError(f"{option} cannot be {name!r}: PostgreSQL reserves that name")
+
+
+def _creation(role: str) -> str:
+    return sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)).as_string()
+
+
+def roles_script(queries: Queries, roles: Roles) -> str:
+    """The SQL that makes the roles where they are missing, and grants. Does no I/O."""
+    lines: list[str] = []
+    for kind, name in roles.given():
+        exists = sql.SQL("SELECT FROM pg_catalog.pg_roles WHERE rolname = {}").format(sql.Literal(name)).as_string()
+        body = f"BEGIN IF NOT EXISTS ({exists}) THEN {_creation(name)}; END IF; END"
+        # As a literal: a name cannot end it, as it could end a dollar quote.
+        lines += ["", f"-- What {'a worker needs' if kind == 'worker' else 'an observer may read'}.", f"DO {_quoted(body)};"]
+        lines += [f"{statement.decode()};" for statement in queries.grants(kind, name)]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return sql.Literal(text).as_string().strip()
+
+
+async def open_roles(connector: Connector, roles: Roles) -> None:
+    """Make the roles that are missing, and grant; all or nothing. The tables must be there.
+
+    Raises SchemaError when this role may not, or StoreUnavailable.
+    """
+    queries = connector.queries
+    assert queries is not None, "the schema is opened first"
+    connection = await connector.open("roles")
+    try:
+        with translated(), limit(connection, connector.patience_sec):
+            async with connection.transaction():
+                await connection.execute(queries["lock_schema"], {"key": f"{queries.schema}.{queries.appname}"})
+                for kind, name in roles.given():
+                    known = await (await connection.execute(queries["role_exists"], {"role": name})).fetchone()
+                    if known is None:
+                        await connection.execute(_creation(name).encode())
+                    for statement in queries.grants(kind, name):
+                        await connection.execute(statement)
+    except SchemaError as error:
+        if not isinstance(error.__cause__, errors.InsufficientPrivilege):
+            raise
+        raise SchemaError(
+            "this role may not make roles or grant rights on the tables; run `jobsync-async init` as their owner, "
+            "with CREATEROLE if the role is missing, or have an administrator run what it prints with --sql"
+        ) from error.__cause__
+    finally:
+        await connection.close()

@@ -1,0 +1,159 @@
+"""Least privilege: a whole cluster works under the worker's role, and neither role can do more than it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from uuid import uuid4
+
+import anyio
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError
+from jobsync_async.postgres.roles import Roles
+from tests.clusters import cluster
+
+WORKER = f"worker \"{uuid4().hex[:6]}'$$"  # quotes of every kind: such a name must do no harm
+OBSERVER = f"observer {uuid4().hex[:6]}"
+
+
+def init(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobsync_async", "init", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(params=["init", "init --sql"])
+def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
+    """DSNs of the administrator, and of a worker's and an observer's login, made by one command or its printed script."""
+    options = ["--role", WORKER, "--observer-role", OBSERVER]
+    with psycopg.connect(empty_dsn, autocommit=True) as admin:
+        admin.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        admin.execute("CREATE TABLE secrets (x integer)")
+        try:
+            if request.param == "init":
+                for _ in range(2):  # the second time changes nothing
+                    init("--dsn", empty_dsn, "--total-tokens", "120", *options)
+            else:
+                script = init("--sql", *options)
+                for _ in range(2):
+                    admin.execute(script.encode())
+            dsns = {"admin": empty_dsn}
+            for kind, role in (("worker", WORKER), ("observer", OBSERVER)):
+                login = f"login of {role}"
+                admin.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(*map(sql.Identifier, (login, role)))
+                )
+                dsns[kind] = make_conninfo(**{**conninfo_to_dict(empty_dsn), "user": login, "password": "x"})
+            yield dsns
+        finally:
+            for role in (WORKER, OBSERVER):
+                for name in (f"login of {role}", role):
+                    if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is not None:
+                        admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+                        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees_it(roles):
+    config = CoordinationConfig(
+        dsn=roles["worker"], schema="public", total_tokens=120, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5
+    )
+    handled: list[int] = []
+
+    async def handle(claim) -> None:
+        handled.append(claim.task_id)
+
+    async with cluster(config) as jobs:
+        await jobs.start("a")
+        await jobs.start("b", "c")
+        assert await jobs.even() == {"a": 40, "b": 40, "c": 40}
+        mine = next(n for n in range(1000) if jobs["b"].owns(n))
+        await jobs["b"].add_task(mine)
+        assert await jobs["b"].write_audit() == 1
+        assert len(await jobs["b"].get_audit()) == 1
+        async with jobs["b"].claim(mine) as claim, await psycopg.AsyncConnection.connect(roles["worker"]) as connection:
+            await jobs["b"].fence(connection, claim)
+            await connection.commit()
+        await jobs["a"].register_lock(mine, "c", "a reason", expires_in_days=1)
+        while not jobs["c"].owns(mine):
+            await asyncio.sleep(0.002)
+        assert [lock.created_by for lock in await jobs["a"].list_locks()] == ["a"]
+        assert await jobs["a"].clear_locks_by_creator("a") == 1
+        results = await asyncio.gather(*(job.run_batch(range(50), handle) for job in jobs.jobs.values()))
+        assert sum(len(result.completed_here) for result in results) == 50 - (mine < 50)
+        assert sorted(handled) == [n for n in range(50) if n != mine]
+        await jobs["b"].drain()
+        await jobs.crash("a")  # the leader: taken over
+        assert await jobs.settled() == {"b": 0, "c": 120}
+        command = ["status", "--dsn", roles["observer"], "--schema", "public"]
+        status = await anyio.run_process([sys.executable, "-m", "jobsync_async", *command], check=False)
+        assert status.returncode == 0, status.stderr
+        assert b"120 tokens, all owned" in status.stdout
+
+
+MORE_THAN_A_WORKER = [
+    "CREATE TABLE public.mine (x integer)",
+    "DROP TABLE public.sync_token",
+    "TRUNCATE public.sync_claim",
+    "ALTER TABLE public.sync_node ADD x integer",
+    "CREATE INDEX ON public.sync_token (node)",
+    "CREATE TRIGGER t BEFORE INSERT ON public.sync_node EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "SELECT * FROM public.secrets",
+    "INSERT INTO public.secrets VALUES (1)",
+    "DELETE FROM public.sync_token",
+    "DELETE FROM public.sync_cluster",
+    "UPDATE public.sync_cluster SET total_tokens = 7",
+    "UPDATE public.sync_cluster SET schema_version = 7",
+    "DELETE FROM public.sync_claim",
+    "UPDATE public.sync_audit SET node = 'me'",
+    "DELETE FROM public.sync_audit",
+    "DELETE FROM public.sync_rebalance",
+    "CREATE ROLE another",
+]
+MORE_THAN_AN_OBSERVER = [
+    *MORE_THAN_A_WORKER,
+    "INSERT INTO public.sync_lock (task_key, task_id, token_id, node_patterns) VALUES ('x', 'x', 1, '[]')",
+    "UPDATE public.sync_cluster SET version = version + 1",
+    "UPDATE public.sync_node SET state = 'draining'",
+    "UPDATE public.sync_token SET epoch = epoch + 1",
+    "SELECT FROM public.sync_token FOR SHARE",
+    "INSERT INTO public.sync_audit SELECT now(), 'x', 'x', 1, 'x', 1",
+]
+
+
+async def test_neither_role_can_do_more(roles):
+    for kind, forbidden in (("worker", MORE_THAN_A_WORKER), ("observer", MORE_THAN_AN_OBSERVER)):
+        async with await psycopg.AsyncConnection.connect(roles[kind], autocommit=True) as connection:
+            for statement in forbidden:
+                with pytest.raises(errors.InsufficientPrivilege):
+                    await connection.execute(statement)
+                    pytest.fail(f"a {kind} may {statement}")
+
+
+async def test_an_observers_role_cannot_be_a_worker_and_leaves_nothing_behind(roles):
+    async with await psycopg.AsyncConnection.connect(roles["admin"], autocommit=True) as admin:
+        values = "(schema_version, total_tokens, hash_function) VALUES (1, 120, 'double_sha256')"
+        await admin.execute(f"INSERT INTO sync_cluster {values} ON CONFLICT DO NOTHING")
+        with pytest.raises(SchemaError, match="permission denied"):
+            await Job("spy", CoordinationConfig(dsn=roles["observer"], schema="public", total_tokens=120)).start()
+        assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["", "public", "none", "pg_monitor", "x" * 64, "nul\0", "half \ud800"])
+def test_a_name_that_no_role_can_have_is_refused(name):
+    with pytest.raises(ConfigError, match="role"):
+        Roles(worker=name)
+    with pytest.raises(ConfigError, match="observer-role"):
+        Roles(observer=name)
+
+
+def test_one_role_cannot_be_both():
+    with pytest.raises(ConfigError, match="two roles"):
+        Roles("app", "app")

@@ -1,0 +1,124 @@
+"""TLS settings reach libpq: ``sslmode=verify-full`` accepts the server whose certificate it can verify, and no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from jobsync_async import CoordinationConfig, Job, StoreUnavailable, embedded
+
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def install_with_tls() -> Path | None:
+    """The folder of a PostgreSQL that was built with TLS, as Debian's is and the embedded one is not."""
+    found = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parent.parent.name))
+    return found[-1].parent.parent if found else None
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+
+
+def authority(folder: Path, name: str) -> Path:
+    """A certificate authority of one's own."""
+    certificate = folder / f"{name}.crt"
+    openssl(
+        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
+        *("-keyout", str(folder / f"{name}.key"), "-out", str(certificate)),
+    )
+    return certificate
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path]]:
+    """A server that takes TLS connections only, certified for ``localhost``; its DSN, and the folder of certificates."""
+    install = install_with_tls()
+    if install is None or shutil.which("openssl") is None:
+        pytest.skip(f"no PostgreSQL built with TLS under {DEBIAN}, or no openssl: apt-get install postgresql openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    authority(folder, "trusted")
+    authority(folder, "stranger")
+    request, extensions = folder / "server.csr", folder / "extensions"
+    openssl(
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        str(folder / "server.key"),
+        "-out",
+        str(request),
+    )
+    extensions.write_text("subjectAltName=DNS:localhost\n")
+    openssl(
+        *("x509", "-req", "-in", str(request), "-days", "2", "-CAcreateserial", "-extfile", str(extensions)),
+        *("-CA", str(folder / "trusted.crt"), "-CAkey", str(folder / "trusted.key"), "-out", str(folder / "server.crt")),
+    )
+    monkeypatch_module.setattr(embedded, "_find_install", lambda: install)
+    with embedded.EmbeddedPostgres() as postgres:
+        assert postgres.directory is not None
+        data = postgres.directory / "data"
+        for name in ("server.crt", "server.key"):
+            shutil.copy(folder / name, data / name)
+            os.chmod(data / name, 0o600)
+            if os.geteuid() == 0:
+                shutil.chown(data / name, "nobody")
+        access = data / "pg_hba.conf"
+        access.write_text(access.read_text().replace("\nhost ", "\nhostssl "))
+        with psycopg.connect(postgres.dsn) as connection:  # plain, for the last time
+            connection.execute("SELECT pg_reload_conf()")
+        postgres.stop()
+        postgres._settings["ssl"] = "on"
+        postgres.start()
+        yield postgres.dsn, folder
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def config(tls_server: tuple[str, Path], authority: str, **settings: str) -> CoordinationConfig:
+    dsn, folder = tls_server
+    tls = {"sslmode": "verify-full", "sslrootcert": str(folder / f"{authority}.crt")}
+    return CoordinationConfig(dsn=make_conninfo(**{**conninfo_to_dict(dsn), **tls, **settings}), total_tokens=50)
+
+
+async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_server):
+    async with Job("a", config(tls_server, "trusted", host="localhost"), wait_on_enter=20) as job:
+        assert len(job.my_tokens) == 50
+        await job.owner_of("x")
+        with psycopg.connect(tls_server[0]) as connection:
+            query = (
+                "SELECT application_name, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) "
+                "WHERE application_name LIKE 'jobsync_async a %'"
+            )
+            seen = dict(connection.execute(query).fetchall())
+        assert {"jobsync_async a heartbeat", "jobsync_async a listener"} <= seen.keys()
+        assert set(seen.values()) == {True}
+
+
+async def test_a_certificate_that_cannot_be_verified_is_refused(tls_server):
+    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+        await Job("a", config(tls_server, "stranger", host="localhost")).start()
+
+
+async def test_a_certificate_for_another_name_is_refused(tls_server):
+    with pytest.raises(StoreUnavailable, match="does not match host name"):
+        await Job("a", config(tls_server, "trusted", host="127.0.0.1")).start()
+
+
+async def test_a_connection_without_tls_is_refused_by_a_server_that_wants_it(tls_server):
+    with pytest.raises(StoreUnavailable, match="no encryption"):
+        await Job("a", config(tls_server, "trusted", sslmode="disable")).start()

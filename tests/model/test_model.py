@@ -1,0 +1,35 @@
+"""The model of ownership holds in every state, and does not without its rules. All of it: `python docs/model/check.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "docs" / "model" / "check.py"
+spec = importlib.util.spec_from_file_location("model_check", PATH)
+assert spec is not None
+assert spec.loader is not None
+check = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(check)
+
+needs_spin = pytest.mark.skipif(check.missing() is not None, reason=str(check.missing()))
+
+
+@needs_spin
+def test_two_processes_of_one_name_never_hold_a_token_together_in_any_state():
+    verdict = check.search("SAME_NAME", limit_sec=60)
+    assert verdict.violated is None
+    assert verdict.whole
+    assert verdict.states > 10_000
+
+
+@needs_spin
+@pytest.mark.parametrize("rule", ["LEASE_FROM_SENDING", "ASSIGN_RESPECTS_FENCE", "NO_ROW_FENCES", "LEASE_BELOW_TIMEOUT"])
+def test_without_a_rule_the_model_finds_a_violation(rule):
+    assert check.search("SAME_NAME", rule, limit_sec=60).violated is not None
+
+
+def test_the_model_names_the_rules_that_can_be_switched_off():
+    assert len(check.rules()) == len(set(check.rules())) >= 25
