@@ -23,7 +23,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker says of itself when it joins."""
+    """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for one that drained before."""
 
     weight: float = 1.0
     address: str | None = None
@@ -32,6 +32,7 @@ class Announcement:
     boot_id: str | None = None
     pid_namespace: str | None = None
     process_started: int | None = None
+    state: str = "active"
 
 
 @dataclass(frozen=True, slots=True)

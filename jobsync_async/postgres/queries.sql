@@ -53,15 +53,15 @@ SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS ho
 
 -- name: insert_node
 -- A join under a free name.
-INSERT INTO {node} (name, incarnation, joined, weight, address, host, pid, boot_id, pid_namespace, process_started)
-VALUES (%(name)s, %(incarnation)s, %(joined)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
+INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started)
+VALUES (%(name)s, %(incarnation)s, %(joined)s, %(state)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s, %(pid_namespace)s,
         %(process_started)s)
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still: only if it still does.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
-    state = 'active', weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
+    state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
     pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, stuck = NULL
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 
@@ -99,8 +99,9 @@ FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
 ) watched
 
 -- name: set_state
--- By name, so that it can be asked for from anywhere.
+-- By name, so that it can be asked for from anywhere; a worker that says it of itself names its incarnation too.
 UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
+  AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
 
 -- name: free_tokens_of
 -- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.

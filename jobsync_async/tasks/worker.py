@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Set
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakSet
@@ -193,6 +194,7 @@ class Worker:
         """Continue under a new incarnation, after the old one was expired."""
         self.stop_acting("expired by the cluster")
         self.identity = Identity(self.identity.name, uuid4())
+        self.announcement = replace(self.announcement, state=self.state or "active")  # who drained goes on draining
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 
