@@ -22,7 +22,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.rows import Announcement
 from jobsync_async.description import describe
-from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError
+from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable
 from jobsync_async.locks import Locks
 from jobsync_async.postgres.connection import finish_first
 from jobsync_async.postgres.pooler import REFUSAL
@@ -257,17 +257,14 @@ class Coordinator:
         """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
         worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
-        before = worker.announcement.state
-        worker.announce_state(state)
-        try:
-            await membership.set_state(worker.identity.name, state)
-        except BaseException:
-            worker.announce_state(before)
-            raise
-        while draining and not worker.ended and (worker.state != "draining" or worker.ownership.holds_anything()):
-            await worker.changed()
-            if worker.state == "active":  # it was expired meanwhile, and had joined anew before it knew
-                await membership.set_state(worker.identity.name, state)
+        while not worker.ended:
+            me = worker.identity
+            await membership.set_state(me.name, state, me.incarnation)
+            await worker.until(lambda: worker.ended or worker.identity != me or worker.state == state)  # noqa: B023
+            if worker.identity == me:  # otherwise it joined anew meanwhile, and says it again
+                break
+        if draining:
+            await worker.until(lambda: worker.ended or not worker.ownership.holds_anything())
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 
@@ -298,7 +295,7 @@ class Coordinator:
         if store is None:
             return
         with suppress(StoreError):
-            await store.membership.leave(self.worker.identity)
+            await self._delete_row(store)
         self.worker.end()
         await store.close()
 
@@ -313,7 +310,7 @@ class Coordinator:
         worker.publish(worker.ownership.let_go(worker.clock()))
         if not await self._idle_within(_QUICK_LEAVE_SEC) and not self._hurry:
             with suppress(StoreError):  # the lease goes on or not, in either case there is nothing more to say
-                await store.membership.set_state(name, "draining")
+                await store.membership.set_state(name, "draining", self.worker.identity.incarnation)
             await self._idle_within(worker.config.handoff_timeout_sec + 1)
         if self._hurry:
             for _, user in worker.ownership.users_of(worker.ownership.busy()):
@@ -335,11 +332,18 @@ class Coordinator:
     async def _sign_off(self, store: Store) -> None:
         name = self.worker.identity.name
         try:
-            await store.membership.leave(self.worker.identity)
+            await self._delete_row(store)
         except StoreError as error:
             logger.warning("%s could not sign off, the others notice in a while: %s", name, error, extra={"node": name})
         else:
             logger.info("%s left", name, extra={"node": name})
+
+    async def _delete_row(self, store: Store) -> None:
+        """Try twice: the first time may find out that a connection broke while it was idle."""
+        try:
+            await store.membership.leave(self.worker.identity)
+        except StoreUnavailable:
+            await store.membership.leave(self.worker.identity)
 
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker

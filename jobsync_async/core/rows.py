@@ -31,7 +31,8 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker says of itself when it joins. `session_tag` is in the ``application_name`` of each of its sessions."""
+    """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for one that drained before;
+    `session_tag` is in the ``application_name`` of each of its sessions."""
 
     weight: float = 1.0
     address: str | None = None

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+import anyio
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.rows import namedtuple_row
@@ -86,9 +87,10 @@ async def finish_first(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        with anyio.CancelScope(shield=True):  # a cancelled scope would cancel this wait anew at every turn of the loop
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # retrieved: the cancellation is what the caller must see
         raise

@@ -120,12 +120,14 @@ class Membership:
             await connection.execute(self._queries["inherit_tokens"], {**values, **old})
         await connection.execute(self._queries["lead_if_nobody_does"])
 
-    async def set_state(self, name: str, state: str) -> bool:
-        """Mark a worker ``"active"`` or ``"draining"``. False when there is none or it is so already."""
+    async def set_state(self, name: str, state: str, incarnation: UUID | None = None) -> bool:
+        """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it, not one that has its name by
+        now. False when there is none or it is so already."""
 
         async def work(connection: Connection) -> bool:
             await self._take_version(connection)
-            cursor = await connection.execute(self._queries["set_state"], {"name": name, "state": state})
+            values = {"name": name, "state": state, "incarnation": incarnation}
+            cursor = await connection.execute(self._queries["set_state"], values)
             return cursor.rowcount == 1
 
         return await self._changes.transaction(work)

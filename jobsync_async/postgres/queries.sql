@@ -173,8 +173,9 @@ FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
 ) watched
 
 -- name: set_state
--- By name, so that it can be asked for from anywhere.
+-- By name, so that it can be asked for from anywhere; a worker that says it of itself names its incarnation too.
 UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
+  AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
 
 -- name: free_tokens_of
 -- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.

@@ -150,9 +150,10 @@ class _Follower:
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
         deadlines = [self._retry_at, self._overdue.next_look(now)]
-        if self._missed_since is not None:
-            deadlines.append(self._missed_since + _CROSSING_SEC)
-        if self._hears_news():
-            deadlines.append(self._distrust_until)
+        if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
+            if self._missed_since is not None:
+                deadlines.append(self._missed_since + _CROSSING_SEC)
+            if self._hears_news():
+                deadlines.append(self._distrust_until)
         first = min(deadlines)
         return None if first == float("inf") else first - now

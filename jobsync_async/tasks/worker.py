@@ -131,10 +131,6 @@ class Worker:
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
-    def announce_state(self, state: str) -> None:
-        """Be ``"active"`` or ``"draining"`` after a rejoin."""
-        self.announcement = replace(self.announcement, state=state)
-
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
         that they have seen enough when their turn comes, even if the leader and the next in age die together."""
@@ -181,8 +177,6 @@ class Worker:
         change = self.ownership.apply(snapshot, now)
         if change is not None:
             news = self.state != snapshot.state or self.settled != snapshot.settled
-            if self.state != snapshot.state:  # asked for from here or from anywhere: it outlasts an expiry
-                self.announce_state(snapshot.state)
             self.state, self.settled = snapshot.state, snapshot.settled
             self.publish(change, news=news)
         self.lead_wanted.set()
@@ -215,6 +209,7 @@ class Worker:
         """Continue under a new incarnation, after the old one was expired or its server replaced."""
         self.stop_acting(why)
         self.identity = Identity(self.identity.name, uuid4())
+        self.announcement = replace(self.announcement, state=self.state or "active")  # who drained goes on draining
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 

@@ -403,3 +403,14 @@ async def test_a_refused_join_leaves_nothing_behind(join, config, admin):
         assert await other.join() is not None
     assert await (await admin.execute("SELECT version FROM sync_cluster")).fetchone() == version
     assert await a.beat() is not None
+
+
+async def test_an_old_incarnation_that_drains_does_not_drain_the_one_that_has_its_name(join, config):
+    a, b = await two_with_a_handoff(join)
+    seen = await b.last_beat()
+    async with hand(config, "b") as heir:
+        assert await heir.join(replace=seen) is None
+        assert not await b.store.membership.set_state("b", "draining", b.me.incarnation)
+        assert (await heir.read()).state == "active"
+        assert await heir.store.membership.set_state("b", "draining", heir.me.incarnation)
+        assert (await heir.read()).state == "draining"

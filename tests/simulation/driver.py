@@ -1,0 +1,372 @@
+"""What the library uses of psycopg, over a simulated network: connections, transactions, notifications, and a pool.
+
+Everything above the driver is the real code. `installed` puts this module in psycopg's place, and virtual clocks and the seed's
+chance in the place of the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as global_random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import count
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+from uuid import UUID
+
+import psycopg
+from anyio._backends import _asyncio as anyio_asyncio
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
+
+from jobsync_async.core.rows import Announcement
+from jobsync_async.postgres.connection import translated
+from jobsync_async.postgres.sql import Queries
+from tests.simulation.server import Session
+from tests.simulation.statements import Result
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+QUERIES = Queries("public", "sync_")
+_NAMES = {text: name for name, text in QUERIES._statements.items()}
+_descriptors = count(1000)
+
+
+def name_of(query: Any) -> str:
+    """Which statement it is."""
+    if isinstance(query, bytes):
+        known = _NAMES.get(query)
+        if known is not None:
+            return known
+        if query.startswith(b"SELECT epoch FROM"):
+            return "fence"
+    elif hasattr(query, "as_string") and query.as_string(None).startswith("LISTEN"):
+        return "listen"
+    raise AssertionError(f"the simulation does not know this statement: {query!r:.200}")
+
+
+class Cursor:
+    """The result of a statement."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rows: deque[Any] = deque()
+        self.rowcount = -1
+
+    async def execute(self, query: Any, params: Any = None) -> Cursor:
+        name = name_of(query)
+        if name == "fence":
+            params = dict(zip(("token_id", "incarnation", "epoch"), params, strict=True))
+        result = await self._connection.send(name, params)
+        self._rows = deque(result.rows)
+        self.rowcount = max(result.count, len(result.rows))
+        return self
+
+    async def fetchone(self) -> Any:
+        return self._rows.popleft() if self._rows else None
+
+    async def fetchall(self) -> list[Any]:
+        rows = list(self._rows)
+        self._rows.clear()
+        return rows
+
+
+class Connection:
+    """One connection of a process. What travels between it and its session is subject to the network's weather.
+
+    Attributes:
+        idle_limit: whether the server ends a transaction that is left alone for too long.
+    """
+
+    def __init__(self, process: Process, purpose: str, *, autocommit: bool = True) -> None:
+        self.process = process
+        self.purpose = purpose
+        self.autocommit = autocommit
+        self.idle_limit = purpose != "user"
+        self.closed = False
+        self.session: Session = process.network.server.connect(self)
+        self._fd = next(_descriptors)
+        self._answer: asyncio.Future[Result] | None = None
+        self._in_transaction = False
+        self._opened = False
+        self._broken: str | None = None
+        self._inbox: deque[str] = deque()
+        self._handlers: list[Callable[[Any], None]] = []
+        self.pgconn = SimpleNamespace(consume_input=self._consume, notifies=self._notifies, finish=self.hang_up)
+        process.connections[self] = None
+
+    @classmethod
+    async def connect(cls, conninfo: str, **options: Any) -> Connection:
+        """Open a connection from the process that runs now."""
+        loop: Any = asyncio.get_running_loop()
+        process: Process = loop.process
+        answer = loop.create_future()
+        process.network.connect(process, lambda error: _settle(answer, error))
+        await answer
+        if process.loop.dead or not process.network.server.up:
+            raise psycopg.OperationalError("connection refused")
+        purpose = str(conninfo_to_dict(conninfo).get("application_name")) if "=" in conninfo else conninfo
+        return cls(process, purpose, autocommit=options.get("autocommit", False))
+
+    # -- statements -----------------------------------------------------------------------------------------------------
+
+    def cursor(self, **_: Any) -> Cursor:
+        return Cursor(self)
+
+    async def execute(self, query: Any, params: Any = None) -> Cursor:
+        return await self.cursor().execute(query, params)
+
+    async def send(self, name: str, values: Any) -> Result:
+        """Send a statement and wait for its answer. Raises psycopg's errors."""
+        self._require_open()
+        assert self._answer is None, f"two statements at a time on {self}"
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        explicit = self._in_transaction or not self.autocommit
+        self._opened = self._opened or explicit
+        self.process.network.send(self, name, values, explicit)
+        return await self._await(answer)
+
+    async def _await(self, answer: asyncio.Future[Result]) -> Result:
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.hang_up()  # psycopg cancels the query; here the connection is given up, which is no better for the caller
+            raise
+        finally:
+            self._answer = None
+
+    def answered(self, result: Result | Exception) -> None:
+        """The answer has arrived. Notifications that came along are in libpq's buffer now, or were told to the handlers."""
+        if self._answer is None or self._answer.done():
+            return
+        if isinstance(result, Exception):
+            self._answer.set_exception(result)
+        else:
+            self._answer.set_result(result)
+        if self._inbox and self.process.network.random.random() < 0.5:
+            while self._inbox:
+                payload = self._inbox.popleft()
+                for handler in self._handlers:
+                    handler(SimpleNamespace(channel=self.listens_to, payload=payload))
+
+    listens_to = "sync_changes"
+
+    def _require_open(self) -> None:
+        if self._broken is None and self.process.loop.dead:
+            self._broken = "the process is dead"
+        if self.closed or self._broken is not None:
+            self.hang_up()
+            raise psycopg.OperationalError(self._broken or "the connection is closed")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Begins with the first statement in it."""
+        assert not self._in_transaction
+        self._in_transaction = True
+        self._opened = False
+        marker = SimpleNamespace()
+        try:
+            yield marker
+        except BaseException as error:
+            self._in_transaction = False
+            if not self.closed and self._broken is None and self._answer is None and self._opened:
+                await self._roll_back()
+            if isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+                return
+            raise
+        self._in_transaction = False
+        if self._opened:
+            self._opened = False
+            await self._end("commit")
+
+    async def _roll_back(self) -> None:
+        self._opened = False
+        with suppress(psycopg.OperationalError):  # psycopg logs it, and raises what the block raised
+            await self._end("rollback")
+
+    async def _end(self, how: str) -> None:
+        self._require_open()
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        self.process.network.send(self, how, None, False)
+        await self._await(answer)
+
+    @property
+    def info(self) -> Any:
+        idle, inside = pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS
+        return SimpleNamespace(transaction_status=inside if self._in_transaction else idle, dbname="simulated")
+
+    # -- notifications --------------------------------------------------------------------------------------------------
+
+    def add_notify_handler(self, handler: Callable[[Any], None]) -> None:
+        self._handlers.append(handler)
+
+    def notified(self, payload: str) -> None:
+        """A notification has arrived at the socket."""
+        if not self.closed and self._broken is None:
+            self._inbox.append(payload)
+            if self._answer is None:
+                self.process.loop.readable(self._fd)
+
+    def _consume(self) -> None:
+        self._require_open()
+
+    def _notifies(self) -> Any:
+        if not self._inbox:
+            return None
+        return SimpleNamespace(relname=self.listens_to.encode(), extra=self._inbox.popleft().encode())
+
+    def fileno(self) -> int:
+        if self.closed:
+            raise psycopg.OperationalError("the connection is closed")
+        return self._fd
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def broke(self, why: str) -> None:
+        """The stream has ended: whoever waits for an answer sees it, and so does whoever uses the connection next."""
+        if self.closed or self._broken is not None:
+            return
+        self._broken = why
+        if self._answer is not None:
+            _settle(self._answer, psycopg.OperationalError(why))
+        elif self.process.loop.readers:
+            self.process.loop.readable(self._fd)
+
+    def server_closed(self) -> None:
+        """The server ended the session."""
+        self.process.network.hang_up(self, "server closed the connection unexpectedly")
+
+    def hang_up(self) -> None:
+        """Close, at once; the server learns of it."""
+        if not self.closed:
+            self.closed = True
+            self.process.connections.pop(self, None)
+            self.process.network.client_closed(self)
+
+    async def close(self) -> None:
+        self.hang_up()
+
+
+def shut_down(connection: Connection) -> None:
+    """What the library does to a connection from outside: its socket is shut down."""
+    if not connection.closed:
+        connection.broke("the socket was shut down")
+        connection.process.network.client_closed(connection)
+
+
+def _settle(future: asyncio.Future[Any], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+class Pool:
+    """What `jobsync_async.postgres.pool` uses of psycopg_pool."""
+
+    def __init__(self, conninfo: str, *, configure: Callable[[Any], Awaitable[None]], max_size: int, **_: Any) -> None:
+        self._conninfo = conninfo
+        self._configure = configure
+        self._free: list[Connection] = []
+        self._turn = asyncio.Semaphore(max_size)
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connects to nothing yet."""
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        if self._closed:
+            raise psycopg.OperationalError("the pool is closed")
+        async with self._turn:
+            connection = self._take()
+            if connection is None:
+                connection = await Connection.connect(self._conninfo, autocommit=True)
+                try:
+                    await self._configure(connection)
+                except BaseException:
+                    await connection.close()
+                    raise
+            try:
+                yield connection
+            finally:
+                if self._closed or connection.closed or connection._broken is not None:
+                    await connection.close()
+                else:
+                    self._free.append(connection)
+
+    def _take(self) -> Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.closed and connection._broken is None:
+                return connection
+            connection.hang_up()
+        return None
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._free:
+            self._free.pop().hang_up()
+
+
+class _Ordered(dict):  # type: ignore[type-arg]
+    """A set that is iterated in the order of insertion."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
+async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
+    """The tables are there: one connection finds that out."""
+    connection = await connector.open("start")
+    try:
+        with translated():
+            await connection.send("read_settings", {})
+    finally:
+        await connection.close()
+    connector.queries = QUERIES
+    return QUERIES
+
+
+@contextmanager
+def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]) -> Iterator[None]:
+    """In psycopg's place, for one run; chance comes from the seed, also where the library asks for it by itself."""
+    chance = global_random.Random(f"{seed} of the library")
+    state = global_random.getstate()
+    scope_init = anyio_asyncio.CancelScope.__init__
+
+    def init(scope: Any, *args: Any, **options: Any) -> None:
+        scope_init(scope, *args, **options)
+        scope._child_scopes = _Ordered()
+
+    with ExitStack() as stack:
+        for target, replacement in (
+            ("jobsync_async.postgres.connection.AsyncConnection", Connection),
+            ("jobsync_async.postgres.connection.shut_down", shut_down),
+            ("jobsync_async.postgres.listener.shut_down", shut_down),
+            ("jobsync_async.postgres.pool.AsyncConnectionPool", Pool),
+            ("jobsync_async.postgres.store.open_schema", _open_schema),
+            ("jobsync_async.postgres.leading.time", SimpleNamespace(perf_counter=now)),
+            ("jobsync_async.coordinator.lease_clock", clock),
+            ("jobsync_async.job.announce", lambda weight, address: Announcement(weight, address, "simulated", 1)),
+            ("jobsync_async.tasks.worker.uuid4", lambda: UUID(int=chance.getrandbits(128), version=4)),
+            ("anyio._backends._asyncio.CancelScope.__init__", init),
+        ):
+            stack.enter_context(patch(target, replacement))
+        global_random.seed(f"{seed} of the jitters")
+        try:
+            yield
+        finally:
+            global_random.setstate(state)

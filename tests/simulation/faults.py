@@ -1,0 +1,256 @@
+"""The faults: what goes wrong, how often, and for how long. All of it is the seed's choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from tests.simulation.network import Weather
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.simulation import Simulation
+
+_WEIGHTS: Mapping[str, float] = {
+    "use": 12,
+    "pause": 2,
+    "partition": 2,
+    "kill": 0.7,
+    "restart": 0.5,
+    "impostor": 0.5,
+    "leave": 1,
+    "join": 6,
+    "outage": 0.7,
+    "weather": 2,
+    "session": 1,
+    "cancel": 2,
+    "drain": 1,
+    "pin": 1,
+    "forge": 0.7,
+    "storm": 0.3,
+}
+GOOD = Weather()
+ROUGH = Weather(0.003, 0.01, 0.03, 0.2, 0.05, 0.1, 0.1, 0.1, 0.05)
+TERRIBLE = Weather(0.02, 0.04, 0.2, 0.3, 0.2, 0.2, 0.2, 0.3, 0.15)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run is like.
+
+    Attributes:
+        fault_sec: for how many virtual seconds faults happen; every: the mean time between two.
+        weights: how likely each fault is, relative to the others.
+        spans: how long stops and partitions last, in timeouts; ways: which ways, out and in, a partition cuts.
+        script: what happens, in place of chance; all is well when it begins.
+        rates: what clocks run at; none for anything that is allowed. interval_sec: between heartbeats.
+        settles_within_sec: after the last fault, all must be well within so long.
+        weathers: what the network is like, in turn.
+        names: what processes may be called; first, most: how many there are at first at most, and ever.
+    """
+
+    tokens: int = 12
+    fault_sec: float = 25.0
+    every: float = 0.35
+    names: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    first: int = 4
+    most: int = 5
+    weights: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
+    weathers: tuple[Weather, ...] = (GOOD, ROUGH, ROUGH, TERRIBLE)
+    spans: tuple[float, ...] = (0.1, 0.5, 0.6, 0.8, 1.0, 1.3, 2.5)
+    script: Callable[[Simulation], None] | None = None
+    ways: tuple[tuple[bool, bool], ...] = ((True, True), (True, True), (True, False), (False, True))
+    rates: tuple[float, ...] = ()
+    interval_sec: float = 1.0
+    settles_within_sec: float = 30.0
+
+    def but(self, **weights: float) -> Profile:
+        """The same with other weights for some faults."""
+        return replace(self, weights={**self.weights, **weights})
+
+
+class Faults:
+    """Lets one happen now and then. Each method `_name` is a fault, listed in `Profile.weights`."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._scheduler = simulation.scheduler
+        self._random = simulation.random
+        self._on = False
+        self.counts: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        self._on = True
+        self._scheduler.preemption = 0.01
+        self._simulation.network.weather = self._random.choice(self._simulation.profile.weathers)
+        self._next()
+
+    def end(self) -> None:
+        self._on = False
+        self._simulation.calm()
+
+    def _next(self) -> None:
+        self._scheduler.after(self._random.expovariate(1 / self._simulation.profile.every), self._happen)
+
+    def _happen(self) -> None:
+        if not self._on:
+            return
+        weights = self._simulation.profile.weights
+        (kind,) = self._random.choices(list(weights), list(weights.values()))
+        process = self._random.choice(running) if (running := self._simulation.running) else None
+        if getattr(self, f"_{kind}")(process) is not False:
+            self.counts[kind] += 1
+        self._next()
+
+    def _trace(self, who: str, what: str) -> None:
+        self._simulation.transcript.note(who, what)
+
+    def _seconds(self) -> float:
+        """A time that may be short, about a lease, about a timeout, or long."""
+        timeout = self._simulation.config.heartbeat_timeout_sec
+        return self._random.choice(self._simulation.profile.spans) * timeout * self._random.uniform(0.8, 1.2)
+
+    # -- processes ------------------------------------------------------------------------------------------------------
+
+    def _use(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        process.spawn(*self._simulation.users[process].some())
+        return None
+
+    def _pause(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        seconds = self._seconds()
+        process.trace(f"is stopped for {seconds:.2f} s")
+        process.paused_until = self._scheduler.now + seconds
+        process.loop.stop_for(seconds)
+        return None
+
+    def _kill(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        self._simulation.kill(process)
+        if self._random.random() < 0.5:
+            self._start_later(process.name, self._random.choice((0.1, 2, 5)))
+        return None
+
+    def _restart(self, process: Process | None) -> bool | None:
+        """Killed, and started again under its name at once."""
+        if process is None:
+            return False
+        self._simulation.kill(process)
+        self._start_later(process.name, 0.1)
+        return None
+
+    def _impostor(self, process: Process | None) -> bool | None:
+        """It stands still, and somebody takes it for dead and starts another one under its name."""
+        if process is None:
+            return False
+        timeout = self._simulation.config.heartbeat_timeout_sec
+        seconds = timeout * self._random.uniform(0.9, 3)
+        process.trace(f"is stopped for {seconds:.2f} s, and another one is started under its name")
+        if self._random.random() < 0.5:
+            process.paused_until = self._scheduler.now + seconds
+            process.loop.stop_for(seconds)
+        else:
+            self._cut(process, seconds)
+        self._start_later(process.name, self._random.uniform(0, 1))
+        return None
+
+    def _start_later(self, name: str, seconds: float) -> None:
+        self._scheduler.after(seconds, lambda: self._simulation.start(name) if self._on else None)
+
+    def _leave(self, process: Process | None) -> bool | None:
+        if process is None or (len(self._simulation.running) == 1 and self._random.random() < 0.8):
+            return False
+        self._simulation.leave(process)
+        if self._random.random() < 0.3:
+            self._start_later(process.name, self._random.uniform(0, 1))
+        return None
+
+    def _join(self, _: Process | None) -> bool | None:
+        there = {process.name for process in self._simulation.processes}
+        free = [name for name in self._simulation.profile.names if name not in there]
+        if not free or len(there) >= self._simulation.profile.most:
+            return False
+        self._simulation.start(self._random.choice(free))
+        return None
+
+    # -- network and server ---------------------------------------------------------------------------------------------
+
+    def _partition(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        self._cut(process, self._seconds())
+        return None
+
+    def _cut(self, process: Process, seconds: float) -> None:
+        outwards, inwards = self._random.choice(self._simulation.profile.ways)
+        process.trace(f"is cut off for {seconds:.2f} s (out {outwards}, in {inwards})")
+        network = self._simulation.network
+        network.cut(process, outwards=outwards, inwards=inwards)
+        self._scheduler.after(seconds, network.heal, process)
+
+    def _outage(self, _: Process | None) -> bool | None:
+        server = self._simulation.server
+        if not server.up:
+            return False
+        seconds = self._random.choice((0.1, 0.5, 1, 4)) * self._random.uniform(0.5, 1.5)
+        self._trace("server", f"is down for {seconds:.2f} s")
+        server.go_down()
+        self._scheduler.after(seconds, lambda: setattr(server, "up", True))
+        return None
+
+    def _weather(self, _: Process | None) -> None:
+        network = self._simulation.network
+        network.weather = self._random.choice(self._simulation.profile.weathers)
+        self._trace("network", f"weather: {network.weather}")
+
+    def _session(self, process: Process | None) -> bool | None:
+        """The server ends a session."""
+        sessions = [session for session in self._simulation.server.sessions if session.client.process is process]
+        if not sessions:
+            return False
+        session = self._random.choice(sessions)
+        self._trace("server", f"ends a session of {session.client.process.name}")
+        session.end()
+        return None
+
+    def _forge(self, process: Process | None) -> None:
+        """Somebody else announces nonsense."""
+        payload = self._random.choice(("junk", "", "9" * 15, str(self._simulation.server.tables.committed.cluster.version + 3)))
+        self._trace("forger", f"announces {payload!r}")
+        self._simulation.server.announce([payload] * 3)
+
+    # -- users ----------------------------------------------------------------------------------------------------------
+
+    def _cancel(self, process: Process | None) -> bool | None:
+        """Cancel a public coroutine, wherever it is."""
+        tasks = [(p, name, task) for p in self._simulation.processes for name, task in p.public.items()]
+        if not tasks:
+            return False
+        process, name, task = self._random.choice(tasks)
+        process.trace(f"{name} is cancelled")
+        process.loop.call_soon(task.cancel)
+        return None
+
+    def _drain(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        process.spawn("drain", self._simulation.users[process].drain)
+        return None
+
+    def _pin(self, process: Process | None) -> bool | None:
+        if process is None:
+            return False
+        process.spawn("pin", self._simulation.users[process].pin)
+        return None
+
+    def _storm(self, process: Process | None) -> None:
+        """Many users at once."""
+        for other in self._simulation.running:
+            for _ in range(4):
+                self._use(other)

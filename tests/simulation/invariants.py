@@ -1,0 +1,185 @@
+"""What must hold after every step, and at the end.
+
+A process *holds* a token while its lease is valid by its own clock and the token is owned there, or a claim on it is valid, or
+a reader of changes was told of it and has not let go. The tables name one owner for a token. So nobody holds what another holds
+as long as everybody holds only what the tables say is his: that is what is looked at, after every step of a process and every
+commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tests.simulation.tables import Transaction, View
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+GENERATION = 1 << 32
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+class Invariants:
+    """Looks on.
+
+    Attributes:
+        violation: the first that was seen.
+        commits: how many transactions were committed under a fence.
+    """
+
+    def __init__(self, processes: list[Process], view: Callable[[], View]) -> None:
+        self._processes = processes
+        self._view = view
+        self._seen: dict[Process, object] = {}
+        # For each token the highest epoch under which a fence committed, and whose it was.
+        self._fences: dict[int, tuple[int, UUID]] = {}
+        self.commits = 0
+        self.violation: Violation | None = None
+
+    # -- after a step of a process --------------------------------------------------------------------------------------
+
+    def look_at(self, process: Process) -> None:
+        """Nothing may be held there that the tables do not give it."""
+        worker = process.worker
+        if worker is None or process.loop.dead:
+            return
+        ownership = worker.ownership
+        state = (ownership.owned, worker.lease.deadline, process.uses)
+        seen = self._seen.get(process)
+        if seen is not None and seen[0] is state[0] and seen[1:] == state[1:]:  # type: ignore[index]
+            return
+        self._seen[process] = state
+        self._check(process, None)
+
+    def forget(self, process: Process) -> None:
+        """It is not there any more."""
+        self._seen.pop(process, None)
+
+    def _check(self, process: Process, only: Iterable[int] | None) -> None:
+        rows = self._view().token
+        for token, incarnation, epoch, how in self.held(process):
+            if only is not None and token not in only:
+                continue
+            row = rows.get(token)
+            if row is None or row.incarnation != incarnation or row.epoch != epoch:
+                owner = "nobody's" if row is None or row.node is None else f"{row.node}'s since epoch {row.epoch - GENERATION}"
+                self._report(f"{process.name} holds token {token} ({how}, epoch {epoch - GENERATION}), which is {owner}")
+
+    @staticmethod
+    def held(process: Process) -> Iterable[tuple[int, UUID, int, str]]:
+        """What a process holds now: token, incarnation, epoch, and how."""
+        worker = process.worker
+        if worker is None or process.loop.dead or not worker.lease.valid(process.loop.time()):
+            return
+        ownership = worker.ownership
+        for token in ownership.owned:
+            yield token, ownership.incarnation, ownership.epoch(token) or 0, "owned"
+        for claim in process.claims.values():
+            if claim._open and claim._why_lost is None:
+                yield claim.token_id, claim._incarnation, claim.epoch, "claimed"
+        for held in process.streams.values():
+            for token in held:
+                yield token, ownership.incarnation, ownership.epoch(token) or 0, "told to a reader"
+
+    # -- after a commit -------------------------------------------------------------------------------------------------
+
+    def committed(self, tx: Transaction, before: View, after: View) -> None:
+        """Called before the locks go."""
+        for token, incarnation, epoch in tx.fenced:
+            self._fence(token, incarnation, epoch, after)
+        changed = [
+            token
+            for token in tx.written.get("token", ())
+            if (old := before.token.get(token)) is not None
+            and (old.incarnation, old.epoch) != (after.token[token].incarnation, after.token[token].epoch)
+        ]
+        if changed:
+            for process in self._processes:
+                self._check(process, changed)
+        for token in changed:
+            if after.token[token].epoch < before.token[token].epoch:
+                self._report(f"the epoch of token {token} went back")
+        if after.cluster.version < before.cluster.version or after.cluster.term < before.cluster.term:
+            self._report("the cluster's version or term went back")
+
+    def _fence(self, token: int, incarnation: UUID, epoch: int, after: View) -> None:
+        self.commits += 1
+        row = after.token.get(token)
+        if row is None or (row.incarnation, row.epoch) != (incarnation, epoch):
+            self._report(
+                f"a commit through the fence of token {token}, epoch {epoch - GENERATION}, by somebody else than its owner"
+            )
+        last_epoch, last = self._fences.get(token, (epoch, incarnation))
+        if epoch < last_epoch:
+            self._report(f"a commit through the fence of token {token} under epoch {epoch - GENERATION} after a later one")
+        if epoch == last_epoch and incarnation != last:
+            self._report(f"two owners committed through the fence of token {token} under one epoch, {epoch - GENERATION}")
+        self._fences[token] = (epoch, incarnation)
+
+    def _report(self, what: str) -> None:
+        if self.violation is None:
+            self.violation = Violation(what)
+
+    # -- at the end -----------------------------------------------------------------------------------------------------
+
+    def unsettled(self, total_tokens: int) -> str | None:
+        """What is not as it is when all is well: every token owned by one live worker, who knows it. None for nothing."""
+        view = self._view()
+        live = {}
+        for process in self._processes:
+            if process.loop.dead or process.over:
+                continue
+            what = self._unwell(process, view)
+            if what is not None:
+                return f"{process.name} {what}"
+            worker = process.worker
+            assert worker is not None
+            live[worker.identity.incarnation] = process
+        return self._unowned(view, live, total_tokens) or self._unknown(view, live)
+
+    @staticmethod
+    def _unwell(process: Process, view: View) -> str | None:
+        worker, row = process.worker, view.node.get(process.name)
+        if worker is None or not process.started:
+            return "has not started"
+        if not worker.lease.valid(process.loop.time()):
+            return "has no lease"
+        if row is None or row.incarnation != worker.identity.incarnation:
+            return "has no row"
+        return None if row.state == "active" else "is draining"
+
+    @staticmethod
+    def _unowned(view: View, live: dict[UUID, Process], total_tokens: int) -> str | None:
+        if len(view.node) != len(live):
+            return f"there are rows of workers that are gone: {sorted(set(view.node) - {p.name for p in live.values()})}"
+        if len(view.token) != total_tokens:
+            return f"only {len(view.token)} tokens have a row"
+        for token in view.token.values():
+            if token.incarnation not in live:
+                return f"token {token.token_id} is nobody's"
+            if token.next_node is not None:
+                return f"token {token.token_id} is on its way from {token.node} to {token.next_node}"
+        return None
+
+    def _unknown(self, view: View, live: dict[UUID, Process]) -> str | None:
+        for incarnation, process in live.items():
+            worker = process.worker
+            assert worker is not None
+            mine = {token.token_id: token.epoch for token in view.token.values() if token.incarnation == incarnation}
+            if worker.ownership.owned != mine.keys():
+                return f"{process.name} owns {sorted(worker.ownership.owned)} and should own {sorted(mine)}"
+            if any(worker.ownership.epoch(token) != epoch for token, epoch in mine.items()):
+                return f"{process.name} knows other epochs than the tables"
+            if worker.leader != view.cluster.leader_incarnation or worker.term != view.cluster.term:
+                return f"{process.name} takes another for the leader"
+            if worker.version > view.cluster.version:
+                return f"{process.name} knows a version that does not exist"
+        counts = [sum(t.incarnation == incarnation for t in view.token.values()) for incarnation in live]
+        if max(counts) - min(counts) > 1:
+            return f"the tokens are not shared out evenly: {counts}"
+        return None

@@ -1,0 +1,145 @@
+"""What the leader's statements in ``queries.sql`` do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.simulation.statements import Asked, Locked, Result, Take, announce, change, numbers, rows, statement
+from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
+
+
+@statement
+def lock_as_leader(q: Asked) -> Any:
+    # A row that does not match when the statement begins is not waited for; the node's existence is not looked at again.
+    view = q.tx.view()
+    if not (_leads(q, view) and view.alive(q.incarnation)):
+        return Result()
+    yield Locked(CLUSTER)
+    if not _leads(q, q.tx.view()):
+        return Result()
+    return Result(rows("version", [(q.tx.view().cluster.version,)]))
+
+
+def _leads(q: Asked, view: View) -> bool:
+    return view.cluster.term == q.term and view.cluster.leader_incarnation == q.incarnation
+
+
+@statement
+def one_snapshot(q: Asked) -> Any:
+    yield Take(0)
+    q.tx.snapshot = q.tx.view()
+    return Result()
+
+
+@statement
+def read_cluster(q: Asked) -> Any:
+    yield Take(0)
+    return Result([q.tx.view().cluster])
+
+
+@statement
+def read_members(q: Asked) -> Any:
+    yield Take(0)
+    nodes = in_order(q.tx.view().node.values())
+    values = ((n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined) for n in nodes)
+    return Result(rows("name incarnation beat weight active joined", values))
+
+
+@statement
+def read_board(q: Asked) -> Any:
+    yield Take(0)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for token in q.tx.view().token.values():
+        if token.version > q.since:
+            groups.setdefault((token.node, token.incarnation, token.next_node), []).append(token.token_id)
+    return Result(rows("node incarnation next_node token_ids", ((*key, sorted(ids)) for key, ids in groups.items())))
+
+
+@statement
+def expire_nodes(q: Asked) -> Any:
+    gone = []
+    for name, incarnation, beat in zip(q.names, q.incarnations, q.beats, strict=True):
+        if not _stands_still(q, q.tx.view().node.get(name), incarnation, beat):
+            continue
+        yield Locked(("node", name))
+        if _stands_still(q, q.tx.row("node", name), incarnation, beat):
+            q.tx.write("node", name, None)
+            gone.append((name, incarnation))
+    return Result(rows("name incarnation", gone), len(gone))
+
+
+def _stands_still(q: Asked, node: Node | None, incarnation: Any, beat: int) -> bool:
+    if node is None or node.incarnation != incarnation:
+        return False
+    return node.beat == beat or not q.keeps("the beat is read again under the lock")
+
+
+@statement
+def take_over(q: Asked) -> Any:
+    yield Locked(CLUSTER)
+    view = q.tx.view()
+    if view.cluster.term != q.term or view.alive(view.cluster.leader_incarnation) or not view.alive(q.incarnation):
+        return Result()
+    q.tx.update(leader=q.name, leader_incarnation=q.incarnation, term=view.cluster.term + 1)
+    return Result((), 1)
+
+
+def _moves(q: Asked) -> Any:
+    names: list[str] = q.names
+    pairs = zip(numbers(q.token_ids), numbers(q.receivers), strict=True)
+    return [(token, names[receiver - 1] if receiver else None) for token, receiver in pairs]
+
+
+@statement
+def create_tokens(q: Asked) -> Any:
+    yield Take(0)
+    view, made = q.tx.view(), 0
+    for token_id, name in _moves(q):
+        if token_id not in view.token:
+            node = view.receiver(name)
+            owner = (node.name, node.incarnation) if node else (None, None)
+            q.tx.write("token", token_id, Token(token_id, *owner, (q.generation << 32) + 1, None, q.version))
+            made += 1
+    return Result((), made)
+
+
+@statement
+def assign_tokens(q: Asked) -> Any:
+    yield Take(0)
+    view, moves = q.tx.view(), dict(_moves(q))
+    raised = 1 if q.keeps("epoch raised by expiry") else 0
+
+    def free(token: Token) -> bool:
+        return token.token_id in moves and token.version <= q.planned_version and not view.alive(token.incarnation)
+
+    def assigned(token: Token) -> Token:
+        node = view.receiver(moves[token.token_id])
+        owner = (node.name, node.incarnation) if node else (None, None)
+        return Token(token.token_id, *owner, token.epoch + raised, None, q.version)
+
+    return change(q, free, assigned)
+
+
+@statement
+def revoke_tokens(q: Asked) -> Any:
+    yield Take(0)
+    moves = dict(_moves(q))
+    return change(
+        q,
+        lambda t: t.token_id in moves and t.version <= q.planned_version and t.incarnation is not None,
+        lambda t: t._replace(next_node=moves[t.token_id], version=q.version),
+    )
+
+
+@statement
+def finish_plan(q: Asked) -> Any:
+    yield Locked(CLUSTER)
+    announce(q, q.tx.update(version=q.version, planned_joined=q.planned_joined))
+    return Result((), 1)
+
+
+@statement
+def record_rebalance(q: Asked) -> Any:
+    yield Take(0)
+    q.tx.write("rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved))  # the others tell nobody anything
+    return Result((), 1)

@@ -1,0 +1,226 @@
+"""The rules that safety rests on, each with a switch that turns it off, and seeds that show that it is missed.
+
+A rule of the tables is switched off in the model's WHERE clauses (`Asked.keeps`), one of the workers by replacing one small
+piece of the real code. Where two rules guard the same door, both must be open before anything happens: `also` names the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager as Context
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.lease import Lease, Watch
+from jobsync_async.core.ownership import Ownership
+from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.tokens import TokenFeed, int_array
+from jobsync_async.tasks import heartbeat
+from jobsync_async.tasks.worker import Worker
+from tests.simulation import scripts
+from tests.simulation.faults import GOOD, Profile
+from tests.simulation.network import Weather
+from tests.simulation.simulation import Report, run
+
+Switch = Callable[[], Context[Any]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Attributes:
+    name: as in the design, and for a rule of the tables as `Asked.keeps` is asked.
+    switch: turns off a rule of the workers; None for one of the tables.
+    seeds: where to look for a violation, which is in the last of them at the latest.
+    profile: faults that make it likely.
+    shows: part of the violation that is seen.
+    also: rules that guard the same, which are off too.
+    """
+
+    name: str
+    seeds: range
+    shows: str
+    profile: Profile
+    switch: Switch | None = None
+    also: tuple[str, ...] = ()
+
+    def violation(self, seeds: Sequence[int] | None = None) -> Report | None:
+        """The first run that shows that the rule is off; None if no seed does."""
+        off = [self, *(RULES[name] for name in self.also)]
+        with ExitStack() as stack:
+            for rule in off:
+                stack.enter_context(rule.switch() if rule.switch else nullcontext())
+            for seed in self.seeds if seeds is None else seeds:
+                report = run(seed, self.profile, broken=[rule.name for rule in off if rule.switch is None])
+                if report.failure is not None and self.shows in report.failure:
+                    return report
+        return None
+
+
+# == switches of the workers' rules =====================================================================================
+
+
+def _lease_from_the_answer() -> Context[Any]:
+    """The lease counts from when the answer arrived."""
+    original = Worker.beat_answered
+
+    def beat_answered(self: Worker, sent_at: float, *args: Any, **options: Any) -> None:
+        original(self, self.clock(), *args, **options)
+
+    return patch.object(Worker, "beat_answered", beat_answered)
+
+
+@contextmanager
+def _held_without_a_lease() -> Iterator[None]:
+    """A worker that has joined may hold tokens before its first heartbeat was acknowledged."""
+    original = Lease.extend
+
+    def init(self: Lease, length: float) -> None:
+        self.length, self.deadline = length, 1e12
+
+    def extend(self: Lease, sent_at: float) -> None:
+        if self.deadline == 1e12:
+            self.deadline = float("-inf")
+        original(self, sent_at)
+
+    with patch.object(Lease, "__init__", init), patch.object(Lease, "extend", extend):
+        yield
+
+
+def _long_lease() -> Context[Any]:
+    return patch.object(CoordinationConfig, "lease_sec", property(lambda self: 1.4 * self.heartbeat_timeout_sec))
+
+
+def _short_observation() -> Context[Any]:
+    """A beat is watched for less than the timeout."""
+    return patch.object(
+        Watch, "stalled", lambda self, now: [b for b, s in self._since.items() if now - s >= self.timeout_sec / 3]
+    )
+
+
+def _zero_rows_are_fine() -> Context[Any]:
+    """A heartbeat that finds no row changes nothing."""
+    original = heartbeat.beat_once
+
+    async def beat_once(worker: Worker, *args: Any) -> bool:
+        await original(worker, *args)
+        return True
+
+    return patch.object(heartbeat, "beat_once", beat_once)
+
+
+def _snapshot_kept() -> Context[Any]:
+    """A worker that was expired joins anew and goes on with what it knew."""
+
+    def begin_incarnation(self: Worker) -> None:
+        self.identity = Identity(self.identity.name, heartbeat_uuid())
+        self.ownership.incarnation = self.identity.incarnation
+        self.watch.forget()
+
+    def heartbeat_uuid() -> Any:
+        from jobsync_async.tasks import worker
+
+        return worker.uuid4()
+
+    return patch.object(Worker, "begin_incarnation", begin_incarnation)
+
+
+def _nothing_forgotten() -> Context[Any]:
+    """The end of a lease makes nobody forget anything."""
+
+    async def guard_lease(worker: Worker) -> None:
+        await worker.until(lambda: False)
+
+    return patch("jobsync_async.coordinator.guard_lease", guard_lease)
+
+
+def _acknowledged_at_once() -> Context[Any]:
+    """The whole acknowledgement is one message, which may come late: it does not begin by taking a lock in a round trip."""
+
+    async def acknowledge(self: TokenFeed, me: Identity, revocations: Sequence[tuple[int, int]]) -> list[int]:
+        values = {
+            "incarnation": me.incarnation,
+            "token_ids": int_array([token for token, _ in revocations]),
+            "versions": int_array([version for _, version in revocations]),
+        }
+        result = await self.run(lambda connection: connection.send("acknowledge_at_once", values))  # type: ignore[attr-defined]
+        return [token for (token,) in result.rows]
+
+    return patch.object(TokenFeed, "acknowledge", acknowledge)
+
+
+def _no_waiting_for_claims() -> Context[Any]:
+    return patch.object(Ownership, "_in_use", lambda self, tokens: set())
+
+
+def _any_reading_applied() -> Context[Any]:
+    """What was read is applied, whatever happened meanwhile."""
+    original = Ownership.apply
+
+    def apply(self: Ownership[Any], snapshot: Any, now: float) -> Any:
+        return original(self, replace(snapshot, incarnation=self.incarnation, since=self.version), now)
+
+    return patch.object(Ownership, "apply", apply)
+
+
+# == the table ==========================================================================================================
+
+_HOLDS, _FENCE, _LATER = "holds token", "through the fence", "after the last fault"
+_USUAL = Profile()
+_CUT = _USUAL.but(partition=8, pause=5, impostor=2)
+_SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
+_FENCES = _USUAL.but(use=30, drain=4)
+
+
+def _script(script: Callable[[Any], None]) -> Profile:
+    return Profile(names=("a", "b"), first=2, weathers=(GOOD,), script=script, rates=(0.9, 1.1), settles_within_sec=10)
+
+
+_LATE = _script(scripts.late_acknowledgement)
+_AT_ONCE = "the acknowledgement takes several round trips under one lock"
+_FORGETTING = "forgetting at the end of the lease"
+
+_TABLE = (
+    Rule("lease counted from before sending", range(20), _HOLDS, _script(scripts.late_answer), _lease_from_the_answer),
+    Rule(
+        "lease needed before the first hold",
+        range(4),
+        _HOLDS,
+        _script(scripts.joined_without_a_heartbeat),
+        _held_without_a_lease,
+    ),
+    Rule("L < T", range(4), _HOLDS, _CUT, _long_lease),
+    Rule("observation for a full T", range(8), _HOLDS, _CUT, _short_observation),
+    Rule("the beat is read again under the lock", range(20), _HOLDS, _CUT),
+    Rule("incarnation in the heartbeat", range(4), _LATER, _script(scripts.impostor)),
+    Rule("self-fencing on zero rows", range(8), _LATER, _CUT, _zero_rows_are_fine),
+    Rule("dropping the snapshot before rejoining", range(20), _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)),
+    Rule(_FORGETTING, range(1), _HOLDS, _SLUGGISH, _nothing_forgotten),
+    Rule("the revocation's version in the acknowledgement", range(4), _HOLDS, _LATE, None, (_AT_ONCE,)),
+    Rule(_AT_ONCE, range(1), _HOLDS, _LATE, _acknowledged_at_once),
+    Rule("waiting for open claims", range(4), _HOLDS, _USUAL, _no_waiting_for_claims),
+    Rule(
+        "ignoring readings older than a forgetting",
+        range(4),
+        _LATER,
+        _script(scripts.lease_lost_and_found_while_reading),
+        _any_reading_applied,
+    ),
+    Rule("one atomic read", range(4), _LATER, _USUAL),
+    Rule("a version for every acknowledgement", range(4), _LATER, _USUAL),
+    Rule("owner by incarnation", range(40, 50), _HOLDS, _CUT),
+    Rule("epoch raised by expiry", range(8), _FENCE, _FENCES),
+    Rule("epoch raised by take-over", range(40), _FENCE, _FENCES.but(restart=4)),
+    Rule("the fence's lock", range(8), _FENCE, _FENCES),
+    Rule("the fence's epoch", range(306, 320), _FENCE, _FENCES),
+    Rule("reassignment respects the fence", range(8), _FENCE, _FENCES),
+)
+RULES = {rule.name: rule for rule in _TABLE}
+
+# Rules whose absence alone shows nothing, and why; each is off in another row, together with what covers for it.
+HIDDEN = {
+    _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
+    _AT_ONCE: "it keeps an acknowledgement from arriving late, and a late one would answer no revocation but its own",
+}

@@ -1,0 +1,123 @@
+"""Faults in a given order, for rules whose absence chance alone shows too rarely. Two workers, `a` and `b`, and all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from jobsync_async.errors import OwnershipLost
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.simulation import Simulation
+
+_SOON = 0.005
+
+
+def _until(simulation: Simulation, condition: Callable[[], object], most_sec: float = 10.0) -> None:
+    end = simulation.scheduler.now + most_sec
+    while not condition():
+        assert simulation.scheduler.now < end, "the script waits for what does not come"
+        simulation.go(_SOON)
+
+
+def _by_name(simulation: Simulation, name: str) -> Process:
+    return next(process for process in simulation.processes if process.name == name and not process.loop.dead)
+
+
+def late_answer(simulation: Simulation) -> None:
+    """The answer to a heartbeat is late, and it was the last one for a while."""
+    a = _by_name(simulation, "a")
+    network, tables = simulation.network, simulation.server.tables
+    network.cut(a, outwards=False, inwards=True)
+    beat = tables.committed.node["a"].beat
+    _until(simulation, lambda: tables.committed.node["a"].beat > beat)
+    simulation.go(0.8)
+    network.heal(a)
+    simulation.go(_SOON)
+    network.cut(a, outwards=True, inwards=True)
+    simulation.go(5)
+    network.heal(a)
+
+
+def joined_without_a_heartbeat(simulation: Simulation) -> None:
+    """`b` is killed and started again: it takes its tokens over, reads them, and none of its heartbeats ever arrives."""
+    simulation.kill(_by_name(simulation, "b"))
+    b = simulation.start("b")
+    b.frozen = ("heartbeat",)
+    simulation.go(12)
+    b.frozen = ()
+    simulation.network.heal(b)
+
+
+def lease_lost_and_found_while_reading(simulation: Simulation) -> None:
+    """A reading is under way when the lease ends, and arrives when a heartbeat has brought the lease back."""
+    a = _by_name(simulation, "a")
+    worker = a.worker
+    assert worker is not None
+    _until(simulation, lambda: worker.lease.remaining(a.loop.time()) > 2.2)
+    a.frozen = ("heartbeat",)
+    _until(simulation, lambda: worker.lease.remaining(a.loop.time()) < 0.25)
+    a.frozen = ("heartbeat", "listener")
+    simulation.server.announce([str(simulation.server.tables.committed.cluster.version + 1)])
+    _until(simulation, lambda: not worker.ownership.known)
+    reading = [held for held in a.held_out if held[0].purpose.endswith("listener")]
+    a.held_out = [held for held in a.held_out if held not in reading]
+    a.frozen = ("listener",)
+    simulation.network.heal(a)
+    _until(simulation, lambda: worker.lease.valid(a.loop.time()), 2)
+    a.frozen = ()
+    for _, arrive in reading:
+        arrive()
+    simulation.go(0.1)
+
+
+def impostor(simulation: Simulation) -> None:
+    """`b` stands still until another one of its name has taken over; then it goes on."""
+    old = _by_name(simulation, "b")
+    incarnation = simulation.server.tables.committed.node["b"].incarnation
+    old.loop.stop_for(9)
+    simulation.start("b")
+    _by_name(simulation, "a").loop.stop_for(2.5)  # so that it begins to watch anew, and is not the first to act
+    _until(simulation, lambda: simulation.server.tables.committed.node["b"].incarnation != incarnation)
+    simulation.go(9)
+
+
+def late_acknowledgement(simulation: Simulation) -> None:
+    """An acknowledgement is held up; its revocation is withdrawn, and made anew while the token is in use again."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    assert a.worker is not None and b.job is not None and a.job is not None
+    worker, job, own = a.worker, b.job, a.job
+    token = min(worker.ownership.owned)
+
+    async def use() -> None:
+        try:
+            async with own.claim(token) as claim:
+                number = a.claimed(claim)
+                try:
+                    await anyio.sleep(3)
+                finally:
+                    a.unclaimed(number)
+        except OwnershipLost:
+            return
+
+    a.frozen_once = ("take_version", "acknowledge_at_once")
+    b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
+    tables = simulation.server.tables
+    _until(simulation, lambda: tables.committed.token[token].next_node == "b")
+    _until(simulation, lambda: not a.frozen_once)
+    held = list(a.held_out)
+    b.spawn("pin", lambda: job.register_lock(str(token), "a"), public=False)
+    _until(simulation, lambda: tables.committed.token[token].next_node is None)
+    _until(simulation, lambda: token in worker.ownership.owned)
+    a.spawn("use", use, public=False)
+    simulation.go(_SOON)
+    b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
+    _until(simulation, lambda: tables.committed.token[token].next_node == "b")
+    simulation.go(0.1)
+    a.held_out.clear()
+    for _, arrive in held:
+        arrive()
+    simulation.go(1)

@@ -1,0 +1,334 @@
+"""What the statements of ``queries.sql`` about membership and a worker's own tokens do, each under its name there.
+
+A statement is a generator: it yields the rows that it must lock, or seconds that it takes, and returns its rows. `keeps` asks
+whether a rule of safety is in force: it always is, but where a test switches it off to see that it is missed.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg import errors
+
+from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
+
+
+class Locked(NamedTuple):
+    """Ask for a row's lock, and wait for it."""
+
+    key: Key
+    mode: Mode = "exclusive"
+
+
+class Take(NamedTuple):
+    """Let time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a statement gives back."""
+
+    rows: Sequence[Any] = ()
+    count: int = 0
+
+
+class Asked:
+    """A statement's transaction and parameters.
+
+    Attributes:
+        keeps: whether a rule of safety is in force.
+        now: the server's clock; chance: a number from 0 to 1.
+    """
+
+    def __init__(
+        self, tx: Transaction, values: Any, keeps: Callable[[str], bool], now: float, chance: Callable[[], float]
+    ) -> None:
+        self.tx = tx
+        self.values = values
+        self.keeps = keeps
+        self.now = now
+        self.chance = chance
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+Statement = Callable[[Asked], "Generator[Locked | Take, None, Result]"]
+STATEMENTS: dict[str, Statement] = {}
+
+
+def statement(function: Statement) -> Statement:
+    """Enter a statement under its name in ``queries.sql``."""
+    STATEMENTS[function.__name__] = function
+    return function
+
+
+def numbers(array: str) -> list[int]:
+    """The numbers of an array literal."""
+    return [int(part) for part in array[1:-1].split(",") if part]
+
+
+def rows(names: str, values: Any) -> list[Any]:
+    kind = namedtuple("row", names)  # type: ignore[misc]
+    return [kind(*value) for value in values]
+
+
+def announce(q: Asked, cluster: Cluster) -> None:
+    q.tx.notices.append(str(cluster.version))
+
+
+# == membership =========================================================================================================
+
+_Taken = namedtuple("_Taken", "version leader_incarnation generation")
+
+
+@statement
+def take_version(q: Asked) -> Any:
+    yield Locked(CLUSTER)
+    now = q.tx.view().cluster
+    cluster = q.tx.update(version=now.version + 1)
+    announce(q, cluster)
+    return Result([_Taken(cluster.version, cluster.leader_incarnation, cluster.generation)], 1)
+
+
+_Holder = namedtuple("_Holder", "incarnation beat holder")
+
+
+@statement
+def read_node(q: Asked) -> Any:
+    if q.name not in q.tx.view().node:
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    return Result([_Holder(row.incarnation, row.beat, f"on host {row.host} with pid {row.pid}")] if row else ())
+
+
+@statement
+def insert_node(q: Asked) -> Any:
+    yield Locked(("node", q.name))
+    if q.tx.row("node", q.name) is not None:
+        raise errors.UniqueViolation("the name is there")
+    q.tx.write("node", q.name, _joining(q))
+    return Result((), 1)
+
+
+def _joining(q: Asked) -> Node:
+    return Node(q.name, q.incarnation, q.joined, 0, q.weight, q.state, q.address, q.host, q.pid, q.now)
+
+
+@statement
+def replace_node(q: Asked) -> Any:
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat):
+        return Result()
+    q.tx.write("node", q.name, _joining(q)._replace(beat=row.beat + 1))
+    return Result((), 1)
+
+
+@statement
+def inherit_tokens(q: Asked) -> Any:
+    yield Take(0)
+    raised = 1 if q.keeps("epoch raised by take-over") else 0
+    return change(
+        q,
+        lambda token: token.incarnation == q.old_incarnation,
+        lambda token: token._replace(incarnation=q.incarnation, epoch=token.epoch + raised, version=q.version),
+    )
+
+
+def change(q: Asked, which: Callable[[Token], bool], how: Callable[[Token], Token]) -> Result:
+    """UPDATE of the tokens that nobody has locked."""
+    changed = []
+    for token in list(q.tx.view().token.values()):
+        if which(token) and _pass_over(q, token):
+            q.tx.write("token", token.token_id, how(token))
+            changed.append(token)
+    return Result(rows("token_id", ((token.token_id,) for token in changed)), len(changed))
+
+
+def _pass_over(q: Asked, token: Token) -> bool:
+    """FOR NO KEY UPDATE SKIP LOCKED: whether the row was free, and is this transaction's now."""
+    return q.tx.try_lock(("token", token.token_id), "exclusive") or not q.keeps("reassignment respects the fence")
+
+
+@statement
+def next_joined(q: Asked) -> Any:
+    yield Locked(CLUSTER)
+    cluster = q.tx.update(last_joined=q.tx.view().cluster.last_joined + 1)
+    return Result(rows("last_joined", [(cluster.last_joined,)]), 1)
+
+
+@statement
+def lead_if_nobody_does(q: Asked) -> Any:
+    yield Locked(CLUSTER)
+    view = q.tx.view()
+    oldest = in_order(view.node.values())
+    if not oldest or view.alive(view.cluster.leader_incarnation):
+        return Result()
+    q.tx.update(leader=oldest[0].name, leader_incarnation=oldest[0].incarnation, term=view.cluster.term + 1)
+    return Result((), 1)
+
+
+_Answer = namedtuple("_Answer", "version term leader_incarnation rank names incarnations beats")
+
+
+@statement
+def heartbeat(q: Asked) -> Any:
+    # What is told of others is what the statement saw when it began, even if it had to wait for the own row.
+    view = q.tx.view()
+    if not _mine(q, view.node.get(q.name)):
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if not _mine(q, row):
+        return Result()
+    q.tx.write("node", q.name, row._replace(beat=row.beat + 1, last_heartbeat=q.now))
+    cluster = view.cluster
+    rank = sum(n.joined < row.joined and n.incarnation != cluster.leader_incarnation for n in view.node.values())
+    watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
+    arrays = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
+    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays)], 1)
+
+
+def _mine(q: Asked, node: Node | None) -> bool:
+    return node is not None and (node.incarnation == q.incarnation or not q.keeps("incarnation in the heartbeat"))
+
+
+@statement
+def set_state(q: Asked) -> Any:
+    def matches(node: Node | None) -> bool:
+        return node is not None and node.state != q.state and q.incarnation in (None, node.incarnation)
+
+    if not matches(q.tx.view().node.get(q.name)):
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if not matches(row):
+        return Result()
+    q.tx.write("node", q.name, row._replace(state=q.state))
+    return Result((), 1)
+
+
+@statement
+def free_tokens_of(q: Asked) -> Any:
+    yield Take(0)
+    return change(
+        q,
+        lambda token: token.incarnation == q.incarnation,
+        lambda token: token._replace(node=None, incarnation=None, epoch=token.epoch + 1, next_node=None, version=q.version),
+    )
+
+
+@statement
+def delete_node(q: Asked) -> Any:
+    row = q.tx.view().node.get(q.name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    q.tx.write("node", q.name, None)
+    return Result((), 1)
+
+
+# == the worker's own tokens ============================================================================================
+
+_Changes = namedtuple("_Changes", "version term leader_incarnation state settled token_ids epochs versions revoking others")
+
+
+@statement
+def read_changes(q: Asked) -> Any:
+    view = q.tx.view()
+    tokens = view.token
+    if not q.keeps("one atomic read"):
+        yield Take(0.3 * q.chance())
+        view = q.tx.view()
+    by_name = not q.keeps("owner by incarnation")
+    node: Node | None = view.node.get(q.name)
+    if node is not None and node.incarnation != q.incarnation and not by_name:
+        node = None
+    changed = [token for token in tokens.values() if token.version > q.since]
+    mine = [t for t in changed if (t.node == q.name if by_name else t.incarnation == q.incarnation)]
+    coming = any(token.next_node == q.name for token in tokens.values())
+    cluster = view.cluster
+    row = _Changes(
+        cluster.version,
+        cluster.term,
+        cluster.leader_incarnation,
+        node.state if node else None,
+        (node.joined <= cluster.planned_joined and not coming) if node else None,
+        [token.token_id for token in mine],
+        [token.epoch for token in mine],
+        [token.version for token in mine],
+        [token.next_node is not None for token in mine],
+        [token.token_id for token in changed if token not in mine] if q.since >= 0 else None,
+    )
+    return Result([row], 1)
+
+
+@statement
+def acknowledge(q: Asked) -> Any:
+    yield Take(0)
+    asked = dict(zip(numbers(q.token_ids), numbers(q.versions), strict=True))
+    any_version = not q.keeps("the revocation's version in the acknowledgement")
+    view = q.tx.view()
+
+    def answered(token: Token) -> bool:
+        ours = token.incarnation == q.incarnation and token.next_node is not None
+        return ours and (asked.get(token.token_id) == token.version or (any_version and token.token_id in asked))
+
+    if not q.keeps("a version for every acknowledgement"):
+        version = q.tx.update(version=q.version - 1).version
+        q.tx.notices.clear()
+    else:
+        version = q.version
+
+    def handed_on(token: Token) -> Token:
+        receiver = view.receiver(token.next_node)
+        return Token(
+            token.token_id,
+            receiver.name if receiver else None,
+            receiver.incarnation if receiver else None,
+            token.epoch + 1,
+            None,
+            version,
+        )
+
+    return change(q, answered, handed_on)
+
+
+@statement
+def acknowledge_at_once(q: Asked) -> Any:
+    """Not a statement of the library: both statements of an acknowledgement in one message, to see what that would do."""
+    taken = yield from take_version(q)
+    q.values["version"] = taken.rows[0].version
+    return (yield from acknowledge(q))
+
+
+@statement
+def show_stuck(q: Asked) -> Any:
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    q.tx.write("node", q.name, row)
+    return Result((), 1)
+
+
+@statement
+def owner_of(q: Asked) -> Any:
+    yield Take(0)
+    view = q.tx.view()
+    token = view.token.get(q.token_id)
+    owners = [n for n in view.node.values() if token is not None and n.incarnation == token.incarnation]
+    return Result(rows("name address epoch", ((n.name, n.address, token.epoch) for n in owners)))

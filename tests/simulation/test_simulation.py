@@ -1,0 +1,80 @@
+"""The simulation: no seed breaks a promise, each rule that is switched off is missed, and the same seed is the same run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.cancellation import COROUTINES, interrupted
+from tests.simulation.faults import Profile
+from tests.simulation.rules import HIDDEN, RULES
+from tests.simulation.runner import replay
+from tests.simulation.simulation import Report, run
+from tests.simulation.soak import soak
+
+_SEEDS = 200
+_PARTS = 10
+
+
+def explained(report: Report) -> str:
+    """A failed run, for people."""
+    return "\n".join([*replay(report.seed).lines[-200:], f"seed {report.seed}: {report.failure}"])
+
+
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_whatever_happens_no_promise_is_broken(part):
+    for seed in range(part, _SEEDS, _PARTS):
+        report = run(seed, Profile())
+        assert report.failure is None, explained(report)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in HIDDEN])
+def test_a_rule_that_is_switched_off_is_missed(name):
+    rule = RULES[name]
+    report = rule.violation()
+    assert report is not None, f"{rule.seeds} show nothing without the rule: {name}"
+    assert run(report.seed, rule.profile).failure is None, "with the rule, the same seed breaks nothing"
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_rule_that_nothing_here_can_miss_says_why(name):
+    assert name in RULES
+    assert len(HIDDEN[name]) > 40
+
+
+@pytest.mark.parametrize("name", COROUTINES)
+def test_a_public_coroutine_that_is_cancelled_at_any_await_leaves_nothing(name):
+    awaits = 0
+    reached = True
+    while reached:
+        awaits += 1
+        report, reached = interrupted(COROUTINES[name], awaits)
+        if report.failure is not None:
+            again, _ = interrupted(COROUTINES[name], awaits, transcript=True)
+            pytest.fail("\n".join([*again.lines[-100:], f"cancelled at await {awaits}: {report.failure}"]))
+    assert awaits > 1, "there was an await to be cancelled at"
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():
+    here = replay(7).lines
+    assert len(here) > 100
+    assert here == replay(7).lines
+    program = "from tests.simulation.runner import replay; print(*replay(7).lines, sep='\\n')"
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        elsewhere = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        assert elsewhere.stdout.splitlines() == here
+
+
+def test_the_transcript_changes_nothing():
+    assert replay(8).steps == run(8, Profile()).steps
+
+
+def test_for_hours_nothing_piles_up():
+    told: list[str] = []
+    assert soak(1, 0.25, told.append) is None, "\n".join(told)
