@@ -145,7 +145,7 @@ class Connector:
         return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
 
     async def open(self, purpose: str) -> Connection:
-        """A connection in autocommit. Raises StoreUnavailable (also as ServerChanged), or ConfigError for settings that cannot be."""
+        """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or ConfigError for bad settings."""
         connection = await self._connect(purpose)
         try:
             await self.prepare(connection)
