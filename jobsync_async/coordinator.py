@@ -257,14 +257,17 @@ class Coordinator:
         """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
         worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
-        while not worker.ended:
+
+        def done() -> bool:
+            return worker.ended or (worker.state == state and not (draining and worker.ownership.holds_anything()))
+
+        while not done():
             me = worker.identity
-            await membership.set_state(me.name, state, me.incarnation)
-            await worker.until(lambda: worker.ended or worker.identity != me or worker.state == state)  # noqa: B023
-            if worker.identity == me:  # otherwise it joined anew meanwhile, and says it again
-                break
-        if draining:
-            await worker.until(lambda: worker.ended or not worker.ownership.holds_anything())
+            if worker.state != state:
+                await membership.set_state(me.name, state, me.incarnation)
+            # A worker that was expired has no row to say it in, or another one by now: then it is said again.
+            patience_sec = worker.config.heartbeat_interval_sec
+            await worker.until(lambda: done() or worker.identity != me, patience_sec)  # noqa: B023 - not kept
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ class Queries:
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
         self._names |= {"server": _SERVER, "sound": _SOUND}
-        self._statements = {name: self._compose(text) for name, text in _load().items()}
+        texts = _load("queries.sql") | _load("operators.sql")
+        self._statements = {name: self._compose(text) for name, text in texts.items()}
         self.create_tables = self._compose(_read("schema.sql"))
         self.create_statements = self._statements_of(_read("schema.sql"))
 
@@ -76,12 +77,9 @@ def _read(name: str) -> str:
 
 
 @cache
-def _load() -> dict[str, str]:
-    statements: dict[str, str] = {}
-    for name in ("queries.sql", "operators.sql"):
-        _, *parts = _HEADER.split(_read(name))
-        statements |= {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
-    return statements
+def _load(name: str) -> dict[str, str]:
+    _, *parts = _HEADER.split(_read(name))
+    return {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def split(script: str) -> list[str]:
