@@ -221,8 +221,12 @@ class Fleet:
                    WHERE datname = current_database() ORDER BY backend_start"""
         with self._own_connection() as connection:
             pids = dict(connection.execute(query).fetchall())
-        names = {member.name: f"jobsync_async {member.name} {purpose}" for member in self.running()}
-        return {name: pids[session] for name, session in names.items() if session in pids}
+        found = {}
+        for application, pid in pids.items():
+            match application.split():
+                case ["jobsync_async", _, name, what] if what == purpose:
+                    found[name] = pid
+        return {member.name: found[member.name] for member in self.running() if member.name in found}
 
     def resume(self, *names: str) -> float:
         """SIGCONT; when the first was sent."""
