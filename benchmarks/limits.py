@@ -103,6 +103,7 @@ async def pushes(dsn: str, count: int) -> tuple[list[float], list[float]]:
     ):
         await anext(changes)
         await hearing.execute("LISTEN bare")
+        notifications = hearing.notifies()
         for number in range(count):
             # A change of this worker's tokens that moves none: another epoch, so that the stream tells of it.
             item = asyncio.ensure_future(anext(changes))
@@ -115,12 +116,13 @@ async def pushes(dsn: str, count: int) -> tuple[list[float], list[float]]:
             )
             await item
             ours.append((time.perf_counter() - started) * 1000)
-            heard = asyncio.ensure_future(anext(hearing.notifies()))
+            heard = asyncio.ensure_future(anext(notifications))
             await asyncio.sleep(0)
             started = time.perf_counter()
             await connection.execute(f"SELECT pg_notify('bare', '{number}')")
             await heard
             bare.append((time.perf_counter() - started) * 1000)
+        await notifications.aclose()  # or the connection is its own for ever
     return ours, bare
 
 
