@@ -1,33 +1,89 @@
-"""What a case measured, and how it is shown."""
+"""What a case measured, beside what a peer did and what is asked of it, and how it is shown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Result:
-    """Values of one quantity, and the most that it may be."""
+    """Values of one quantity, ours and a peer's.
+
+    Attributes:
+        goal: what the median of ours may be at most, or must be at least when more is better; None for none.
+        times: how many times better than the peer's ours must be; None for no such goal.
+        more: more is better, as it is with rates.
+    """
 
     name: str
     unit: str
-    values: Sequence[float]
-    goal: float
+    ours: Sequence[float]
+    goal: float | None = None
+    theirs: Sequence[float] = ()
+    times: float | None = None
+    more: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is; None without a peer."""
+        if not self.theirs:
+            return None
+        ours, theirs = median(self.ours), median(self.theirs)
+        better, worse = (ours, theirs) if self.more else (theirs, ours)
+        return better / worse if worse else float("inf")
 
     @property
     def met(self) -> bool:
-        return median(self.values) <= self.goal
+        """Whether every goal that it has is met."""
+        ours, ratio = median(self.ours), self.ratio
+        absolute = self.goal is None or (ours >= self.goal if self.more else ours <= self.goal)
+        return absolute and (self.times is None or ratio is None or ratio >= self.times)
+
+    def goals(self) -> str:
+        """The goals in words."""
+        parts = []
+        if self.goal is not None:
+            parts.append(f"{'at least' if self.more else 'at most'} {self.goal:,g}")
+        if self.times is not None and self.theirs:
+            parts.append(f"{self.times:g} x")
+        return ", ".join(parts)
 
     def line(self) -> str:
-        shown = f"{median(self.values):,.3g} ({min(self.values):,.3g} to {max(self.values):,.3g}, n={len(self.values)})"
-        return f"{self.name:62} {shown:36} {self.unit:16} at most {self.goal:<10,g} {'met' if self.met else 'MISSED'}"
+        ratio = "" if self.ratio is None else f"{self.ratio:,.1f} x"
+        verdict = ("met" if self.met else "MISSED") if self.goals() else ""
+        return (
+            f"{self.name:56.56} {self.unit:10.10} {_shown(self.ours):26} {_shown(self.theirs):26} {ratio:>10}  "
+            f"{self.goals():20} {verdict}"
+        ).rstrip()
+
+    def case(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": median(self.ours),
+            "theirs": median(self.theirs) if self.theirs else None,
+            "ratio": self.ratio,
+            "goal": self.goals() or None,
+            "met": self.met,
+            "values": {"ours": list(self.ours), "theirs": list(self.theirs)},
+        }
+
+
+HEAD = f"{'case':56} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
+
+
+def _shown(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{median(values):,.3g} ({min(values):,.3g}-{max(values):,.3g})"
 
 
 def save(results: Sequence[Result], path: Path) -> None:
     """Write results as JSON: a list of cases."""
-    cases = [{**asdict(result), "median": median(result.values), "met": result.met} for result in results]
-    path.write_text(json.dumps(cases, indent=2), "utf-8")
+    path.write_text(json.dumps([result.case() for result in results], indent=2), "utf-8")

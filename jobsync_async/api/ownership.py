@@ -7,7 +7,7 @@ from typing import Any
 
 from jobsync_async.api.base import Started
 from jobsync_async.streams import TokenChanges
-from jobsync_async.types import TaskOrId, task_id_of
+from jobsync_async.types import Task, TaskOrId, task_id_of
 
 
 class Ownership(Started):
@@ -15,14 +15,16 @@ class Ownership(Started):
 
     def can_claim_task(self, task: TaskOrId) -> bool:
         """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O."""
-        return self.owns(task)
+        worker = self._worker  # asked for every task of a batch: what could be called is written out
+        token = self._token_of(task.id if isinstance(task, Task) else task)
+        if token in worker.ownership.grants and worker.clock() < worker.lease.deadline:
+            return True
+        self._require_started()
+        return False
 
     def owns(self, task: TaskOrId) -> bool:
         """The same as `can_claim_task`. Raises UsageError before start, ConfigError for an id that cannot be one."""
-        owned = self._worker.owns(self._token_of(task_id_of(task)))
-        if not owned:
-            self._require_started()
-        return owned
+        return self.can_claim_task(task)
 
     def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
         """Those of the tasks or ids that may start here now, in order. No I/O."""
@@ -30,7 +32,7 @@ class Ownership(Started):
         if not self._worker.may_act():
             return []
         owned, token_of = self._worker.ownership.grants, self._token_of
-        return [item for item in ids if token_of(task_id_of(item)) in owned]
+        return [item for item in ids if token_of(item.id if isinstance(item, Task) else item) in owned]
 
     def task_to_token(self, task: TaskOrId) -> int:
         """The token that a task hashes to. No I/O."""

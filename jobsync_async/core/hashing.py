@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from importlib import import_module
+from struct import Struct
 from typing import Any
 
 from jobsync_async.errors import ConfigError
@@ -31,6 +32,7 @@ def _function(name: str, *modules: str) -> Callable[..., Any]:
 # For ids of a few bytes, Python's own functions are faster than the OpenSSL that hashlib has, and they cost no memory.
 _sha256 = _function("sha256", "_sha2", "_sha256", "hashlib")
 _md5 = _function("md5", "_md5", "hashlib")
+_first_eight: Callable[[bytes], tuple[int]] = Struct(">Q").unpack_from  # a big-endian number
 
 
 def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: str = "double_sha256") -> int:
@@ -53,17 +55,17 @@ def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: 
 
 def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], int]:
     """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are taken to be valid."""
-    from_bytes, sha256, md5 = int.from_bytes, _sha256, _md5
+    from_bytes, first_eight, sha256, md5 = int.from_bytes, _first_eight, _sha256, _md5
 
     def by_double_sha256(task_id: Any) -> int:
         try:
-            return from_bytes(sha256(sha256(str(task_id).encode()).digest()).digest()[:8], "big") % total_tokens
+            return first_eight(sha256(sha256(str(task_id).encode()).digest()).digest())[0] % total_tokens
         except UnicodeEncodeError:
             raise _not_text(task_id) from None
 
     def by_sha256(task_id: Any) -> int:
         try:
-            return from_bytes(sha256(str(task_id).encode()).digest()[:8], "big") % total_tokens
+            return first_eight(sha256(str(task_id).encode()).digest())[0] % total_tokens
         except UnicodeEncodeError:
             raise _not_text(task_id) from None
 

@@ -54,7 +54,7 @@ async def open_schema(
                     await _require(connection, queries)
                 elif upgrade or not await _exists(connection, queries):
                     await _refuse_predecessor(connection, queries)
-                    await _create(connection, queries, config)
+                    await _create(connection, queries, config, upgrade=upgrade)
                 await _check(connection, queries, config, observe=observe)
     finally:
         await connection.close()
@@ -114,7 +114,7 @@ async def _require(connection: Connection, queries: Queries) -> None:
         )
 
 
-async def _create(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, *, upgrade: bool) -> None:
     """Create the tables that are missing and upgrade those that are there, in one transaction.
 
     Raises SchemaError when the role may not.
@@ -126,8 +126,11 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
         async with connection.transaction():
             key = f"{queries.schema}.{config.appname}"
             await connection.execute(queries["lock_schema"], {"key": key})
-            for statement in queries.create_statements:
-                await connection.execute(statement)
+            # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
+            # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
+            if upgrade or not await _exists(connection, queries):
+                for statement in queries.create_statements:
+                    await connection.execute(statement)
             await _insert_cluster(connection, queries, config)
             await _upgrade(connection, queries)
     except errors.InsufficientPrivilege as error:

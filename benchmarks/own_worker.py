@@ -26,8 +26,8 @@ async def follow(job: Job) -> None:
         tell(owned=len(change.owned), come=sorted(change.assigned), gone=gone)
 
 
-async def main(name: str, dsn: str, total_tokens: int) -> None:
-    config = CoordinationConfig(dsn=dsn, total_tokens=total_tokens)
+async def main(name: str) -> None:
+    config = CoordinationConfig(appname="own_reaction_")  # the server is in libpq's environment variables
     job = Job(name, config, lock_provider=lambda _: tell(joining=True))  # called when it is connected and about to join
     await job.start()
     following = asyncio.ensure_future(follow(job))
@@ -39,4 +39,4 @@ async def main(name: str, dsn: str, total_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,151 @@
+"""The cases in which both sides do the same: each measured in turn, in processes of their own, on one server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import psycopg
+
+from benchmarks.results import Result
+from benchmarks.sides import Side, interleaved, server
+from jobsync_async.embedded import EmbeddedPostgres
+
+LOGGED = {"log_statement": "all", "log_line_prefix": "%a|"}
+_SETTLED_SEC = 15  # until what starting needed is closed again
+
+
+def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
+    results = []
+    for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 2)):
+        if quick and total > 100_000:
+            goals = ours_alone(dsn, sides[0], total)
+            results.append(goals)
+            continue
+        ours, theirs = interleaved(min(rounds, 3) if quick else rounds, sides, dsn, "distribution", total)
+        first = {10_000: 40.0, 1_000_000: 3000.0}.get(total)
+        death = 25.0 if total == 10_000 else None
+        for event, title, goal in (
+            ("first", "first distribution", first),
+            ("join", "7th worker joins", None),
+            ("death", "1 of 7 dies", death),
+        ):
+            name = f"{total:,} tokens: {title}"
+            results.append(Result(name, "ms", [a[event] for a in ours], goal, [a[event] for a in theirs], times=8))
+        walled = 1.0 if total == 10_000 else None
+        name = f"{total:,} tokens: write-ahead log of that death"
+        results.append(Result(name, "MiB", [a["wal"] for a in ours], walled, [a["wal"] for a in theirs], times=1))
+    return results
+
+
+def ours_alone(dsn: str, side: Side, total: int) -> Result:
+    """The first distribution of so many tokens; theirs takes too long for a quick run."""
+    (ours,) = interleaved(2, [side], dsn, "distribution", total)
+    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], 3000)
+
+
+def plans(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
+    results = []
+    for pinned in (0, 10_000):
+        ours, theirs = interleaved(3 if quick else 10, sides, dsn, "plan", pinned)
+        name = f"pure plan, 50 workers, 10,000 tokens, {pinned:,} pinned"
+        results.append(Result(name, "ms", ours, 5, theirs, times=1))
+    return results
+
+
+def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
+    rounds = 3 if quick else 7
+    results = []
+    for hash_function in ("double_sha256", "sha256", "md5"):
+        ours, theirs = interleaved(rounds, sides, dsn, "claiming", hash_function)
+        goal = 600_000 if hash_function == "double_sha256" else None
+        results.append(Result(f"can_claim_task, {hash_function}", "/s", ours, goal, theirs, times=1.5, more=True))
+    (ours,) = interleaved(rounds, sides[:1], dsn, "filtering")
+    results.append(Result("filter_owned", "ids/s", ours, 1_000_000, more=True))
+    return results
+
+
+def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
+    ours, theirs = interleaved(2 if quick else 5, sides, dsn, "rows")
+    return [
+        Result(title, "rows/s", [a[key] for a in ours], goal, [a[key] for a in theirs], times=1, more=True)
+        for key, title, goal in (
+            ("single", "add_task, one by one", None),
+            ("claims", "set_claim of 10,000", 20_000.0),
+            ("audit", "write_audit of 10,000", 20_000.0),
+            ("pins", "register_locks_bulk of 10,000", None),
+        )
+    ]
+
+
+def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
+    interleaved(1, sides, dsn, "memory")  # what is imported is compiled by then
+    ours, theirs = interleaved(3 if quick else 5, sides, dsn, "memory")
+    return [
+        Result(
+            "memory of the first Job over `import psycopg`", "MiB", [a[0] for a in ours], 8, [a[0] for a in theirs], times=2
+        ),
+        Result("memory of each further Job", "MiB", [a[1] for a in ours], 0.5),
+    ]
+
+
+def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
+    """A leader and a follower of each side at once while nothing happens; what they send is counted by the server's log."""
+    seconds = 30 if quick else 120
+    names = {"ours": sides[0], "theirs": sides[1]}
+    with ExitStack() as stack:
+        for which, side in names.items():
+            for role in ("leader", "follower"):
+                process = subprocess.Popen(
+                    side.command("hold", f"steady_{which}_", role),
+                    env={**side.environment, **server(postgres.dsn), "PGAPPNAME": f"{which} {role}"},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+                stack.callback(_end, process)
+                assert process.stdout is not None
+                assert json.loads(process.stdout.readline()) == "ready"
+        asyncio.run(asyncio.sleep(_SETTLED_SEC))
+        with psycopg.connect(postgres.dsn) as connection:
+            held = Counter(
+                who for (name,) in connection.execute("SELECT application_name FROM pg_stat_activity") if (who := _who(name))
+            )
+        before = _statements(postgres)
+        asyncio.run(asyncio.sleep(seconds))
+        sent = _statements(postgres) - before
+    results = []
+    for role in ("follower", "leader"):
+        ours, theirs = (f"{which} {role}" for which in names)
+        rate = [[sent[who] * 60 / seconds] for who in (ours, theirs)]
+        results += [
+            Result(f"statements per minute, {role}", "/min", rate[0], 13, rate[1], times=4),
+            Result(f"connections, {role}", "", [held[ours]], 2, [held[theirs]], times=1),
+        ]
+    return results
+
+
+def _who(application: str) -> str | None:
+    words = application.split()
+    if words[:1] == ["jobsync_async"] and len(words) > 2:
+        return f"ours {words[2]}"
+    return application if words[:1] == ["theirs"] else None
+
+
+def _statements(postgres: EmbeddedPostgres) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for line in postgres.log().splitlines():
+        application, _, rest = line.partition("|")
+        who = _who(application)
+        if who and ("statement:" in rest or "execute " in rest):
+            counts[who] += 1
+    return counts
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(60)

@@ -1,0 +1,138 @@
+"""Ours against what PostgreSQL itself takes for the same: the least that any such library could take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+from uuid import uuid4
+
+import psycopg
+
+from benchmarks.results import Result
+from jobsync_async import CoordinationConfig, Job
+from jobsync_async.core.board import Board, Distribution, Reading
+from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.rows import Announcement, Identity
+from jobsync_async.postgres.store import Store
+
+TOTAL = 10_000
+
+
+async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of a rebalance when 1 of 7 dies, and of one bare statement that writes the same rows."""
+    config = CoordinationConfig(dsn=dsn, appname="commit_")
+    store = await Store.open(config, "benchmark")
+    board = Board(TOTAL, token_hasher(TOTAL, config.hash_function))
+    leader = Identity("leader", uuid4())
+    ours, bare = [], []
+
+    def decide(reading: Reading) -> Distribution | None:
+        board.take(reading)
+        return board.distribute()
+
+    async def lead() -> float:
+        started = time.perf_counter()
+        outcome = await store.leading.rebalance(leader, 1, (), board.version, board.pin_version, decide)
+        assert outcome is not None
+        assert outcome.wrote
+        return (time.perf_counter() - started) * 1000
+
+    try:
+        await store.membership.join(leader, Announcement())
+        others = [Identity(f"w{number}", uuid4()) for number in range(6)]
+        for other in others:
+            await store.membership.join(other, Announcement())
+        await lead()
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            for _ in range(rounds):
+                board.take(await store.leading.read(board.version, board.pin_version))
+                dying = others.pop(0)
+                row = await (
+                    await connection.execute(
+                        "SELECT array_agg(token_id) FROM commit_token WHERE incarnation = %s", [dying.incarnation]
+                    )
+                ).fetchone()
+                assert row is not None
+                started = time.perf_counter()
+                # The same rows, columns and indexes, in one statement that knows all it needs; changed back by the next.
+                await connection.execute(
+                    "UPDATE commit_token SET node = 'x', incarnation = %s, epoch = epoch + 1, version = version + 1, "
+                    "assigned_at = now() WHERE token_id = ANY(%s)",
+                    [dying.incarnation, row[0]],
+                )
+                bare.append((time.perf_counter() - started) * 1000)
+                await connection.execute("DELETE FROM commit_node WHERE incarnation = %s", [dying.incarnation])
+                await connection.execute(
+                    "UPDATE commit_cluster SET version = greatest(version, (SELECT max(version) FROM commit_token))"
+                )
+                ours.append(await lead())
+                # All workers but the leader must be many again for the next round to move as many.
+                born = Identity(f"n{len(ours)}", uuid4())
+                await store.membership.join(born, Announcement())
+                others.append(born)
+                board.take(await store.leading.read(board.version, board.pin_version))
+                await lead()
+                await _hand_on(store, [leader, *others])
+    finally:
+        await store.close()
+    return ours, bare
+
+
+async def _hand_on(store: Store, workers: Sequence[Identity]) -> None:
+    feed = await store.listen()
+    try:
+        for worker in workers:
+            rows = [row for row in (await feed.read_changes(worker, -1)).mine if row.revoking]
+            if rows:
+                await feed.acknowledge(worker, [(row.token_id, row.version) for row in rows])
+    finally:
+        await feed.close()
+
+
+async def pushes(dsn: str, count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from a commit that takes one token from a worker to its stream's item, and of a bare NOTIFY's way."""
+    config = CoordinationConfig(dsn=dsn, appname="push_", total_tokens=100)
+    ours, bare = [], []
+    async with (
+        Job("w0", config) as job,
+        job.token_changes() as changes,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as hearing,
+    ):
+        await anext(changes)
+        await hearing.execute("LISTEN bare")
+        notifications = hearing.notifies()
+        for number in range(count):
+            # A change of this worker's tokens that moves none: another epoch, so that the stream tells of it.
+            item = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+            await connection.execute(
+                "WITH taken AS (UPDATE push_cluster SET version = version + 1 RETURNING version), moved AS ("
+                "UPDATE push_token SET epoch = epoch + 1, version = taken.version FROM taken WHERE token_id = 0) "
+                f"SELECT pg_notify('{config.channel}', version::text) FROM taken"
+            )
+            await item
+            ours.append((time.perf_counter() - started) * 1000)
+            heard = asyncio.ensure_future(anext(notifications))
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+            await connection.execute(f"SELECT pg_notify('bare', '{number}')")
+            await heard
+            bare.append((time.perf_counter() - started) * 1000)
+        await notifications.aclose()  # or the connection is its own for ever
+    return ours, bare
+
+
+async def measure(dsn: str, quick: bool) -> list[Result]:
+    ours, bare = await commits(dsn, 4 if quick else 10)
+    pushed, notified = await pushes(dsn, 200 if quick else 1000)
+    p99 = (quantiles(pushed, n=100)[98], quantiles(notified, n=100)[98])
+    return [
+        Result("rebalance, 1 of 7 dies (theirs: bare UPDATE)", "ms", ours, theirs=bare),
+        Result("  as a multiple of the bare statement", "x", [median(ours) / median(bare)], 3),
+        Result("change to stream (theirs: bare NOTIFY)", "ms", pushed, theirs=notified),
+        Result("  p99 as a multiple of the bare NOTIFY's", "x", [p99[0] / p99[1]], 3),
+    ]

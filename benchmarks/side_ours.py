@@ -1,0 +1,168 @@
+"""What is measured of this library, by the same measure as ``side_theirs.py``: ``side_ours.py WHAT APPNAME ...``."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+
+def rss() -> float:
+    gc.collect()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+BARE = rss()
+
+from jobsync_async import CoordinationConfig, Job, Task  # noqa: E402 - the memory before it is the measure
+
+
+async def wal(connection: psycopg.AsyncConnection) -> float:
+    row = await (await connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")).fetchone()
+    assert row is not None
+    return float(row[0]) / 2**20
+
+
+async def distribution(appname: str, total: str) -> dict[str, float]:
+    """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death; and the latter's WAL."""
+    from jobsync_async.core.board import Board, Distribution, Reading
+    from jobsync_async.core.hashing import token_hasher
+    from jobsync_async.core.rows import Announcement, Identity
+    from jobsync_async.postgres.store import Store
+
+    config = CoordinationConfig(total_tokens=int(total), appname=appname)
+    store = await Store.open(config, "benchmark")
+    board = Board(config.total_tokens, token_hasher(config.total_tokens, config.hash_function))
+    workers = [Identity(f"w{number}", uuid4()) for number in range(7)]
+
+    def decide(reading: Reading) -> Distribution | None:
+        board.take(reading)
+        return board.distribute()
+
+    took: dict[str, float] = {}
+    try:
+        for worker in workers[:6]:
+            await store.membership.join(worker, Announcement())
+        async with await psycopg.AsyncConnection.connect("", autocommit=True) as connection:
+            for event in ("first", "join", "death"):
+                if event != "first":  # what changed before, a leader has read by the time of the next event
+                    board.take(await store.leading.read(board.version, board.pin_version))
+                if event == "join":
+                    await store.membership.join(workers[6], Announcement())
+                if event == "death":
+                    feed = await store.listen()
+                    for worker in workers[:6]:
+                        rows = [row for row in (await feed.read_changes(worker, -1)).mine if row.revoking]
+                        await feed.acknowledge(worker, [(row.token_id, row.version) for row in rows])
+                    await feed.close()
+                    board.take(await store.leading.read(board.version, board.pin_version))
+                    await connection.execute(f"DELETE FROM {appname}node WHERE name = 'w6'")
+                    await connection.execute("CHECKPOINT")
+                before = await wal(connection)
+                started = time.perf_counter()
+                outcome = await store.leading.rebalance(workers[0], 1, (), board.version, board.pin_version, decide)
+                took[event] = (time.perf_counter() - started) * 1000
+                took["wal"] = await wal(connection) - before
+                assert outcome is not None
+                assert outcome.wrote
+                assert outcome.distribution is not None
+                took["moved"] = outcome.distribution.moved
+    finally:
+        await store.close()
+    return took
+
+
+async def plan(_: str, pinned: str) -> float:
+    """Milliseconds to plan anew for 50 workers when a 51st is gone."""
+    from jobsync_async.core.assignment import PlanNode
+    from jobsync_async.core.assignment import plan as make
+
+    nodes = [PlanNode(f"w{number}", 1.0) for number in range(50)]
+    current: list[str | None] = [f"w{token % 51}" for token in range(10_000)]
+    pins = {token: (f"w{token % 50}",) for token in range(int(pinned))}
+    started = time.perf_counter()
+    make(nodes, current, pins)
+    return (time.perf_counter() - started) * 1000
+
+
+async def claiming(appname: str, hash_function: str) -> float:
+    """can_claim_task per second, owning everything."""
+    async with Job("w0", CoordinationConfig(appname=appname, hash_function=hash_function)) as job:
+        ids = [f"task-{number}" for number in range(200_000)]
+        assert job.can_claim_task(ids[0])
+        started = time.perf_counter()
+        for task_id in ids:
+            job.can_claim_task(task_id)
+        return len(ids) / (time.perf_counter() - started)
+
+
+async def filtering(appname: str) -> float:
+    """Ids per second through filter_owned, owning everything."""
+    async with Job("w0", CoordinationConfig(appname=appname)) as job:
+        ids = [f"task-{number}" for number in range(200_000)]
+        started = time.perf_counter()
+        assert len(list(job.filter_owned(ids))) == len(ids)
+        return len(ids) / (time.perf_counter() - started)
+
+
+async def rows(appname: str) -> dict[str, float]:
+    """Rows per second: single claims, claims, completions and pins in bulk."""
+    rates: dict[str, float] = {}
+
+    async def timed(name: str, count: int, call: Awaitable[Any]) -> None:
+        started = time.perf_counter()
+        await call
+        rates[name] = count / (time.perf_counter() - started)
+
+    async with Job("w0", CoordinationConfig(appname=appname)) as job:
+
+        async def one_by_one() -> None:
+            for number in range(500):
+                await job.add_task(Task(f"s{number}"))
+
+        await timed("single", 500, one_by_one())
+        await job.write_audit()
+        many = [Task(f"m{number}") for number in range(10_000)]
+        await timed("claims", len(many), job.set_claim(many))
+        await job.add_tasks(many)
+        await timed("audit", len(many), job.write_audit())
+        pins = [(f"p{number}", "w0", "benchmark") for number in range(10_000)]
+        await timed("pins", len(pins), job.register_locks_bulk(pins))
+    return rates
+
+
+async def memory(appname: str) -> list[float]:
+    """MiB of the first running Job over `import psycopg`, and of each of ten further ones."""
+    config = CoordinationConfig(appname=appname)
+    jobs = [Job("w0", config)]
+    await jobs[0].start()
+    await asyncio.sleep(1)
+    first = rss()
+    for number in range(1, 11):
+        jobs.append(Job(f"w{number}", config))
+        await jobs[-1].start()
+    await asyncio.sleep(1)
+    further = (rss() - first) / 10
+    await asyncio.gather(*(job.stop() for job in jobs))
+    return [first - BARE, further]
+
+
+async def hold(appname: str, name: str) -> None:
+    """Be a worker until standard input ends."""
+    async with Job(name, CoordinationConfig(appname=appname)):
+        print(json.dumps("ready"), flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    answer = asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
+    print(json.dumps(answer), flush=True)
