@@ -100,11 +100,10 @@ class CoordinationConfig:
             if one.name != "password" and (value != one.default or one.name == "appname"):
                 parts[one.name] = value
         if self.dsn is not None:
-            try:
-                given = conninfo_to_dict(self.dsn)
+            parts["dsn"] = "cannot be used"
+            with suppress(ConfigError):
+                given = _checked_dsn(self.dsn)
                 parts["dsn"] = " ".join(f"{name}={given[name]}" for name in _SHOWN if given.get(name))
-            except (psycopg.Error, TypeError):
-                parts["dsn"] = "cannot be parsed"
         return f"CoordinationConfig({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
 
     def __post_init__(self) -> None:
@@ -226,17 +225,24 @@ class CoordinationConfig:
             if value is not None and not _is_text(value):
                 raise ConfigError(f"{name} must be a string that UTF-8 can encode, without NUL characters, or None")
         if self.dsn is not None:
-            if not _is_text(self.dsn):
-                raise ConfigError("dsn must be a string that UTF-8 can encode, without NUL characters, or None")
-            if _URI_WITH_ANOTHER_AT.match(self.dsn):
-                # libpq would take a part of the password for a host, a port or a database, and name it in its messages.
-                raise ConfigError(
-                    "the dsn has more than one @, or a / before it: special characters in user and password must be "
-                    "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
-                )
-            for port in str(_parsed(self.dsn).get("port") or "").split(","):
-                if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
-                    raise ConfigError("the dsn's port must be a number")
+            _checked_dsn(self.dsn)
+
+
+def _checked_dsn(dsn: object) -> dict[str, Any]:
+    """The parts of a DSN. Raises ConfigError for one that cannot be used, or that libpq would take for something else."""
+    if not isinstance(dsn, str) or not _is_text(dsn):
+        raise ConfigError("dsn must be a string that UTF-8 can encode, without NUL characters, or None")
+    if _URI_WITH_ANOTHER_AT.match(dsn):
+        # libpq would take a part of the password for a host, a port or a database, and name it in its messages.
+        raise ConfigError(
+            "the dsn has more than one @, or a / before it: special characters in user and password must be "
+            "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
+        )
+    parts = _parsed(dsn)
+    for port in str(parts.get("port") or "").split(","):
+        if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
+            raise ConfigError("the dsn's port must be a number")
+    return parts
 
 
 def _parsed(dsn: str) -> dict[str, Any]:

@@ -185,6 +185,7 @@ class _Follower:
         self.connected = True
         self.ended = False
         self.failure: BaseException | None = None
+        self._channel = config.channel
         self._store = store
         self._feed: ViewFeed | None = feed
         self._interval_sec = config.heartbeat_interval_sec
@@ -218,7 +219,8 @@ class _Follower:
         try:
             await self._run()
         except Exception as error:  # whatever it is, it reaches the reader as it is
-            logger.error("the observer ends: %s: %s", type(error).__name__, error)
+            kind = type(error).__name__
+            logger.error("the observer ends: %s: %s", kind, error, extra={"channel": self._channel, "error": kind})
             self.failure = error
         finally:
             self.connected = False
@@ -232,7 +234,7 @@ class _Follower:
                 feed, self._feed = self._feed or await self._store.observe(), None
                 try:
                     if not self.connected:
-                        await self._store.check()
+                        self._store.suspect()
                         await self._look(feed)  # what happened in between was not heard
                     await self._serve(feed)
                 finally:
@@ -241,7 +243,7 @@ class _Follower:
             except StoreUnavailable as error:
                 failures = 1 if self.connected else failures + 1
                 self.connected = False
-                logger.info("observing anew: %s", error)
+                logger.info("observing anew: %s", error, extra={"channel": self._channel, "failures": failures})
                 await self._pause(self._backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
     async def _pause(self, seconds: float) -> None:

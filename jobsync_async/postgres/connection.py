@@ -32,9 +32,13 @@ T = TypeVar("T")
 
 
 class Connection(AsyncConnection[Any]):
-    """A connection that knows to which server it leads; None where that may change under it, behind a pooler."""
+    """A connection that knows to which server it leads; None where that may change under it, behind a pooler.
+
+    `outages` is how many there had been when it was last seen to be sound.
+    """
 
     server: str | None = None
+    outages = 0
 
 
 # Raised by the server when a bound is reached or a transaction must be tried again: nothing was committed.

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import psycopg
+
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, translated
 
@@ -28,6 +30,7 @@ class Pool:
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._opening = asyncio.Lock()
         self._closed = False
+        self._outages = 0
 
     async def _opened(self) -> AsyncConnectionPool[Connection]:
         async with self._opening:
@@ -45,7 +48,7 @@ class Pool:
             self._connector.conninfo("calls"),
             connection_class=Connection,
             kwargs=self._connector.options,
-            configure=self._connector.prepare,
+            configure=self._configure,
             min_size=0,
             max_size=self._max_size,
             max_idle=self._idle_sec,
@@ -61,9 +64,11 @@ class Pool:
         async def bounded() -> T:
             pool = await self._opened()
             with translated():
-                async with pool.connection() as connection:
-                    with limit(connection, self._connector.patience_sec):
-                        return await self._connector.call(connection, work)
+                while True:
+                    async with pool.connection() as connection:
+                        if await self._sound(connection):
+                            with limit(connection, self._connector.patience_sec):
+                                return await self._connector.call(connection, work)
 
         return await finish_first(bounded())
 
@@ -76,10 +81,27 @@ class Pool:
 
         return await self.run(in_transaction)
 
-    async def check(self) -> None:
-        """Replace idle connections that broke, before somebody is handed one."""
-        if self._pool is not None:
-            await self._pool.check()
+    def suspect(self) -> None:
+        """There was an outage: a connection from before is looked at before it is handed to somebody. No I/O."""
+        self._outages += 1
+
+    async def _configure(self, connection: Connection) -> None:
+        await self._connector.prepare(connection)
+        connection.outages = self._outages
+
+    async def _sound(self, connection: Connection) -> bool:
+        """Whether it still works; if not, it is closed, and so forgotten. (psycopg_pool's own check would wait a second.)"""
+        if connection.outages == self._outages:
+            return True
+        outages = self._outages
+        try:
+            with limit(connection, self._connector.patience_sec):
+                await connection.execute(b"")
+        except psycopg.OperationalError:
+            await connection.close()
+            return False
+        connection.outages = outages
+        return True
 
     async def close(self) -> None:
         async with self._opening:

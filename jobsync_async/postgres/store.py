@@ -77,7 +77,7 @@ class Store:
         tag = secrets.token_hex(6)
 
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}", tag, reads_only=observe)
+            return config.conninfo(f"{node_name} {purpose}", None if observe else tag, reads_only=observe)
 
         footing = Footing()
         others = Connector(conninfo, config.bulk_limit_sec, footing, pooled=not config.notify)
@@ -101,9 +101,9 @@ class Store:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
         return await ViewFeed.open(self._others, self._channel)
 
-    async def check(self) -> None:
-        """After an outage: replace the connections that it broke."""
-        await self._pool.check()
+    def suspect(self) -> None:
+        """A connection broke: others may have. What is idle is looked at before somebody is handed it. No I/O."""
+        self._pool.suspect()
 
     async def close(self) -> None:
         """End every connection; nothing is sent."""

@@ -117,7 +117,8 @@ async def agree(worker: Worker, failover: Failover) -> None:
             if waiting.saw(ground, worker.clock()):
                 _warn_of(worker, ground)
             if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version):
-                logger.warning("%s begins the cluster anew on this server: its tokens are free", worker.identity.name)
+                name = worker.identity.name
+                logger.warning("%s begins the cluster anew on this server: its tokens are free", name, extra={"node": name})
                 continue
             wait_sec = min(max(0.01, waiting.remaining(worker.clock())), worker.backoff.most_sec)
         except StoreUnavailable:

@@ -53,7 +53,12 @@ class NeighbourWatch:
                         failures = 0
                     except StoreUnavailable as error:
                         failures += 1
-                        logger.info("%s: a death is not reported yet: %s", worker.identity.name, error)
+                        logger.info(
+                            "%s: a death is not reported yet: %s",
+                            worker.identity.name,
+                            error,
+                            extra={"node": worker.identity.name, "failures": failures},
+                        )
                         patience = worker.backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
                 await signalled(worker.neighbours_wanted, patience)
         finally:
@@ -124,4 +129,5 @@ class NeighbourWatch:
         if what not in self._said:
             self._said.add(what)
             timeout = self._worker.config.heartbeat_timeout_sec
-            logger.info("%s: %s; if one dies, that is noticed after %g s", self._worker.identity.name, what, timeout)
+            name = self._worker.identity.name
+            logger.info("%s: %s; if one dies, that is noticed after %g s", name, what, timeout, extra={"node": name})

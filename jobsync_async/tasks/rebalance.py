@@ -48,6 +48,7 @@ async def follow_changes(
                 feed = None
         except StoreUnavailable as error:
             failures += 1
+            store.suspect()
             worker.metrics.listener_reconnects += 1
             name = worker.identity.name
             logger.info("%s: listening anew: %s", name, error, extra={"node": name, "failures": failures})

@@ -45,7 +45,10 @@ class SessionMonitor:
                     wait_sec = max(0.01, min(_LOOK_SEC, watch.next_due() - worker.clock()))
                 except StoreUnavailable as error:
                     failures += 1
-                    logger.info("%s: sessions cannot be watched now: %s", worker.identity.name, error)
+                    name = worker.identity.name
+                    logger.info(
+                        "%s: sessions cannot be watched now: %s", name, error, extra={"node": name, "failures": failures}
+                    )
                     watch.forget()
                     wait_sec = worker.backoff.wait_sec(failures, 0.5)
             else:

@@ -104,11 +104,16 @@ async def test_every_session_terminated_moves_no_token(own, jobs, admin):
     before = grants(jobs)
     others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
     terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}".encode()
-    for _ in range(3):
+    for rounds in range(1, 4):
+        await jobs["a"].owner_of("x")  # leaves a connection idle in the pool
         await admin.execute(terminate)
         back_at = time.monotonic()
         await agree(jobs)
         assert time.monotonic() - back_at < AGREED_WITHIN_SEC
+        with anyio.fail_after(5):
+            while jobs["a"].metrics.listener_reconnects < rounds:
+                await asyncio.sleep(0.01)
+        await jobs["a"].owner_of("x")  # and no broken one is handed out
     assert grants(jobs) == before
 
 
