@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobsync_async import Job
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core import rows
 from jobsync_async.core.ownership import Change
 from jobsync_async.tasks.worker import Worker
 from tests.simulation.network import Network
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 DATE = dt.date(2024, 2, 29)
 
 
+def shown(epoch: int) -> str:
+    """An epoch for people: the generation is left out when it is the first."""
+    generation, number = divmod(epoch, 1 << 32)
+    return str(number) if generation == 1 else f"{generation}.{number}"
+
+
 class Process:
     """Attributes:
+    host, number: where it runs, and its number there with its start.
     cut_out, cut_in: whether what it sends, or what is sent to it, is held up.
     frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such statement.
     claims: the claims whose bodies run; streams: what readers of changes hold; both in order of their beginning.
@@ -37,6 +45,8 @@ class Process:
         self.name = name
         self.loop = loop
         self.network = network
+        self.host = ""
+        self.number = rows.Process(0, 0)
         self.cut_out = self.cut_in = False
         self.frozen: tuple[str, ...] = ()
         self.frozen_once: tuple[str, ...] = ()
@@ -109,7 +119,7 @@ class Process:
         number = next(self._numbers)
         self.claims[number] = claim
         self.uses += 1
-        self.trace(f"begins {claim.task_id} (token {claim.token_id}, epoch {claim.epoch - (1 << 32)})")
+        self.trace(f"begins {claim.task_id} (token {claim.token_id}, epoch {shown(claim.epoch)})")
         return number
 
     def unclaimed(self, number: int) -> None:
