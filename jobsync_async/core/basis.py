@@ -36,13 +36,18 @@ class Ground:
     version: int
     running_since: str
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the row was begun on this very server: then others may act on it, and extend their leases."""
+        return self.recorded is not None and self.recorded == self.actual
+
     def basis(self, known: Basis | None, version: int) -> Basis | None:
         """The basis to adopt, None when none may be: the row was begun on another server, or is older than what is known.
 
         Args:
             known: the basis adopted before, with the highest `version` seen under it.
         """
-        if self.recorded is None or self.recorded != self.actual:
+        if self.recorded is None or not self.agreed:
             return None
         basis = Basis(self.recorded, self.generation)
         if known is None or self.generation > known.generation:

@@ -74,7 +74,7 @@ class Pins:
         values = {"task_keys": [task_key(text) for text in task_ids]}
 
         async def work(connection: Connection) -> int:
-            await connection.execute(self._queries["take_version"], {"channel": self._channel})
+            await self._take_version(connection)
             cursor = await connection.execute(self._queries["delete_pins_of_tasks"], values)
             await connection.execute(self._queries["touch_pins"])
             return cursor.rowcount

@@ -69,6 +69,20 @@ def restore_cluster(q: Asked) -> Any:
 
 
 @statement
+def condemn_ground(q: Asked) -> Any:
+    def matches(cluster: Cluster) -> bool:
+        return cluster.server_identity == q.recorded == actual(q) and cluster.generation == q.seen_generation
+
+    if not matches(q.tx.view().cluster):
+        return Result()
+    yield Locked(CLUSTER)
+    if not matches(q.tx.view().cluster):
+        return Result()
+    q.tx.update(server_identity=None, generation=max(q.tx.view().cluster.generation, q.known_generation))
+    return Result((), 1)
+
+
+@statement
 def begin_generation(q: Asked) -> Any:
     if not _as_seen(q, q.tx.view().cluster):
         return Result()

@@ -216,7 +216,7 @@ class Faults:
     def _failover(self, _: Process | None) -> bool | None:
         """A standby takes over that has missed some commits; sometimes another one of those that the last time there were, so
         that the two have one identity."""
-        if not self._simulation.server.up:
+        if not self._simulation.server.up or not self._simulation.states:
             return False
         crash = self._random.random() < 0.5
         seconds = self._random.choice((0, 0.3, 2)) * self._random.random()
