@@ -47,7 +47,7 @@ class Ground:
         Args:
             known: the basis adopted before, with the highest `version` seen under it.
         """
-        if self.recorded is None or not self.agreed:
+        if self.recorded is None or self.recorded != self.actual:
             return None
         basis = Basis(self.recorded, self.generation)
         if known is None or self.generation > known.generation:

@@ -33,7 +33,7 @@ class Process:
     """Attributes:
     host, number: where it runs, and its number there with its start.
     cut_out, cut_in: whether what it sends, or what is sent to it, is held up.
-    frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such statement.
+    frozen: purposes of connections on which nothing arrives; held: statements that do not; frozen_once: the listener's next such statement.
     claims: the claims whose bodies run; streams: what readers of changes hold; both in order of their beginning.
     uses: counts changes of those two.
     started, leaving, over: how far the job is in its life; drained: whether a user ever drained it.
@@ -49,6 +49,7 @@ class Process:
         self.number = rows.Process(0, 0)
         self.cut_out = self.cut_in = False
         self.frozen: tuple[str, ...] = ()
+        self.held: tuple[str, ...] = ()
         self.frozen_once: tuple[str, ...] = ()
         self.held_out: list[tuple[Connection, Callable[[], None]]] = []
         self.held_in: list[tuple[Callable[..., object], tuple[Any, ...]]] = []

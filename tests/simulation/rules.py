@@ -14,9 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Lease, Watch
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.tokens import TokenFeed, int_array
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
@@ -114,7 +116,7 @@ def _zero_rows_are_fine() -> Context[Any]:
 def _snapshot_kept() -> Context[Any]:
     """A worker that was expired joins anew and goes on with what it knew."""
 
-    def begin_incarnation(self: Worker) -> None:
+    def begin_incarnation(self: Worker, why: str) -> None:
         self.identity = Identity(self.identity.name, heartbeat_uuid())
         self.ownership.incarnation = self.identity.incarnation
         self.watch.forget()
@@ -145,7 +147,10 @@ def _acknowledged_at_once() -> Context[Any]:
             "token_ids": int_array([token for token, _ in revocations]),
             "versions": int_array([version for _, version in revocations]),
         }
-        result = await self.run(lambda connection: connection.send("acknowledge_at_once", values))  # type: ignore[attr-defined]
+        def send(connection: Any) -> Any:
+            return connection.send("acknowledge_at_once", {**values, **self._footing.values(connection.server)})
+
+        result: Any = await self.run(send)
         return [token for (token,) in result.rows]
 
     return patch.object(TokenFeed, "acknowledge", acknowledge)
@@ -165,20 +170,42 @@ def _any_reading_applied() -> Context[Any]:
     return patch.object(Ownership, "apply", apply)
 
 
+def _any_server() -> Context[Any]:
+    """A connection may lead anywhere."""
+    return patch.object(Footing, "check", lambda self, server: None)
+
+
+def _begun_at_once() -> Context[Any]:
+    """Whoever finds another server begins anew there."""
+    return patch.object(Waiting, "remaining", lambda self, now: 0.0)
+
+
+def _others_go_on() -> Context[Any]:
+    """Whoever has been beyond the cluster's history waits, while others act on it."""
+    return patch.object(Ground, "agreed", False)
+
+
 # == the table ==========================================================================================================
 
 _HOLDS, _FENCE, _LATER = "holds token", "through the fence", "after the last fault"
-_USUAL = Profile()
+_USUAL = replace(Profile().but(failover=0), hosts=(), polling=(0,))
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
 _FENCES = _USUAL.but(use=30, drain=4)
 
 
 def _script(script: Callable[[Any], None]) -> Profile:
-    return Profile(names=("a", "b"), first=2, weathers=(GOOD,), script=script, rates=(0.9, 1.1), settles_within_sec=10)
+    usual = replace(_USUAL, names=("a", "b"), first=2, weathers=(GOOD,), rates=(0.9, 1.1))
+    return replace(usual, script=script, settles_within_sec=10)
 
 
+_NEAR = replace(_USUAL.but(restart=6, kill=3), hosts=("here",))
+_MOVED = _USUAL.but(failover=6, partition=4)
+_POLLED = replace(_MOVED, polling=(1,))
+_DIED = replace(_script(scripts.killed_in_a_transaction), names=("a", "b", "c"), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
+_GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
+_FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
 _AT_ONCE = "the acknowledgement takes several round trips under one lock"
 _FORGETTING = "forgetting at the end of the lease"
 
@@ -216,6 +243,16 @@ _TABLE = (
     Rule("the fence's lock", range(8), _FENCE, _FENCES),
     Rule("the fence's epoch", range(306, 320), _FENCE, _FENCES),
     Rule("reassignment respects the fence", range(8), _FENCE, _FENCES),
+    Rule("a death is that of one start in one process", range(8), _HOLDS, _NEAR),
+    Rule("ending the sessions of the dead", range(8), "is known dead", _DIED),
+    Rule("the wait of T", range(8), _HOLDS, _MOVED, _begun_at_once),
+    Rule("raising the generation", range(8), "under one epoch", _MOVED),
+    Rule("recording the identity", range(8), _LATER, _MOVED),
+    Rule("nobody acts on what somebody has been beyond", range(8), _HOLDS, _MOVED, _others_go_on),
+    Rule(_GATE, range(8), _HOLDS, _POLLED, None, (_BASIS, _FLOOR)),
+    Rule(_BASIS, range(8), _HOLDS, _POLLED, None, ()),
+    Rule(_FLOOR, range(8), _HOLDS, _MOVED, None, ()),
+    Rule(_CONNECT, range(8), _HOLDS, _MOVED, _any_server, (_GATE, _FLOOR)),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 

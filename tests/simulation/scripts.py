@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import anyio
 
 from jobsync_async.errors import OwnershipLost
+from tests.simulation.invariants import Violation
+from tests.simulation.tables import CLUSTER
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
 
 _SOON = 0.005
+_KNOWN_DEAD_SEC = 0.3
 
 
 def _until(simulation: Simulation, condition: Callable[[], object], most_sec: float = 10.0) -> None:
@@ -46,9 +49,9 @@ def joined_without_a_heartbeat(simulation: Simulation) -> None:
     """`b` is killed and started again: it takes its tokens over, reads them, and none of its heartbeats ever arrives."""
     simulation.kill(_by_name(simulation, "b"))
     b = simulation.start("b")
-    b.frozen = ("heartbeat",)
+    b.held = ("heartbeat",)
     simulation.go(12)
-    b.frozen = ()
+    b.held = ()
     simulation.network.heal(b)
 
 
@@ -121,3 +124,25 @@ def late_acknowledgement(simulation: Simulation) -> None:
     for _, arrive in held:
         arrive()
     simulation.go(1)
+
+
+def killed_in_a_transaction(simulation: Simulation) -> None:
+    """The leader waits for somebody's row with the cluster's row in its hands, and is killed. Others on its host see that."""
+    tables = simulation.server.tables
+    simulation.hosts.hides = False
+    there = [process.name for process in simulation.processes]
+    for name in simulation.profile.names:
+        if name not in there:
+            simulation.start(name)
+    simulation.go(3)
+    leader = _by_name(simulation, str(tables.committed.cluster.leader))
+    row = ("node", next(name for name in simulation.profile.names if name != leader.name))
+    slow = tables.begin()
+    _until(simulation, lambda: slow.try_lock(row, "exclusive"))
+    _until(simulation, lambda: any(CLUSTER in waits.held for waits, *_ in tables.locks[row].waiting))
+    simulation.kill(leader)
+    simulation.go(_KNOWN_DEAD_SEC)
+    still_there = leader.name in tables.committed.node
+    slow.rollback()
+    if still_there:
+        raise Violation(f"{leader.name} is known dead and has its row {_KNOWN_DEAD_SEC:g} s later")
