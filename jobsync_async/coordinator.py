@@ -260,8 +260,12 @@ class Coordinator:
         while not worker.ended:
             me = worker.identity
             await membership.set_state(me.name, state, me.incarnation)
-            await worker.until(lambda: worker.ended or worker.identity != me or worker.state == state)  # noqa: B023
-            if worker.identity == me:  # otherwise it joined anew meanwhile, and says it again
+            said = await worker.until(
+                lambda: worker.ended or worker.identity != me or worker.state == state,  # noqa: B023
+                worker.config.heartbeat_interval_sec,
+            )
+            # Otherwise it joins anew, and its row may not have been there yet: it says it again.
+            if said and worker.identity == me:
                 break
         if draining:
             await worker.until(lambda: worker.ended or not worker.ownership.holds_anything())
