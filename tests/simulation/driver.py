@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from jobsync_async.postgres.connection import translated
 from jobsync_async.postgres.sql import Queries
+from tests.simulation.scheduler import Ordered
 from tests.simulation.server import Session
 from tests.simulation.statements import Result
 
@@ -347,19 +348,6 @@ class Pool:
             self._free.pop().hang_up()
 
 
-class _Ordered(dict):  # type: ignore[type-arg]
-    """A set that is iterated in the order of insertion."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def remove(self, item: Any) -> None:
-        del self[item]
-
-
 async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     """The tables are there: one connection finds that out."""
     connection = await connector.open("start")
@@ -381,7 +369,7 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
 
     def init(scope: Any, *args: Any, **options: Any) -> None:
         scope_init(scope, *args, **options)
-        scope._child_scopes = _Ordered()
+        scope._child_scopes = Ordered()
 
     with ExitStack() as stack:
         for target, replacement in (

@@ -15,7 +15,7 @@ from jobsync_async.core import rows
 from jobsync_async.core.ownership import Change
 from jobsync_async.tasks.worker import Worker
 from tests.simulation.network import Network
-from tests.simulation.scheduler import ProcessLoop
+from tests.simulation.scheduler import Ordered, ProcessLoop
 
 if TYPE_CHECKING:
     from tests.simulation.driver import Connection
@@ -27,6 +27,13 @@ def shown(epoch: int) -> str:
     """An epoch for people: the generation is left out when it is the first."""
     generation, number = divmod(epoch, 1 << 32)
     return str(number) if generation == 1 else f"{generation}.{number}"
+
+
+class _InOrder(dict):  # type: ignore[type-arg]
+    """Who uses which token: sets that are iterated in the order of insertion, not by the addresses of what is in them."""
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return super().setdefault(key, Ordered())
 
 
 class Process:
@@ -83,6 +90,7 @@ class Process:
         """Make the job of this process; called from within it."""
         self.job = Job(self.name, config, date=DATE, **options)
         worker = self.job._worker
+        worker.ownership._users = _InOrder()
         publish = worker.publish
 
         def published(change: Change, **told: Any) -> None:

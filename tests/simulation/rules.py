@@ -187,7 +187,7 @@ def _others_go_on() -> Context[Any]:
 
 # == the table ==========================================================================================================
 
-_HOLDS, _FENCE, _LATER = "holds token", "through the fence", "after the last fault"
+_HOLDS, _FENCE, _LATER, _ONE_EPOCH = "holds token", "through the fence", "after the last fault", "under one epoch"
 _USUAL = replace(Profile().but(failover=0), hosts=(), polling=(0,))
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
@@ -199,10 +199,11 @@ def _script(script: Callable[[Any], None]) -> Profile:
     return replace(usual, script=script, settles_within_sec=10)
 
 
-_NEAR = replace(_USUAL.but(restart=6, kill=3), hosts=("here",))
 _MOVED = _USUAL.but(failover=6, partition=4)
 _POLLED = replace(_MOVED, polling=(1,))
 _DIED = replace(_script(scripts.killed_in_a_transaction), names=("a", "b", "c"), hosts=("here",))
+_TWICE = replace(_script(scripts.begun_twice), names=("a", "b", "c"))
+_LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
 _GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
 _FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
@@ -237,27 +238,29 @@ _TABLE = (
     ),
     Rule("one atomic read", range(4), _LATER, _USUAL),
     Rule("a version for every acknowledgement", range(4), _LATER, _USUAL),
-    Rule("owner by incarnation", range(40, 50), _HOLDS, _CUT),
-    Rule("epoch raised by expiry", range(8), _FENCE, _FENCES),
-    Rule("epoch raised by take-over", range(40), _FENCE, _FENCES.but(restart=4)),
-    Rule("the fence's lock", range(8), _FENCE, _FENCES),
-    Rule("the fence's epoch", range(306, 320), _FENCE, _FENCES),
-    Rule("reassignment respects the fence", range(8), _FENCE, _FENCES),
-    Rule("a death is that of one start in one process", range(8), _HOLDS, _NEAR),
+    Rule("owner by incarnation", range(2), _HOLDS, _script(scripts.rejoined_before_its_tokens_went)),
+    Rule("epoch raised by expiry", range(4), _ONE_EPOCH, _FENCES),
+    Rule("epoch raised by take-over", range(4), _ONE_EPOCH, _FENCES.but(restart=4)),
+    Rule("the fence's lock", range(1, 8), _FENCE, _FENCES),
+    Rule("the fence's epoch", range(2), _FENCE, _script(scripts.stale_fence)),
+    Rule("reassignment respects the fence", range(1, 8), _FENCE, _FENCES),
+    Rule("a death is that of one start in one process", range(2), _HOLDS, _LATE_WORD),
     Rule("ending the sessions of the dead", range(8), "is known dead", _DIED),
     Rule("the wait of T", range(8), _HOLDS, _MOVED, _begun_at_once),
-    Rule("raising the generation", range(8), "under one epoch", _MOVED),
-    Rule("recording the identity", range(8), _LATER, _MOVED),
-    Rule("nobody acts on what somebody has been beyond", range(8), _HOLDS, _MOVED, _others_go_on),
-    Rule(_GATE, range(8), _HOLDS, _POLLED, None, (_BASIS, _FLOOR)),
-    Rule(_BASIS, range(8), _HOLDS, _POLLED, None, ()),
-    Rule(_FLOOR, range(8), _HOLDS, _MOVED, None, ()),
-    Rule(_CONNECT, range(8), _HOLDS, _MOVED, _any_server, (_GATE, _FLOOR)),
+    Rule("raising the generation", range(3, 8), _ONE_EPOCH, _MOVED),
+    Rule("recording the identity", range(2), _LATER, _MOVED),
+    Rule("nobody acts on what somebody has been beyond", range(8), _HOLDS, _TWICE, _others_go_on),
+    Rule(_GATE, range(2, 8), _HOLDS, _POLLED),
+    Rule(_BASIS, range(1), _HOLDS, _POLLED),
+    Rule(_FLOOR, range(2), _HOLDS, _script(scripts.set_back)),
+    Rule(_CONNECT, range(1), _HOLDS, _MOVED, _any_server),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 
-# Rules whose absence alone shows nothing, and why; each is off in another row, together with what covers for it.
+# Rules whose absence alone shows nothing, and why. Where another row has them off too, what covers for them is off there.
 HIDDEN = {
     _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
+    _BASIS: "whoever begins a generation deletes every worker's row, so that nothing of a basis of before is found again",
+    _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
     _AT_ONCE: "it keeps an acknowledgement from arriving late, and a late one would answer no revocation but its own",
 }
