@@ -203,6 +203,7 @@ _MOVED = _USUAL.but(failover=6, partition=4)
 _POLLED = replace(_MOVED, polling=(1,))
 _DIED = replace(_script(scripts.killed_in_a_transaction), names=("a", "b", "c"), hosts=("here",))
 _TWICE = replace(_script(scripts.begun_twice), names=("a", "b", "c"))
+_IMPOSTOR = replace(_script(scripts.impostor), settles_within_sec=3)  # for two of one name keep each other busy
 _LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
 _GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
@@ -222,7 +223,7 @@ _TABLE = (
     Rule("L < T", range(4), _HOLDS, _CUT, _long_lease),
     Rule("observation for a full T", range(8), _HOLDS, _CUT, _short_observation),
     Rule("the beat is read again under the lock", range(20), _HOLDS, _CUT),
-    Rule("incarnation in the heartbeat", range(4), _LATER, _script(scripts.impostor)),
+    Rule("incarnation in the heartbeat", range(2), _LATER, _IMPOSTOR),
     Rule("self-fencing on zero rows", range(8), _LATER, _CUT, _zero_rows_are_fine),
     Rule("dropping the snapshot before rejoining", range(20), _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)),
     Rule(_FORGETTING, range(1), _HOLDS, _SLUGGISH, _nothing_forgotten),

@@ -236,5 +236,6 @@ def begun_twice(simulation: Simulation) -> None:
     b.loop.stop_for(6)
     simulation.kill(a)
     simulation.faults.fail_over(state, 0.1, sibling=True)
+    simulation.go(0.2)
     simulation.start("c")
     simulation.go(11)
