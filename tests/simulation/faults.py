@@ -26,7 +26,7 @@ _WEIGHTS: Mapping[str, float] = {
     "leave": 1,
     "join": 6,
     "outage": 0.7,
-    "failover": 0.3,
+    "failover": 0.5,
     "weather": 2,
     "session": 1,
     "cancel": 2,
@@ -220,7 +220,7 @@ class Faults:
             return False
         crash = self._random.random() < 0.5
         seconds = self._random.choice((0, 0.3, 2)) * self._random.random()
-        if self._random.random() < 0.2 and self._ancestors:
+        if self._ancestors and self._random.random() < 0.4:
             self.fail_over(self._random.choice(self._ancestors), seconds, crash=crash, sibling=True)
         else:
             states = self._simulation.states
