@@ -257,17 +257,18 @@ class Coordinator:
         """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
         worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
-
-        def done() -> bool:
-            return worker.ended or (worker.state == state and not (draining and worker.ownership.holds_anything()))
-
-        while not done():
+        while not worker.ended:
             me = worker.identity
-            if worker.state != state:
-                await membership.set_state(me.name, state, me.incarnation)
-            # A worker that was expired has no row to say it in, or another one by now: then it is said again.
-            patience_sec = worker.config.heartbeat_interval_sec
-            await worker.until(lambda: done() or worker.identity != me, patience_sec)  # noqa: B023 - not kept
+            await membership.set_state(me.name, state, me.incarnation)
+            said = await worker.until(
+                lambda: worker.ended or worker.identity != me or worker.state == state,  # noqa: B023
+                worker.config.heartbeat_interval_sec,
+            )
+            # Otherwise it joins anew, and its row may not have been there yet: it says it again.
+            if said and worker.identity == me:
+                break
+        if draining:
+            await worker.until(lambda: worker.ended or not worker.ownership.holds_anything())
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ class Ground:
     version: int
     running_since: str
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the row was begun on this very server: then others may act on it, and extend their leases."""
+        return self.recorded is not None and self.recorded == self.actual
+
     def basis(self, known: Basis | None, version: int) -> Basis | None:
         """The basis to adopt, None when none may be: the row was begun on another server, or is older than what is known.
 

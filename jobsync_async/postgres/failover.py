@@ -62,6 +62,25 @@ class Failover:
 
         return await self._looks.run(work)
 
+    async def condemn(self, seen: Ground, known: Basis | None) -> bool:
+        """Let nobody act on ground that others take for sound and that this worker, who knows more, has been beyond; False when
+        it has changed since. Raises StoreUnavailable; it may have been done all the same."""
+        values = {
+            "recorded": seen.recorded,
+            "seen_generation": seen.generation,
+            "known_generation": 0 if known is None else known.generation,
+        }
+
+        async def work(connection: Connection) -> bool:
+            here = self._footing.values(connection.server)
+            return (await connection.execute(self._queries["condemn_ground"], {**values, **here})).rowcount == 1
+
+        try:
+            return await self._changes.run(work)
+        except StoreUnavailable:
+            self._changes.renew()
+            raise
+
     async def begin(self, seen: Ground, known: Basis | None, version: int) -> bool:
         """Begin the next generation on the server that was seen; False when the row has changed since. Nobody is a member and
         no token is owned afterwards.

@@ -88,6 +88,13 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
 VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
 
+-- name: condemn_ground
+-- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no
+-- lease is extended while the wait before the next generation lasts. Whoever begins that one begins it above what was seen.
+UPDATE {cluster} SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
+WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s::bigint
+  AND server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid
+
 -- name: begin_generation
 -- Begins anew on this server: only over the row that was waited upon (null: there was none), and above all that is known. The
 -- jump is random: two servers that were promoted from one state, neither of which knows of the other's generation, would begin

@@ -99,7 +99,8 @@ async def agree(worker: Worker, failover: Failover) -> None:
     it anew, unless somebody else does.
 
     The wait counts from when the answer arrived: whoever holds something sent his last heartbeat to the server before, which
-    had ended by then. Raises StoreUnavailable after several tries.
+    had ended by then. Where others may have gone on, on a history from before what this worker has seen, the row is first made
+    unfit for all, and the wait begins after that. Raises StoreUnavailable after several tries.
     """
     known, version = worker.basis, worker.version
     failover.adopt(None)
@@ -114,6 +115,12 @@ async def agree(worker: Worker, failover: Failover) -> None:
                 worker.adopt(basis)
                 return
             failures = 0
+            if ground.agreed:
+                condemned = await failover.condemn(ground, known)
+                if condemned:
+                    logger.warning("%s: the cluster is at a state from before what was seen of it", worker.identity.name)
+                await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
+                continue
             if waiting.saw(ground, worker.clock()):
                 _warn_of(worker, ground)
             if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version):

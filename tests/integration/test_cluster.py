@@ -216,6 +216,17 @@ async def test_a_worker_that_is_expired_while_it_is_drained_joins_anew_without_t
     assert quick_jobs.counts() == {"a": 0, "b": 120}
 
 
+async def test_a_worker_that_is_undrained_while_it_joins_anew_takes_tokens_again(quick_jobs, admin):
+    await quick_jobs.start("a", "b")
+    await quick_jobs["a"].drain()
+    quick_jobs.watched = False
+    await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
+    with anyio.fail_after(10):
+        await quick_jobs["a"].undrain()  # there is no row to say so in, neither now nor right after it begins anew
+    assert quick_jobs["a"].metrics.rejoins == 1
+    assert await quick_jobs.even() == {"a": 60, "b": 60}
+
+
 async def owned_by(admin, name: str) -> int:
     cursor = await admin.execute("SELECT count(*) FROM sync_token WHERE node = %s", [name])
     return (await cursor.fetchone())[0]

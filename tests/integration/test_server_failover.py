@@ -13,9 +13,13 @@ import psycopg
 import pytest
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable
+from jobsync_async.clock import lease_clock
 from jobsync_async.core.basis import Basis
+from jobsync_async.core.rows import Announcement
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.postgres.footing import ServerChanged
+from jobsync_async.tasks.heartbeat import agree
+from jobsync_async.tasks.worker import Worker
 from tests.clusters import Cluster, cluster
 from tests.hands import hand
 from tests.standbys import Standby, both
@@ -249,6 +253,37 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
         freed = await (await admin.execute("SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL")).fetchone()
         assert freed == (TOKENS, now.generation << 32)
+
+
+@pytest.mark.parametrize("ahead", ["generation", "version"])
+async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_while_it_waits_to_begin_anew(config, ahead):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        await a.join()
+        ground = await b.store.failover.look()
+        worker = Worker(config, "b", Announcement(), lease_clock)
+        worker.basis = known = Basis(ground.actual, ground.generation + (7 if ahead == "generation" else 0))
+        worker.version = ground.version + 1000
+        beats: list[float] = []
+
+        async def beat() -> None:
+            while True:
+                sent_at = lease_clock()
+                if await a.beat() is not None:
+                    beats.append(sent_at)
+                await asyncio.sleep(0.01)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(beat)
+            with anyio.fail_after(3 * TIMEOUT_SEC):
+                while not beats:
+                    await asyncio.sleep(0.01)
+                await agree(worker, b.store.failover)
+            group.cancel_scope.cancel()
+        assert lease_clock() - max(beats) > TIMEOUT_SEC, "every lease of before was over"
+        now = await b.store.failover.look()
+        assert worker.basis == Basis(now.actual, now.generation)
+        assert now.generation > known.generation
+        assert now.version > ground.version + 1000
 
 
 def on_another(seen):

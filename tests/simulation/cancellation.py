@@ -23,6 +23,7 @@ from tests.simulation.simulation import Report, Simulation
 Make = Callable[[Job], Coroutine[Any, Any, object]]
 _MAY_RAISE = (CoordinationError, StoreUnavailable, UsageError)
 _IDS = range(12)
+_WORKERS_OWN = ("jobsync_async/coordinator.py", "jobsync_async/postgres/")
 
 
 class _Cancelled(Coroutine[Any, Any, Any]):
@@ -52,6 +53,12 @@ class _Cancelled(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         raise AssertionError("it is the coroutine of a task")
+
+
+def _belongs_to_the_worker(task: asyncio.Task[Any]) -> bool:
+    """Whether it is one of the coordination tasks, or a statement of one."""
+    coroutine: Any = task.get_coro()
+    return any(part in coroutine.cr_code.co_filename for part in _WORKERS_OWN)
 
 
 class Interrupted(Simulation):
@@ -106,7 +113,7 @@ class Interrupted(Simulation):
             raise Violation(f"claims were left: {worker.ownership._users}")
         if any(reader._letting_go for reader in worker.ownership._readers):
             raise Violation("a reader was left that holds up a token")
-        extra = [task.get_name() for task in process.loop.tasks() if "jobsync_async" not in task.get_name()]
+        extra = [task.get_name() for task in process.loop.tasks() if not _belongs_to_the_worker(task)]
         if extra:
             raise Violation(f"tasks were left: {extra}")
 

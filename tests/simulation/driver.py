@@ -22,13 +22,14 @@ from anyio._backends import _asyncio as anyio_asyncio
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from jobsync_async.core.rows import Announcement
 from jobsync_async.postgres.connection import translated
 from jobsync_async.postgres.sql import Queries
+from tests.simulation.scheduler import Ordered
 from tests.simulation.server import Session
 from tests.simulation.statements import Result
 
 if TYPE_CHECKING:
+    from tests.simulation.hosts import Hosts
     from tests.simulation.process import Process
 
 QUERIES = Queries("public", "sync_")
@@ -79,13 +80,17 @@ class Connection:
     """One connection of a process. What travels between it and its session is subject to the network's weather.
 
     Attributes:
+        server: to which server it leads, as the library has found out.
+        pooled: it leads to a pooler, which passes transactions on to whichever server there is.
         idle_limit: whether the server ends a transaction that is left alone for too long.
     """
 
-    def __init__(self, process: Process, purpose: str, *, autocommit: bool = True) -> None:
+    def __init__(self, process: Process, purpose: str, *, autocommit: bool = True, pooled: bool = False) -> None:
         self.process = process
         self.purpose = purpose
         self.autocommit = autocommit
+        self.server: str | None = None
+        self.pooled = pooled
         self.idle_limit = purpose != "user"
         self.closed = False
         self.session: Session = process.network.server.connect(self)
@@ -110,7 +115,8 @@ class Connection:
         if process.loop.dead or not process.network.server.up:
             raise psycopg.OperationalError("connection refused")
         purpose = str(conninfo_to_dict(conninfo).get("application_name")) if "=" in conninfo else conninfo
-        return cls(process, purpose, autocommit=options.get("autocommit", False))
+        pooled = "prepare_threshold" in options
+        return cls(process, purpose, autocommit=options.get("autocommit", False), pooled=pooled)
 
     # -- statements -----------------------------------------------------------------------------------------------------
 
@@ -164,8 +170,11 @@ class Connection:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
-        """Begins with the first statement in it."""
-        assert not self._in_transaction
+        """Begins with the first statement in it; within another one it is a savepoint."""
+        if self._in_transaction:
+            async with self._savepoint() as marker:
+                yield marker
+            return
         self._in_transaction = True
         self._opened = False
         marker = SimpleNamespace()
@@ -174,6 +183,7 @@ class Connection:
         except BaseException as error:
             self._in_transaction = False
             if not self.closed and self._broken is None and self._answer is None and self._opened:
+                self._opened = False
                 await self._roll_back()
             if isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
                 return
@@ -181,17 +191,31 @@ class Connection:
         self._in_transaction = False
         if self._opened:
             self._opened = False
-            await self._end("commit")
+            await self._command("commit")
 
-    async def _roll_back(self) -> None:
-        self._opened = False
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[Any]:
+        self._opened = True
+        await self._command("savepoint", explicit=True)
+        marker = SimpleNamespace()
+        try:
+            yield marker
+        except BaseException as error:
+            if not self.closed and self._broken is None and self._answer is None:
+                await self._roll_back("roll_back_to", explicit=True)
+            if isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+                return
+            raise
+        await self._command("release", explicit=True)
+
+    async def _roll_back(self, how: str = "rollback", *, explicit: bool = False) -> None:
         with suppress(psycopg.OperationalError):  # psycopg logs it, and raises what the block raised
-            await self._end("rollback")
+            await self._command(how, explicit=explicit)
 
-    async def _end(self, how: str) -> None:
+    async def _command(self, how: str, *, explicit: bool = False) -> None:
         self._require_open()
         answer = self._answer = asyncio.get_running_loop().create_future()
-        self.process.network.send(self, how, None, False)
+        self.process.network.send(self, how, None, explicit)
         await self._await(answer)
 
     @property
@@ -270,8 +294,17 @@ def _settle(future: asyncio.Future[Any], error: Exception | None) -> None:
 class Pool:
     """What `jobsync_async.postgres.pool` uses of psycopg_pool."""
 
-    def __init__(self, conninfo: str, *, configure: Callable[[Any], Awaitable[None]], max_size: int, **_: Any) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        kwargs: dict[str, Any],
+        configure: Callable[[Any], Awaitable[None]],
+        max_size: int,
+        **_: Any,
+    ) -> None:
         self._conninfo = conninfo
+        self._options = kwargs
         self._configure = configure
         self._free: list[Connection] = []
         self._turn = asyncio.Semaphore(max_size)
@@ -287,7 +320,7 @@ class Pool:
         async with self._turn:
             connection = self._take()
             if connection is None:
-                connection = await Connection.connect(self._conninfo, autocommit=True)
+                connection = await Connection.connect(self._conninfo, **self._options)
                 try:
                     await self._configure(connection)
                 except BaseException:
@@ -315,19 +348,6 @@ class Pool:
             self._free.pop().hang_up()
 
 
-class _Ordered(dict):  # type: ignore[type-arg]
-    """A set that is iterated in the order of insertion."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def remove(self, item: Any) -> None:
-        del self[item]
-
-
 async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     """The tables are there: one connection finds that out."""
     connection = await connector.open("start")
@@ -341,7 +361,7 @@ async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
 
 
 @contextmanager
-def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]) -> Iterator[None]:
+def installed(seed: object, now: Callable[[], float], clock: Callable[[], float], hosts: Hosts) -> Iterator[None]:
     """In psycopg's place, for one run; chance comes from the seed, also where the library asks for it by itself."""
     chance = global_random.Random(f"{seed} of the library")
     state = global_random.getstate()
@@ -349,18 +369,25 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
 
     def init(scope: Any, *args: Any, **options: Any) -> None:
         scope_init(scope, *args, **options)
-        scope._child_scopes = _Ordered()
+        scope._child_scopes = Ordered()
 
     with ExitStack() as stack:
         for target, replacement in (
-            ("jobsync_async.postgres.connection.AsyncConnection", Connection),
+            ("jobsync_async.postgres.connection.Connection", Connection),
             ("jobsync_async.postgres.connection.shut_down", shut_down),
             ("jobsync_async.postgres.listener.shut_down", shut_down),
-            ("jobsync_async.postgres.pool.AsyncConnectionPool", Pool),
+            ("psycopg_pool.AsyncConnectionPool", Pool),
             ("jobsync_async.postgres.store.open_schema", _open_schema),
             ("jobsync_async.postgres.leading.time", SimpleNamespace(perf_counter=now)),
             ("jobsync_async.coordinator.lease_clock", clock),
-            ("jobsync_async.job.announce", lambda weight, address: Announcement(weight, address, "simulated", 1)),
+            ("jobsync_async.postgres.store.secrets", SimpleNamespace(token_hex=lambda _: f"{chance.getrandbits(48):012x}")),
+            ("jobsync_async.job.announce", hosts.announce),
+            ("jobsync_async.coordinator.announce", hosts.announce),
+            ("jobsync_async.tasks.neighbours.why_unwatchable", lambda announcement: None),
+            ("jobsync_async.tasks.neighbours.open_process", hosts.open_process),
+            ("jobsync_async.tasks.neighbours.has_ended", hosts.has_ended),
+            ("jobsync_async.tasks.neighbours.os", SimpleNamespace(close=hosts.close)),
+            ("jobsync_async.tasks.heartbeat.known_dead", hosts.known_dead),
             ("jobsync_async.tasks.worker.uuid4", lambda: UUID(int=chance.getrandbits(128), version=4)),
             ("anyio._backends._asyncio.CancelScope.__init__", init),
         ):

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from tests.simulation.network import Weather
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
+    from tests.simulation.tables import View
 
 _WEIGHTS: Mapping[str, float] = {
     "use": 12,
@@ -23,6 +26,7 @@ _WEIGHTS: Mapping[str, float] = {
     "leave": 1,
     "join": 6,
     "outage": 0.7,
+    "failover": 0.5,
     "weather": 2,
     "session": 1,
     "cancel": 2,
@@ -48,6 +52,8 @@ class Profile:
         rates: what clocks run at; none for anything that is allowed. interval_sec: between heartbeats.
         settles_within_sec: after the last fault, all must be well within so long.
         weathers: what the network is like, in turn.
+        hosts: where processes run, some of them together; none for each alone.
+        polling: how likely a worker is not to listen but to poll; a run takes one of them.
         names: what processes may be called; first, most: how many there are at first at most, and ever.
     """
 
@@ -57,6 +63,8 @@ class Profile:
     names: tuple[str, ...] = ("a", "b", "c", "d", "e")
     first: int = 4
     most: int = 5
+    hosts: tuple[str, ...] = ("here", "here", "there")
+    polling: tuple[float, ...] = (0, 0, 0, 0.5, 1)
     weights: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     weathers: tuple[Weather, ...] = (GOOD, ROUGH, ROUGH, TERRIBLE)
     spans: tuple[float, ...] = (0.1, 0.5, 0.6, 0.8, 1.0, 1.3, 2.5)
@@ -79,6 +87,7 @@ class Faults:
         self._scheduler = simulation.scheduler
         self._random = simulation.random
         self._on = False
+        self._ancestors: list[tuple[View, dict[int, tuple[int, UUID]]]] = []
         self.counts: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -201,8 +210,39 @@ class Faults:
         seconds = self._random.choice((0.1, 0.5, 1, 4)) * self._random.uniform(0.5, 1.5)
         self._trace("server", f"is down for {seconds:.2f} s")
         server.go_down()
-        self._scheduler.after(seconds, lambda: setattr(server, "up", True))
+        self._scheduler.after(seconds, server.come_up)
         return None
+
+    def _failover(self, _: Process | None) -> bool | None:
+        """A standby takes over that has missed some commits; sometimes another one of those that the last time there were, so
+        that the two have one identity."""
+        if not self._simulation.server.up or not self._simulation.states:
+            return False
+        crash = self._random.random() < 0.5
+        seconds = self._random.choice((0, 0.3, 2)) * self._random.random()
+        if self._ancestors and self._random.random() < 0.4:
+            self.fail_over(self._random.choice(self._ancestors), seconds, crash=crash, sibling=True)
+        else:
+            states = self._simulation.states
+            lost = min(self._random.choice((0, 1, 2, 5, 20)), len(states) - 1)
+            self.fail_over(states[-1 - lost], seconds, crash=crash)
+        return None
+
+    def fail_over(
+        self, state: tuple[View, dict[int, tuple[int, UUID]]], seconds: float, *, crash: bool = False, sibling: bool = False
+    ) -> None:
+        """A standby takes over that knows this state; a `sibling` is one that was promoted from the same server as the last."""
+        simulation, server = self._simulation, self._simulation.server
+        before = server.tables.committed.cluster.version
+        self._trace("server", f"fails over from version {before} to {state[0].cluster.version} in {seconds:.2f} s")
+        server.go_down(crash=crash)
+        if not sibling:
+            self._ancestors = list(simulation.states)
+        simulation.states.clear()
+        simulation.states.append(state)
+        server.become(state[0], server.timeline + (not sibling))
+        simulation.invariants.failed_over(state[1])
+        self._scheduler.after(seconds, server.come_up)
 
     def _weather(self, _: Process | None) -> None:
         network = self._simulation.network

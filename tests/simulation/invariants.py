@@ -4,20 +4,26 @@ A process *holds* a token while its lease is valid by its own clock and the toke
 a reader of changes was told of it and has not let go. The tables name one owner for a token. So nobody holds what another holds
 as long as everybody holds only what the tables say is his: that is what is looked at, after every step of a process and every
 commit.
+
+After a failover of the server that is not so for a while: what was held under the server before may go on until its lease ends,
+whatever the tables say by now. Then two who hold one token are looked for. And whatever happens, no two starts of a worker ever
+hold a token under one epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from jobsync_async.core.basis import Basis
+from tests.simulation.process import shown
+from tests.simulation.statements import TABLE_OID
 from tests.simulation.tables import Transaction, View
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
-
-GENERATION = 1 << 32
+    from tests.simulation.server import Server
 
 
 class Violation(Exception):
@@ -30,14 +36,16 @@ class Invariants:
     Attributes:
         violation: the first that was seen.
         commits: how many transactions were committed under a fence.
+    fences: for each token the highest epoch under which a fence committed, and whose it was. Never changed in place.
     """
 
-    def __init__(self, processes: list[Process], view: Callable[[], View]) -> None:
+    def __init__(self, processes: list[Process], server: Server) -> None:
         self._processes = processes
-        self._view = view
+        self._server = server
         self._seen: dict[Process, object] = {}
-        # For each token the highest epoch under which a fence committed, and whose it was.
-        self._fences: dict[int, tuple[int, UUID]] = {}
+        self._holders: dict[tuple[int, int], UUID] = {}
+        self._failed_over = False
+        self.fences: dict[int, tuple[int, UUID]] = {}
         self.commits = 0
         self.violation: Violation | None = None
 
@@ -54,7 +62,35 @@ class Invariants:
         if seen is not None and seen[0] is state[0] and seen[1:] == state[1:]:  # type: ignore[index]
             return
         self._seen[process] = state
-        self._check(process, None)
+        for token, incarnation, epoch, how in self.held(process):
+            if self._holders.setdefault((token, epoch), incarnation) != incarnation:
+                self._report(
+                    f"{process.name} holds token {token} ({how}), which another start held under one epoch, {shown(epoch)}"
+                )
+        if not self._failed_over:
+            self._check(process, None)
+            return
+        self._alone(process)
+        generation = self._view().cluster.generation
+        if worker.basis == Basis(f"{self._server.identity}/{TABLE_OID}", generation):
+            self._check(process, None)
+
+    def _alone(self, process: Process) -> None:
+        """Nobody else holds what it holds."""
+        mine = {token for token, *_ in self.held(process)}
+        for other in self._processes:
+            if other is not process:
+                for token, *_ in self.held(other):
+                    if token in mine:
+                        self._report(f"{process.name} holds token {token}, and so does {other.name}")
+
+    def failed_over(self, fences: dict[int, tuple[int, UUID]]) -> None:
+        """Another server is there, on which these were the last commits through fences."""
+        self._failed_over = True
+        self.fences = fences
+
+    def _view(self) -> View:
+        return self._server.tables.committed
 
     def forget(self, process: Process) -> None:
         """It is not there any more."""
@@ -67,8 +103,8 @@ class Invariants:
                 continue
             row = rows.get(token)
             if row is None or row.incarnation != incarnation or row.epoch != epoch:
-                owner = "nobody's" if row is None or row.node is None else f"{row.node}'s since epoch {row.epoch - GENERATION}"
-                self._report(f"{process.name} holds token {token} ({how}, epoch {epoch - GENERATION}), which is {owner}")
+                owner = "nobody's" if row is None or row.node is None else f"{row.node}'s since epoch {shown(row.epoch)}"
+                self._report(f"{process.name} holds token {token} ({how}, epoch {shown(epoch)}), which is {owner}")
 
     @staticmethod
     def held(process: Process) -> Iterable[tuple[int, UUID, int, str]]:
@@ -111,15 +147,13 @@ class Invariants:
         self.commits += 1
         row = after.token.get(token)
         if row is None or (row.incarnation, row.epoch) != (incarnation, epoch):
-            self._report(
-                f"a commit through the fence of token {token}, epoch {epoch - GENERATION}, by somebody else than its owner"
-            )
-        last_epoch, last = self._fences.get(token, (epoch, incarnation))
+            self._report(f"a commit through the fence of token {token}, epoch {shown(epoch)}, by somebody else than its owner")
+        last_epoch, last = self.fences.get(token, (epoch, incarnation))
         if epoch < last_epoch:
-            self._report(f"a commit through the fence of token {token} under epoch {epoch - GENERATION} after a later one")
+            self._report(f"a commit through the fence of token {token} under epoch {shown(epoch)} after a later one")
         if epoch == last_epoch and incarnation != last:
-            self._report(f"two owners committed through the fence of token {token} under one epoch, {epoch - GENERATION}")
-        self._fences[token] = (epoch, incarnation)
+            self._report(f"two owners committed through the fence of token {token} under one epoch, {shown(epoch)}")
+        self.fences = {**self.fences, token: (epoch, incarnation)}
 
     def _report(self, what: str) -> None:
         if self.violation is None:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.simulation.statements import Asked, Locked, Result, Take, announce, change, numbers, rows, statement
+from tests.simulation.statements import (
+    Asked,
+    Locked,
+    Result,
+    Take,
+    announce,
+    change,
+    changed_since,
+    numbers,
+    rows,
+    sound,
+    statement,
+)
 from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
 
 
@@ -21,7 +33,8 @@ def lock_as_leader(q: Asked) -> Any:
 
 
 def _leads(q: Asked, view: View) -> bool:
-    return view.cluster.term == q.term and view.cluster.leader_incarnation == q.incarnation
+    cluster = view.cluster
+    return cluster.term == q.term and cluster.leader_incarnation == q.incarnation and sound(q, cluster)
 
 
 @statement
@@ -34,7 +47,8 @@ def one_snapshot(q: Asked) -> Any:
 @statement
 def read_cluster(q: Asked) -> Any:
     yield Take(0)
-    return Result([q.tx.view().cluster])
+    cluster = q.tx.view().cluster
+    return Result([cluster] if sound(q, cluster) else ())
 
 
 @statement
@@ -49,9 +63,8 @@ def read_members(q: Asked) -> Any:
 def read_board(q: Asked) -> Any:
     yield Take(0)
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for token in q.tx.view().token.values():
-        if token.version > q.since:
-            groups.setdefault((token.node, token.incarnation, token.next_node), []).append(token.token_id)
+    for token in changed_since(q.tx.view(), q.since):
+        groups.setdefault((token.node, token.incarnation, token.next_node), []).append(token.token_id)
     return Result(rows("node incarnation next_node token_ids", ((*key, sorted(ids)) for key, ids in groups.items())))
 
 
@@ -92,14 +105,18 @@ def _moves(q: Asked) -> Any:
 
 @statement
 def create_tokens(q: Asked) -> Any:
-    yield Take(0)
+    yield Locked(CLUSTER)
     view, made = q.tx.view(), 0
-    for token_id, name in _moves(q):
-        if token_id not in view.token:
-            node = view.receiver(name)
-            owner = (node.name, node.incarnation) if node else (None, None)
-            q.tx.write("token", token_id, Token(token_id, *owner, (q.generation << 32) + 1, None, q.version))
-            made += 1
+    version = q.version if view.token else 0
+    if not view.token:
+        q.tx.update(tokens_since=q.version)
+    for first, last, receiver in zip(numbers(q.firsts), numbers(q.lasts), numbers(q.receivers), strict=True):
+        node = view.receiver(q.names[receiver - 1] if receiver else None)
+        owner = (node.name, node.incarnation) if node else (None, None)
+        for token_id in range(first, last + 1):
+            if token_id not in view.token:
+                q.tx.write("token", token_id, Token(token_id, *owner, (q.generation << 32) + 1, None, version))
+                made += 1
     return Result((), made)
 
 
@@ -115,7 +132,7 @@ def assign_tokens(q: Asked) -> Any:
     def assigned(token: Token) -> Token:
         node = view.receiver(moves[token.token_id])
         owner = (node.name, node.incarnation) if node else (None, None)
-        return Token(token.token_id, *owner, token.epoch + raised, None, q.version)
+        return Token(token.token_id, *owner, max(token.epoch, q.generation << 32) + raised, None, q.version)
 
     return change(q, free, assigned)
 

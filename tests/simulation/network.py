@@ -90,7 +90,7 @@ class Network:
         if name in process.frozen_once and connection.purpose.endswith("listener"):
             process.frozen_once = ()
             process.held_out.append((connection, arrive))
-        elif process.cut_out or connection.purpose.endswith(process.frozen):
+        elif process.cut_out or name in process.held or connection.purpose.endswith(process.frozen):
             process.held_out.append((connection, arrive))
         else:
             self.scheduler.after(self._latency(), arrive)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from jobsync_async import Job
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core import rows
 from jobsync_async.core.ownership import Change
 from jobsync_async.tasks.worker import Worker
 from tests.simulation.network import Network
-from tests.simulation.scheduler import ProcessLoop
+from tests.simulation.scheduler import Ordered, ProcessLoop
 
 if TYPE_CHECKING:
     from tests.simulation.driver import Connection
@@ -22,10 +23,24 @@ if TYPE_CHECKING:
 DATE = dt.date(2024, 2, 29)
 
 
+def shown(epoch: int) -> str:
+    """An epoch for people: the generation is left out when it is the first."""
+    generation, number = divmod(epoch, 1 << 32)
+    return str(number) if generation == 1 else f"{generation}.{number}"
+
+
+class _InOrder(dict):  # type: ignore[type-arg]
+    """Who uses which token: sets that are iterated in the order of insertion, not by the addresses of what is in them."""
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return super().setdefault(key, Ordered())
+
+
 class Process:
     """Attributes:
+    host, number: where it runs, and its number there with its start.
     cut_out, cut_in: whether what it sends, or what is sent to it, is held up.
-    frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such statement.
+    frozen: purposes of connections on which nothing arrives; held: statements that do not; frozen_once: the listener's next such statement.
     claims: the claims whose bodies run; streams: what readers of changes hold; both in order of their beginning.
     uses: counts changes of those two.
     started, leaving, over: how far the job is in its life; drained: whether a user ever drained it.
@@ -37,8 +52,11 @@ class Process:
         self.name = name
         self.loop = loop
         self.network = network
+        self.host = ""
+        self.number = rows.Process(0, 0)
         self.cut_out = self.cut_in = False
         self.frozen: tuple[str, ...] = ()
+        self.held: tuple[str, ...] = ()
         self.frozen_once: tuple[str, ...] = ()
         self.held_out: list[tuple[Connection, Callable[[], None]]] = []
         self.held_in: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
@@ -72,6 +90,7 @@ class Process:
         """Make the job of this process; called from within it."""
         self.job = Job(self.name, config, date=DATE, **options)
         worker = self.job._worker
+        worker.ownership._users = _InOrder()
         publish = worker.publish
 
         def published(change: Change, **told: Any) -> None:
@@ -109,7 +128,7 @@ class Process:
         number = next(self._numbers)
         self.claims[number] = claim
         self.uses += 1
-        self.trace(f"begins {claim.task_id} (token {claim.token_id}, epoch {claim.epoch - (1 << 32)})")
+        self.trace(f"begins {claim.task_id} (token {claim.token_id}, epoch {shown(claim.epoch)})")
         return number
 
     def unclaimed(self, number: int) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Lease, Watch
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.tokens import TokenFeed, int_array
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
@@ -114,7 +116,7 @@ def _zero_rows_are_fine() -> Context[Any]:
 def _snapshot_kept() -> Context[Any]:
     """A worker that was expired joins anew and goes on with what it knew."""
 
-    def begin_incarnation(self: Worker) -> None:
+    def begin_incarnation(self: Worker, why: str) -> None:
         self.identity = Identity(self.identity.name, heartbeat_uuid())
         self.ownership.incarnation = self.identity.incarnation
         self.watch.forget()
@@ -145,7 +147,11 @@ def _acknowledged_at_once() -> Context[Any]:
             "token_ids": int_array([token for token, _ in revocations]),
             "versions": int_array([version for _, version in revocations]),
         }
-        result = await self.run(lambda connection: connection.send("acknowledge_at_once", values))  # type: ignore[attr-defined]
+
+        def send(connection: Any) -> Any:
+            return connection.send("acknowledge_at_once", {**values, **self._footing.values(connection.server)})
+
+        result: Any = await self.run(send)
         return [token for (token,) in result.rows]
 
     return patch.object(TokenFeed, "acknowledge", acknowledge)
@@ -165,20 +171,44 @@ def _any_reading_applied() -> Context[Any]:
     return patch.object(Ownership, "apply", apply)
 
 
+def _any_server() -> Context[Any]:
+    """A connection may lead anywhere."""
+    return patch.object(Footing, "check", lambda self, server: None)
+
+
+def _begun_at_once() -> Context[Any]:
+    """Whoever finds another server begins anew there."""
+    return patch.object(Waiting, "remaining", lambda self, now: 0.0)
+
+
+def _others_go_on() -> Context[Any]:
+    """Whoever has been beyond the cluster's history waits, while others act on it."""
+    return patch.object(Ground, "agreed", False)
+
+
 # == the table ==========================================================================================================
 
-_HOLDS, _FENCE, _LATER = "holds token", "through the fence", "after the last fault"
-_USUAL = Profile()
+_HOLDS, _FENCE, _LATER, _ONE_EPOCH = "holds token", "through the fence", "after the last fault", "under one epoch"
+_USUAL = replace(Profile().but(failover=0), hosts=(), polling=(0,))
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
 _FENCES = _USUAL.but(use=30, drain=4)
 
 
 def _script(script: Callable[[Any], None]) -> Profile:
-    return Profile(names=("a", "b"), first=2, weathers=(GOOD,), script=script, rates=(0.9, 1.1), settles_within_sec=10)
+    usual = replace(_USUAL, names=("a", "b"), first=2, weathers=(GOOD,), rates=(0.9, 1.1))
+    return replace(usual, script=script, settles_within_sec=10)
 
 
+_MOVED = _USUAL.but(failover=6, partition=4)
+_POLLED = replace(_MOVED, polling=(1,))
+_DIED = replace(_script(scripts.killed_in_a_transaction), names=("a", "b", "c"), hosts=("here",))
+_TWICE = replace(_script(scripts.begun_twice), names=("a", "b", "c"))
+_IMPOSTOR = replace(_script(scripts.impostor), settles_within_sec=3)  # for two of one name keep each other busy
+_LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
+_GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
+_FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
 _AT_ONCE = "the acknowledgement takes several round trips under one lock"
 _FORGETTING = "forgetting at the end of the lease"
 
@@ -194,7 +224,7 @@ _TABLE = (
     Rule("L < T", range(4), _HOLDS, _CUT, _long_lease),
     Rule("observation for a full T", range(8), _HOLDS, _CUT, _short_observation),
     Rule("the beat is read again under the lock", range(20), _HOLDS, _CUT),
-    Rule("incarnation in the heartbeat", range(4), _LATER, _script(scripts.impostor)),
+    Rule("incarnation in the heartbeat", range(2), _LATER, _IMPOSTOR),
     Rule("self-fencing on zero rows", range(8), _LATER, _CUT, _zero_rows_are_fine),
     Rule("dropping the snapshot before rejoining", range(20), _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)),
     Rule(_FORGETTING, range(1), _HOLDS, _SLUGGISH, _nothing_forgotten),
@@ -210,17 +240,29 @@ _TABLE = (
     ),
     Rule("one atomic read", range(4), _LATER, _USUAL),
     Rule("a version for every acknowledgement", range(4), _LATER, _USUAL),
-    Rule("owner by incarnation", range(40, 50), _HOLDS, _CUT),
-    Rule("epoch raised by expiry", range(8), _FENCE, _FENCES),
-    Rule("epoch raised by take-over", range(40), _FENCE, _FENCES.but(restart=4)),
-    Rule("the fence's lock", range(8), _FENCE, _FENCES),
-    Rule("the fence's epoch", range(306, 320), _FENCE, _FENCES),
-    Rule("reassignment respects the fence", range(8), _FENCE, _FENCES),
+    Rule("owner by incarnation", range(2), _HOLDS, _script(scripts.rejoined_before_its_tokens_went)),
+    Rule("epoch raised by expiry", range(4), _ONE_EPOCH, _FENCES),
+    Rule("epoch raised by take-over", range(4), _ONE_EPOCH, _FENCES.but(restart=4)),
+    Rule("the fence's lock", range(1, 8), _FENCE, _FENCES),
+    Rule("the fence's epoch", range(2), _FENCE, _script(scripts.stale_fence)),
+    Rule("reassignment respects the fence", range(1, 8), _FENCE, _FENCES),
+    Rule("a death is that of one start in one process", range(2), _HOLDS, _LATE_WORD),
+    Rule("ending the sessions of the dead", range(8), "is known dead", _DIED),
+    Rule("the wait of T", range(8), _HOLDS, _MOVED, _begun_at_once),
+    Rule("raising the generation", range(3, 8), _ONE_EPOCH, _MOVED),
+    Rule("recording the identity", range(2), _LATER, _MOVED),
+    Rule("nobody acts on what somebody has been beyond", range(8), _HOLDS, _TWICE, _others_go_on),
+    Rule(_GATE, range(2, 8), _HOLDS, _POLLED),
+    Rule(_BASIS, range(1), _HOLDS, _POLLED),
+    Rule(_FLOOR, range(2), _HOLDS, _script(scripts.set_back)),
+    Rule(_CONNECT, range(1), _HOLDS, _MOVED, _any_server),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 
-# Rules whose absence alone shows nothing, and why; each is off in another row, together with what covers for it.
+# Rules whose absence alone shows nothing, and why. Where another row has them off too, what covers for them is off there.
 HIDDEN = {
     _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
+    _BASIS: "whoever begins a generation deletes every worker's row, so that nothing of a basis of before is found again",
+    _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
     _AT_ONCE: "it keeps an acknowledgement from arriving late, and a late one would answer no revocation but its own",
 }

@@ -124,6 +124,19 @@ class Scheduler:
             runnable.remove(loop)
 
 
+class Ordered(dict):  # type: ignore[type-arg]
+    """A set that is iterated in the order of insertion."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
 class NumberedTask(asyncio.Task):  # type: ignore[type-arg]
     """A task whose place in a set does not depend on its address in memory."""
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import anyio
 
 from jobsync_async.errors import OwnershipLost
+from tests.simulation.invariants import Violation
+from tests.simulation.tables import CLUSTER
 
 if TYPE_CHECKING:
+    from jobsync_async.claims import Claim
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
 
 _SOON = 0.005
+_KNOWN_DEAD_SEC = 0.3
 
 
 def _until(simulation: Simulation, condition: Callable[[], object], most_sec: float = 10.0) -> None:
@@ -46,9 +50,9 @@ def joined_without_a_heartbeat(simulation: Simulation) -> None:
     """`b` is killed and started again: it takes its tokens over, reads them, and none of its heartbeats ever arrives."""
     simulation.kill(_by_name(simulation, "b"))
     b = simulation.start("b")
-    b.frozen = ("heartbeat",)
+    b.held = ("heartbeat",)
     simulation.go(12)
-    b.frozen = ()
+    b.held = ()
     simulation.network.heal(b)
 
 
@@ -78,11 +82,12 @@ def impostor(simulation: Simulation) -> None:
     """`b` stands still until another one of its name has taken over; then it goes on."""
     old = _by_name(simulation, "b")
     incarnation = simulation.server.tables.committed.node["b"].incarnation
-    old.loop.stop_for(9)
+    old.loop.stop_for(8)
     simulation.start("b")
     _by_name(simulation, "a").loop.stop_for(2.5)  # so that it begins to watch anew, and is not the first to act
     _until(simulation, lambda: simulation.server.tables.committed.node["b"].incarnation != incarnation)
-    simulation.go(9)
+    _until(simulation, lambda: not old.loop.stopped)
+    simulation.go(0.5)
 
 
 def late_acknowledgement(simulation: Simulation) -> None:
@@ -121,3 +126,116 @@ def late_acknowledgement(simulation: Simulation) -> None:
     for _, arrive in held:
         arrive()
     simulation.go(1)
+
+
+def killed_in_a_transaction(simulation: Simulation) -> None:
+    """The leader waits for somebody's row with the cluster's row in its hands, and is killed. Others on its host see that."""
+    tables = simulation.server.tables
+    simulation.hosts.hides = False
+    there = [process.name for process in simulation.processes]
+    for name in simulation.profile.names:
+        if name not in there:
+            simulation.start(name)
+    simulation.go(3)
+    leader = _by_name(simulation, str(tables.committed.cluster.leader))
+    row = ("node", next(name for name in simulation.profile.names if name != leader.name))
+    slow = tables.begin()
+    _until(simulation, lambda: slow.try_lock(row, "exclusive"))
+    _until(simulation, lambda: any(CLUSTER in waits.held for waits, *_ in tables.locks[row].waiting))
+    simulation.kill(leader)
+    simulation.go(_KNOWN_DEAD_SEC)
+    still_there = leader.name in tables.committed.node
+    slow.rollback()
+    if still_there:
+        raise Violation(f"{leader.name} is known dead and has its row {_KNOWN_DEAD_SEC:g} s later")
+
+
+def reported_late(simulation: Simulation) -> None:
+    """`b` is killed; `a` sees that, and before it has said so, another one takes over under the name."""
+    simulation.hosts.hides = False
+    a = _by_name(simulation, "a")
+    a.held = ("end_sessions",)
+    simulation.kill(_by_name(simulation, "b"))
+    _until(simulation, lambda: a.held_out)
+    simulation.start("b")
+    _until(simulation, lambda: (worker := _by_name(simulation, "b").worker) is not None and worker.ownership.owned, 0.8)
+    simulation.network.cut(_by_name(simulation, "b"), outwards=True, inwards=True)
+    _let_through(simulation, a)
+    simulation.go(1)
+
+
+def _let_through(simulation: Simulation, process: Process) -> None:
+    """What was held up arrives."""
+    process.held = ()
+    held, process.held_out = process.held_out, []
+    for _, arrive in held:
+        arrive()
+
+
+def rejoined_before_its_tokens_went(simulation: Simulation) -> None:
+    """`b` is expired while somebody locks one of its tokens, and joins anew before that one can be given away."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    tables = simulation.server.tables
+    assert a.worker is not None and b.worker is not None
+    token = min(b.worker.ownership.owned)
+    user = tables.begin()
+    _until(simulation, lambda: user.try_lock(("token", token), "share"))
+    simulation.network.cut(b, outwards=True, inwards=True)
+    _until(simulation, lambda: "b" not in tables.committed.node)
+    simulation.network.heal(b)
+    _until(simulation, lambda: "b" in tables.committed.node)
+    simulation.go(1)
+    user.rollback()
+
+
+def stale_fence(simulation: Simulation) -> None:
+    """A token goes and comes back; then somebody commits with the claim of before."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    assert a.worker is not None and b.job is not None and a.job is not None
+    worker, job, own = a.worker, b.job, a.job
+    token = min(worker.ownership.owned)
+    stale: list[Claim] = []
+
+    async def claim() -> None:
+        async with own.claim(token) as claim:
+            stale.append(claim)
+
+    a.spawn("claim", claim, public=False)
+    _until(simulation, lambda: stale)
+    for name in ("b", "a"):
+        b.spawn("pin", lambda name=name: job.register_lock(str(token), name), public=False)  # type: ignore[misc]
+        _until(simulation, lambda name=name: simulation.server.tables.committed.token[token].node == name)  # type: ignore[misc]
+    a.spawn("stale", lambda: simulation.users[a].stale(stale[0]), public=False)
+    simulation.go(3)
+
+
+def set_back(simulation: Simulation) -> None:
+    """The server's storage goes back to before a token went from `a` to `b`. Then `a` forgets everything, and reads it anew."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    assert a.worker is not None and b.job is not None
+    worker, job = a.worker, b.job
+    token = min(worker.ownership.owned)
+    b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
+    _until(simulation, lambda: b.worker is not None and token in b.worker.ownership.owned)
+    before = next(state for state in reversed(simulation.states) if state[0].token[token].next_node == "b")
+    simulation.go(1)
+    simulation.faults.fail_over(before, 0.01, sibling=True)
+    simulation.network.cut(a, outwards=True, inwards=True)
+    _until(simulation, lambda: not worker.ownership.known)
+    simulation.network.heal(a)
+    simulation.go(2)
+
+
+def begun_twice(simulation: Simulation) -> None:
+    """Two standbys were promoted from one state, one after the other. `b` knows what was begun on the first; `c`, who has not
+    heard of it, begins on the second, and as the case may be a generation that comes before."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    state = simulation.states[-1]
+    simulation.faults.fail_over(state, 0.1)
+    simulation.go(6)
+    b.loop.stop_for(6)
+    simulation.kill(a)
+    simulation.faults.fail_over(state, 0.1, sibling=True)
+    simulation.go(0.2)
+    simulation.start("c")
+    simulation.go(11)

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
-from tests.simulation import leading, records  # noqa: F401 - they enter their statements
+from tests.simulation import failing, leading, records  # noqa: F401 - they enter their statements
 from tests.simulation.scheduler import Call, Scheduler
-from tests.simulation.statements import STATEMENTS, Asked, Locked, Result
-from tests.simulation.tables import Tables, Transaction
+from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result
+from tests.simulation.tables import Tables, Transaction, View
 
 if TYPE_CHECKING:
     from tests.simulation.driver import Connection
 
 Reply = Callable[["Result | Exception"], None]
 _DEFAULT_LIMIT_SEC = 5.0
+# When TCP finds out that the other side is gone without a word.
+_KEEPALIVE_SEC = (2.0, 12.0)
 
 
 class Session:
@@ -41,6 +43,7 @@ class Session:
         self._timeout: Call | None = None
         self._idle: Call | None = None
         self._end_when_done = False
+        self._committing = False
 
     # -- statements -----------------------------------------------------------------------------------------------------
 
@@ -49,12 +52,17 @@ class Session:
         unless the session ends before."""
         if self.ended or self._end_when_done:
             return
+        if not self.server.up:  # a pooler took it, and has nobody to pass it on to
+            self.end()
+            return
         assert self._reply is None, "one statement at a time"
         self._stop_idle()
         self._reply = reply
         self.explicit = explicit
         if name in ("commit", "rollback"):
             self._end_transaction(name)
+        elif name in ("savepoint", "release", "roll_back_to"):
+            self._savepoint(name)
         elif self._failed:
             self._finish(errors.InFailedSqlTransaction("current transaction is aborted"))
         elif name == "listen":
@@ -64,14 +72,13 @@ class Session:
             self._start(name, values)
 
     def _start(self, name: str, values: Any) -> None:
-        if name == "prepare_session":
+        if name in ("prepare_session", "bound_transaction"):
             self.limit_sec = int(values["lock_ms"]) / 1000
         if self.tx is None:
             self.tx = self.server.tables.begin()
         server = self.server
-        asked = Asked(self.tx, values or {}, server.keeps, server.scheduler.now, server.random.random)
         try:
-            self._running = STATEMENTS[name](asked)
+            self._running = STATEMENTS[name](Asked(self, self.tx, values or {}))
         except KeyError:
             raise AssertionError(f"the model of the tables does not know the statement {name!r}") from None
         self._timeout = server.scheduler.after(self.limit_sec, self._too_late)
@@ -125,6 +132,16 @@ class Session:
 
     # -- the end of a transaction ---------------------------------------------------------------------------------------
 
+    def _savepoint(self, what: str) -> None:
+        if self._failed:
+            error = errors.InFailedSqlTransaction("current transaction is aborted")
+            self._finish(Result() if what == "roll_back_to" else error)  # what failed, failed as a whole
+            return
+        if self.tx is None:
+            self.tx = self.server.tables.begin()
+        getattr(self.tx, what)()
+        self._finish(Result())
+
     def _end_transaction(self, how: str) -> None:
         self.explicit = False
         if how == "commit" and self.tx is not None and not self._failed:
@@ -139,6 +156,7 @@ class Session:
     def _commit_soon(self, result: Result) -> None:
         """The commit takes its time on the disk, while the locks are held."""
         delay = self.server.commit_delay()
+        self._committing = True
         if delay:
             self.server.scheduler.after(delay, self._commit, result)
         else:
@@ -146,6 +164,7 @@ class Session:
 
     def _commit(self, result: Result) -> None:
         tx, self.tx = self.tx, None
+        self._committing = False
         if tx is None:  # the server went down meanwhile
             return
         tx.commit()
@@ -173,9 +192,21 @@ class Session:
 
     # -- the end of the session -----------------------------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """Nobody is at work in it."""
+        return self._reply is None and self.tx is None and not self._failed
+
     def client_gone(self) -> None:
         """The client's end was noticed: what is under way goes on, but nothing comes after it."""
         if self._reply is not None:
+            self._end_when_done = True
+        else:
+            self.end()
+
+    def terminate(self) -> None:
+        """Somebody ends it. What waits for its commit to reach the disk is committed before."""
+        if self._committing:
             self._end_when_done = True
         else:
             self.end()
@@ -199,7 +230,8 @@ class Session:
 class Server:
     """Attributes:
     sessions: those that are open, in the order of their beginning.
-    up: whether it answers.
+    up: whether it answers; started: since when.
+    timeline: raised by every promotion of a standby; part of the server's identity.
     keeps: whether a rule of safety is in force.
     commit_delay: seconds that the next commit takes.
     deliver: brings a notification to a session's client.
@@ -208,12 +240,19 @@ class Server:
     def __init__(self, scheduler: Scheduler, random: Random, keeps: Callable[[str], bool]) -> None:
         self.scheduler = scheduler
         self.random = random
-        self.tables = Tables()
+        self.timeline = 1
+        self.tables = Tables(f"{self.identity}/{TABLE_OID}")
         self.sessions: dict[Session, None] = {}
         self.up = True
+        self.started = 0.0
         self.keeps = keeps
         self.commit_delay: Callable[[], float] = lambda: 0.0
         self.deliver: Callable[[Session, str], None] = lambda session, payload: None
+
+    @property
+    def identity(self) -> str:
+        """System, timeline and database."""
+        return f"7/{self.timeline:08X}/5"
 
     def connect(self, client: Connection) -> Session:
         session = Session(self, client)
@@ -227,8 +266,24 @@ class Server:
                 if session.listens:
                     self.deliver(session, payload)
 
-    def go_down(self) -> None:
-        """Every session ends, and with it what it had not committed."""
+    def go_down(self, *, crash: bool = False) -> None:
+        """Every session ends, and with it what it had not committed; after a crash nobody tells the clients. A pooler keeps
+        those that nobody is at work in."""
         self.up = False
         for session in list(self.sessions):
-            session.end()
+            if not (session.client.pooled and session.idle):
+                session.end(crash=crash)
+                if crash:
+                    self.scheduler.after(self.random.uniform(*_KEEPALIVE_SEC), session.client.server_closed)
+
+    def come_up(self) -> None:
+        """It answers again."""
+        if not self.up:
+            self.up = True
+            self.started = self.scheduler.now
+
+    def become(self, state: View, timeline: int) -> None:
+        """Another server in its place, which knows this state. Must be down."""
+        assert not self.up, "the old one has stopped before the new one is promoted"
+        self.tables.committed = state
+        self.timeline = timeline

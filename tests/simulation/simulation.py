@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, NodeNameTaken, StoreUnavailable
 from tests.simulation.driver import installed
 from tests.simulation.faults import Faults, Profile
+from tests.simulation.hosts import Hosts
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
@@ -27,6 +30,7 @@ _MOST_RATE_ERROR = 0.1
 _ENDS_WITHIN_SEC = 15.0
 _LEFT_BEHIND_SEC = 20.0
 _LOOK_SEC = 0.25
+_MOST_STATES = 100
 START_FAILURES = (NodeNameTaken, ClusterNotFormed, StoreUnavailable, ConfigError)
 
 
@@ -64,8 +68,13 @@ class Simulation:
         self.transcript = Transcript(lambda: self.scheduler.now, wanted=transcript)
         self.processes: list[Process] = []
         self.users: dict[Process, Users] = {}
-        self.invariants = Invariants(self.processes, lambda: self.server.tables.committed)
+        self.hosts = Hosts(self.scheduler, self.random)
+        self.invariants = Invariants(self.processes, self.server)
+        # What a standby may know that has missed some commits: states of the tables, and of the fences.
+        self.states: deque[tuple[View, dict[int, tuple[int, UUID]]]] = deque(maxlen=_MOST_STATES)
+        self.polling = self.random.choice(profile.polling)
         self.config = CoordinationConfig(
+            poll_interval_sec=0.5,
             total_tokens=profile.tokens,
             hash_function="modulo",
             heartbeat_interval_sec=profile.interval_sec,
@@ -91,6 +100,8 @@ class Simulation:
     def _on_commit(self, tx: Transaction, before: View, after: View) -> None:
         self.transcript.committed(tx, before, after)
         self.invariants.committed(tx, before, after)
+        if tx.written or tx.cluster is not None or tx.fenced:
+            self.states.append((after, self.invariants.fences))
 
     @staticmethod
     def _unexpected(process: Process) -> None:
@@ -109,9 +120,10 @@ class Simulation:
             rate = random.choice(self.profile.rates)
         loop = ProcessLoop(self.scheduler, name, offset=random.uniform(0, 1000), rate=rate)
         process = Process(name, loop, self.network, self.transcript.note)
+        self.hosts.begin(process, random.choice(self.profile.hosts) if self.profile.hosts else f"the host of {name}")
         self.processes.append(process)
         self.users[process] = Users(process, random, self.config.total_tokens)
-        process.trace(f"starts (its clock runs at {rate:.3f})")
+        process.trace(f"starts on {process.host} as {process.number.pid} (its clock runs at {rate:.3f})")
         return process
 
     def start(self, name: str) -> Process:
@@ -123,7 +135,8 @@ class Simulation:
 
     async def start_job(self, process: Process, **options: Any) -> None:
         """Make the job of a process, and start it. Runs in the process."""
-        job = process.make_job(self.config, wait_on_enter=20, **options)
+        config = replace(self.config, notify=self.random.random() >= self.polling)
+        job = process.make_job(config, wait_on_enter=20, **options)
         try:
             await job.start()
             process.started = True
@@ -165,6 +178,7 @@ class Simulation:
         self._forget(process)
 
     def _forget(self, process: Process) -> None:
+        self.hosts.ended(process)
         self.processes.remove(process)
         del self.users[process]
         self.invariants.forget(process)
@@ -217,7 +231,7 @@ class Simulation:
         try:
             with ExitStack() as stack:
                 stack.enter_context(logged(self.transcript))
-                stack.enter_context(installed(self.seed, lambda: self.scheduler.now, _own_clock))
+                stack.enter_context(installed(self.seed, lambda: self.scheduler.now, _own_clock, self.hosts))
                 try:
                     self._run()
                 except (Violation, Livelock) as error:
@@ -272,7 +286,7 @@ class Simulation:
         self.transcript.note("world", "is calm from now on")
         self.network.weather = Weather()
         self.scheduler.preemption = 0.0
-        self.server.up = True
+        self.server.come_up()
         for process in self.processes:
             self.network.heal(process)
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import errors
 
-from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
+from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, View, in_order
+
+if TYPE_CHECKING:
+    from tests.simulation.server import Session
+
+# The cluster's table has this number, on every copy of the server.
+TABLE_OID = "16384"
 
 
 class Locked(NamedTuple):
@@ -41,18 +47,19 @@ class Asked:
     """A statement's transaction and parameters.
 
     Attributes:
+        session: whose statement it is.
         keeps: whether a rule of safety is in force.
         now: the server's clock; chance: a number from 0 to 1.
     """
 
-    def __init__(
-        self, tx: Transaction, values: Any, keeps: Callable[[str], bool], now: float, chance: Callable[[], float]
-    ) -> None:
+    def __init__(self, session: Session, tx: Transaction, values: Any) -> None:
+        server = session.server
+        self.session = session
         self.tx = tx
         self.values = values
-        self.keeps = keeps
-        self.now = now
-        self.chance = chance
+        self.keeps = server.keeps
+        self.now = server.scheduler.now
+        self.chance = server.random.random
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -85,6 +92,18 @@ def announce(q: Asked, cluster: Cluster) -> None:
     q.tx.notices.append(str(cluster.version))
 
 
+def actual(q: Asked) -> str:
+    """The identity of the server that answers, and of the table there."""
+    return f"{q.here or q.session.server.identity}/{TABLE_OID}"
+
+
+def sound(q: Asked, cluster: Cluster) -> bool:
+    """``{sound}``: the row was begun on this server, and it is what the worker has adopted."""
+    begun_here = cluster.server_identity == actual(q) or not q.keeps("the row's identity is the server's")
+    adopted = (cluster.server_identity, cluster.generation) == (q.basis_server, q.basis_generation)
+    return begun_here and (q.basis_server is None or adopted or not q.keeps("the basis is the adopted one"))
+
+
 # == membership =========================================================================================================
 
 _Taken = namedtuple("_Taken", "version leader_incarnation generation")
@@ -92,14 +111,18 @@ _Taken = namedtuple("_Taken", "version leader_incarnation generation")
 
 @statement
 def take_version(q: Asked) -> Any:
+    if not sound(q, q.tx.view().cluster):
+        return Result()
     yield Locked(CLUSTER)
     now = q.tx.view().cluster
+    if not sound(q, now):
+        return Result()
     cluster = q.tx.update(version=now.version + 1)
     announce(q, cluster)
     return Result([_Taken(cluster.version, cluster.leader_incarnation, cluster.generation)], 1)
 
 
-_Holder = namedtuple("_Holder", "incarnation beat holder")
+_Holder = namedtuple("_Holder", "incarnation beat holder host pid boot_id pid_namespace process_started session_tag")
 
 
 @statement
@@ -108,7 +131,10 @@ def read_node(q: Asked) -> Any:
         return Result()
     yield Locked(("node", q.name))
     row = q.tx.row("node", q.name)
-    return Result([_Holder(row.incarnation, row.beat, f"on host {row.host} with pid {row.pid}")] if row else ())
+    if row is None:
+        return Result()
+    holder = f"on host {row.host} with pid {row.pid}"
+    return Result([_Holder(row.incarnation, row.beat, holder, *(getattr(row, name) for name in _Holder._fields[3:]))])
 
 
 @statement
@@ -121,7 +147,8 @@ def insert_node(q: Asked) -> Any:
 
 
 def _joining(q: Asked) -> Node:
-    return Node(q.name, q.incarnation, q.joined, 0, q.weight, q.state, q.address, q.host, q.pid, q.now)
+    where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
+    return Node(q.name, q.incarnation, q.joined, 0, q.weight, q.state, q.address, *where, q.now)
 
 
 @statement
@@ -185,7 +212,8 @@ _Answer = namedtuple("_Answer", "version term leader_incarnation rank names inca
 def heartbeat(q: Asked) -> Any:
     # What is told of others is what the statement saw when it began, even if it had to wait for the own row.
     view = q.tx.view()
-    if not _mine(q, view.node.get(q.name)):
+    old = view.cluster.version < q.version and q.keeps("the cluster is no older than what was seen of it")
+    if old or not sound(q, view.cluster) or not _mine(q, view.node.get(q.name)):
         return Result()
     yield Locked(("node", q.name))
     row = q.tx.row("node", q.name)
@@ -243,13 +271,34 @@ def delete_node(q: Asked) -> Any:
 
 # == the worker's own tokens ============================================================================================
 
-_Changes = namedtuple("_Changes", "version term leader_incarnation state settled token_ids epochs versions revoking others")
+_NEAR = ("names", "incarnations", "namespaces", "hosts", "pids", "started", "tags")
+_COLUMNS = ("name", "incarnation", "pid_namespace", "host", "pid", "process_started", "session_tag")
+_Changes = namedtuple(  # type: ignore[misc]
+    "_Changes",
+    "version term leader_incarnation state settled mine others members youngest near_boot_id "
+    + " ".join(f"near_{name}" for name in _NEAR),
+)
+
+
+def changed_since(view: View, since: int) -> list[Token]:
+    """Rows of version 0 are as the first distribution made them, and changed when it did."""
+    made = view.cluster.tokens_since
+    initial = made is not None and 0 <= since < made
+    return [token for token in view.token.values() if token.version > since or (initial and token.version == 0)]
+
+
+@statement
+def read_version(q: Asked) -> Any:
+    yield Take(0)
+    return Result(rows("version", [(q.tx.view().cluster.version,)]))
 
 
 @statement
 def read_changes(q: Asked) -> Any:
     view = q.tx.view()
-    tokens = view.token
+    if not sound(q, view.cluster):
+        return Result()
+    changed = changed_since(view, q.since)
     if not q.keeps("one atomic read"):
         yield Take(0.3 * q.chance())
         view = q.tx.view()
@@ -257,9 +306,12 @@ def read_changes(q: Asked) -> Any:
     node: Node | None = view.node.get(q.name)
     if node is not None and node.incarnation != q.incarnation and not by_name:
         node = None
-    changed = [token for token in tokens.values() if token.version > q.since]
     mine = [t for t in changed if (t.node == q.name if by_name else t.incarnation == q.incarnation)]
-    coming = any(token.next_node == q.name for token in tokens.values())
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for token in mine:
+        groups.setdefault((token.epoch, token.version, token.next_node is not None), []).append(token.token_id)
+    others = [token.token_id for token in changed if token not in mine] if q.since >= 0 else []
+    coming = any(token.next_node == q.name for token in view.token.values())
     cluster = view.cluster
     row = _Changes(
         cluster.version,
@@ -267,13 +319,21 @@ def read_changes(q: Asked) -> Any:
         cluster.leader_incarnation,
         node.state if node else None,
         (node.joined <= cluster.planned_joined and not coming) if node else None,
-        [token.token_id for token in mine],
-        [token.epoch for token in mine],
-        [token.version for token in mine],
-        [token.next_node is not None for token in mine],
-        [token.token_id for token in changed if token not in mine] if q.since >= 0 else None,
+        [[*alike, ids] for alike, ids in groups.items()] or None,
+        others or None,
+        *_near(q, view, node),
     )
     return Result([row], 1)
+
+
+def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
+    """The workers of this host: how many, how old the youngest is, and, if that is news, who they are."""
+    boot_id = node.boot_id if node else None
+    near = [other for other in in_order(view.node.values()) if boot_id is not None and other.boot_id == boot_id]
+    members, youngest = len(near), max((other.joined for other in near), default=0)
+    if (members, youngest) == (q.members, q.youngest) or not near:
+        return [members, youngest, None, *(None for _ in _NEAR)]
+    return [members, youngest, boot_id, *([getattr(other, column) for other in near] for column in _COLUMNS)]
 
 
 @statement

@@ -28,6 +28,8 @@ class Cluster(NamedTuple):
     pin_version: int = 0
     planned_joined: int = 0
     last_joined: int = 0
+    tokens_since: int | None = None
+    server_identity: str | None = None
 
 
 class Node(NamedTuple):
@@ -40,6 +42,10 @@ class Node(NamedTuple):
     address: str | None = None
     host: str | None = None
     pid: int | None = None
+    boot_id: str | None = None
+    pid_namespace: str | None = None
+    process_started: int | None = None
+    session_tag: str | None = None
     last_heartbeat: float = 0.0
 
 
@@ -104,9 +110,9 @@ class _Lock:
 class Tables:
     """What is committed, and the locks. `on_commit` is called with each transaction as it commits, before its locks go."""
 
-    def __init__(self) -> None:
+    def __init__(self, server_identity: str) -> None:
         empty: dict[str, Rows] = {name: {} for name in TABLES}
-        self.committed = View(Cluster(), **empty)
+        self.committed = View(Cluster(server_identity=server_identity), **empty)
         self.locks: dict[Key, _Lock] = {}
         self.on_commit: Callable[[Transaction, View, View], None] = lambda transaction, before, after: None
 
@@ -130,6 +136,7 @@ class Transaction:
     fenced: list[tuple[int, UUID, int]] = field(default_factory=list)
     snapshot: View | None = None
     over: bool = False
+    _savepoints: list[tuple[Any, ...]] = field(default_factory=list)
 
     def view(self) -> View:
         """What a statement that begins now sees."""
@@ -178,9 +185,10 @@ class Transaction:
             if any(waiter is self for waiter, _, _ in lock.waiting):
                 lock.waiting = deque(entry for entry in lock.waiting if entry[0] is not self)
 
-    def _release(self) -> None:
+    def _release(self, kept: Iterable[Key] = ()) -> None:
         resumed: list[Callable[[], None]] = []
-        for key in self.held:
+        for key in [key for key in self.held if key not in kept]:
+            del self.held[key]
             lock = self.tables.locks[key]
             lock.holders.pop(self, None)
             while lock.waiting and lock.grant(*lock.waiting[0][:2]):
@@ -189,9 +197,25 @@ class Transaction:
                 resumed.append(resume)
             if not lock.holders and not lock.waiting:
                 del self.tables.locks[key]
-        self.held.clear()
         for resume in resumed:
             resume()
+
+    # -- savepoints -----------------------------------------------------------------------------------------------------
+
+    def savepoint(self) -> None:
+        """Remember how things are."""
+        written = {table: dict(rows) for table, rows in self.written.items()}
+        self._savepoints.append((self.cluster, written, set(self.held), len(self.notices), len(self.fenced)))
+
+    def release(self) -> None:
+        """Forget the last savepoint; what was done since stays."""
+        self._savepoints.pop()
+
+    def roll_back_to(self) -> None:
+        """Undo what was done since the last savepoint, its locks included."""
+        self.cluster, self.written, held, notices, fenced = self._savepoints.pop()
+        del self.notices[notices:], self.fenced[fenced:]
+        self._release(held)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.simulation.invariants import GENERATION
+from tests.simulation.process import shown
 from tests.simulation.tables import Transaction, View
 
 _LOGGER = "jobsync_async"
@@ -33,7 +33,7 @@ class Transcript:
         if changes:
             self.note("tables", f"version {after.cluster.version}: " + ", ".join(changes))
         for token, _, epoch in tx.fenced:
-            self.note("tables", f"a commit through the fence of token {token}, epoch {epoch - GENERATION}")
+            self.note("tables", f"a commit through the fence of token {token}, epoch {shown(epoch)}")
 
     @staticmethod
     def _changes(tx: Transaction, before: View, after: View) -> Iterator[tuple[str, object, object]]:
@@ -46,8 +46,10 @@ class Transcript:
             if row is None:
                 return "has no row"
             going = "" if row.next_node is None else f" -> {row.next_node or 'nobody'}"
-            return f"{row.node or 'nobody'}/{str(row.incarnation)[:4]}{going} e{row.epoch - GENERATION}"
+            return f"{row.node or 'nobody'}/{str(row.incarnation)[:4]}{going} e{shown(row.epoch)}"
 
+        if before.cluster.generation != after.cluster.generation:
+            yield "generation", before.cluster.generation, after.cluster.generation
         if before.cluster.term != after.cluster.term:
             yield "leader", before.cluster.term, f"{after.cluster.leader} in term {after.cluster.term}"
         for name in tx.written.get("node", ()):

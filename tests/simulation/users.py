@@ -114,11 +114,11 @@ class Users:
         finally:
             self._process.unclaimed(number)
 
-    async def stale(self) -> None:
+    async def stale(self, claim: Claim | None = None) -> None:
         """A part of the user's program that goes on with a claim which is over: the fence alone must stop it."""
-        if not self._stale:
+        if claim is None and not self._stale:
             return
-        claim = self._random.choice(self._stale)
+        claim = claim or self._random.choice(self._stale)
         try:
             connection = await Connection.connect("user", autocommit=True)
         except psycopg.OperationalError:

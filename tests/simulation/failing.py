@@ -1,0 +1,127 @@
+"""What the statements of ``queries.sql`` about the dead and about the server itself do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.statements import Asked, Locked, Result, Take, actual, announce, change, rows, statement
+from tests.simulation.tables import CLUSTER, Cluster, Node
+
+if TYPE_CHECKING:
+    from tests.simulation.server import Session
+
+_MOST_JUMP = 65536
+
+
+# == known deaths =======================================================================================================
+
+
+@statement
+def end_sessions(q: Asked) -> Any:
+    yield Take(0)
+    if not q.keeps("ending the sessions of the dead"):
+        return Result()
+    ended = [other for other in q.session.server.sessions if other is not q.session and _tagged(other, q.tags)]
+    for session in ended:
+        session.terminate()
+    return Result((), len(ended))
+
+
+def _tagged(session: Session, tags: list[str]) -> bool:
+    return any(tag in session.client.purpose for tag in tags)
+
+
+@statement
+def delete_dead(q: Asked) -> Any:
+    gone = []
+    who = zip(q.names, q.incarnations, q.boot_ids, q.namespaces, q.pids, q.started, strict=True)
+    for name, *seen in who:
+        if not _is_dead(q, q.tx.view().node.get(name), seen):
+            continue
+        yield Locked(("node", name))
+        if _is_dead(q, q.tx.row("node", name), seen):
+            q.tx.write("node", name, None)
+            gone.append((name,))
+    return Result(rows("name", gone), len(gone))
+
+
+def _is_dead(q: Asked, node: Node | None, seen: list[Any]) -> bool:
+    if node is None or not q.keeps("a death is that of one start in one process"):
+        return node is not None
+    return [node.incarnation, node.boot_id, node.pid_namespace, node.pid, node.process_started] == seen
+
+
+# == failover of the server =============================================================================================
+
+
+@statement
+def read_ground(q: Asked) -> Any:
+    yield Take(0)
+    cluster = q.tx.view().cluster
+    values = (cluster.server_identity, actual(q), cluster.generation, cluster.version, str(q.session.server.started))
+    return Result(rows("recorded actual generation version running_since", [values]))
+
+
+@statement
+def restore_cluster(q: Asked) -> Any:
+    yield Take(0)
+    return Result()  # the row is always there
+
+
+@statement
+def condemn_ground(q: Asked) -> Any:
+    def matches(cluster: Cluster) -> bool:
+        return cluster.server_identity == q.recorded == actual(q) and cluster.generation == q.seen_generation
+
+    if not matches(q.tx.view().cluster):
+        return Result()
+    yield Locked(CLUSTER)
+    if not matches(q.tx.view().cluster):
+        return Result()
+    q.tx.update(server_identity=None, generation=max(q.tx.view().cluster.generation, q.known_generation))
+    return Result((), 1)
+
+
+@statement
+def begin_generation(q: Asked) -> Any:
+    if not _as_seen(q, q.tx.view().cluster):
+        return Result()
+    yield Locked(CLUSTER)
+    cluster = q.tx.view().cluster
+    if not _as_seen(q, cluster):
+        return Result()
+    generation = max(cluster.generation, q.known_generation) + 1 + int(q.chance() * _MOST_JUMP)
+    version = max(cluster.version, q.known_version) + 1
+    begun = q.tx.update(
+        generation=generation if q.keeps("raising the generation") else cluster.generation,
+        server_identity=actual(q) if q.keeps("recording the identity") else cluster.server_identity,
+        version=version,
+        pin_version=version,
+        leader=None,
+        leader_incarnation=None,
+        term=cluster.term + 1,
+    )
+    announce(q, begun)
+    return Result(rows("version generation", [(begun.version, begun.generation)]), 1)
+
+
+def _as_seen(q: Asked, cluster: Cluster) -> bool:
+    if cluster.server_identity != q.recorded:
+        return False
+    return q.actual is None or (cluster.generation == q.seen_generation and q.actual == actual(q))
+
+
+@statement
+def free_all_tokens(q: Asked) -> Any:
+    yield Take(0)
+    free = {"node": None, "incarnation": None, "next_node": None, "epoch": q.generation << 32, "version": q.version}
+    return change(q, lambda token: True, lambda token: token._replace(**free))
+
+
+@statement
+def delete_all_nodes(q: Asked) -> Any:
+    names = list(q.tx.view().node)
+    for name in names:
+        yield Locked(("node", name))
+        q.tx.write("node", name, None)
+    return Result((), len(names))
