@@ -93,10 +93,11 @@ class Pool:
         """Whether it still works; if not, it is closed, and so forgotten. (psycopg_pool's own check would wait a second.)"""
         if connection.outages == self._outages:
             return True
-        outages = self._outages
+        outages, queries = self._outages, self._connector.queries
+        assert queries is not None, "the schema is opened first"
         try:
             with limit(connection, self._connector.patience_sec):
-                await connection.execute(b"")
+                await connection.execute(queries["say_something"])
         except psycopg.OperationalError:
             await connection.close()
             return False

@@ -31,6 +31,10 @@ FROM (VALUES ('search_path', 'pg_catalog'),
 -- First statement of such a transaction: the isolation that the statements are written for.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED
 
+-- name: say_something
+-- Does a connection still work?
+SELECT
+
 -- name: inspect_server
 -- What start needs to know of the server, before search_path is pinned.
 SELECT pg_catalog.current_schema() AS schema,

@@ -118,7 +118,8 @@ async def agree(worker: Worker, failover: Failover) -> None:
             if ground.agreed:
                 condemned = await failover.condemn(ground, known)
                 if condemned:
-                    logger.warning("%s: the cluster is at a state from before what was seen of it", worker.identity.name)
+                    name = worker.identity.name
+                    logger.warning("%s: the cluster is at a state from before what was seen", name, extra={"node": name})
                 await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
                 continue
             if waiting.saw(ground, worker.clock()):

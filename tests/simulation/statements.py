@@ -294,6 +294,12 @@ def read_version(q: Asked) -> Any:
 
 
 @statement
+def say_something(q: Asked) -> Any:
+    yield Take(0)
+    return Result()
+
+
+@statement
 def read_changes(q: Asked) -> Any:
     view = q.tx.view()
     if not sound(q, view.cluster):
