@@ -1,35 +1,28 @@
 """What the library uses of psycopg, over a simulated network: connections, transactions, notifications, and a pool.
 
-Everything above the driver is the real code. `installed` puts this module in psycopg's place, and virtual clocks and the seed's
-chance in the place of the real ones.
+Everything above the driver is the real code. `seams.installed` puts this module in psycopg's place.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random as global_random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
-from uuid import UUID
 
 import psycopg
-from anyio._backends import _asyncio as anyio_asyncio
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from jobsync_async.postgres.connection import translated
 from jobsync_async.postgres.sql import Queries
-from tests.simulation.scheduler import Ordered
 from tests.simulation.server import Session
 from tests.simulation.statements import Result
 
 if TYPE_CHECKING:
-    from tests.simulation.hosts import Hosts
     from tests.simulation.process import Process
 
 QUERIES = Queries("public", "sync_")
@@ -48,6 +41,11 @@ def name_of(query: Any) -> str:
     elif hasattr(query, "as_string") and query.as_string(None).startswith("LISTEN"):
         return "listen"
     raise AssertionError(f"the simulation does not know this statement: {query!r:.200}")
+
+
+@lru_cache(maxsize=1000)
+def _purpose(conninfo: str) -> str:
+    return str(conninfo_to_dict(conninfo).get("application_name")) if "=" in conninfo else conninfo
 
 
 class Cursor:
@@ -80,7 +78,7 @@ class Connection:
     """One connection of a process. What travels between it and its session is subject to the network's weather.
 
     Attributes:
-        server: to which server it leads, as the library has found out.
+        server, outages: what the library has found out: to which server it leads, and when it was last sound.
         pooled: it leads to a pooler, which passes transactions on to whichever server there is.
         idle_limit: whether the server ends a transaction that is left alone for too long.
     """
@@ -90,6 +88,7 @@ class Connection:
         self.purpose = purpose
         self.autocommit = autocommit
         self.server: str | None = None
+        self.outages = 0
         self.pooled = pooled
         self.idle_limit = purpose != "user"
         self.closed = False
@@ -114,7 +113,7 @@ class Connection:
         await answer
         if process.loop.dead or not process.network.server.up:
             raise psycopg.OperationalError("connection refused")
-        purpose = str(conninfo_to_dict(conninfo).get("application_name")) if "=" in conninfo else conninfo
+        purpose = _purpose(conninfo)
         pooled = "prepare_threshold" in options
         return cls(process, purpose, autocommit=options.get("autocommit", False), pooled=pooled)
 
@@ -346,54 +345,3 @@ class Pool:
         self._closed = True
         while self._free:
             self._free.pop().hang_up()
-
-
-async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
-    """The tables are there: one connection finds that out."""
-    connection = await connector.open("start")
-    try:
-        with translated():
-            await connection.send("read_settings", {})
-    finally:
-        await connection.close()
-    connector.queries = QUERIES
-    return QUERIES
-
-
-@contextmanager
-def installed(seed: object, now: Callable[[], float], clock: Callable[[], float], hosts: Hosts) -> Iterator[None]:
-    """In psycopg's place, for one run; chance comes from the seed, also where the library asks for it by itself."""
-    chance = global_random.Random(f"{seed} of the library")
-    state = global_random.getstate()
-    scope_init = anyio_asyncio.CancelScope.__init__
-
-    def init(scope: Any, *args: Any, **options: Any) -> None:
-        scope_init(scope, *args, **options)
-        scope._child_scopes = Ordered()
-
-    with ExitStack() as stack:
-        for target, replacement in (
-            ("jobsync_async.postgres.connection.Connection", Connection),
-            ("jobsync_async.postgres.connection.shut_down", shut_down),
-            ("jobsync_async.postgres.listener.shut_down", shut_down),
-            ("psycopg_pool.AsyncConnectionPool", Pool),
-            ("jobsync_async.postgres.store.open_schema", _open_schema),
-            ("jobsync_async.postgres.leading.time", SimpleNamespace(perf_counter=now)),
-            ("jobsync_async.coordinator.lease_clock", clock),
-            ("jobsync_async.postgres.store.secrets", SimpleNamespace(token_hex=lambda _: f"{chance.getrandbits(48):012x}")),
-            ("jobsync_async.job.announce", hosts.announce),
-            ("jobsync_async.coordinator.announce", hosts.announce),
-            ("jobsync_async.tasks.neighbours.why_unwatchable", lambda announcement: None),
-            ("jobsync_async.tasks.neighbours.open_process", hosts.open_process),
-            ("jobsync_async.tasks.neighbours.has_ended", hosts.has_ended),
-            ("jobsync_async.tasks.neighbours.os", SimpleNamespace(close=hosts.close)),
-            ("jobsync_async.tasks.heartbeat.known_dead", hosts.known_dead),
-            ("jobsync_async.tasks.worker.uuid4", lambda: UUID(int=chance.getrandbits(128), version=4)),
-            ("anyio._backends._asyncio.CancelScope.__init__", init),
-        ):
-            stack.enter_context(patch(target, replacement))
-        global_random.seed(f"{seed} of the jitters")
-        try:
-            yield
-        finally:
-            global_random.setstate(state)

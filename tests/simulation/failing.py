@@ -48,7 +48,8 @@ def delete_dead(q: Asked) -> Any:
 def _is_dead(q: Asked, node: Node | None, seen: list[Any]) -> bool:
     if node is None or not q.keeps("a death is that of one start in one process"):
         return node is not None
-    return [node.incarnation, node.boot_id, node.pid_namespace, node.pid, node.process_started] == seen
+    own = [node.incarnation, node.boot_id, node.pid_namespace, node.pid, node.process_started]
+    return None not in own and own == seen  # what is null equals nothing
 
 
 # == failover of the server =============================================================================================

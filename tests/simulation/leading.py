@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.simulation.owning import changed_since
 from tests.simulation.statements import (
     Asked,
     Locked,
@@ -11,7 +12,6 @@ from tests.simulation.statements import (
     Take,
     announce,
     change,
-    changed_since,
     numbers,
     rows,
     sound,

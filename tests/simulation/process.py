@@ -40,8 +40,8 @@ class Process:
     """Attributes:
     host, number: where it runs, and its number there with its start.
     cut_out, cut_in: whether what it sends, or what is sent to it, is held up.
-    frozen: purposes of connections on which nothing arrives; held: statements that do not; frozen_once: the listener's next
-        such statement.
+    frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such statement.
+    held: statements that do not arrive.
     claims: the claims whose bodies run; streams: what readers of changes hold; both in order of their beginning.
     uses: counts changes of those two.
     started, leaving, over: how far the job is in its life; drained: whether a user ever drained it.

@@ -37,6 +37,11 @@ def prepare_session(q: Asked) -> Result:
 
 
 @_quick
+def say_something(q: Asked) -> Result:
+    return Result([()])
+
+
+@_quick
 def bound_transaction(q: Asked) -> Result:
     return Result(rows("count", [(5,)]))
 

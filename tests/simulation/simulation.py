@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, NodeNameTaken, StoreUnavailable
-from tests.simulation.driver import installed
 from tests.simulation.faults import Faults, Profile
 from tests.simulation.hosts import Hosts
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Livelock, ProcessLoop, Scheduler
+from tests.simulation.seams import installed
 from tests.simulation.server import Server
 from tests.simulation.tables import Transaction, View
 from tests.simulation.transcript import Transcript, logged

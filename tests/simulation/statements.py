@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import errors
 
-from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, View, in_order
+from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
 
 if TYPE_CHECKING:
     from tests.simulation.server import Session
@@ -83,9 +84,13 @@ def numbers(array: str) -> list[int]:
     return [int(part) for part in array[1:-1].split(",") if part]
 
 
+@cache
+def _kind(names: str) -> Any:
+    return namedtuple("row", names)  # type: ignore[misc]
+
+
 def rows(names: str, values: Any) -> list[Any]:
-    kind = namedtuple("row", names)  # type: ignore[misc]
-    return [kind(*value) for value in values]
+    return [_kind(names)(*value) for value in values]
 
 
 def announce(q: Asked, cluster: Cluster) -> None:
@@ -223,7 +228,8 @@ def heartbeat(q: Asked) -> Any:
     cluster = view.cluster
     rank = sum(n.joined < row.joined and n.incarnation != cluster.leader_incarnation for n in view.node.values())
     watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
-    arrays = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
+    columns = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
+    arrays = (column or None for column in columns)  # array_agg of no rows is null
     return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays)], 1)
 
 
@@ -267,134 +273,3 @@ def delete_node(q: Asked) -> Any:
         return Result()
     q.tx.write("node", q.name, None)
     return Result((), 1)
-
-
-# == the worker's own tokens ============================================================================================
-
-_NEAR = ("names", "incarnations", "namespaces", "hosts", "pids", "started", "tags")
-_COLUMNS = ("name", "incarnation", "pid_namespace", "host", "pid", "process_started", "session_tag")
-_Changes = namedtuple(  # type: ignore[misc]
-    "_Changes",
-    "version term leader_incarnation state settled mine others members youngest near_boot_id "
-    + " ".join(f"near_{name}" for name in _NEAR),
-)
-
-
-def changed_since(view: View, since: int) -> list[Token]:
-    """Rows of version 0 are as the first distribution made them, and changed when it did."""
-    made = view.cluster.tokens_since
-    initial = made is not None and 0 <= since < made
-    return [token for token in view.token.values() if token.version > since or (initial and token.version == 0)]
-
-
-@statement
-def read_version(q: Asked) -> Any:
-    yield Take(0)
-    return Result(rows("version", [(q.tx.view().cluster.version,)]))
-
-
-@statement
-def say_something(q: Asked) -> Any:
-    yield Take(0)
-    return Result()
-
-
-@statement
-def read_changes(q: Asked) -> Any:
-    view = q.tx.view()
-    if not sound(q, view.cluster):
-        return Result()
-    changed = changed_since(view, q.since)
-    if not q.keeps("one atomic read"):
-        yield Take(0.3 * q.chance())
-        view = q.tx.view()
-    by_name = not q.keeps("owner by incarnation")
-    node: Node | None = view.node.get(q.name)
-    if node is not None and node.incarnation != q.incarnation and not by_name:
-        node = None
-    mine = [t for t in changed if (t.node == q.name if by_name else t.incarnation == q.incarnation)]
-    groups: dict[tuple[int, int, bool], list[int]] = {}
-    for token in mine:
-        groups.setdefault((token.epoch, token.version, token.next_node is not None), []).append(token.token_id)
-    others = [token.token_id for token in changed if token not in mine] if q.since >= 0 else []
-    coming = any(token.next_node == q.name for token in view.token.values())
-    cluster = view.cluster
-    row = _Changes(
-        cluster.version,
-        cluster.term,
-        cluster.leader_incarnation,
-        node.state if node else None,
-        (node.joined <= cluster.planned_joined and not coming) if node else None,
-        [[*alike, ids] for alike, ids in groups.items()] or None,
-        others or None,
-        *_near(q, view, node),
-    )
-    return Result([row], 1)
-
-
-def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
-    """The workers of this host: how many, how old the youngest is, and, if that is news, who they are."""
-    boot_id = node.boot_id if node else None
-    near = [other for other in in_order(view.node.values()) if boot_id is not None and other.boot_id == boot_id]
-    members, youngest = len(near), max((other.joined for other in near), default=0)
-    if (members, youngest) == (q.members, q.youngest) or not near:
-        return [members, youngest, None, *(None for _ in _NEAR)]
-    return [members, youngest, boot_id, *([getattr(other, column) for other in near] for column in _COLUMNS)]
-
-
-@statement
-def acknowledge(q: Asked) -> Any:
-    yield Take(0)
-    asked = dict(zip(numbers(q.token_ids), numbers(q.versions), strict=True))
-    any_version = not q.keeps("the revocation's version in the acknowledgement")
-    view = q.tx.view()
-
-    def answered(token: Token) -> bool:
-        ours = token.incarnation == q.incarnation and token.next_node is not None
-        return ours and (asked.get(token.token_id) == token.version or (any_version and token.token_id in asked))
-
-    if not q.keeps("a version for every acknowledgement"):
-        version = q.tx.update(version=q.version - 1).version
-        q.tx.notices.clear()
-    else:
-        version = q.version
-
-    def handed_on(token: Token) -> Token:
-        receiver = view.receiver(token.next_node)
-        return Token(
-            token.token_id,
-            receiver.name if receiver else None,
-            receiver.incarnation if receiver else None,
-            token.epoch + 1,
-            None,
-            version,
-        )
-
-    return change(q, answered, handed_on)
-
-
-@statement
-def acknowledge_at_once(q: Asked) -> Any:
-    """Not a statement of the library: both statements of an acknowledgement in one message, to see what that would do."""
-    taken = yield from take_version(q)
-    q.values["version"] = taken.rows[0].version
-    return (yield from acknowledge(q))
-
-
-@statement
-def show_stuck(q: Asked) -> Any:
-    yield Locked(("node", q.name))
-    row = q.tx.row("node", q.name)
-    if row is None or row.incarnation != q.incarnation:
-        return Result()
-    q.tx.write("node", q.name, row)
-    return Result((), 1)
-
-
-@statement
-def owner_of(q: Asked) -> Any:
-    yield Take(0)
-    view = q.tx.view()
-    token = view.token.get(q.token_id)
-    owners = [n for n in view.node.values() if token is not None and n.incarnation == token.incarnation]
-    return Result(rows("name address epoch", ((n.name, n.address, token.epoch) for n in owners)))

@@ -183,8 +183,8 @@ class Users:
     async def record(self) -> None:
         """Claims, completions, status."""
         job = self._job
-        task = self._own_id()
         try:
+            task = self._own_id()
             if task is not None:
                 await job.add_tasks([task])
                 await job.set_claim(task)

@@ -1,0 +1,252 @@
+"""The simulation's model of the tables against PostgreSQL: the same statements in any order, the same answers and rows.
+
+Statements come in transactions as the library sends them, with parameters that sometimes fit and sometimes do not, by workers
+some of which are gone or have another incarnation by now. Now and then somebody else holds the lock of a few tokens.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+
+from jobsync_async.core.hashing import task_key
+from jobsync_async.postgres.tokens import int_array
+from tests.comparison import NAMES, TOKENS, Both, Model, Steps, empty, some_tokens_locked
+from tests.hands import hand
+from tests.simulation import statements
+
+_SECONDS = 6.0
+_DATE = dt.date(2024, 2, 29)
+
+
+# == what is sent =======================================================================================================
+
+
+def join(q: Both) -> Steps:
+    name = q.random.choice(NAMES)
+    rows, _ = yield "take_version", {}
+    if not rows:
+        return False
+    version = rows[0].version
+    held, _ = yield "read_node", {"name": name}
+    me = q.incarnation()
+    joined, _ = yield "next_joined", {}
+    host = q.random.choice(("here", "there", None))
+    values = {
+        "name": name,
+        "incarnation": me,
+        "joined": joined[0].last_joined,
+        "state": q.random.choice(("active", "active", "draining")),
+        "weight": 1.0,
+        "address": None,
+        "host": host,
+        "pid": q.random.choice((1, 2, None)),
+        "boot_id": host,
+        "pid_namespace": q.random.choice(("n", "n", "m", None)),
+        "process_started": q.random.choice((5, 6, None)),
+        "session_tag": f"tag of {name}",
+        "version": version,
+    }
+    if held:
+        old = {"old_incarnation": held[0].incarnation, "old_beat": q.near(held[0].beat)}
+        _, replaced = yield "replace_node", {**values, **old}
+        if not replaced:
+            return False
+        yield "inherit_tokens", {**values, **old}
+    else:
+        yield "insert_node", values
+    yield "lead_if_nobody_does", {}
+    q.seen.append((name, me))
+    return True
+
+
+def beat(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    version = q.near(q.view.cluster.version)
+    yield (
+        "heartbeat",
+        {"name": name, "incarnation": incarnation, "watch_all": q.random.random() < 0.5, "version": version, **_basis(q)},
+    )
+    return True
+
+
+def _basis(q: Both) -> dict[str, Any]:
+    cluster = q.view.cluster
+    chosen = q.random.random()
+    if chosen < 0.5:
+        return {}
+    return {"basis_server": cluster.server_identity, "basis_generation": cluster.generation + (chosen > 0.9)}
+
+
+def read(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    since = q.random.choice((-1, 0, *range(max(0, q.view.cluster.version - 6), q.view.cluster.version + 2)))
+    near = {"members": q.random.randint(0, 3), "youngest": q.random.randint(0, 9), "most_told": q.random.choice((1, 2, 33))}
+    yield "read_version", {}
+    yield "read_changes", {"name": name, "incarnation": incarnation, "since": since, **near, **_basis(q)}
+    yield "read_cluster", {}
+    yield "read_members", {}
+    yield "read_board", {"since": since}
+    yield "read_ground", {}
+    yield "owner_of", {"token_id": q.random.randrange(TOKENS)}
+    return False
+
+
+def lead(q: Both) -> Steps:
+    cluster = q.view.cluster
+    me = cluster.leader_incarnation if q.random.random() < 0.9 else q.somebody()[1]
+    locked, _ = yield "lock_as_leader", {"term": q.near(cluster.term), "incarnation": me, **_basis(q)}
+    if not locked:
+        return False
+    if q.random.random() < 0.3:
+        yield "expire_nodes", _beats(q)
+    moves = q.moves()
+    first = q.random.randrange(TOKENS)
+    if not q.view.token or q.random.random() < 0.2:
+        ranges = {"firsts": int_array([0, first + 1]), "lasts": int_array([first, TOKENS - 1]), "receivers": int_array([1, 2])}
+        yield "create_tokens", {**moves, **ranges}
+    yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
+    yield "revoke_tokens", q.moves()
+    yield "finish_plan", {"version": moves["version"], "planned_joined": q.random.randint(0, cluster.last_joined)}
+    return True
+
+
+def _beats(q: Both) -> dict[str, Any]:
+    nodes = [q.view.node[name] for name in sorted(q.view.node)][:2]
+    return {
+        "names": [node.name for node in nodes],
+        "incarnations": [node.incarnation for node in nodes],
+        "beats": [q.near(node.beat) for node in nodes],
+    }
+
+
+def take_over(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    taken, _ = yield "take_version", _basis(q)
+    yield "expire_nodes", _beats(q)
+    _, count = yield "take_over", {"name": name, "incarnation": incarnation, "term": q.near(q.view.cluster.term)}
+    return bool(taken) and count == 1
+
+
+def acknowledge(q: Both) -> Steps:
+    _, incarnation = q.somebody()
+    taken, _ = yield "take_version", {}
+    if not taken:
+        return False
+    tokens = [q.view.token[number] for number in sorted(q.view.token)]
+    asked = {
+        "token_ids": int_array([token.token_id for token in tokens]),
+        "versions": int_array([token.version + (q.random.random() < 0.1) for token in tokens]),
+    }
+    yield "acknowledge", {"incarnation": incarnation, "version": taken[0].version, **asked}
+    return True
+
+
+def leave(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    taken, _ = yield "take_version", {}
+    if not taken:
+        return False
+    values = {"name": name, "incarnation": incarnation, "version": taken[0].version}
+    if q.random.random() < 0.5:
+        yield "set_state", {**values, "state": q.random.choice(("active", "draining"))}
+    else:
+        yield "free_tokens_of", values
+        yield "delete_node", values
+        yield "lead_if_nobody_does", {}
+    return True
+
+
+def report(q: Both) -> Steps:
+    nodes = [q.view.node[name] for name in sorted(q.view.node)]
+    dead = q.random.sample(nodes, min(len(nodes), 2))
+    yield "take_version", {}
+    values = {
+        "names": [node.name for node in dead],
+        "incarnations": [node.incarnation if q.random.random() < 0.8 else q.incarnation() for node in dead],
+        "boot_ids": [node.boot_id for node in dead],
+        "namespaces": [node.pid_namespace for node in dead],
+        "pids": [node.pid for node in dead],
+        "started": [node.process_started for node in dead],
+    }
+    deleted, _ = yield "delete_dead", values
+    yield "lead_if_nobody_does", {}
+    return bool(deleted)
+
+
+def work(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    tasks = [(task_key(str(token)), str(token), q.view.token[token]) for token in q.some() if token in q.view.token]
+    values = {
+        "date": _DATE,
+        "node": name,
+        "incarnation": incarnation,
+        "task_keys": [key for key, *_ in tasks],
+        "task_ids": [task for _, task, _ in tasks],
+        "token_ids": int_array([token.token_id for *_, token in tasks]),
+        "epochs": int_array([token.epoch + (q.random.random() < 0.2) for *_, token in tasks]),
+    }
+    yield "record_claims", values
+    if q.random.random() < 0.3:
+        yield "record_completions", values
+    return q.random.random() < 0.8
+
+
+def begin(q: Both) -> Steps:
+    """The server is found to be another one, or the cluster older than what somebody knows."""
+    cluster = q.view.cluster
+    ground, _ = yield "read_ground", {}
+    known = {"known_generation": cluster.generation + q.random.choice((-1, 0, 7)), "known_version": q.near(cluster.version)}
+    seen = {"recorded": ground[0].recorded, "actual": ground[0].actual, "seen_generation": q.near(cluster.generation)}
+    yield "condemn_ground", {**seen, **known}
+    if q.random.random() < 0.5:
+        seen["recorded"] = None
+        seen["seen_generation"] = max(cluster.generation, known["known_generation"])
+    begun, _ = yield "begin_generation", {**seen, **known}
+    if not begun:
+        return False
+    yield "free_all_tokens", begun[0]._asdict()
+    yield "delete_all_nodes", {}
+    return True
+
+
+_KINDS = (join, join, beat, beat, read, read, lead, lead, lead, acknowledge, acknowledge, take_over, leave, report, work)
+
+
+async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn, monkeypatch):
+    seed = time.time_ns() % 1_000_000
+    print(f"seed {seed}")
+    config = make_config(total_tokens=TOKENS)
+    async with hand(config, "somebody") as one:  # makes the tables
+        ground = await one.store.failover.look()
+        queries = one.store.queries
+    here, _, oid = str(ground.actual).rpartition("/")
+    monkeypatch.setattr(statements, "TABLE_OID", oid)
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other,
+    ):
+        until, sequences, transactions = time.monotonic() + _SECONDS, 0, 0
+        while time.monotonic() < until:
+            await empty(connection, queries, f"{here}/{oid}")
+            random = Random(seed + sequences)
+            both = Both(connection, other, queries, Model(f"{here}/{oid}"), random, here, [], [])
+            try:
+                for _ in range(60):
+                    kind = begin if random.random() < 0.03 else random.choice(_KINDS)
+                    if random.random() < 0.2 and kind is not work:
+                        async with some_tokens_locked(both):
+                            await both.transaction(kind(both))
+                    else:
+                        await both.transaction(kind(both))
+                    transactions += 1
+            except AssertionError as error:
+                pytest.fail("\n".join([*both.sent[-12:], f"seed {seed} + {sequences}: {error}"]))
+            sequences += 1
+    print(f"{sequences} sequences, {transactions} transactions")
+    assert sequences > 3
