@@ -127,7 +127,7 @@ def push(took_sec: float | None, *, through_pooler: bool) -> Check:
     behind = " through a pooler" if through_pooler else ""
     if took_sec is None:
         advice = (
-            "connect directly, or through a pooler in session mode, for LISTEN needs a session of its own; or set notify=False"
+            "connect directly or through a pooler in session mode, for LISTEN needs a session of its own; or set notify=False"
         )
         return Check("push", "fail", f"no notification arrives{behind or ', as through a pooler in transaction mode'}", advice)
     return Check("push", "ok", f"NOTIFY to LISTEN took {1000 * took_sec:.1f} ms{behind}")
