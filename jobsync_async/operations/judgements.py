@@ -80,7 +80,7 @@ def connections(used: int, most: int) -> Check:
     found = f"{used} of {most} in use"
     if used > 0.8 * most:
         return Check(
-            "connections", "warn", found, "raise max_connections: a worker keeps 2, and opens up to 5 more for a while"
+            "connections", "warn", found, "raise max_connections: a worker keeps 2, and opens up to 6 more for a while"
         )
     return Check("connections", "ok", found)
 
