@@ -108,7 +108,7 @@ def _stuck(stuck: list[dict[str, Any]]) -> RenderableType:
         shown.add_row(
             Text(one["node"]), Text(shortened(one["task_id"] or "?")), str(one["token_id"]), f"{one['seconds']:.0f} s ago"
         )
-    return titled("stuck: still at work past the hand-off time-out", shown)
+    return titled("stuck: still at work past the hand-off timeout", shown)
 
 
 def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
