@@ -112,7 +112,7 @@ def _stuck(stuck: list[dict[str, Any]]) -> RenderableType:
 
 
 def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
-    title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no live worker matches"
+    title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no worker which takes tokens matches"
     shown = table("task", ">token", "pinned to")
     for pin in pins[:_MOST_ROWS]:
         shown.add_row(Text(shortened(pin["task_id"])), str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
