@@ -274,7 +274,7 @@ class Batch:
                 return None
             except (NotOwner, OwnershipLost, NotAsync):
                 raise
-            except Exception as error:
+            except Exception as error:  # the handler's own, whatever it is: logged, tried again, and in the end reported
                 self._log_failure(claim, attempt, error)
                 if attempt == self._attempts:
                     return f"{type(error).__name__}: {error}"

@@ -44,7 +44,7 @@ class Claim:
     @property
     def valid(self) -> bool:
         """Whether the task is still this worker's: by the clock and at this moment, without I/O. Work on a token that was
-        revoked may be finished, so it stays valid until the hand-off time-out."""
+        revoked may be finished, so it stays valid until the hand-off timeout."""
         return self._open and self._why_lost is None and self._worker.may_act()
 
     def check(self) -> None:

@@ -22,6 +22,7 @@ from jobsync_async.api.ownership import Ownership
 from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
 from jobsync_async.batch import Batch
+from jobsync_async.body import Body
 from jobsync_async.callbacks import Callback, call
 from jobsync_async.claims import Claim, ClaimScope, OnRevoke
 from jobsync_async.config import CoordinationConfig
@@ -29,7 +30,6 @@ from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, StoreError, UsageError
-from jobsync_async.host import HostTask
 from jobsync_async.owned import Handler, Ids, OwnedRunner, check_handler, check_ids
 from jobsync_async.process import announce
 from jobsync_async.progress import ProgressCallback
@@ -111,7 +111,7 @@ class Job(Ownership, Health, Records, Pins):
         self._worker = self._engine.worker
         self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
         self._task_log = TaskLog(self._engine, self._token_of, self.date)
-        self._host = HostTask()
+        self._body = Body()
         self._signals = Signals(self._told_to_leave, self._told_to_hurry) if handle_signals else None
         self._handing_on: asyncio.Task[None] | None = None
         self._state: State = "new"
@@ -178,23 +178,23 @@ class Job(Ownership, Health, Records, Pins):
         require_asyncio()
         if self._signals is not None:
             self._signals.install()
-        self._host.enter()
+        self._body.enter()
         try:
             await self.start()
         except BaseException as error:
-            interrupted = self._host.leave(error)
+            interrupted = self._body.leave(error)
             if self._signals is not None:
                 self._signals.restore()
                 if interrupted:  # there is no block yet that could end, and nothing after it to go on with
                     raise self._signals.exit() from None
             raise
-        self._engine.tell_failure_to(self._host.interrupt)
+        self._engine.tell_failure_to(self._body.interrupt)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        interrupted = self._host.leave(error)
+        interrupted = self._body.leave(error)
         try:
             if self._handing_on is not None:
                 self._handing_on.cancel()
@@ -226,12 +226,12 @@ class Job(Ownership, Health, Records, Pins):
         if self._state == "running" and isinstance(self._engine, Coordinator):
             self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
         else:
-            self._host.interrupt()
+            self._body.interrupt()
 
     def _told_to_hurry(self) -> None:
         logger.warning("%s was told again: it leaves at once", self.node_name, extra={"node": self.node_name})
         self._engine.hurry()
-        self._host.interrupt()
+        self._body.interrupt()
 
     async def _hand_on(self) -> None:
         """Let the work under way end while the body still runs, then cancel the body."""
@@ -241,7 +241,7 @@ class Job(Ownership, Health, Records, Pins):
         except StoreError as error:  # leaving hands on what is left, or the lease runs out
             logger.info("%s could not hand on: %s", self.node_name, error, extra={"node": self.node_name})
         finally:
-            self._host.interrupt()
+            self._body.interrupt()
 
     # -- beyond jobsync -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 BOUNDS_SEC = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
-"""Upper bounds of the buckets of every `Histogram`: from a round trip on one machine to two hand-off time-outs."""
+"""Upper bounds of the buckets of every `Histogram`: from a round trip on one machine to two hand-off timeouts."""
 
 
 class Histogram:
@@ -57,7 +57,7 @@ class Metrics:
             it expired because their session was gone.
         tokens_unmatched: pinned tokens that no live worker may have, by its last plan.
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
-        handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off time-out, at the last look,
+        handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off timeout, at the last look,
             and how long ago the first of them was revoked.
         claims: claims begun. claims_lost: of these, those that were cancelled. claims_active: of these, those open now.
         fences_rejected: fences that found another owner.

@@ -37,7 +37,7 @@ class Observer:
     It writes nothing, has no row in the tables, and its role needs SELECT on them only; the tables must be there. One
     connection listens; calls use up to four further ones, opened when needed and closed when idle. When the server is gone for
     a while, it goes on by itself afterwards. Once per ``heartbeat_interval_sec`` it looks without having been told to: where
-    notifications do not arrive, it is that late.
+    notifications do not arrive, it is that late. With ``notify=False`` it looks every ``poll_interval_sec``.
 
     Args:
         config: the cluster. ``total_tokens`` and ``hash_function`` are taken from the cluster itself.
@@ -188,7 +188,8 @@ class _Follower:
         self._channel = config.channel
         self._store = store
         self._feed: ViewFeed | None = feed
-        self._interval_sec = config.heartbeat_interval_sec
+        self._pushed = config.notify
+        self._interval_sec = config.heartbeat_interval_sec if config.notify else config.poll_interval_sec
         self._due = 0.0
         self._backoff = Backoff()
         self._wake = asyncio.Event()
@@ -281,7 +282,7 @@ class _Follower:
         """Look without having been told to; what is found should have been announced."""
         before = self.view.version
         await self._look(feed)
-        if self.view.version <= before or self.ended:
+        if not self._pushed or self.view.version <= before or self.ended:
             return
         deadline = lease_clock() + _CROSSING_SEC
         while feed.heard < self.view.version and not self.ended:

@@ -108,7 +108,7 @@ class OwnedRunner:
                     failures = 0
                 except NotAsync:
                     raise
-                except Exception:
+                except Exception:  # the handler's own, whatever it is: logged, and the handler is started again
                     failures = 1 if worker.clock() - started_at >= _STEADY_SEC else failures + 1
                     wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
                     name = worker.identity.name

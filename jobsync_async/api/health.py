@@ -32,11 +32,11 @@ class Health(Started):
         return self._worker.metrics
 
     async def get_active_nodes(self) -> list[NodeInfo]:
-        """Workers whose last heartbeat is younger than the time-out, oldest worker first; none when standalone."""
+        """Workers whose last heartbeat is younger than the timeout, oldest worker first; none when standalone."""
         return [node for node in await self._nodes() if not self._looks_dead(node)]
 
     async def get_dead_nodes(self) -> list[str]:
-        """Names of workers without a heartbeat for the time-out that are still listed. By the server's clock, for people."""
+        """Names of workers without a heartbeat for the timeout that are still listed. By the server's clock, for people."""
         return [node.name for node in await self._nodes() if self._looks_dead(node)]
 
     async def _nodes(self) -> list[NodeInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from typing import Annotated, Any, NoReturn
 
 import anyio
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from jobsync_async import __version__
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, JobSyncError
 from jobsync_async.postgres.store import Store
@@ -27,6 +29,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Look after a cluster of jobsync_async workers.",
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jobsync-async {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 _CONNECTION = "Which cluster"
 Dsn = Annotated[
@@ -100,12 +118,37 @@ def titled(title: str, shown: Table) -> RenderableType:
     return Group(Text(title, style="italic"), shown)
 
 
+class _Table(Table):
+    """Where its longest words do not fit, a terminal gets each row as lines of name and value instead of columns of scraps."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.show_header or self.__rich_measure__(console, options).minimum <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        names = [column.header for column in self.columns]
+        for number, cells in enumerate(zip(*(column.cells for column in self.columns), strict=True)):
+            if number:
+                yield Text()
+            lines = Table(box=None, pad_edge=False, show_header=False)
+            lines.add_column()
+            lines.add_column(overflow="fold")
+            for name, cell in zip(names, cells, strict=True):
+                if str(cell):
+                    lines.add_row(name, cell)
+            yield lines
+
+
 def table(*columns: str) -> Table:
     """A table without lines; columns that begin with ``>`` are of numbers. Folds on narrow terminals."""
-    made = Table(box=None, pad_edge=False)
+    made = _Table(box=None, pad_edge=False)
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return made
+
+
+def moment(iso: str) -> str:
+    """A time of an answer, in the reader's own time zone."""
+    return f"{dt.datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def complain(message: str) -> None:

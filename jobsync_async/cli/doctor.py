@@ -42,7 +42,7 @@ async def _doctor(config: CoordinationConfig, as_json: bool) -> int:
 
 def rendered(checks: Sequence[Check]) -> RenderableType:
     """The findings, for people."""
-    shown = table("check", "", "found")
+    shown = table("check", "status", "found")
     for check in checks:
         found = Text(check.found)
         if check.advice:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, moment, opened, run, table
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.description import plain
 
@@ -39,9 +38,8 @@ def rendered(rebalances: list[dict[str, Any]]) -> RenderableType:
         return Text("no tokens were ever distributed")
     shown = table("when", "why", "led by", ">workers", ">moved", ">took")
     for one in rebalances:
-        when = dt.datetime.fromisoformat(one["at"]).astimezone()
         shown.add_row(
-            f"{when:%Y-%m-%d %H:%M:%S}",
+            moment(one["at"]),
             Text(one["reason"]),
             Text(one["leader"]),
             f"{one['nodes_before']} → {one['nodes_after']}",

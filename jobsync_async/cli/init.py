@@ -15,6 +15,8 @@ from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.roles import Roles, open_roles
 from jobsync_async.postgres.schema import SCHEMA_VERSION, creation_script, open_schema
 
+_MAY = {"worker": "do what a worker does", "observer": "look"}
+
 
 @app.command()
 def init(
@@ -64,5 +66,7 @@ async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
     }
-    emit(answer, Text(f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}"), as_json)
+    told = [f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}"]
+    told += [f"{name} may {_MAY[kind]}" for kind, name in roles.given()]
+    emit(answer, Text("; ".join(told)), as_json)
     return 0

@@ -18,6 +18,7 @@ from jobsync_async.cli.app import (
     complain,
     config_of,
     emit,
+    moment,
     opened,
     run,
     table,
@@ -52,7 +53,7 @@ def rendered(pins: list[dict[str, Any]]) -> RenderableType:
     shown = table("task", ">token", "pinned to", "reason", "by", "until")
     for pin in pins:
         patterns, reason = Text(", ".join(pin["node_patterns"])), Text(shortened(pin["reason"] or ""))
-        until = (pin["expires_at"] or "for ever")[:16].replace("T", " ")
+        until = moment(pin["expires_at"]) if pin["expires_at"] else "for ever"
         shown.add_row(
             Text(shortened(pin["task_id"])), str(pin["token_id"]), patterns, reason, Text(pin["created_by"] or "?"), until
         )

@@ -20,6 +20,7 @@ from jobsync_async.cli.app import (
     app,
     config_of,
     emit,
+    moment,
     opened,
     run,
     table,
@@ -105,14 +106,14 @@ def rendered_explanation(told: dict[str, Any]) -> RenderableType:
         ("token", f"{told['token_id']} of {told['total_tokens']:,}, by {told['hash_function']}"),
         ("owner", "nobody" if owner is None else " at ".join(filter(None, (owner["node"], owner["address"])))),
         ("epoch", told["epoch"]),
-        ("there since", told["assigned_at"]),
+        ("there since", told["assigned_at"] and moment(told["assigned_at"])),
         ("going to", (told["next_node"] or "nobody") if told["revoked"] else None),
         ("pin", None if pin is None else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}"),
         ("may have it", ", ".join(told["eligible"]) or "nobody"),
-        ("distribution", None if rebalance is None else f"version {rebalance['version']} at {rebalance['at']}"),
-        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {told['claimed_at']}"),
+        ("distribution", None if rebalance is None else f"version {rebalance['version']} at {moment(rebalance['at'])}"),
+        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {moment(told['claimed_at'])}"),
         ("gave up", told["error"]),
-        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {told['completed_at']}"),
+        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {moment(told['completed_at'])}"),
     ]
     for name, value in rows:
         if value is not None:

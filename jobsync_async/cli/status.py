@@ -108,11 +108,11 @@ def _stuck(stuck: list[dict[str, Any]]) -> RenderableType:
         shown.add_row(
             Text(one["node"]), Text(shortened(one["task_id"] or "?")), str(one["token_id"]), f"{one['seconds']:.0f} s ago"
         )
-    return titled("stuck: still at work past the hand-off time-out", shown)
+    return titled("stuck: still at work past the hand-off timeout", shown)
 
 
 def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
-    title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no live worker matches"
+    title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no worker which takes tokens matches"
     shown = table("task", ">token", "pinned to")
     for pin in pins[:_MOST_ROWS]:
         shown.add_row(Text(shortened(pin["task_id"])), str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))

@@ -93,7 +93,7 @@ METRICS = (
     Metric("jobsync.claims.lost", "counter", "{claim}", "Claims that were cancelled", _of("claims_lost")),
     Metric("jobsync.fence.rejections", "counter", "{fence}", "Fences that found another owner", _of("fences_rejected")),
     Metric("jobsync.handoffs", "counter", "{token}", "Tokens handed on", _of("handoffs")),
-    Metric("jobsync.handoffs.overdue", "updown", "{token}", "Revoked tokens in use past the time-out", _of("handoffs_overdue")),
+    Metric("jobsync.handoffs.overdue", "updown", "{token}", "Revoked tokens in use past the timeout", _of("handoffs_overdue")),
     Metric("jobsync.handoff.overdue", "gauge", "s", "How long ago the first of these was revoked", _of("handoff_overdue_sec")),
     Metric("jobsync.notifications", "counter", "{notification}", "Notifications heard, junk included", _of("notifications")),
     Metric("jobsync.resyncs", "counter", "{read}", "Readings of the own tokens", _of("resyncs")),

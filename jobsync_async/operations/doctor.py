@@ -20,7 +20,7 @@ from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.listener import Listener
-from jobsync_async.postgres.sql import TABLES, Queries
+from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 
 _ROUND_TRIPS = 5
 
@@ -108,7 +108,8 @@ class _Patient:
         await self._resolve_schema()
         schema, names = self._queries.schema, [self._config.appname + table for table in TABLES]
         uses = await self._fetch("doctor_may_use", {"schema": schema})
-        rights = await self._fetch("doctor_rights", {"schema": schema, "tables": names})
+        needed = [" ".join(WORKER_WRITES[table]) for table in TABLES]
+        rights = await self._fetch("doctor_rights", {"schema": schema, "tables": names, "needed": needed})
         missing = sorted(set(names) - {right.table for right in rights})
         checks = [judge.tables(schema, missing, len(names), schema_exists=bool(uses))]
         if missing:

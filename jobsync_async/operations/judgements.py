@@ -12,8 +12,11 @@ from jobsync_async.postgres.schema import LEAST_SERVER, SCHEMA_VERSION
 _MUCH_OF_LIMIT = 0.2
 _CLOCK_SEC = 2.0
 _LONG_TRANSACTION_SEC = 300
+# A rebalance of every token leaves a dead row each, and vacuum comes by once a minute: that is no bloat yet.
+_DEAD_PER_LIVE = 5
 _MEBIBYTE = 1 << 20
-# Rows of these are updated in place all the time: what they may take up in sound health, and per row.
+_GRANT = "`jobsync-async init --role ROLE`, run as the tables' owner, grants what a worker needs"
+# Rows of these are updated in place all the time: what they may take up in sound health.
 _SMALL = {"cluster": 4 * _MEBIBYTE, "node": 4 * _MEBIBYTE}
 
 
@@ -77,7 +80,7 @@ def connections(used: int, most: int) -> Check:
     found = f"{used} of {most} in use"
     if used > 0.8 * most:
         return Check(
-            "connections", "warn", found, "raise max_connections: a worker keeps 2, and opens up to 5 more for a while"
+            "connections", "warn", found, "raise max_connections: a worker keeps 2, and opens up to 6 more for a while"
         )
     return Check("connections", "ok", found)
 
@@ -123,7 +126,9 @@ def push(took_sec: float | None, *, through_pooler: bool) -> Check:
     """Whether a notification comes back, and how long it took."""
     behind = " through a pooler" if through_pooler else ""
     if took_sec is None:
-        advice = "connect to PostgreSQL directly, or through a pooler in session mode: LISTEN needs a session of its own"
+        advice = (
+            "connect directly or through a pooler in session mode, for LISTEN needs a session of its own; or set notify=False"
+        )
         return Check("push", "fail", f"no notification arrives{behind or ', as through a pooler in transaction mode'}", advice)
     return Check("push", "ok", f"NOTIFY to LISTEN took {1000 * took_sec:.1f} ms{behind}")
 
@@ -141,20 +146,18 @@ def tables(schema: str, missing: Sequence[str], total: int, *, schema_exists: bo
 
 
 def rights(found: Sequence[Any], *, uses_schema: bool) -> Check:
-    """What this role may do. Rows have ``table``, ``reads``, ``writes_all`` and ``writes_any``."""
+    """What this role may do. Rows have ``table``, ``reads``, ``writes`` and, of what a worker needs, what it ``lacks``."""
     if not uses_schema:
         return Check("rights", "fail", "this role may not use the schema", "GRANT USAGE ON SCHEMA … TO the role")
     unread = [row.table for row in found if not row.reads]
     if unread:
         return Check("rights", "fail", f"may not read {', '.join(unread)}", "GRANT SELECT ON these tables TO the role")
-    if not any(row.writes_any for row in found):
-        advice = "GRANT INSERT, UPDATE, DELETE ON the tables TO the role, if it is a worker's"
-        return Check("rights", "warn", "may look, but not write: an observer's role", advice)
-    lacking = [row.table for row in found if not row.writes_all]
+    if not any(row.writes for row in found):
+        return Check("rights", "warn", "may look, but not write: an observer's role", f"if it is a worker's: {_GRANT}")
+    lacking = [f"{', '.join(row.lacks)} on {row.table}" for row in found if row.lacks]
     if lacking:
-        advice = "GRANT INSERT, UPDATE, DELETE ON these tables TO the role"
-        return Check("rights", "fail", f"may not write all of {', '.join(lacking)}", advice)
-    return Check("rights", "ok", "may read and write every table")
+        return Check("rights", "fail", f"a worker needs also {'; '.join(lacking)}", _GRANT)
+    return Check("rights", "ok", "may do all that a worker does")
 
 
 def settings(rows: Sequence[Any]) -> Check:
@@ -177,10 +180,11 @@ def bloat(appname: str, sizes: Sequence[Any]) -> Check:
     swollen = [
         f"{row.table} ({row.bytes / _MEBIBYTE:.1f} MiB, {row.dead:,} dead rows)"
         for row in sizes
-        if row.dead > max(20_000, 2 * row.live) or row.bytes > _SMALL.get(row.table.removeprefix(appname), row.bytes)
+        if row.dead > max(20_000, _DEAD_PER_LIVE * row.live)
+        or row.bytes > _SMALL.get(row.table.removeprefix(appname), row.bytes)
     ]
     if swollen:
-        advice = "look for old transactions that hold vacuum back, then VACUUM (FULL) these tables in a quiet moment"
+        advice = "look for old transactions that hold vacuum back, then VACUUM these tables (FULL only while no worker runs)"
         return Check("bloat", "warn", "; ".join(swollen), advice)
     total = sum(row.bytes for row in sizes)
     return Check("bloat", "ok", f"{total / _MEBIBYTE:.1f} MiB in all, {sum(row.dead for row in sizes):,} dead rows")

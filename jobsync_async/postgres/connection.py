@@ -5,7 +5,7 @@ Three rules hold for every statement of the coordination code:
 * It is not cancelled. A cancelled psycopg call may commit all the same, and then nobody knows. So a statement runs in a task
   of its own, and a caller that is cancelled waits for its end first (`finish_first`).
 * It ends in time. The server bounds it by ``statement_timeout`` and ``lock_timeout``; a dead network ends it by TCP's own
-  time-outs; and because a stopped server process does neither, the socket is shut down when the answer stays away (`limit`).
+  timeouts; and because a stopped server process does neither, the socket is shut down when the answer stays away (`limit`).
 * When a connection failed, whatever was under way may or may not have happened. The connection is thrown away, the caller
   gets `StoreUnavailable`, and reads again before it decides anything.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
@@ -60,17 +61,26 @@ class Deaths:
             "started": [process.started for _, process in processes],
         }
 
-        async def work(connection: Connection) -> list[str]:
-            deleted: list[str] = []
-            async with connection.transaction() as transaction:
-                here = {"channel": self._channel, **self._footing.values(connection.server)}
-                if (await connection.execute(self._queries["take_version"], here)).rowcount == 0:
-                    raise self._footing.changed()
-                cursor = await connection.execute(self._queries["delete_dead"], values)
-                deleted = [name for (name,) in await cursor.fetchall()]
-                if not deleted:
-                    raise psycopg.Rollback(transaction)
-                await connection.execute(self._queries["lead_if_nobody_does"])
-            return deleted
+        return await delete_nodes(self._link, self._queries, self._footing, self._channel, "delete_dead", values)
 
-        return await self._link.run(work)
+
+async def delete_nodes(
+    link: Link, queries: Queries, footing: Footing, channel: str, statement: str, values: dict[str, Any]
+) -> list[str]:
+    """Run a statement that deletes workers, under the next version, and let the oldest lead if the leader was among them; the
+    names of those deleted. If there are none, nothing is announced either. Raises StoreUnavailable."""
+
+    async def work(connection: Connection) -> list[str]:
+        deleted: list[str] = []
+        async with connection.transaction() as transaction:
+            here = {"channel": channel, **footing.values(connection.server)}
+            if (await connection.execute(queries["take_version"], here)).rowcount == 0:
+                raise footing.changed()
+            cursor = await connection.execute(queries[statement], values)
+            deleted = [name for (name,) in await cursor.fetchall()]
+            if not deleted:
+                raise psycopg.Rollback(transaction)
+            await connection.execute(queries["lead_if_nobody_does"])
+        return deleted
+
+    return await link.run(work)

@@ -15,6 +15,7 @@ class ViewFeed(Listener):
         super().__init__(connection, connector, channel)
         assert connector.queries is not None, "the schema is opened first"
         self._queries: Queries = connector.queries
+        self._connector = connector
 
     async def look(self, since: int) -> Look:
         """The workers, and the tokens that changed after version `since`, in one atomic read; -1 reads all of them.
@@ -40,4 +41,4 @@ class ViewFeed(Listener):
                 owners=row.owners or (),
             )
 
-        return await self.run(work)
+        return await self.run(lambda connection: self._connector.call(connection, work))

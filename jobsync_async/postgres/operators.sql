@@ -66,14 +66,15 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 SELECT extract(epoch FROM clock_timestamp())::double precision AS seconds
 
 -- name: doctor_rights
--- What this role may do with each table; no row for a table that is not there.
+-- What this role may do with each table, and what a worker needs to do there that it may not; no row for a table that is not
+-- there. A right to update some columns is one to update.
 SELECT c.relname::text AS table, has_table_privilege(c.oid, 'SELECT') AS reads,
-       has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
-           AS writes_all,
-       has_table_privilege(c.oid, 'INSERT') OR has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
-           AS writes_any
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s) ORDER BY c.relname
+       has_table_privilege(c.oid, 'INSERT, DELETE') OR has_any_column_privilege(c.oid, 'UPDATE') AS writes,
+       ARRAY(SELECT what FROM unnest(string_to_array(w.needed, ' ')) AS what
+             WHERE NOT CASE what WHEN 'UPDATE' THEN has_any_column_privilege(c.oid, what)
+                            ELSE has_table_privilege(c.oid, what) END) AS lacks
+FROM unnest(%(tables)s::text[], %(needed)s::text[]) AS w(name, needed) JOIN pg_class c ON c.relname = w.name
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s ORDER BY c.relname
 
 -- name: doctor_may_use
 SELECT has_schema_privilege(oid, 'USAGE') AS uses FROM pg_namespace WHERE nspname = %(schema)s

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import psycopg
-
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.sessions import Ground, Session, SessionReading
 from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.deaths import delete_nodes
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 
@@ -58,17 +57,4 @@ class Sessions:
             "beats": [session.beat.beat for session in gone],
         }
 
-        async def work(connection: Connection) -> list[str]:
-            deleted: list[str] = []
-            async with connection.transaction() as transaction:
-                here = {"channel": self._channel, **self._footing.values(connection.server)}
-                if (await connection.execute(self._queries["take_version"], here)).rowcount == 0:
-                    raise self._footing.changed()
-                cursor = await connection.execute(self._queries["expire_sessionless"], values)
-                deleted = [name for (name,) in await cursor.fetchall()]
-                if not deleted:
-                    raise psycopg.Rollback(transaction)
-                await connection.execute(self._queries["lead_if_nobody_does"])
-            return deleted
-
-        return await self._link.run(work)
+        return await delete_nodes(self._link, self._queries, self._footing, self._channel, "expire_sessionless", values)

@@ -12,6 +12,16 @@ from psycopg import sql
 from jobsync_async.errors import ConfigError
 
 TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
+# What a worker writes, as grants.sql grants it.
+WORKER_WRITES = {
+    "cluster": ("INSERT", "UPDATE"),
+    "node": ("INSERT", "UPDATE", "DELETE"),
+    "token": ("INSERT", "UPDATE"),
+    "lock": ("INSERT", "UPDATE", "DELETE"),
+    "claim": ("INSERT", "UPDATE"),
+    "audit": ("INSERT",),
+    "rebalance": ("INSERT",),
+}
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.

@@ -217,12 +217,14 @@ class LeaderMonitor:
     def _report_unmatched(self) -> None:
         unmatched = dict(self._board.unmatched)
         if unmatched != self._unmatched:
+            new = [token for token, patterns in unmatched.items() if self._unmatched.get(token) != patterns]
             self._unmatched = unmatched
             self._worker.metrics.tokens_unmatched = len(unmatched)
-            for token, patterns in list(unmatched.items())[:_MOST_SHOWN]:
+            for token in new[:_MOST_SHOWN]:
+                patterns = unmatched[token]
                 name = self._worker.identity.name
                 logger.warning(
-                    "%s: token %d is nobody's: it is pinned to %s, and no live worker matches",
+                    "%s: token %d is nobody's: it is pinned to %s, and no worker that takes tokens matches",
                     name,
                     token,
                     list(patterns),

@@ -88,7 +88,9 @@ _LIBPQ = {"host": "host", "port": "port", "database": "dbname", "user": "user", 
 
 
 def _reaching(program: str) -> str:
-    """The program, with the made-up server's name taken out, so that libpq's environment counts."""
+    """The program, with the made-up server's name taken out, so that libpq's environment counts; its stand-in for work, which
+    is there for people to watch, is short."""
+    program = program.replace("asyncio.sleep(0.5)  # the work", "asyncio.sleep(0.01)")
     return re.sub(r"(CoordinationConfig\()host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
 
 

@@ -48,7 +48,9 @@ async def test_a_pin_moves_its_token_at_once_and_clearing_it_frees_it(jobs):
     assert {(lock.created_by, lock.reason, lock.node_patterns) for lock in await gpu.list_locks()} == {
         ("anna", "needs a GPU", ("gpu-%",))
     }
-    assert max(jobs.counts().values()) - min(jobs.counts().values()) <= 1  # pinned tokens count in the balance
+    with anyio.fail_after(5):  # pinned tokens count in the balance; others may still be under way
+        while max(jobs.counts().values()) - min(jobs.counts().values()) > 1:
+            await asyncio.sleep(0.005)
     await anna.register_lock(tasks[0], "berta")  # replaces its own pin
     await owner(anna, tasks[0], "berta")
     assert await anna.clear_locks_by_creator("berta") == 0

@@ -9,7 +9,7 @@ import anyio
 import psycopg
 import pytest
 
-from jobsync_async import ConfigError, CoordinationConfig, Job, OwnershipLost, Task
+from jobsync_async import ConfigError, CoordinationConfig, Job, Observer, OwnershipLost, Task
 from jobsync_async.postgres import pooler
 from jobsync_async.postgres.store import Store
 from tests.clusters import Cluster, cluster
@@ -66,6 +66,21 @@ async def test_somebody_who_only_looks_may_look_through_the_pooler(transactions,
         assert [node.name for node in await store.status.nodes()] == ["a"]
     finally:
         await store.close()
+
+
+async def test_an_observer_polls_too_and_takes_no_change_for_one_that_it_missed(jobs, polling, caplog):
+    await jobs.start("a")
+    async with Observer(polling) as cluster:
+        changes = cluster.changes()
+        assert set((await changes.__anext__()).workers) == {"a"}
+        await jobs.start("b")
+        with anyio.fail_after(5):
+            while "b" not in (await changes.__anext__()).workers:
+                pass
+            await jobs.stop("b")
+            while "b" in (await changes.__anext__()).workers:
+                pass
+    assert "observing anew" not in caplog.text
 
 
 async def test_a_pooler_in_session_mode_just_works(sessions):

@@ -15,6 +15,8 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError
+from jobsync_async.operations.doctor import examine
+from jobsync_async.operations.judgements import Check
 from jobsync_async.postgres.roles import Roles
 from tests.clusters import cluster
 
@@ -96,6 +98,22 @@ async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees
         status = await anyio.run_process([sys.executable, "-m", "jobsync_async", *command], check=False)
         assert status.returncode == 0, status.stderr
         assert b"120 tokens, all owned" in status.stdout
+
+
+async def test_the_doctor_asks_for_what_a_worker_needs_and_no_more(roles):
+    async def rights() -> Check:
+        (found,) = [check for check in await examine(config) if check.name == "rights"]
+        return found
+
+    config = CoordinationConfig(dsn=roles["worker"], schema="public")
+    assert (await rights()).status == "ok"
+    with psycopg.connect(roles["admin"], autocommit=True) as admin:
+        for table, right in (("sync_node", "DELETE"), ("sync_token", "UPDATE")):
+            revoke = sql.SQL("REVOKE {} ON {} FROM {}")
+            admin.execute(revoke.format(sql.SQL(right), sql.Identifier(table), sql.Identifier(WORKER)))
+    assert (await rights()).found == "a worker needs also DELETE on sync_node; UPDATE on sync_token"
+    config = CoordinationConfig(dsn=roles["observer"], schema="public")
+    assert (await rights()).status == "warn"
 
 
 MORE_THAN_A_WORKER = [

@@ -14,8 +14,8 @@ CONFIG = CoordinationConfig()
 MEBIBYTE = 1 << 20
 
 
-def right(table: str, *, reads: bool = True, all_: bool = True, any_: bool = True) -> Row:
-    return Row(table=table, reads=reads, writes_all=all_, writes_any=any_)
+def right(table: str, *, reads: bool = True, writes: bool = True, lacks: tuple[str, ...] = ()) -> Row:
+    return Row(table=table, reads=reads, writes=writes, lacks=lacks)
 
 
 def size(table: str, megabytes: float, live: int, dead: int) -> Row:
@@ -57,8 +57,8 @@ def transaction(seconds: float | None) -> Row:
         (judge.tables("s", [], 7, schema_exists=True), "ok"),
         (judge.rights([right("a")], uses_schema=False), "fail"),
         (judge.rights([right("a"), right("b", reads=False)], uses_schema=True), "fail"),
-        (judge.rights([right("a"), right("b", all_=False)], uses_schema=True), "fail"),
-        (judge.rights([right("a", all_=False, any_=False)], uses_schema=True), "warn"),
+        (judge.rights([right("a"), right("b", lacks=("DELETE",))], uses_schema=True), "fail"),
+        (judge.rights([right("a", writes=False, lacks=("INSERT",))], uses_schema=True), "warn"),
         (judge.rights([right("a")], uses_schema=True), "ok"),
         (judge.settings([]), "warn"),
         (judge.settings([Row(schema_version=SCHEMA_VERSION - 1, total_tokens=1, hash_function="md5")]), "fail"),
@@ -66,6 +66,7 @@ def transaction(seconds: float | None) -> Row:
         (judge.settings([Row(schema_version=SCHEMA_VERSION, total_tokens=1, hash_function="md5")]), "ok"),
         (judge.bloat("sync_", [size("sync_cluster", 5, 1, 10)]), "warn"),
         (judge.bloat("sync_", [size("sync_node", 0.1, 10, 30_000)]), "warn"),
+        (judge.bloat("sync_", [size("sync_token", 2, 10_000, 20_002)]), "ok"),
         (judge.bloat("sync_", [size("sync_audit", 5_000, 1_000_000, 100_000)]), "ok"),
         (judge.transactions([transaction(301)]), "warn"),
         (judge.transactions([transaction(299)]), "ok"),

@@ -36,7 +36,7 @@ def test_of_a_dsn_nothing_secret_is_shown(dsn):
     for name, value in vars(CoordinationConfig()).items():
         object.__setattr__(broken, name, value)
     object.__setattr__(broken, "dsn", "nonsense s3cret")
-    assert repr(broken) == "CoordinationConfig(dsn='cannot be parsed', appname='sync_')"
+    assert repr(broken) == "CoordinationConfig(dsn='cannot be used', appname='sync_')"
 
 
 def test_a_change_of_thousands_of_tokens_is_short():

@@ -10,8 +10,8 @@ import asyncio
 from typing import Any
 
 
-class HostTask:
-    """`enter` and `leave` frame the body; `interrupt` may come at any time."""
+class Body:
+    """The body and its task: `enter` and `leave` frame it; `interrupt` may come at any time."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
