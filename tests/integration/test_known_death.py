@@ -49,7 +49,9 @@ async def test_whoever_is_killed_is_replaced_at_once(config, admin):
             came = [mortal.come_at[token] for token in held for mortal in workers.living.values() if token in mortal.owned]
             assert len(came) == len(held)
             assert min(came) > killed_at, "nobody has a dead worker's token while it lives"
-        assert await (await admin.execute("SELECT leader, term FROM sync_cluster")).fetchone() == ("d", 3)
+        leader, term = await (await admin.execute("SELECT leader, term FROM sync_cluster")).fetchone()
+        assert leader == "d"
+        assert term in (3, 4)  # if the deaths of b and c are reported one after the other, dead c leads in between
 
 
 async def test_a_killed_worker_that_holds_a_fence_in_a_statement_keeps_that_token_alone_until_it_ends(config, admin):
