@@ -5,9 +5,9 @@ over those that it knows to be dead. So every death is noticed, however many the
 the nearest one that lives. All between the two are dead, so that one passes over them, one by one and at once, and comes to
 it. And a death is noticed by few: by as many as each watches, so that one of them may be stopped or blocked.
 
-With hundreds of workers on a host, each is told of the next `MOST_TOLD` alone, and of none in its own process. If all that it is
-told of are dead, it reports them, and their end is the change that tells it of the next: many deaths at once are then found that
-many at a time.
+With hundreds of workers on a host, each is told of the next `MOST_TOLD` alone, and of none in its own process. If all that it
+is told of are dead, it reports them, and their end is the change that tells it of the next: many deaths at once are then found
+that many at a time.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ SELECT version FROM {cluster}
 -- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
 -- tells: ages are never given twice. They are this one and the next after it in the ring, for it watches few; of its own process
 -- no other, for those die with it; and such as it cannot see only where there are not enough others.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.members, host.youngest, near.*,
+SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest, near.*,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
@@ -220,7 +220,9 @@ CROSS JOIN LATERAL (
             WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
 ) t
 CROSS JOIN LATERAL (
-    SELECT count(*) AS members, coalesce(max(joined), 0) AS youngest FROM {node} WHERE boot_id = n.boot_id
+    SELECT count(*) AS crowd, count(*) FILTER (WHERE boot_id = n.boot_id) AS members,
+           coalesce(max(joined) FILTER (WHERE boot_id = n.boot_id), 0) AS youngest
+    FROM {node}
 ) host
 CROSS JOIN LATERAL (
     SELECT array_agg(name ORDER BY joined) AS near_names, array_agg(incarnation ORDER BY joined) AS near_incarnations,

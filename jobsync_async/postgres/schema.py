@@ -8,6 +8,7 @@ workers may still run: it says what to run.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
 
@@ -15,8 +16,10 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
-from jobsync_async.postgres.roles import Roles, roles_script
 from jobsync_async.postgres.sql import Queries
+
+if TYPE_CHECKING:
+    from jobsync_async.postgres.roles import Roles
 
 SCHEMA_VERSION = 1
 LEAST_SERVER = 130000
@@ -197,4 +200,8 @@ def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> s
     ``public``."""
     queries = Queries(config.schema or "public", config.appname)
     tables = queries.create_tables.decode()
-    return tables if roles is None or not roles.given() else f"{tables}\n{roles_script(queries, roles)}"
+    if roles is None or not roles.given():
+        return tables
+    from jobsync_async.postgres.roles import roles_script  # noqa: PLC0415 - a worker has no use for it
+
+    return f"{tables}\n{roles_script(queries, roles)}"

@@ -78,6 +78,7 @@ class TokenFeed(ABC):
                 settled=bool(row.settled),
                 mine=TokenRows(row.mine or ()),
                 others=row.others or (),
+                crowd=row.crowd,
                 neighbours=self._neighbours(me, row),
             )
 
