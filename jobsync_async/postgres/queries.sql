@@ -53,8 +53,12 @@ SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %(s
 SELECT 1 FROM pg_roles WHERE rolname = %(role)s
 
 -- name: lock_schema
--- One process at a time creates or upgrades the tables.
-SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
+-- One process at a time creates or upgrades the tables; whether it is this one.
+SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))
+
+-- name: await_schema
+-- Until whoever does it is done. All that wait go on together: one after the other, hundreds would take longer than each has.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))
 
 -- name: read_settings
 SELECT schema_version, total_tokens, hash_function FROM {cluster}

@@ -126,21 +126,34 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
     if rights is None:
         raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
     try:
-        async with connection.transaction():
-            key = f"{queries.schema}.{config.appname}"
-            await connection.execute(queries["lock_schema"], {"key": key})
-            # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
-            # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
-            if upgrade or not await _exists(connection, queries):
-                for statement in queries.create_statements:
-                    await connection.execute(statement)
-            await _insert_cluster(connection, queries, config)
-            await _upgrade(connection, queries)
+        key = {"key": f"{queries.schema}.{config.appname}"}
+        while not await _create_alone(connection, queries, config, key, upgrade=upgrade):
+            await connection.execute(queries["await_schema"], key)
+            if not upgrade and await _exists(connection, queries):
+                return
     except errors.InsufficientPrivilege as error:
         raise SchemaError(
             f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
         ) from error
+
+
+async def _create_alone(
+    connection: Connection, queries: Queries, config: CoordinationConfig, key: dict[str, str], *, upgrade: bool
+) -> bool:
+    """False, and nothing is done, while another start does it."""
+    async with connection.transaction():
+        row = await (await connection.execute(queries["lock_schema"], key)).fetchone()
+        if row is None or not row[0]:
+            return False
+        # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
+        # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
+        if upgrade or not await _exists(connection, queries):
+            for statement in queries.create_statements:
+                await connection.execute(statement)
+        await _insert_cluster(connection, queries, config)
+        await _upgrade(connection, queries)
+    return True
 
 
 def settings(config: CoordinationConfig) -> dict[str, int | str]:
