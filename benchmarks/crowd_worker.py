@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import time
+import traceback
 from functools import partial
 from typing import Any
 
@@ -33,10 +35,14 @@ class Crowd:
         self._jobs: dict[str, Job] = {}
 
     async def start(self, turn: asyncio.Semaphore, name: str) -> None:
-        async with turn:
-            job = Job(name, self._config, wait_on_enter=300, lock_provider=lambda _: tell(joining=name))
-            await job.start()
-            self._jobs[name] = job
+        def joining(_: Job) -> None:  # called when it is connected; it waits for the others' joining, if the cluster forms
+            tell(joining=name)
+            turn.release()
+
+        await turn.acquire()
+        job = Job(name, self._config, wait_on_enter=300, lock_provider=joining)
+        await job.start()
+        self._jobs[name] = job
 
     async def stop(self, name: str) -> None:
         tell(leaving=name)
@@ -59,16 +65,26 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _end_if_failed(order: asyncio.Future[Any]) -> None:
+    if not order.cancelled() and (error := order.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(1)
+
+
 async def main(appname: str, total: str, minimum_nodes: str) -> None:
     crowd = Crowd(CoordinationConfig(appname=appname, total_tokens=int(total), minimum_nodes=int(minimum_nodes)))
     loop = asyncio.get_running_loop()
     watching = asyncio.ensure_future(crowd.watch())
+    under_way: list[asyncio.Future[Any]] = []
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         turn = asyncio.Semaphore(order["at_once"])
-        await asyncio.gather(*map(partial(crowd.start, turn), order.get("start", ())), *map(crowd.stop, order.get("stop", ())))
-        tell(done=True)
+        starts, stops = order.get("start", ()), order.get("stop", ())
+        under_way.append(asyncio.gather(*map(partial(crowd.start, turn), starts), *map(crowd.stop, stops)))
+        under_way[-1].add_done_callback(_end_if_failed)
     watching.cancel()
+    if not all(order.done() for order in under_way):
+        os._exit(1)  # whoever gave the orders is gone half-way
     await asyncio.gather(*map(crowd.stop, tuple(crowd._jobs)))
 
 

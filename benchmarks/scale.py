@@ -35,7 +35,6 @@ class Process:
         self.told_at = 0.0
         self.moments: dict[str, float] = {}
         self._news = news
-        self._done = 0
         self._reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
@@ -47,8 +46,9 @@ class Process:
             for what in ("joining", "leaving"):
                 if what in told:
                     self.moments.setdefault(f"{what} {told[what]}", told["t"])
-            self._done += "done" in told
             self._news.set()
+        await self.child.wait()
+        self._news.set()
 
     def order(self, what: str, names: Sequence[str], at_once: int = 5) -> None:
         """Let it do something; it goes on while others are told."""
@@ -105,6 +105,8 @@ class Crowd:
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(_MOST_SEC):
             while not condition():
+                if any((process.child.returncode or 0) > 0 for process in self.processes):
+                    raise RuntimeError("a process of the crowd has failed; what it said is above")
                 self._news.clear()
                 await self._news.wait()
 
