@@ -29,9 +29,11 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "rows": lambda server, sides, quick: compared.rows(server.dsn, sides, quick),
     "memory": lambda server, sides, quick: compared.memory(server.dsn, sides, quick),
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
-    "scale": lambda server, _, quick: asyncio.run(scale.measure(server.dsn, quick)),
+    "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
     "steady": compared.steady,
 }
+
+WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED}
 
 
 def folder() -> Path:
@@ -51,7 +53,7 @@ def main() -> int:
     results: list[Result] = []
     print(HEAD)
     for name in options.cases or CASES:
-        with EmbeddedPostgres({**SAFE, **(compared.LOGGED if name == "steady" else {})}) as server:
+        with EmbeddedPostgres({**SAFE, **WITH.get(name, {})}) as server:
             measured = CASES[name](server, sides, options.quick)
         for result in measured:
             print(result.line(), flush=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -109,13 +109,14 @@ def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> li
                 stack.callback(_end, process)
                 assert process.stdout is not None
                 assert json.loads(process.stdout.readline()) == "ready"
-        asyncio.run(asyncio.sleep(_SETTLED_SEC))
-        with psycopg.connect(postgres.dsn) as connection:
-            held = Counter(
-                who for (name,) in connection.execute("SELECT application_name FROM pg_stat_activity") if (who := _who(name))
-            )
+        time.sleep(_SETTLED_SEC)
+        held: Counter[str] = Counter()
         before = _statements(postgres)
-        asyncio.run(asyncio.sleep(seconds))
+        with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+            for _ in range(seconds):  # the most at a time: what is opened for a moment counts
+                time.sleep(1)
+                names_now = connection.execute("SELECT application_name FROM pg_stat_activity").fetchall()
+                held |= Counter(who for (name,) in names_now if (who := _who(name)))
         sent = _statements(postgres) - before
     results = []
     for role in ("follower", "leader"):
@@ -123,7 +124,7 @@ def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> li
         rate = [[sent[who] * 60 / seconds] for who in (ours, theirs)]
         results += [
             Result(f"statements per minute, {role}", "/min", rate[0], 13, rate[1], times=4),
-            Result(f"connections, {role}", "", [held[ours]], 2, [held[theirs]], times=1),
+            Result(f"connections at most, {role}", "", [held[ours]], 2, [held[theirs]], times=1),
         ]
     return results
 

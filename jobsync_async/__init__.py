@@ -1,5 +1,7 @@
 """Spread work over asyncio processes through PostgreSQL: every piece is done by exactly one of them."""
 
+from typing import TYPE_CHECKING, Any
+
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_to_token
@@ -18,8 +20,10 @@ from jobsync_async.errors import (
     UsageError,
 )
 from jobsync_async.job import Job
-from jobsync_async.observer import Observer
 from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, RebalanceEvent, Task, TokenChange
+
+if TYPE_CHECKING:
+    from jobsync_async.observer import Observer
 
 __version__ = "0.1.0"
 
@@ -50,3 +54,11 @@ __all__ = [
     "__version__",
     "task_to_token",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Observer":  # loaded when somebody asks: a worker has no use for it
+        from jobsync_async.observer import Observer  # noqa: PLC0415
+
+        return Observer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,7 +34,6 @@ from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
-from jobsync_async.tasks.sessions import SessionMonitor
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.waiting import end
@@ -184,6 +183,8 @@ class Coordinator:
             NeighbourWatch(worker, store.deaths).run,
         ]
         if store.sessions is not None:
+            from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415 - most workers do without
+
             works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
         try:
             tasks = [asyncio.create_task(self._run(work)) for work in works]

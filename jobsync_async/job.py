@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import psycopg
@@ -21,7 +21,6 @@ from jobsync_async.api.health import Health
 from jobsync_async.api.ownership import Ownership
 from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
-from jobsync_async.batch import Batch
 from jobsync_async.body import Body
 from jobsync_async.callbacks import Callback, call
 from jobsync_async.claims import Claim, ClaimScope, OnRevoke
@@ -30,13 +29,14 @@ from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, StoreError, UsageError
-from jobsync_async.owned import Handler, Ids, OwnedRunner, check_handler, check_ids
 from jobsync_async.process import announce
-from jobsync_async.progress import ProgressCallback
 from jobsync_async.signals import Signals
-from jobsync_async.standalone import Standalone
 from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
+
+if TYPE_CHECKING:
+    from jobsync_async.owned import Handler, Ids
+    from jobsync_async.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +103,13 @@ class Job(Ownership, Health, Records, Pins):
         self._lock_provider = lock_provider
         self._clear_existing_locks = clear_existing_locks
         announcement = announce(float(weight), address)
-        self._engine: Engine = (
-            Standalone(node_name, announcement, on_rebalance)
-            if coordination_config is None
-            else Coordinator(coordination_config, node_name, announcement, on_rebalance)
-        )
+        self._engine: Engine
+        if coordination_config is None:
+            from jobsync_async.standalone import Standalone  # noqa: PLC0415 - most workers have a cluster
+
+            self._engine = Standalone(node_name, announcement, on_rebalance)
+        else:
+            self._engine = Coordinator(coordination_config, node_name, announcement, on_rebalance)
         self._worker = self._engine.worker
         self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
         self._task_log = TaskLog(self._engine, self._token_of, self.date)
@@ -285,6 +287,8 @@ class Job(Ownership, Health, Records, Pins):
                 `refresh_sec`.
             handler: an async function that takes the `Claim`.
         """
+        from jobsync_async.owned import OwnedRunner, check_handler, check_ids  # noqa: PLC0415 - many workers do without
+
         self._require_started()
         check_handler(handler)
         if not callable(ids):
@@ -319,6 +323,9 @@ class Job(Ownership, Health, Records, Pins):
         Raises:
             UsageError: the job ended before the batch.
         """
+        from jobsync_async.batch import Batch  # noqa: PLC0415 - many workers do without
+        from jobsync_async.owned import check_handler, check_ids  # noqa: PLC0415
+
         self._require_started()
         check_handler(handler)
         check_ids(ids)

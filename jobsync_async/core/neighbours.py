@@ -4,6 +4,10 @@ The workers that can see each other's processes form a ring, in order of age. Ea
 over those that it knows to be dead. So every death is noticed, however many there are at once: go back from a dead worker to
 the nearest one that lives. All between the two are dead, so that one passes over them, one by one and at once, and comes to
 it. And a death is noticed by few: by as many as each watches, so that one of them may be stopped or blocked.
+
+With hundreds of workers on a host, each is told of the next `MOST_TOLD` alone, and of none in its own process. If all that it
+is told of are dead, it reports them, and their end is the change that tells it of the next: many deaths at once are then found
+that many at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from jobsync_async.core.rows import Announcement, Neighbour, Process
 
 MOST_WATCHED = 2
 """How many living workers each watches."""
+MOST_TOLD = 33
+"""How many workers each is told of, itself included."""
 
 
 def visible(announcement: Announcement, neighbour: Neighbour) -> bool:

@@ -94,10 +94,9 @@ class Ownership(Generic[U]):
                 self.grants[token] = grant
                 if not was_owned:
                     assigned.append(token)
-        for token in snapshot.others:
-            if self._grant(token) is not None:
-                self._drop(token)
-                lost.append(token)
+        for token in (self.grants.keys() & snapshot.others) | (self.revoking.keys() & snapshot.others):  # of many, few are here
+            self._drop(token)
+            lost.append(token)
         self.version = snapshot.version
         return self._changed(assigned, revoked, lost)
 

@@ -131,6 +131,7 @@ class Snapshot:
         settled: the last plan counted this worker in, and nothing is on its way here.
         mine: changed tokens that are this worker's.
         others: changed tokens that are not.
+        crowd: how many workers there are.
         neighbours: the workers of this host, this one included, in order of age; None when they are as they were.
     """
 
@@ -143,6 +144,7 @@ class Snapshot:
     settled: bool
     mine: Iterable[TokenRow]
     others: Sequence[int]
+    crowd: int = 1
     neighbours: Sequence[Neighbour] | None = None
 
 

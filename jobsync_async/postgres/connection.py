@@ -30,6 +30,10 @@ from jobsync_async.postgres.sql import Queries
 
 T = TypeVar("T")
 
+# What PostgreSQL calls it: most statements are worth a plan that fits their values; the few that follow a notification within
+# a millisecond are written to be planned once.
+PLAN_EACH_TIME, PLAN_ONCE = "force_custom_plan", "force_generic_plan"
+
 
 class Connection(AsyncConnection[Any]):
     """A connection that knows to which server it leads; None where that may change under it, behind a pooler.
@@ -148,11 +152,11 @@ class Connector:
         never_prepare = {"prepare_threshold": None} if self.pooled else {}
         return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
 
-    async def open(self, purpose: str) -> Connection:
+    async def open(self, purpose: str, *, plans: str = PLAN_EACH_TIME) -> Connection:
         """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or ConfigError for bad settings."""
         connection = await self._connect(purpose)
         try:
-            await self.prepare(connection)
+            await self.prepare(connection, plans=plans)
             self.footing.check(connection.server)
         except BaseException:
             await connection.close()
@@ -169,12 +173,13 @@ class Connector:
         with translated():
             raise failure
 
-    async def prepare(self, connection: Connection) -> None:
+    async def prepare(self, connection: Connection, *, plans: str = PLAN_EACH_TIME) -> None:
         """Set bounds and names for the session. Nothing to do before the schema is known."""
         if self.queries is None or self.pooled:
             return
+        values = {**self._bounds(), "plans": plans}
         with translated(), limit(connection, self.patience_sec):
-            row = await (await connection.execute(self.queries["prepare_session"], self._bounds())).fetchone()
+            row = await (await connection.execute(self.queries["prepare_session"], values)).fetchone()
         assert row is not None
         connection.server = row.server
 

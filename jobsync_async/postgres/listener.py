@@ -18,7 +18,7 @@ from psycopg import sql
 from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit, shut_down, translated
+from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down, translated
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Listener:
     async def open(cls, connector: Connector, channel: str) -> Self:
         """Connect and LISTEN. What changed before is not heard: read everything after this. Where the configuration says that
         nothing can be listened to, nothing is. Raises StoreUnavailable."""
-        connection = await connector.open("listener")
+        connection = await connector.open("listener", plans=PLAN_ONCE)
         listener = cls(connection, connector, channel)
         listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         if connector.pooled:

@@ -13,7 +13,7 @@ FROM (VALUES ('search_path', 'pg_catalog'),
              ('lock_timeout', %(lock_ms)s),
              ('idle_in_transaction_session_timeout', %(idle_ms)s),
              ('default_transaction_isolation', 'read committed'),
-             ('plan_cache_mode', 'force_custom_plan'),
+             ('plan_cache_mode', %(plans)s),
              ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
 
@@ -57,8 +57,12 @@ SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %(s
 SELECT 1 FROM pg_roles WHERE rolname = %(role)s
 
 -- name: lock_schema
--- One process at a time creates or upgrades the tables.
-SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
+-- One process at a time creates or upgrades the tables; whether it is this one.
+SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))
+
+-- name: await_schema
+-- Until whoever does it is done. All that wait go on together: one after the other, hundreds would take longer than each has.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))
 
 -- name: read_settings
 SELECT schema_version, total_tokens, hash_function FROM {cluster}
@@ -206,19 +210,22 @@ SELECT version FROM {cluster}
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
 -- commit in order: every change up to the version that is seen here is seen here. Rows that are as the first distribution made
 -- them have version 0, and changed at tokens_since. Thousands of tokens share few epochs and versions: they come grouped.
+-- It is planned once for all values, so it says what the planner cannot see: by its two bounds, that few rows are above a
+-- version; and by `version > 0`, that the partial index has them.
 -- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
--- tells: ages are never given twice.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.members, host.youngest, near.*,
+-- tells: ages are never given twice. They are this one and the next after it in the ring, for it watches few; of its own process
+-- no other, for those die with it; and such as it cannot see only where there are not enough others.
+SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest, near.*,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
 LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
 CROSS JOIN LATERAL (
     WITH changed AS MATERIALIZED (
-        SELECT token_id, incarnation, epoch, version, next_node FROM {token} WHERE version > %(since)s
-        UNION ALL
         SELECT token_id, incarnation, epoch, version, next_node FROM {token}
-        WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
+        WHERE version > 0 AND version > %(since)s AND version < 9223372036854775807
+        UNION ALL
+        SELECT token_id, incarnation, epoch, version, next_node FROM {token} WHERE version = 0 AND %(since)s < c.tokens_since
     )
     SELECT (SELECT json_agg(json_build_array(epoch, version, revoking, token_ids)) FROM (
                 SELECT epoch, version, next_node IS NOT NULL AS revoking, array_agg(token_id) AS token_ids FROM changed
@@ -228,14 +235,24 @@ CROSS JOIN LATERAL (
             WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
 ) t
 CROSS JOIN LATERAL (
-    SELECT count(*) AS members, coalesce(max(joined), 0) AS youngest FROM {node} WHERE boot_id = n.boot_id
+    SELECT count(*) AS crowd, count(*) FILTER (WHERE boot_id = n.boot_id) AS members,
+           coalesce(max(joined) FILTER (WHERE boot_id = n.boot_id), 0) AS youngest
+    FROM {node}
 ) host
 CROSS JOIN LATERAL (
     SELECT array_agg(name ORDER BY joined) AS near_names, array_agg(incarnation ORDER BY joined) AS near_incarnations,
            array_agg(pid_namespace ORDER BY joined) AS near_namespaces, array_agg(host ORDER BY joined) AS near_hosts,
            array_agg(pid ORDER BY joined) AS near_pids, array_agg(process_started ORDER BY joined) AS near_started,
            array_agg(session_tag ORDER BY joined) AS near_tags, min(boot_id) AS near_boot_id
-    FROM {node} WHERE boot_id = n.boot_id AND (host.members <> %(members)s OR host.youngest <> %(youngest)s)
+    FROM (
+        SELECT o.* FROM {node} o
+        WHERE o.boot_id = n.boot_id AND (host.members <> %(members)s OR host.youngest <> %(youngest)s) AND (o.joined = n.joined
+              OR (o.pid_namespace, o.host, o.pid, o.process_started)
+                  IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
+        ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
+                 o.joined < n.joined, o.joined
+        LIMIT %(most_told)s
+    ) told
 ) near
 
 -- name: acknowledge

@@ -8,6 +8,7 @@ workers may still run: it says what to run.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
 
@@ -15,8 +16,10 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
-from jobsync_async.postgres.roles import Roles, roles_script
 from jobsync_async.postgres.sql import Queries
+
+if TYPE_CHECKING:
+    from jobsync_async.postgres.roles import Roles
 
 SCHEMA_VERSION = 1
 LEAST_SERVER = 130000
@@ -123,21 +126,34 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
     if rights is None:
         raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
     try:
-        async with connection.transaction():
-            key = f"{queries.schema}.{config.appname}"
-            await connection.execute(queries["lock_schema"], {"key": key})
-            # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
-            # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
-            if upgrade or not await _exists(connection, queries):
-                for statement in queries.create_statements:
-                    await connection.execute(statement)
-            await _insert_cluster(connection, queries, config)
-            await _upgrade(connection, queries)
+        key = {"key": f"{queries.schema}.{config.appname}"}
+        while not await _create_alone(connection, queries, config, key, upgrade=upgrade):
+            await connection.execute(queries["await_schema"], key)
+            if not upgrade and await _exists(connection, queries):
+                return
     except errors.InsufficientPrivilege as error:
         raise SchemaError(
             f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
         ) from error
+
+
+async def _create_alone(
+    connection: Connection, queries: Queries, config: CoordinationConfig, key: dict[str, str], *, upgrade: bool
+) -> bool:
+    """False, and nothing is done, while another start does it."""
+    async with connection.transaction():
+        row = await (await connection.execute(queries["lock_schema"], key)).fetchone()
+        if row is None or not row[0]:
+            return False
+        # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
+        # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
+        if upgrade or not await _exists(connection, queries):
+            for statement in queries.create_statements:
+                await connection.execute(statement)
+        await _insert_cluster(connection, queries, config)
+        await _upgrade(connection, queries)
+    return True
 
 
 def settings(config: CoordinationConfig) -> dict[str, int | str]:
@@ -197,4 +213,8 @@ def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> s
     ``public``."""
     queries = Queries(config.schema or "public", config.appname)
     tables = queries.create_tables.decode()
-    return tables if roles is None or not roles.given() else f"{tables}\n{roles_script(queries, roles)}"
+    if roles is None or not roles.given():
+        return tables
+    from jobsync_async.postgres.roles import roles_script  # noqa: PLC0415 - a worker has no use for it
+
+    return f"{tables}\n{roles_script(queries, roles)}"

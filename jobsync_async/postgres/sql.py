@@ -53,11 +53,19 @@ class Queries:
         self._names |= {"server": _SERVER, "sound": _SOUND}
         texts = _load("queries.sql") | _load("operators.sql")
         self._statements = {name: self._compose(text) for name, text in texts.items()}
-        self.create_tables = self._compose(_read("schema.sql"))
-        self.create_statements = self._statements_of(_read("schema.sql"))
 
     def __getitem__(self, name: str) -> bytes:
         return self._statements[name]
+
+    @property
+    def create_tables(self) -> bytes:
+        """The script that makes the tables."""
+        return self._compose(_read("schema.sql"))
+
+    @property
+    def create_statements(self) -> list[bytes]:
+        """The same, one by one."""
+        return self._statements_of(_read("schema.sql"))
 
     def migration(self, version: int) -> list[bytes]:
         """The statements that take the tables from the version before to `version`."""

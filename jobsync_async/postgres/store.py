@@ -6,25 +6,28 @@ acknowledges. What a leader writes and what users call goes over further ones, o
 
 from __future__ import annotations
 
-import secrets
+import os
+from typing import TYPE_CHECKING
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.connection import Connector, Link
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.inspection import Inspection
 from jobsync_async.postgres.leading import Leading
 from jobsync_async.postgres.membership import Membership
-from jobsync_async.postgres.observing import ViewFeed
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema, settings
-from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
+
+if TYPE_CHECKING:
+    from jobsync_async.postgres.inspection import Inspection
+    from jobsync_async.postgres.observing import ViewFeed
+    from jobsync_async.postgres.sessions import Sessions
 
 _IDLE_SEC = 5.0
 
@@ -59,8 +62,10 @@ class Store:
         self.leading = Leading(self._leader_link, queries, config.channel, footing)
         self.deaths = Deaths(self._deaths_link, queries, config.channel, footing)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
-        self.sessions = None
-        if key is not None:
+        self.sessions: Sessions | None = None
+        if key is not None:  # most workers do without, and without the memory that it takes
+            from jobsync_async.postgres.sessions import Sessions  # noqa: PLC0415
+
             self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, footing, key)
         self.pins = Pins(self._pool, queries, config.channel, footing)
         self.failover = Failover(self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config))
@@ -74,7 +79,7 @@ class Store:
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
 
-        tag = secrets.token_hex(6)
+        tag = os.urandom(6).hex()
 
         def conninfo(purpose: str) -> str:
             return config.conninfo(f"{node_name} {purpose}", None if observe else tag, reads_only=observe)
@@ -95,10 +100,14 @@ class Store:
     @property
     def inspection(self) -> Inspection:
         """The statements of the command line."""
+        from jobsync_async.postgres.inspection import Inspection  # noqa: PLC0415 - a worker has no use for it
+
         return Inspection(self._pool, self.queries)
 
     async def observe(self) -> ViewFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
+        from jobsync_async.postgres.observing import ViewFeed  # noqa: PLC0415 - a worker has no use for it
+
         return await ViewFeed.open(self._others, self._channel)
 
     def suspect(self) -> None:

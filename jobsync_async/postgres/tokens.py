@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 
+from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.footing import Footing
@@ -62,7 +63,7 @@ class TokenFeed(ABC):
             if self._neighbours_seen[0] != me.incarnation:
                 self._neighbours_seen = (me.incarnation, -1, -1)
             _, members, youngest = self._neighbours_seen
-            values = {**me._asdict(), "since": since, "members": members, "youngest": youngest}
+            values = {**me._asdict(), "since": since, "members": members, "youngest": youngest, "most_told": MOST_TOLD}
             values |= self._footing.values(connection.server)
             row = await (await cursor.execute(self._queries["read_changes"], values)).fetchone()
             if row is None:
@@ -77,6 +78,7 @@ class TokenFeed(ABC):
                 settled=bool(row.settled),
                 mine=TokenRows(row.mine or ()),
                 others=row.others or (),
+                crowd=row.crowd,
                 neighbours=self._neighbours(me, row),
             )
 

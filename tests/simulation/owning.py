@@ -12,7 +12,7 @@ _NEAR = ("names", "incarnations", "namespaces", "hosts", "pids", "started", "tag
 _COLUMNS = ("name", "incarnation", "pid_namespace", "host", "pid", "process_started", "session_tag")
 _Changes = namedtuple(  # type: ignore[misc]
     "_Changes",
-    "version term leader_incarnation state settled mine others members youngest near_boot_id "
+    "version term leader_incarnation state settled mine others crowd members youngest near_boot_id "
     + " ".join(f"near_{name}" for name in _NEAR),
 )
 
@@ -64,13 +64,26 @@ def read_changes(q: Asked) -> Any:
 
 
 def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
-    """The workers of this host: how many, how old the youngest is, and, if that is news, who they are."""
-    boot_id = node.boot_id if node else None
-    near = [other for other in in_order(view.node.values()) if boot_id is not None and other.boot_id == boot_id]
-    members, youngest = len(near), max((other.joined for other in near), default=0)
-    if (members, youngest) == (q.members, q.youngest) or not near:
-        return [members, youngest, None, *(None for _ in _NEAR)]
-    return [members, youngest, boot_id, *([getattr(other, column) for other in near] for column in _COLUMNS)]
+    """The workers of this host: how many, how old the youngest is, and, if that is news, who comes next in the ring."""
+    crowd = len(view.node)
+    if node is None or node.boot_id is None:
+        return [crowd, 0, 0, None, *(None for _ in _NEAR)]
+    near = [other for other in view.node.values() if other.boot_id == node.boot_id]
+    members, youngest = len(near), max(other.joined for other in near)
+    if (members, youngest) == (q.members, q.youngest):
+        return [crowd, members, youngest, None, *(None for _ in _NEAR)]
+
+    def distance(other: Node) -> tuple[Any, ...]:
+        hidden = (other.pid_namespace, other.host) != (node.pid_namespace, node.host)
+        return (other.joined != node.joined, hidden, other.joined < node.joined, other.joined)
+
+    apart = [other for other in near if other.joined == node.joined or _process_of(other) != _process_of(node)]
+    told = in_order(sorted(apart, key=distance)[: q.most_told])
+    return [crowd, members, youngest, node.boot_id, *([getattr(other, column) for other in told] for column in _COLUMNS)]
+
+
+def _process_of(node: Node) -> tuple[Any, ...]:
+    return (node.pid_namespace, node.host, node.pid, node.process_started)
 
 
 @statement

@@ -53,7 +53,7 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
             ("jobsync_async.postgres.store.open_schema", _open_schema),
             ("jobsync_async.postgres.leading.time", SimpleNamespace(perf_counter=now)),
             ("jobsync_async.coordinator.lease_clock", clock),
-            ("jobsync_async.postgres.store.secrets", SimpleNamespace(token_hex=lambda length: chance.randbytes(length).hex())),
+            ("jobsync_async.postgres.store.os", SimpleNamespace(urandom=chance.randbytes)),
             ("jobsync_async.job.announce", hosts.announce),
             ("jobsync_async.coordinator.announce", hosts.announce),
             ("jobsync_async.tasks.neighbours.why_unwatchable", lambda announcement: None),
