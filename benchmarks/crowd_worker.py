@@ -35,13 +35,12 @@ class Crowd:
         self._jobs: dict[str, Job] = {}
 
     async def start(self, turn: asyncio.Semaphore, name: str) -> None:
-        def joining(_: Job) -> None:  # called when it is connected; it waits for the others' joining, if the cluster forms
-            tell(joining=name)
-            turn.release()
-
-        await turn.acquire()
-        job = Job(name, self._config, wait_on_enter=300, lock_provider=joining)
-        await job.start()
+        job = Job(name, self._config, wait_on_enter=300, lock_provider=lambda _: tell(joining=name))
+        async with turn:  # until it has joined; while the cluster forms, its start goes on until all have
+            starting = asyncio.ensure_future(job.start())
+            while job._worker.state is None and not starting.done():  # noqa: ASYNC110 - looked at from outside
+                await asyncio.sleep(_LOOK_SEC)
+        await starting
         self._jobs[name] = job
 
     async def stop(self, name: str) -> None:

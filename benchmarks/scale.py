@@ -50,7 +50,7 @@ class Process:
         await self.child.wait()
         self._news.set()
 
-    def order(self, what: str, names: Sequence[str], at_once: int = 5) -> None:
+    def order(self, what: str, names: Sequence[str], at_once: int = 3) -> None:
         """Let it do something; it goes on while others are told."""
         assert self.child.stdin is not None
         self.child.stdin.write(json.dumps({what: names, "at_once": at_once}).encode() + b"\n")
