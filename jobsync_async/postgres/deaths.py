@@ -12,6 +12,7 @@ from jobsync_async.core.rows import Neighbour
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.versions import take_version
 
 # A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
 # still there is stuck, and not waited for.
@@ -73,9 +74,7 @@ async def delete_nodes(
     async def work(connection: Connection) -> list[str]:
         deleted: list[str] = []
         async with connection.transaction() as transaction:
-            here = {"channel": channel, **footing.values(connection.server)}
-            if (await connection.execute(queries["take_version"], here)).rowcount == 0:
-                raise footing.changed()
+            await take_version(connection, queries, footing, channel)
             cursor = await connection.execute(queries[statement], values)
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:

@@ -17,6 +17,7 @@ from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
+from jobsync_async.postgres.versions import take_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,7 @@ class Leading:
 
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
-                values = {"channel": self._channel, **self._footing.values(connection.server)}
-                if (await connection.execute(self._queries["take_version"], values)).rowcount == 0:
-                    raise self._footing.changed()
+                await take_version(connection, self._queries, self._footing, self._channel)
                 await self._expire(connection, expire)
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
                 taken_over = cursor.rowcount == 1

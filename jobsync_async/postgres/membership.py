@@ -14,6 +14,7 @@ from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing, ServerChanged
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import neighbour_from
+from jobsync_async.postgres.versions import take_version
 
 
 class Membership:
@@ -145,8 +146,4 @@ class Membership:
         await self._changes.transaction(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        values = {"channel": self._channel, **self._footing.values(connection.server)}
-        row = await (await connection.execute(self._queries["take_version"], values)).fetchone()
-        if row is None:
-            raise self._footing.changed()
-        return int(row.version)
+        return await take_version(connection, self._queries, self._footing, self._channel)

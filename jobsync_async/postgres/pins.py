@@ -12,6 +12,7 @@ from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
+from jobsync_async.postgres.versions import take_version
 from jobsync_async.types import LockInfo
 
 
@@ -90,7 +91,5 @@ class Pins:
 
         return await self._link.run(work)
 
-    async def _take_version(self, connection: Connection) -> None:
-        values = {"channel": self._channel, **self._footing.values(connection.server)}
-        if (await connection.execute(self._queries["take_version"], values)).rowcount == 0:
-            raise self._footing.changed()
+    async def _take_version(self, connection: Connection) -> int:
+        return await take_version(connection, self._queries, self._footing, self._channel)

@@ -17,6 +17,7 @@ from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.versions import take_version
 from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
@@ -119,11 +120,8 @@ class TokenFeed(ABC):
         async def work(connection: Connection) -> list[int]:
             handed_on: list[int] = []
             async with connection.transaction() as transaction:
-                values = {"channel": self.channel, **self._footing.values(connection.server)}
-                row = await (await connection.execute(self._queries["take_version"], values)).fetchone()
-                if row is None:
-                    raise self._footing.changed()
-                cursor = await connection.execute(self._queries["acknowledge"], {**answer, "version": row.version})
+                version = await take_version(connection, self._queries, self._footing, self.channel)
+                cursor = await connection.execute(self._queries["acknowledge"], {**answer, "version": version})
                 handed_on = [token for (token,) in await cursor.fetchall()]
                 if not handed_on:
                     raise psycopg.Rollback(transaction)
