@@ -171,7 +171,9 @@ def _plain(rows: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    """Lists of tokens, and groups of them, come in any order."""
+    """Lists of tokens, and groups of them, come in any order; how long ago something was depends on when it is asked."""
+    if name == "leader_age":
+        return value is not None
     if name == "mine" and value is not None:
         return sorted([*alike, sorted(tokens)] for *alike, tokens in value)
     return sorted(value) if name in ("others", "token_ids") and value is not None else value

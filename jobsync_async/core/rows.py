@@ -88,6 +88,8 @@ class HeartbeatAnswer:
         leader: incarnation of the leader; None before the first.
         rank: workers older than this one, the leader not counted; 0 is the next in age.
         beats: the leader's, or everybody's when that was asked for; without the leader's when its row is gone.
+        leader_age_sec: how long before this heartbeat the leader's last one was, by the server's clock; None when its row is
+            gone. Only when to send the next one follows from it.
     """
 
     version: int
@@ -95,6 +97,7 @@ class HeartbeatAnswer:
     leader: UUID | None
     rank: int
     beats: Sequence[Beat]
+    leader_age_sec: float | None = None
 
 
 class TokenRow(NamedTuple):

@@ -59,7 +59,7 @@ class Membership:
             if row is None:
                 return None
             beats = [Beat(*seen) for seen in zip(row.names or (), row.incarnations or (), row.beats or (), strict=True)]
-            return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats)
+            return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats, row.leader_age)
 
         try:
             return await self._heartbeats.run(work)

@@ -180,10 +180,12 @@ WITH me AS (
 SELECT c.version, c.term, c.leader_incarnation,
        (SELECT count(*) FROM {node} older
         WHERE older.joined < me.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
-       watched.names, watched.incarnations, watched.beats
+       watched.names, watched.incarnations, watched.beats, watched.leader_age
 FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
     SELECT array_agg(n.name ORDER BY n.joined) AS names, array_agg(n.incarnation ORDER BY n.joined) AS incarnations,
-           array_agg(n.beat ORDER BY n.joined) AS beats
+           array_agg(n.beat ORDER BY n.joined) AS beats,
+           max(extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision)
+               FILTER (WHERE n.incarnation = c.leader_incarnation) AS leader_age
     FROM {node} n WHERE %(watch_all)s OR n.incarnation = c.leader_incarnation
 ) watched
 

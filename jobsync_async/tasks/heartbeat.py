@@ -61,7 +61,7 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
             await signalled(worker.beat_wanted, worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
             continue
         failures = 0
-        await signalled(worker.beat_wanted, sent_at + worker.config.heartbeat_interval_sec - worker.clock())
+        await signalled(worker.beat_wanted, sent_at + worker.next_beat_in(random.random()) - worker.clock())  # noqa: S311
 
 
 async def beat_once(worker: Worker, membership: Membership) -> bool:

@@ -15,6 +15,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.basis import Basis
 from jobsync_async.core.lease import Backoff, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
+from jobsync_async.core.phase import wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
 
@@ -135,6 +136,13 @@ class Worker:
         """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
         that they have seen enough when their turn comes, even if the leader and the next in age die together."""
         return self.leads or (self.answer is not None and self.answer.rank <= 1)
+
+    def next_beat_in(self, chance: float) -> float:
+        """Seconds from the last heartbeat to the next, after which the others, or those that matter, soon see it."""
+        answer, interval_sec = self.answer, self.config.heartbeat_interval_sec
+        if answer is None or self.leads:
+            return interval_sec
+        return wait_for_next(interval_sec, answer.leader_age_sec, successor=answer.rank == 0, chance=chance)
 
     def members_differ(self, known: Set[UUID]) -> bool:
         """Whether the last heartbeat's answer shows other members than those that are known. Unknown is False."""

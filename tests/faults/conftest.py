@@ -30,6 +30,8 @@ QUICK = {"heartbeat_interval_sec": 0.5, "heartbeat_timeout_sec": 2.0}
 """For faults that outlast the timeout."""
 STEADY = {"heartbeat_interval_sec": 0.5, "heartbeat_timeout_sec": 4.0}
 """For faults that must not cost anybody its lease."""
+DEFAULT = {"heartbeat_interval_sec": 5.0, "heartbeat_timeout_sec": 15.0}
+"""For bounds that are promised for the default settings."""
 
 MakeFleet = Callable[..., Fleet]
 

@@ -162,6 +162,10 @@ class Fleet:
         """The names in the table, the oldest first."""
         return [name for (name,) in self.admin.execute("SELECT name FROM sync_node ORDER BY joined")]
 
+    def beats(self, name: str) -> int:
+        """How many heartbeats of its this worker's row counts."""
+        return int(self.value("SELECT beat FROM sync_node WHERE name = %s", name))
+
     def kill(self, *names: str) -> float:
         """SIGKILL; when the last of them was gone."""
         for name in names:

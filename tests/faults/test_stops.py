@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.conftest import QUICK, MakeFleet
+from tests.faults.conftest import DEFAULT, QUICK, MakeFleet
 from tests.faults.fleet import SLACK_SEC
 
 NOTHING = {"owns": False, "claim": False, "filtered": 0, "tokens": 0, "healthy": False, "leads": False}
@@ -32,6 +32,25 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
             assert epoch > taken_over[task][1], "what it begins it has got anew"
     report = fleet.judge()
     assert len(report.unfenced_overlaps) <= len(sleepers), "one act can be between its check and its effect"
+
+
+def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet):
+    """The youngest is stopped right after a heartbeat, and the leader right after its next one, when there is most to wait for."""
+    fleet = make_fleet(DEFAULT)
+    fleet.start("a", "b", "c", "d")
+    leader, *_, youngest = fleet.by_age()
+    fleet.watch(2.5 * fleet.interval_sec)  # each has sent two heartbeats and come to its moment in the leader's interval
+    stopped = {}
+    for name in (youngest, leader):
+        beats = fleet.beats(name)
+        fleet.until(lambda name=name, beats=beats: fleet.beats(name) > beats, 6, "it sends a heartbeat")
+        stopped[name] = fleet.stop(name)
+    for name, since in stopped.items():
+        took = fleet.begun(fleet[name].state[3], since, 30)
+        print(f"what was {name}'s is worked on again after {took:.3f} s")
+        assert took <= fleet.timeout_sec + 1 + SLACK_SEC
+    fleet.resume(leader, youngest)
+    fleet.even(10)
 
 
 @pytest.mark.parametrize("timeouts", [0.9, 3.0])

@@ -210,7 +210,7 @@ def lead_if_nobody_does(q: Asked) -> Any:
     return Result((), 1)
 
 
-_Answer = namedtuple("_Answer", "version term leader_incarnation rank names incarnations beats")
+_Answer = namedtuple("_Answer", "version term leader_incarnation rank names incarnations beats leader_age")
 
 
 @statement
@@ -230,7 +230,8 @@ def heartbeat(q: Asked) -> Any:
     watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
     columns = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
     arrays = (column or None for column in columns)  # array_agg of no rows is null
-    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays)], 1)
+    ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
+    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays, max(ages, default=None))], 1)
 
 
 def _mine(q: Asked, node: Node | None) -> bool:
