@@ -16,7 +16,7 @@ BEFORE = 0.08
 AFTER = 0.06
 """How long after it the next in age follows."""
 SPREAD = 0.05
-"""How far from there a beat may be, either way: hundreds of workers do not come all at once, and small drifts are left alone."""
+"""How far from there a beat may be, either way: hundreds do not come all at once, and small drifts are left alone."""
 
 
 def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, successor: bool, chance: float) -> float:

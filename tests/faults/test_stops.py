@@ -35,7 +35,7 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
 
 
 def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet):
-    """The youngest is stopped right after a heartbeat, and the leader right after its next one, when there is most to wait for."""
+    """The youngest is stopped right after a heartbeat, the leader right after its next: then there is most to wait for."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c", "d")
     leader, *_, youngest = fleet.by_age()

@@ -347,6 +347,7 @@ class Simulation:
 
     def stop_all(self) -> None:
         """Everybody leaves, in order; then nothing is left."""
+        locked = {number for table, number in self.server.tables.locks if table == "token"}
         what = self._wait(self._not_over, self.scheduler.now + _ENDS_WITHIN_SEC)
         self.go(_LEFT_BEHIND_SEC + 1)
         view, server = self.server.tables.committed, self.server
@@ -354,9 +355,11 @@ class Simulation:
         begun_here = view.cluster.server_identity == f"{server.identity}/{TABLE_OID}"
         if what is None and begun_here and view.node:
             what = f"all have left, and the rows of {sorted(view.node)} are still there"
-        # A token that a fence locked to the very end keeps the name of somebody who is gone: the next leader gives it away.
+        # A token that a fence locked to the very end, be it on a connection that was cut off, keeps the name of somebody who is
+        # gone: the next leader gives it away.
         fences = self.invariants.fences
-        kept = [t for t in view.token.values() if t.node is not None and fences.get(t.token_id) != (t.epoch, t.incarnation)]
+        owned = [t for t in view.token.values() if t.node is not None and t.token_id not in locked]
+        kept = [t for t in owned if fences.get(t.token_id) != (t.epoch, t.incarnation)]
         if what is None and begun_here and kept:
             what = "all have left, and tokens are still owned"
         if what is None and (server.sessions or server.tables.locks):

@@ -231,7 +231,8 @@ def heartbeat(q: Asked) -> Any:
     columns = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
     arrays = (column or None for column in columns)  # array_agg of no rows is null
     ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
-    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays, max(ages, default=None))], 1)
+    age = max(ages, default=None)
+    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays, age)], 1)
 
 
 def _mine(q: Asked, node: Node | None) -> bool:
