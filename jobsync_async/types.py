@@ -152,7 +152,7 @@ class NodeInfo(_Record):
         host, pid: where it runs.
         joined: its place by age; the lowest is the oldest.
         created_on, last_heartbeat: the server's wall clock, for people.
-        heartbeat_age_sec: seconds since its last heartbeat, by the server's clock.
+        age_sec: seconds since it joined. heartbeat_age_sec: seconds since its last heartbeat, both by the server's clock.
         beat: how many heartbeats it has sent.
     """
 
@@ -166,6 +166,7 @@ class NodeInfo(_Record):
     pid: int | None
     joined: int
     created_on: dt.datetime
+    age_sec: float
     last_heartbeat: dt.datetime
     heartbeat_age_sec: float
     beat: int

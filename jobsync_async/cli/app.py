@@ -30,6 +30,8 @@ app = typer.Typer(
     help="Look after a cluster of jobsync_async workers.",
 )
 
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
+
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
@@ -149,6 +151,12 @@ def table(*columns: str) -> Table:
 def moment(iso: str) -> str:
     """A time of an answer, in the reader's own time zone."""
     return f"{dt.datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def duration(seconds: float) -> str:
+    """About how long, in the largest unit of which there is at least one."""
+    unit, length = next(((unit, length) for unit, length in _UNITS if seconds >= length), ("s", 1))
+    return f"{seconds / length:.0f} {unit}"
 
 
 def complain(message: str) -> None:

@@ -18,6 +18,7 @@ from jobsync_async.cli.app import (
     Timeout,
     app,
     config_of,
+    duration,
     emit,
     opened,
     run,
@@ -77,12 +78,13 @@ def headline(seen: dict[str, Any]) -> str:
 
 
 def _nodes(seen: dict[str, Any], timeout: float) -> Table:
-    shown = table("worker", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "where")
+    shown = table("worker", ">age", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "where")
     for node in seen["nodes"]:
         silent = node["heartbeat_age_sec"] >= timeout
         state = "silent" if silent else node["state"]
         shown.add_row(
             Text(node["name"]),
+            duration(node["age_sec"]),
             Text(f"{state}, leads" if node["is_leader"] else state, style="red" if silent else ""),
             f"{node['tokens']:,}",
             f"{100 * node['tokens'] / seen['total_tokens']:.1f} %",

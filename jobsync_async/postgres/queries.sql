@@ -533,7 +533,8 @@ WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT N
 
 -- name: list_nodes
 SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation = c.leader_incarnation AS is_leader,
-       n.address, n.host, n.pid, n.joined, n.created_on, n.last_heartbeat,
+       n.address, n.host, n.pid, n.joined, n.created_on,
+       extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec, n.last_heartbeat,
        extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat
 FROM {node} n CROSS JOIN {cluster} c
 LEFT JOIN (SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation) t USING (incarnation)

@@ -104,6 +104,12 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
         "berta": (60, "berta:80"),
     }
 
+    before = {node["name"]: node["age_sec"] for node in status["nodes"]}
+    assert before["anna"] > before["berta"] > 0, "the oldest first"
+    assert (await commands.json("status"))["nodes"][1]["age_sec"] > before["berta"]
+    await admin.execute("UPDATE sync_node SET created_on = now() - interval '3 hours' WHERE name = 'anna'")
+    assert re.search(r"^anna +3 h ", (await commands("status", columns=200)).stdout, re.MULTILINE)
+
     owners = (await commands.json("owner-of", "a", "b", "c"))["owners"]
     for owner in owners:
         job = jobs[owner["node"]]

@@ -249,6 +249,7 @@ def list_nodes(q: Asked) -> Result:
             "pid": n.pid,
             "joined": n.joined,
             "created_on": moment(0),
+            "age_sec": q.now,
             "last_heartbeat": moment(n.last_heartbeat),
             "heartbeat_age_sec": q.now - n.last_heartbeat,
             "beat": n.beat,
