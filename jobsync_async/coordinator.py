@@ -72,7 +72,7 @@ class Coordinator:
     def __init__(
         self, config: CoordinationConfig, name: str, announcement: Announcement, on_rebalance: Callback | None
     ) -> None:
-        self.worker = Worker(config, name, announcement, lease_clock)
+        self.worker: Worker = Worker(config, name, announcement, lease_clock)
         self.store: Store | None = None
         self.failure: BaseException | None = None
         self._on_failure: Callable[[], object] = lambda: None

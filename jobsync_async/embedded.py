@@ -49,7 +49,7 @@ class EmbeddedPostgres:
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self.directory: Path | None = None
-        self.port = 0
+        self.port: int = 0
         self._settings = {**_SETTINGS, **(settings or {})}
         self._password = secrets.token_urlsafe(16)
         self._process: subprocess.Popen[bytes] | None = None

@@ -23,8 +23,8 @@ class Histogram:
     __slots__ = ("counts", "listeners", "sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_SEC) + 1)
-        self.sum = 0.0
+        self.counts: list[int] = [0] * (len(BOUNDS_SEC) + 1)
+        self.sum: float = 0.0
         self.listeners: tuple[Callable[[float], object], ...] = ()
 
     def __repr__(self) -> str:

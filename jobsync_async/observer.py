@@ -181,9 +181,9 @@ class _Follower:
     """
 
     def __init__(self, config: CoordinationConfig, store: Store, feed: ViewFeed) -> None:
-        self.view = View()
-        self.connected = True
-        self.ended = False
+        self.view: View = View()
+        self.connected: bool = True
+        self.ended: bool = False
         self.failure: BaseException | None = None
         self._channel = config.channel
         self._store = store

@@ -26,10 +26,12 @@ class Standalone:
     fence_table = None
 
     def __init__(self, name: str, announcement: Announcement, on_rebalance: Callback | None) -> None:
-        self.worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
+        self.worker: Worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
         self.failure: BaseException | None = None
-        self.work = MemoryWork()
-        self.locks = Locks(NoPins(), token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function), name)
+        self.work: MemoryWork = MemoryWork()
+        self.locks: Locks = Locks(
+            NoPins(), token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function), name
+        )
         self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance)
 
     async def open(self) -> None:

@@ -61,9 +61,9 @@ class View:
     """
 
     def __init__(self) -> None:
-        self.version = UNKNOWN
-        self.looks = 0
-        self.term = 0
+        self.version: int = UNKNOWN
+        self.looks: int = 0
+        self.term: int = 0
         self.leader: str | None = None
         self.workers: dict[int, Seen] = {}
         self.owners: list[int] = []

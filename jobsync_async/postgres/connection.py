@@ -137,10 +137,10 @@ class Connector:
         self, conninfo: Callable[[str], str], limit_sec: float, footing: Footing | None = None, *, pooled: bool = False
     ) -> None:
         self._conninfo = conninfo
-        self.footing = footing or Footing()
+        self.footing: Footing = footing or Footing()
         self.pooled = pooled
         self.limit_sec = limit_sec
-        self.patience_sec = limit_sec * 1.5
+        self.patience_sec: float = limit_sec * 1.5
         self.queries: Queries | None = None
 
     def conninfo(self, purpose: str) -> str:

@@ -34,8 +34,8 @@ class Listener:
     """
 
     def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
-        self.heard = -1
-        self.notifications = 0
+        self.heard: int = -1
+        self.notifications: int = 0
         self.channel = channel
         self._channel = channel.encode()
         self._connection = connection

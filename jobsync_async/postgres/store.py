@@ -58,19 +58,23 @@ class Store:
         self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
-        self.membership = Membership(self._heartbeat_link, self._leader_link, queries, config.channel, footing, session_key=key)
-        self.leading = Leading(self._leader_link, queries, config.channel, footing)
-        self.deaths = Deaths(self._deaths_link, queries, config.channel, footing)
+        self.membership: Membership = Membership(
+            self._heartbeat_link, self._leader_link, queries, config.channel, footing, session_key=key
+        )
+        self.leading: Leading = Leading(self._leader_link, queries, config.channel, footing)
+        self.deaths: Deaths = Deaths(self._deaths_link, queries, config.channel, footing)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
         self.sessions: Sessions | None = None
         if key is not None:  # most workers do without, and without the memory that it takes
             from jobsync_async.postgres.sessions import Sessions  # noqa: PLC0415
 
             self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, footing, key)
-        self.pins = Pins(self._pool, queries, config.channel, footing)
-        self.failover = Failover(self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config))
-        self.work = WorkStore(self._pool, queries)
-        self.status = Status(self._pool, queries)
+        self.pins: Pins = Pins(self._pool, queries, config.channel, footing)
+        self.failover: Failover = Failover(
+            self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config)
+        )
+        self.work: WorkStore = WorkStore(self._pool, queries)
+        self.status: Status = Status(self._pool, queries)
 
     @classmethod
     async def open(cls, config: CoordinationConfig, node_name: str, *, observe: bool = False) -> Store:

@@ -67,7 +67,7 @@ class Worker:
 
     def __init__(self, config: CoordinationConfig, name: str, announcement: Announcement, clock: Clock) -> None:
         self.config = config
-        self.announcement = announcement
+        self.announcement: Announcement = announcement
         self.clock = clock
         self.metrics: Metrics = Metrics()
         self.backoff: Backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
