@@ -310,8 +310,8 @@ def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):
         if "workers share" in line:
             break
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode not in (0, None)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode not in (0, None), output + errors
     assert "Traceback" not in errors
     assert processes_of(mark) == []
     assert tables(empty_dsn) == [], errors

@@ -52,6 +52,51 @@ def _is_dead(q: Asked, node: Node | None, seen: list[Any]) -> bool:
     return None not in own and own == seen  # what is null equals nothing
 
 
+# == failover by session ================================================================================================
+
+
+@statement
+def hold_session(q: Asked) -> Any:
+    yield Take(0)
+    q.session.holds = q.incarnation
+    return Result([(True,)], 1)
+
+
+@statement
+def read_sessions(q: Asked) -> Any:
+    yield Take(0)
+    nodes = [(n.name, n.incarnation, n.beat, n.session_tag, _held(q, n)) for n in q.tx.view().node.values()]
+    columns = "server_started pid backend_start name incarnation beat session_tag held"
+    return Result(rows(columns, [(*_watchers_ground(q), *node) for node in nodes or [(None,) * 5]]))
+
+
+@statement
+def expire_sessionless(q: Asked) -> Any:
+    gone = []
+    for name, *seen in zip(q.names, q.incarnations, q.beats, strict=True):
+        if not _sessionless(q, name, seen):
+            continue
+        yield Locked(("node", name))
+        if _sessionless(q, name, seen):
+            q.tx.write("node", name, None)
+            gone.append((name,))
+    return Result(rows("name", gone), len(gone))
+
+
+def _sessionless(q: Asked, name: str, seen: list[Any]) -> bool:
+    node = q.tx.row("node", name)
+    as_seen = node is not None and [node.incarnation, node.beat] == seen and not _held(q, node)
+    return as_seen and _watchers_ground(q) == (q.server_started, q.pid, q.backend_start)
+
+
+def _held(q: Asked, node: Node) -> bool:
+    return any(session.holds == node.incarnation for session in q.session.server.sessions)
+
+
+def _watchers_ground(q: Asked) -> tuple[float, int, float]:
+    return q.session.server.started, q.session.number, q.session.started
+
+
 # == failover of the server =============================================================================================
 
 

@@ -54,6 +54,8 @@ class Profile:
         weathers: what the network is like, in turn.
         hosts: where processes run, some of them together; none for each alone.
         polling: how likely a worker is not to listen but to poll; a run takes one of them.
+        by_session: whether workers whose sessions are gone are taken for dead; then two may hold a token, and only what is
+            fenced is safe.
         names: what processes may be called; first, most: how many there are at first at most, and ever.
     """
 
@@ -65,6 +67,7 @@ class Profile:
     most: int = 5
     hosts: tuple[str, ...] = ("here", "here", "there")
     polling: tuple[float, ...] = (0, 0, 0, 0.5, 1)
+    by_session: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     weathers: tuple[Weather, ...] = (GOOD, ROUGH, ROUGH, TERRIBLE)
     spans: tuple[float, ...] = (0.1, 0.5, 0.6, 0.8, 1.0, 1.3, 2.5)
@@ -77,6 +80,9 @@ class Profile:
     def but(self, **weights: float) -> Profile:
         """The same with other weights for some faults."""
         return replace(self, weights={**self.weights, **weights})
+
+
+BY_SESSION = Profile(by_session=True, polling=(0,))
 
 
 class Faults:

@@ -6,6 +6,7 @@ What happens here goes on by itself once a statement has arrived, whatever becom
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Re
 from tests.simulation.tables import Tables, Transaction, View
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tests.simulation.driver import Connection
 
 Reply = Callable[["Result | Exception"], None]
@@ -27,9 +30,17 @@ _KEEPALIVE_SEC = (2.0, 12.0)
 
 class Session:
     """One client's session. A statement that waits for a lock longer than the limit is cancelled; a transaction that is left
-    alone for longer ends the session."""
+    alone for longer ends the session.
+
+    Attributes:
+        number, started: what tells it from all others.
+        holds: the start of a worker whose lock it holds, with failover by session.
+    """
 
     def __init__(self, server: Server, client: Connection) -> None:
+        self.number = next(server.numbers)
+        self.started = server.scheduler.now
+        self.holds: UUID | None = None
         self.server = server
         self.client = client
         self.limit_sec = _DEFAULT_LIMIT_SEC
@@ -241,6 +252,7 @@ class Server:
         self.scheduler = scheduler
         self.random = random
         self.timeline = 1
+        self.numbers = count(1)
         self.tables = Tables(f"{self.identity}/{TABLE_OID}")
         self.sessions: dict[Session, None] = {}
         self.up = True

@@ -70,7 +70,7 @@ class Simulation:
         self.processes: list[Process] = []
         self.users: dict[Process, Users] = {}
         self.hosts = Hosts(self.scheduler, self.random)
-        self.invariants = Invariants(self.processes, self.server)
+        self.invariants = Invariants(self.processes, self.server, only_fenced=profile.by_session)
         # What a standby may know that has missed some commits: states of the tables, and of the fences.
         self.states: deque[tuple[View, dict[int, tuple[int, UUID]]]] = deque(maxlen=_MOST_STATES)
         self.polling = self.random.choice(profile.polling)
@@ -82,6 +82,7 @@ class Simulation:
             heartbeat_timeout_sec=3,
             rebalance_check_interval_sec=1,
             handoff_timeout_sec=2,
+            failover="session" if profile.by_session else "lease",
         )
         self.faults = Faults(self)
         self._settled_sec = 0.0

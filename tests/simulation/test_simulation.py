@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.simulation.cancellation import COROUTINES, interrupted
-from tests.simulation.faults import Profile
+from tests.simulation.faults import BY_SESSION, Profile
 from tests.simulation.rules import HIDDEN, RULES
 from tests.simulation.runner import replay
 from tests.simulation.simulation import Report, run
@@ -29,6 +29,21 @@ def test_whatever_happens_no_promise_is_broken(part):
     for seed in range(part, _SEEDS, _PARTS):
         report = run(seed, Profile())
         assert report.failure is None, explained(report)
+
+
+def test_with_failover_by_session_what_is_fenced_is_in_order_and_all_is_well_in_the_end():
+    """Then a worker that lives may be taken for dead, so two may hold one token; more than that must not happen."""
+    taken_for_dead = 0
+    for seed in range(_SEEDS // _PARTS):
+        report = run(seed, BY_SESSION, transcript=True)
+        assert report.failure is None, "\n".join([*report.lines[-200:], f"seed {seed}: {report.failure}"])
+        taken_for_dead += sum("whose session is gone" in line for line in report.lines)
+    assert taken_for_dead > 0
+
+
+@pytest.mark.parametrize("rule", ["the fence's lock", "epoch raised by expiry"])
+def test_with_failover_by_session_too_the_rules_of_fences_are_missed(rule):
+    assert any(run(seed, BY_SESSION, broken=[rule]).failure for seed in range(60))
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in HIDDEN])
