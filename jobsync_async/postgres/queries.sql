@@ -466,7 +466,9 @@ FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, 
 -- name: record_claims
 -- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every task whose fence held, and
 -- whether it is complete for the date already (then it is not begun again). What an earlier owner completed is seen here: it
--- was committed before the token could move. The row locks hold up a change of owner until the commit.
+-- was committed before the token could move. The row locks hold up a change of owner until the commit. The locks, the check and
+-- what is written are one statement, so that it needs no transaction around it: with all_or_none it writes nothing by itself
+-- when a fence did not hold.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
@@ -476,7 +478,9 @@ WITH fenced AS (
     FOR SHARE OF t
 ), begun AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
-    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced WHERE NOT complete
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
+    WHERE NOT complete
+      AND (NOT %(all_or_none)s OR (SELECT count(*) FROM fenced) = cardinality(%(task_keys)s::bytea[]))
     ON CONFLICT (date, task_key) DO UPDATE
     SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
 )

@@ -191,7 +191,7 @@ def work(q: Both) -> Steps:
         "token_ids": int_array([token.token_id for *_, token in tasks]),
         "epochs": int_array([token.epoch + (q.random.random() < 0.2) for *_, token in tasks]),
     }
-    yield "record_claims", values
+    yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
     if q.random.random() < 0.3:
         yield "record_completions", values
     return q.random.random() < 0.8

@@ -167,8 +167,9 @@ def _fenced(q: Asked) -> Any:
 def record_claims(q: Asked) -> Any:
     audit = q.tx.view().audit  # as the statement saw it when it began
     held = yield from _fenced(q)
+    writes = not q.all_or_none or len(held) == len(q.task_keys)
     for key, task, token, epoch in held:
-        if (q.date, key) not in audit:
+        if writes and (q.date, key) not in audit:
             q.tx.write("claim", (q.date, key), (task, token, q.node, epoch, None, q.now))
     return Result(rows("task_key complete", ((key, (q.date, key) in audit) for key, *_ in held)))
 
