@@ -282,8 +282,9 @@ FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = %(token_id)s
 -- == leading ==========================================================================================================
 
 -- name: lock_as_leader
--- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands.
-SELECT version FROM {cluster}
+-- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands. What comes
+-- back is the row as it is under the lock, whatever it was when the statement began to wait.
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster}
 WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE
 
@@ -292,8 +293,7 @@ WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 
 -- name: read_cluster
-SELECT version, term, leader_incarnation, generation, pin_version, planned_joined, last_joined
-FROM {cluster} WHERE {sound}
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster} WHERE {sound}
 
 -- name: read_members
 SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM {node} ORDER BY joined
@@ -369,15 +369,15 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, up to which worker the plan counts, and the announcement.
+-- The new version, up to which worker the plan counts, the record for people if there is a plan, and the announcement.
 WITH taken AS (
     UPDATE {cluster} SET version = %(version)s, planned_joined = %(planned_joined)s RETURNING version
+), recorded AS (
+    INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
+    SELECT version, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s
+    FROM taken WHERE %(reason)s::text IS NOT NULL
 )
 SELECT pg_notify(%(channel)s, version::text) FROM taken
-
--- name: record_rebalance
-INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
-VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
 
 -- == known deaths =====================================================================================================
 

@@ -97,6 +97,9 @@ def read(q: Both) -> Steps:
     return False
 
 
+_RECORD = {"leader": "a", "term": 1, "nodes_before": 1, "nodes_after": 2, "tokens_moved": 3, "duration_ms": 4.0}
+
+
 def lead(q: Both) -> Steps:
     cluster = q.view.cluster
     me = cluster.leader_incarnation if q.random.random() < 0.9 else q.somebody()[1]
@@ -112,7 +115,8 @@ def lead(q: Both) -> Steps:
         yield "create_tokens", {**moves, **ranges}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
-    yield "finish_plan", {"version": moves["version"], "planned_joined": q.random.randint(0, cluster.last_joined)}
+    plan = {"planned_joined": q.random.randint(0, cluster.last_joined), "reason": q.random.choice(("joined", None)), **_RECORD}
+    yield "finish_plan", {"version": moves["version"], **plan}
     return True
 
 
