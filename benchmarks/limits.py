@@ -110,7 +110,7 @@ class Push(NamedTuple):
 
 
 async def pushes(dsn: str, rounds: int, count: int) -> list[Push]:
-    """Changes one by one, each when the last is dealt with. So that the disk is in none of them, no commit waits for it here."""
+    """Changes one by one, each when the last is dealt with. No commit waits for the disk here, for a bare NOTIFY has none."""
     config = CoordinationConfig(dsn=dsn, appname="push_", total_tokens=100)
     async with (
         Job("w0", config) as job,

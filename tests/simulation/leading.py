@@ -19,7 +19,6 @@ from tests.simulation.statements import (
 )
 from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
 
-
 _CLUSTER = "version term leader_incarnation generation pin_version planned_joined"
 
 
