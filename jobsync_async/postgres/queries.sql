@@ -215,7 +215,20 @@ SELECT version FROM {cluster}
 -- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
 -- tells: ages are never given twice. They are this one and the next after it in the ring, for it watches few; of its own process
 -- no other, for those die with it; and such as it cannot see only where there are not enough others.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest, near.*,
+SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
+       CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
+           SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id, near.pid_namespace, near.host, near.pid,
+                                            near.process_started, near.session_tag) ORDER BY near.joined)
+           FROM (
+               SELECT o.* FROM {node} o
+               WHERE o.boot_id = n.boot_id AND (o.joined = n.joined
+                     OR (o.pid_namespace, o.host, o.pid, o.process_started)
+                         IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
+               ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
+                        o.joined < n.joined, o.joined
+               LIMIT %(most_told)s
+           ) near
+       ) END AS neighbours,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
@@ -239,21 +252,6 @@ CROSS JOIN LATERAL (
            coalesce(max(joined) FILTER (WHERE boot_id = n.boot_id), 0) AS youngest
     FROM {node}
 ) host
-CROSS JOIN LATERAL (
-    SELECT array_agg(name ORDER BY joined) AS near_names, array_agg(incarnation ORDER BY joined) AS near_incarnations,
-           array_agg(pid_namespace ORDER BY joined) AS near_namespaces, array_agg(host ORDER BY joined) AS near_hosts,
-           array_agg(pid ORDER BY joined) AS near_pids, array_agg(process_started ORDER BY joined) AS near_started,
-           array_agg(session_tag ORDER BY joined) AS near_tags, min(boot_id) AS near_boot_id
-    FROM (
-        SELECT o.* FROM {node} o
-        WHERE o.boot_id = n.boot_id AND (host.members <> %(members)s OR host.youngest <> %(youngest)s) AND (o.joined = n.joined
-              OR (o.pid_namespace, o.host, o.pid, o.process_started)
-                  IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
-        ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
-                 o.joined < n.joined, o.joined
-        LIMIT %(most_told)s
-    ) told
-) near
 
 -- name: acknowledge
 -- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
