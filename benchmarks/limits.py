@@ -84,6 +84,41 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
     return ours, bare
 
 
+async def firsts(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of a first distribution to 6 workers, and of one bare statement that inserts the same rows."""
+    ours, bare = [], []
+    for number in range(rounds):
+        config = CoordinationConfig(dsn=dsn, appname=f"first{number}_", total_tokens=TOTAL)
+        store = await Store.open(config, "benchmark")
+        board = Board(TOTAL, token_hasher(TOTAL, config.hash_function))
+        workers = [Identity(f"w{worker}", uuid4()) for worker in range(6)]
+
+        def decide(reading: Reading, board: Board = board) -> Distribution | None:
+            board.take(reading)
+            return board.distribute()
+
+        try:
+            for worker in workers:
+                await store.membership.join(worker, Announcement())
+            started = time.perf_counter()
+            outcome = await store.leading.rebalance(workers[0], 1, (), board.version, board.pin_version, decide)
+            ours.append((time.perf_counter() - started) * 1000)
+            assert outcome is not None
+            assert outcome.wrote
+        finally:
+            await store.close()
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute(f"CREATE TABLE bare_first{number} (LIKE first{number}_token INCLUDING ALL)")
+            started = time.perf_counter()
+            await connection.execute(
+                f"INSERT INTO bare_first{number} (token_id, node, incarnation, epoch, version) "
+                "SELECT g, (%s::text[])[1 + g * 6 / %s], (%s::uuid[])[1 + g * 6 / %s], 1, 0 FROM generate_series(0, %s) AS g",
+                [[w.name for w in workers], TOTAL, [w.incarnation for w in workers], TOTAL, TOTAL - 1],
+            )
+            bare.append((time.perf_counter() - started) * 1000)
+    return ours, bare
+
+
 async def _hand_on(store: Store, workers: Sequence[Identity]) -> None:
     feed = await store.listen()
     try:
@@ -161,6 +196,7 @@ def _p99(values: Sequence[float]) -> float:
 
 async def measure(dsn: str, quick: bool) -> list[Result]:
     ours, bare = await commits(dsn, 4 if quick else 10)
+    first, inserted = await firsts(dsn, 3 if quick else 10)
     measured = await pushes(dsn, *((2, 200) if quick else (5, 1000)))
     pushed, heard, notified = (list(chain.from_iterable(values)) for values in zip(*measured, strict=True))
     middle = [median(push.ours) / median(push.bare) for push in measured]
@@ -168,6 +204,8 @@ async def measure(dsn: str, quick: bool) -> list[Result]:
     return [
         Result("rebalance, 1 of 7 dies (theirs: bare UPDATE)", "ms", ours, theirs=bare),
         Result("  as a multiple of the bare statement", "x", [median(ours) / median(bare)], 3),
+        Result("first distribution to 6 (theirs: bare INSERT)", "ms", first, theirs=inserted),
+        Result("  as a multiple of the bare statement", "x", [median(first) / median(inserted)], 3),
         Result("change to stream (theirs: bare NOTIFY)", "ms", pushed, theirs=notified),
         Result(
             "  p99 of each run", "ms", [_p99(push.ours) for push in measured], theirs=[_p99(push.bare) for push in measured]
