@@ -484,6 +484,22 @@ WITH fenced AS (
 )
 SELECT task_key, complete FROM fenced
 
+-- name: record_claim
+-- The same for a single task, which takes PostgreSQL much less to plan; no row comes back when the fence did not hold.
+WITH fenced AS (
+    SELECT token_id, epoch FROM {token}
+    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s
+    FOR SHARE
+), done AS MATERIALIZED (
+    SELECT FROM {audit} WHERE date = %(date)s AND task_key = %(task_key)s
+), begun AS (
+    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
+    SELECT %(date)s, %(task_key)s, %(task_id)s, token_id, %(node)s, epoch FROM fenced WHERE NOT EXISTS (SELECT FROM done)
+    ON CONFLICT (date, task_key) DO UPDATE
+    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
+)
+SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
+
 -- name: record_completions
 -- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every
 -- task whose fence held, and whether this statement completed it.

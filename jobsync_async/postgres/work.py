@@ -31,6 +31,11 @@ class WorkStore:
 
         Raises StoreUnavailable; recording again is safe.
         """
+        if len(works) == 1:
+            (work,) = works
+            values = {**work._asdict(), "task_key": task_key(work.task_id), "date": date, "node": me.name}
+            held = await self._fetch("record_claim", {**values, "incarnation": me.incarnation})
+            return {work.task_id: not held[0].complete} if held else {}
         values = {**self._fenced(me, date, works), "all_or_none": all_or_none}
         rows = await self._record("record_claims", values, works)
         return {text: not row.complete for text, row in rows.items()}

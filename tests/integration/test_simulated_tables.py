@@ -198,6 +198,11 @@ def work(q: Both) -> Steps:
     yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
     if q.random.random() < 0.3:
         yield "record_completions", values
+    if tasks:
+        key, task, token = q.random.choice(tasks)
+        one = {**values, "task_key": key, "task_id": task, "token_id": token.token_id}
+        one |= {"epoch": token.epoch + (q.random.random() < 0.2), "incarnation": token.incarnation or incarnation}
+        yield "record_claim", one
     return q.random.random() < 0.8
 
 

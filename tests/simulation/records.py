@@ -175,6 +175,16 @@ def record_claims(q: Asked) -> Any:
 
 
 @statement
+def record_claim(q: Asked) -> Any:
+    complete = (q.date, q.task_key) in q.tx.view().audit
+    if not (yield from _fence(q, q.token_id, q.epoch)):
+        return Result()
+    if not complete:
+        q.tx.write("claim", (q.date, q.task_key), (q.task_id, q.token_id, q.node, q.epoch, None, q.now))
+    return Result(rows("complete", [(complete,)]))
+
+
+@statement
 def record_completions(q: Asked) -> Any:
     held = yield from _fenced(q)
     done = []
