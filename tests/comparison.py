@@ -195,7 +195,7 @@ async def some_tokens_locked(both: Both) -> AsyncIterator[None]:
 
 
 async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, identity: str) -> None:
-    for name in ("node", "token", "claim", "audit"):
+    for name in ("node", "token", "claim", "audit", "rebalance"):
         await connection.execute(f"DELETE FROM {queries.table(name)}".encode())
     fresh = {name: getattr(Cluster(server_identity=identity), name) for name in _CLUSTER}
     assigned = ", ".join(f"{name} = %({name})s" for name in fresh)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import groupby, repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -278,20 +278,8 @@ class Board:
         destinations: Sequence[str | None],
         changes: Mapping[int, str | None],
     ) -> None:
-        # Tokens that stay where they are going need a write only when their place does, which few places do.
-        unsettled = {
-            index for index in set(self._where) if self._write_for(self._places[index], destinations[index]) is not None
-        }
-        tokens: Iterable[int] = changes
-        if unsettled:
-            tokens = [t for t, index in enumerate(self._where) if index in unsettled or t in changes]
-        # What is to be done depends on where a token is and where it is wanted, and there are few such pairs.
-        pairs: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
-        wheres, wanteds = map(self._where.__getitem__, tokens), map(wanted.__getitem__, tokens)
-        for token, pair in zip(tokens, zip(wheres, wanteds, strict=True), strict=True):
-            pairs[pair].append(token)
         numbers: dict[str, int] = {}
-        for (index, name), alike in pairs.items():
+        for (index, name), alike in self._pairs(wanted, destinations, changes).items():
             write = self._write_for(self._places[index], name)
             if write is not None:
                 kind, receiver = write
@@ -300,6 +288,30 @@ class Board:
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
                 moves.receivers.extend(repeat(number, len(alike)))
         distribution.names = list(numbers)
+
+    def _pairs(
+        self, wanted: Sequence[str | None], destinations: Sequence[str | None], changes: Mapping[int, str | None]
+    ) -> Mapping[tuple[int, str | None], list[int]]:
+        """Tokens that may need a write. What that is depends on where one is and where it is wanted; such pairs are few."""
+        pairs: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
+        # Tokens that stay where they are going need a write only when their place does, which few places do.
+        used = set(self._where)
+        unsettled = {index for index in used if self._write_for(self._places[index], destinations[index]) is not None}
+        if unsettled and len(used) == 1:  # the first distribution: nobody has anything, and each worker gets a run
+            (index,) = used
+            first = 0
+            for name, run in groupby(wanted):
+                end = first + len(list(run))
+                pairs[index, name].extend(range(first, end))
+                first = end
+            return pairs
+        tokens: Iterable[int] = changes
+        if unsettled:
+            tokens = [t for t, index in enumerate(self._where) if index in unsettled or t in changes]
+        wheres, wanteds = map(self._where.__getitem__, tokens), map(wanted.__getitem__, tokens)
+        for token, pair in zip(tokens, zip(wheres, wanteds, strict=True), strict=True):
+            pairs[pair].append(token)
+        return pairs
 
     def _write_for(self, place: Place | None, wanted: str | None) -> tuple[str, str | None] | None:
         """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""

@@ -61,7 +61,11 @@ class Leading:
         """What changed on the board since; without a lock, to find out whether anything is to be done."""
 
         async def work(connection: Connection) -> Reading:
-            return await self._read(connection, since, pin_version)
+            values = self._footing.values(connection.server)
+            cluster = await (await connection.execute(self._queries["read_cluster"], values)).fetchone()
+            if cluster is None:
+                raise self._footing.changed()
+            return await self._read(connection, ClusterRow(*cluster), since, pin_version)
 
         # One snapshot for all three statements: members and tokens must fit together.
         return await self._link.run(work, one_snapshot=True)
@@ -102,10 +106,11 @@ class Leading:
                 started = time.perf_counter()
                 values = {**me._asdict(), "term": term, **self._footing.values(connection.server)}
                 cursor = await connection.execute(self._queries["lock_as_leader"], values)
-                if await cursor.fetchone() is None:
+                cluster = await cursor.fetchone()
+                if cluster is None:
                     raise psycopg.Rollback(transaction)
                 expired = await self._expire(connection, expire)
-                reading = await self._read(connection, since, pin_version)
+                reading = await self._read(connection, ClusterRow(*cluster), since, pin_version)
                 distribution = decide(reading)
                 skipped = 0
                 if distribution is not None:
@@ -128,17 +133,11 @@ class Leading:
         )
         return [row.name for row in await cursor.fetchall()]
 
-    async def _read(self, connection: Connection, since: int, pin_version: int) -> Reading:
-        row = await (
-            await connection.execute(self._queries["read_cluster"], self._footing.values(connection.server))
-        ).fetchone()
-        if row is None:
-            raise self._footing.changed()
-        cluster = ClusterRow(row.version, row.term, row.leader_incarnation, row.generation, row.pin_version, row.planned_joined)
+    async def _read(self, connection: Connection, cluster: ClusterRow, since: int, pin_version: int) -> Reading:
         members = await (await connection.execute(self._queries["read_members"])).fetchall()
         cursor = connection.cursor(binary=True)
         groups = await (await cursor.execute(self._queries["read_board"], {"since": since})).fetchall()
-        pins = await self._read_pins(connection) if row.pin_version != pin_version else None
+        pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
         return Reading(
             cluster=cluster,
             members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active) for m in members],
@@ -172,23 +171,20 @@ class Leading:
         return distribution.moved - written
 
     async def _finish(self, connection: Connection, me: Identity, outcome: Outcome) -> None:
-        version = outcome.reading.cluster.version + 1
-        distribution = outcome.distribution
-        planned = distribution.planned_joined if distribution else outcome.reading.cluster.planned_joined
-        values = {"version": version, "planned_joined": planned, "channel": self._channel}
-        await connection.execute(self._queries["finish_plan"], values)
-        if distribution is not None:
-            record = {
-                "version": version,
-                "reason": distribution.reason,
-                "leader": me.name,
-                "term": outcome.reading.cluster.term,
-                "nodes_before": distribution.nodes_before,
-                "nodes_after": distribution.nodes_after,
-                "tokens_moved": distribution.moved - outcome.skipped,
-                "duration_ms": outcome.duration_ms,
-            }
-            await connection.execute(self._queries["record_rebalance"], record)
+        cluster, distribution = outcome.reading.cluster, outcome.distribution
+        record = {
+            "version": cluster.version + 1,
+            "channel": self._channel,
+            "planned_joined": distribution.planned_joined if distribution else cluster.planned_joined,
+            "reason": distribution.reason if distribution else None,
+            "leader": me.name,
+            "term": cluster.term,
+            "nodes_before": distribution.nodes_before if distribution else 0,
+            "nodes_after": distribution.nodes_after if distribution else 0,
+            "tokens_moved": distribution.moved - outcome.skipped if distribution else 0,
+            "duration_ms": outcome.duration_ms,
+        }
+        await connection.execute(self._queries["finish_plan"], record)
 
 
 def _ranges(moves: Moves) -> dict[str, str]:
@@ -198,7 +194,7 @@ def _ranges(moves: Moves) -> dict[str, str]:
     distances = map(sub, moves.token_ids, count())
     at = 0
     for (distance, receiver), run in groupby(zip(distances, moves.receivers, strict=True)):
-        length = sum(1 for _ in run)
+        length = len(list(run))
         firsts.append(at + distance)
         lasts.append(at + distance + length - 1)
         receivers.append(receiver)

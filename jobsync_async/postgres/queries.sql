@@ -217,7 +217,20 @@ SELECT version FROM {cluster}
 -- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
 -- tells: ages are never given twice. They are this one and the next after it in the ring, for it watches few; of its own process
 -- no other, for those die with it; and such as it cannot see only where there are not enough others.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest, near.*,
+SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
+       CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
+           SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id, near.pid_namespace, near.host, near.pid,
+                                            near.process_started, near.session_tag) ORDER BY near.joined)
+           FROM (
+               SELECT o.* FROM {node} o
+               WHERE o.boot_id = n.boot_id AND (o.joined = n.joined
+                     OR (o.pid_namespace, o.host, o.pid, o.process_started)
+                         IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
+               ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
+                        o.joined < n.joined, o.joined
+               LIMIT %(most_told)s
+           ) near
+       ) END AS neighbours,
        n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
        t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
@@ -241,21 +254,6 @@ CROSS JOIN LATERAL (
            coalesce(max(joined) FILTER (WHERE boot_id = n.boot_id), 0) AS youngest
     FROM {node}
 ) host
-CROSS JOIN LATERAL (
-    SELECT array_agg(name ORDER BY joined) AS near_names, array_agg(incarnation ORDER BY joined) AS near_incarnations,
-           array_agg(pid_namespace ORDER BY joined) AS near_namespaces, array_agg(host ORDER BY joined) AS near_hosts,
-           array_agg(pid ORDER BY joined) AS near_pids, array_agg(process_started ORDER BY joined) AS near_started,
-           array_agg(session_tag ORDER BY joined) AS near_tags, min(boot_id) AS near_boot_id
-    FROM (
-        SELECT o.* FROM {node} o
-        WHERE o.boot_id = n.boot_id AND (host.members <> %(members)s OR host.youngest <> %(youngest)s) AND (o.joined = n.joined
-              OR (o.pid_namespace, o.host, o.pid, o.process_started)
-                  IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
-        ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
-                 o.joined < n.joined, o.joined
-        LIMIT %(most_told)s
-    ) told
-) near
 
 -- name: acknowledge
 -- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
@@ -284,8 +282,9 @@ FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = %(token_id)s
 -- == leading ==========================================================================================================
 
 -- name: lock_as_leader
--- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands.
-SELECT version FROM {cluster}
+-- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands. What comes
+-- back is the row as it is under the lock, whatever it was when the statement began to wait.
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster}
 WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE
 
@@ -294,8 +293,7 @@ WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 
 -- name: read_cluster
-SELECT version, term, leader_incarnation, generation, pin_version, planned_joined, last_joined
-FROM {cluster} WHERE {sound}
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster} WHERE {sound}
 
 -- name: read_members
 SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM {node} ORDER BY joined
@@ -371,15 +369,15 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, up to which worker the plan counts, and the announcement.
+-- The new version, up to which worker the plan counts, the record for people if there is a plan, and the announcement.
 WITH taken AS (
     UPDATE {cluster} SET version = %(version)s, planned_joined = %(planned_joined)s RETURNING version
+), recorded AS (
+    INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
+    SELECT version, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s
+    FROM taken WHERE %(reason)s::text IS NOT NULL
 )
 SELECT pg_notify(%(channel)s, version::text) FROM taken
-
--- name: record_rebalance
-INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
-VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
 
 -- == known deaths =====================================================================================================
 
@@ -468,7 +466,9 @@ FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, 
 -- name: record_claims
 -- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every task whose fence held, and
 -- whether it is complete for the date already (then it is not begun again). What an earlier owner completed is seen here: it
--- was committed before the token could move. The row locks hold up a change of owner until the commit.
+-- was committed before the token could move. The row locks hold up a change of owner until the commit. The locks, the check and
+-- what is written are one statement, so that it needs no transaction around it: with all_or_none it writes nothing by itself
+-- when a fence did not hold.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
@@ -478,11 +478,29 @@ WITH fenced AS (
     FOR SHARE OF t
 ), begun AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
-    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced WHERE NOT complete
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
+    WHERE NOT complete
+      AND (NOT %(all_or_none)s OR (SELECT count(*) FROM fenced) = cardinality(%(task_keys)s::bytea[]))
     ON CONFLICT (date, task_key) DO UPDATE
     SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
 )
 SELECT task_key, complete FROM fenced
+
+-- name: record_claim
+-- The same for a single task, which takes PostgreSQL much less to plan; no row comes back when the fence did not hold.
+WITH fenced AS (
+    SELECT token_id, epoch FROM {token}
+    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s
+    FOR SHARE
+), done AS MATERIALIZED (
+    SELECT FROM {audit} WHERE date = %(date)s AND task_key = %(task_key)s
+), begun AS (
+    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
+    SELECT %(date)s, %(task_key)s, %(task_id)s, token_id, %(node)s, epoch FROM fenced WHERE NOT EXISTS (SELECT FROM done)
+    ON CONFLICT (date, task_key) DO UPDATE
+    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
+)
+SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 
 -- name: record_completions
 -- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every

@@ -91,19 +91,8 @@ class TokenFeed(ABC):
         if seen == self._neighbours_seen:
             return None
         self._neighbours_seen = seen
-        columns = (
-            row.near_names or (),
-            row.near_incarnations or (),
-            row.near_namespaces or (),
-            row.near_hosts or (),
-            row.near_pids or (),
-            row.near_started or (),
-            row.near_tags or (),
-        )
-        return [
-            neighbour_from(name, incarnation, row.near_boot_id, namespace, host, pid, started, tag)
-            for name, incarnation, namespace, host, pid, started, tag in zip(*columns, strict=True)
-        ]
+        # Each as neighbour_from takes it; JSON has no UUIDs.
+        return [neighbour_from(name, UUID(incarnation), *where) for name, incarnation, *where in row.neighbours or ()]
 
     async def acknowledge(self, me: Identity, revocations: Sequence[tuple[int, int]]) -> list[int]:
         """Let go of tokens, each named with the version of the revocation that is answered; those that were handed on.

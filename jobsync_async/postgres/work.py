@@ -6,8 +6,6 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import psycopg
-
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.rows import Identity, Progress, Work
 from jobsync_async.postgres.connection import Connection
@@ -33,7 +31,13 @@ class WorkStore:
 
         Raises StoreUnavailable; recording again is safe.
         """
-        rows = await self._record("record_claims", me, date, works, all_or_none=all_or_none)
+        if len(works) == 1:
+            (work,) = works
+            values = {**work._asdict(), "task_key": task_key(work.task_id), "date": date, "node": me.name}
+            held = await self._fetch("record_claim", {**values, "incarnation": me.incarnation})
+            return {work.task_id: not held[0].complete} if held else {}
+        values = {**self._fenced(me, date, works), "all_or_none": all_or_none}
+        rows = await self._record("record_claims", values, works)
         return {text: not row.complete for text, row in rows.items()}
 
     async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
@@ -41,7 +45,8 @@ class WorkStore:
 
         Raises StoreUnavailable; recording again is safe.
         """
-        return {text: row.completed for text, row in (await self._record("record_completions", me, date, works)).items()}
+        rows = await self._record("record_completions", self._fenced(me, date, works), works)
+        return {text: row.completed for text, row in rows.items()}
 
     async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
         """Write down tasks as done, whoever owns them now; how many were not written down before."""
@@ -85,21 +90,8 @@ class WorkStore:
         """The completions of a date, oldest first."""
         return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
 
-    async def _record(
-        self, name: str, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
-    ) -> dict[str, Any]:
-        values = self._fenced(me, date, works)
-
-        async def work(connection: Connection) -> list[Any]:
-            cursor = connection.cursor(binary=True)
-            rows: list[Any] = []
-            async with connection.transaction() as transaction:
-                rows = await (await cursor.execute(self._queries[name], values)).fetchall()
-                if all_or_none and len(rows) < len(values["task_keys"]):
-                    raise psycopg.Rollback(transaction)
-            return rows
-
-        rows = {row.task_key: row for row in await self._link.run(work)}
+    async def _record(self, name: str, values: Mapping[str, Any], works: Sequence[Work]) -> dict[str, Any]:
+        rows = {row.task_key: row for row in await self._fetch(name, values)}
         keys = ((work.task_id, task_key(work.task_id)) for work in works)
         return {text: rows[key] for text, key in keys if key in rows}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -12,6 +13,7 @@ import pytest
 
 from jobsync_async import CoordinationConfig, StoreUnavailable
 from jobsync_async.core.ownership import Ownership
+from jobsync_async.core.rows import Work
 from tests.hands import Hand, hand
 
 TOKENS = 12
@@ -233,7 +235,25 @@ async def test_a_token_that_a_fence_locks_is_inherited_when_the_lock_is_gone(joi
         assert (await heir.mine())[locked][0] == epoch + 1
 
 
-# 5 -- A claim that begins as a revocation arrives: see tests/unit/test_ownership.py and test_claims.py
+# 5 -- A claim that begins as a revocation arrives: see tests/unit/test_ownership.py and test_claims.py too
+
+
+@pytest.mark.parametrize(("tokens", "all_or_none"), [(range(5), True), (range(5), False), ([2], True)])
+async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config, tokens, all_or_none):
+    a = await join("a")
+    await a.lead()
+    mine = await a.mine()
+    works = [Work(str(token), token, mine[token][0]) for token in tokens]
+    date = dt.date(2026, 1, 2)
+    async with await psycopg.AsyncConnection.connect(config.dsn) as other:
+        await other.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")
+        claiming = asyncio.ensure_future(a.store.work.record_claims(a.me, date, works, all_or_none=all_or_none))
+        await blocked(admin, "sync_claim")
+        await other.commit()
+    kept = {work.task_id for work in works if work.token_id != 2}
+    assert await claiming == dict.fromkeys(kept, True)
+    written = {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim")).fetchall()}
+    assert written == (set() if all_or_none else kept)
 
 
 # 6, 10 -- slow readers, withdrawn revocations

@@ -97,6 +97,9 @@ def read(q: Both) -> Steps:
     return False
 
 
+_RECORD = {"leader": "a", "term": 1, "nodes_before": 1, "nodes_after": 2, "tokens_moved": 3, "duration_ms": 4.0}
+
+
 def lead(q: Both) -> Steps:
     cluster = q.view.cluster
     me = cluster.leader_incarnation if q.random.random() < 0.9 else q.somebody()[1]
@@ -112,7 +115,8 @@ def lead(q: Both) -> Steps:
         yield "create_tokens", {**moves, **ranges}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
-    yield "finish_plan", {"version": moves["version"], "planned_joined": q.random.randint(0, cluster.last_joined)}
+    plan = {"planned_joined": q.random.randint(0, cluster.last_joined), "reason": q.random.choice(("joined", None)), **_RECORD}
+    yield "finish_plan", {"version": moves["version"], **plan}
     return True
 
 
@@ -191,9 +195,14 @@ def work(q: Both) -> Steps:
         "token_ids": int_array([token.token_id for *_, token in tasks]),
         "epochs": int_array([token.epoch + (q.random.random() < 0.2) for *_, token in tasks]),
     }
-    yield "record_claims", values
+    yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
     if q.random.random() < 0.3:
         yield "record_completions", values
+    if tasks:
+        key, task, token = q.random.choice(tasks)
+        one = {**values, "task_key": key, "task_id": task, "token_id": token.token_id}
+        one |= {"epoch": token.epoch + (q.random.random() < 0.2), "incarnation": token.incarnation or incarnation}
+        yield "record_claim", one
     return q.random.random() < 0.8
 
 

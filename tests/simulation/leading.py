@@ -19,6 +19,13 @@ from tests.simulation.statements import (
 )
 from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
 
+_CLUSTER = "version term leader_incarnation generation pin_version planned_joined"
+
+
+def _cluster_row(q: Asked) -> list[Any]:
+    cluster = q.tx.view().cluster
+    return [getattr(cluster, name) for name in _CLUSTER.split()]
+
 
 @statement
 def lock_as_leader(q: Asked) -> Any:
@@ -29,7 +36,7 @@ def lock_as_leader(q: Asked) -> Any:
     yield Locked(CLUSTER)
     if not _leads(q, q.tx.view()):
         return Result()
-    return Result(rows("version", [(q.tx.view().cluster.version,)]))
+    return Result(rows(_CLUSTER, [_cluster_row(q)]))
 
 
 def _leads(q: Asked, view: View) -> bool:
@@ -47,8 +54,7 @@ def one_snapshot(q: Asked) -> Any:
 @statement
 def read_cluster(q: Asked) -> Any:
     yield Take(0)
-    cluster = q.tx.view().cluster
-    return Result([cluster] if sound(q, cluster) else ())
+    return Result(rows(_CLUSTER, [_cluster_row(q)] if sound(q, q.tx.view().cluster) else ()))
 
 
 @statement
@@ -152,11 +158,8 @@ def revoke_tokens(q: Asked) -> Any:
 def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
     announce(q, q.tx.update(version=q.version, planned_joined=q.planned_joined))
-    return Result((), 1)
-
-
-@statement
-def record_rebalance(q: Asked) -> Any:
-    yield Take(0)
-    q.tx.write("rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved))  # the others tell nobody anything
+    if q.reason is not None:
+        q.tx.write(
+            "rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved)
+        )  # the rest tells nobody anything
     return Result((), 1)

@@ -8,13 +8,8 @@ from typing import Any
 from tests.simulation.statements import Asked, Locked, Result, Take, change, numbers, rows, sound, statement, take_version
 from tests.simulation.tables import Node, Token, View, in_order
 
-_NEAR = ("names", "incarnations", "namespaces", "hosts", "pids", "started", "tags")
-_COLUMNS = ("name", "incarnation", "pid_namespace", "host", "pid", "process_started", "session_tag")
-_Changes = namedtuple(  # type: ignore[misc]
-    "_Changes",
-    "version term leader_incarnation state settled mine others crowd members youngest near_boot_id "
-    + " ".join(f"near_{name}" for name in _NEAR),
-)
+_COLUMNS = ("boot_id", "pid_namespace", "host", "pid", "process_started", "session_tag")
+_Changes = namedtuple("_Changes", "version term leader_incarnation state settled mine others crowd members youngest neighbours")
 
 
 def changed_since(view: View, since: int) -> list[Token]:
@@ -67,11 +62,11 @@ def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
     """The workers of this host: how many, how old the youngest is, and, if that is news, who comes next in the ring."""
     crowd = len(view.node)
     if node is None or node.boot_id is None:
-        return [crowd, 0, 0, None, *(None for _ in _NEAR)]
+        return [crowd, 0, 0, None]
     near = [other for other in view.node.values() if other.boot_id == node.boot_id]
     members, youngest = len(near), max(other.joined for other in near)
     if (members, youngest) == (q.members, q.youngest):
-        return [crowd, members, youngest, None, *(None for _ in _NEAR)]
+        return [crowd, members, youngest, None]
 
     def distance(other: Node) -> tuple[Any, ...]:
         hidden = (other.pid_namespace, other.host) != (node.pid_namespace, node.host)
@@ -79,7 +74,8 @@ def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
 
     apart = [other for other in near if other.joined == node.joined or _process_of(other) != _process_of(node)]
     told = in_order(sorted(apart, key=distance)[: q.most_told])
-    return [crowd, members, youngest, node.boot_id, *([getattr(other, column) for other in told] for column in _COLUMNS)]
+    shown = [[n.name, str(n.incarnation), *(getattr(n, column) for column in _COLUMNS)] for n in told]
+    return [crowd, members, youngest, shown]
 
 
 def _process_of(node: Node) -> tuple[Any, ...]:

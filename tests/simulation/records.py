@@ -167,10 +167,21 @@ def _fenced(q: Asked) -> Any:
 def record_claims(q: Asked) -> Any:
     audit = q.tx.view().audit  # as the statement saw it when it began
     held = yield from _fenced(q)
+    writes = not q.all_or_none or len(held) == len(q.task_keys)
     for key, task, token, epoch in held:
-        if (q.date, key) not in audit:
+        if writes and (q.date, key) not in audit:
             q.tx.write("claim", (q.date, key), (task, token, q.node, epoch, None, q.now))
     return Result(rows("task_key complete", ((key, (q.date, key) in audit) for key, *_ in held)))
+
+
+@statement
+def record_claim(q: Asked) -> Any:
+    complete = (q.date, q.task_key) in q.tx.view().audit
+    if not (yield from _fence(q, q.token_id, q.epoch)):
+        return Result()
+    if not complete:
+        q.tx.write("claim", (q.date, q.task_key), (q.task_id, q.token_id, q.node, q.epoch, None, q.now))
+    return Result(rows("complete", [(complete,)]))
 
 
 @statement
