@@ -113,10 +113,10 @@ class EmbeddedPostgres:
         """Start the server on its port, and wait until it answers. Raises StoreUnavailable."""
         directory = self._there()
         options = {
-            **self._settings,
-            "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
+            **self._settings,
+            "port": str(self.port),
         }
         switches = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (directory / "log").open("ab") as log:

@@ -102,6 +102,7 @@ class Fleet:
         name: str,
         *,
         dsn: str | None = None,
+        network: str | None = None,
         far: bool = True,
         environment: dict[str, str] | None = None,
         act_every_sec: float = 0.04,
@@ -113,6 +114,7 @@ class Fleet:
 
         Args:
             dsn: its way to the cluster's tables, if not the test's own; what it writes through the fence goes straight.
+            network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the nursery.
             drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
@@ -122,6 +124,7 @@ class Fleet:
             "name": name,
             "dsn": dsn or self.dsn,
             "direct_dsn": self.dsn,
+            "network": network,
             "far": far,
             "config": self.config,
             "log": f"{file}.log",
