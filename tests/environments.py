@@ -3,8 +3,9 @@
     uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 -- tests/unit
 
 A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything that the project says it
-works with, on the oldest Python. `postgres-13` and so on: runs them on an embedded server of that version. `types`: every type that users can reach is known to a strict type checker. What follows `--`
-goes to pytest. The tests are copied to where nothing else of this repository is.
+works with, on the oldest Python. `postgres-13` and so on: runs them on an embedded server of that version. `types`: every type
+that users can reach is known to a strict type checker. What follows `--` goes to pytest. The tests are copied to where nothing
+else of this repository is.
 """
 
 from __future__ import annotations
