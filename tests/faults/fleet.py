@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +18,11 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.faults import history
+from tests.faults.member import Member, clock
 from tests.faults.nursery import Nursery
 
 SLACK_SEC = 0.5
 """What the machine may add to any bound: starting a coroutine, a poll of a log, a busy processor."""
-
-
-def clock() -> float:
-    """The clock that the workers write down."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@dataclass
-class Member:
-    """One worker process, and what it has said so far."""
-
-    name: str
-    pid: int
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None  # of one that the nursery did not make
-    events: list[list[Any]] = field(default_factory=list)
-    state: tuple[float, bool, bool, frozenset[int]] = (0.0, False, False, frozenset())
-    pauses: list[history.Pause] = field(default_factory=list)
-    stopped_at: float | None = None
-    dead: bool = False
-    cut: bool = False
-    _read: int = 0
-    _partial: bytes = b""
-
-    def look(self) -> None:
-        """Take in what it has written since."""
-        path = self.folder / f"{self.name}.log"
-        if not path.exists():
-            return
-        with path.open("rb") as log:
-            log.seek(self._read)
-            data = log.read()
-        self._read += len(data)
-        complete, newline, self._partial = (self._partial + data).rpartition(b"\n")
-        new = history.parse(complete + newline)
-        self.events += new
-        for kind, t, *values in new:
-            if kind == "state":
-                self.state = (t, values[0], values[1], frozenset(values[2]))
-
-    def said(self, kind: str, *values: Any, since: float = 0.0) -> list[list[Any]]:
-        """Events of a kind that begin with these values, time included, from a moment on."""
-        return [e for e in self.events if e[0] == kind and e[1] >= since and tuple(e[2 : 2 + len(values)]) == values]
 
 
 class Fleet:
@@ -102,6 +59,7 @@ class Fleet:
         name: str,
         *,
         dsn: str | None = None,
+        network: str | None = None,
         far: bool = True,
         environment: dict[str, str] | None = None,
         act_every_sec: float = 0.04,
@@ -113,6 +71,7 @@ class Fleet:
 
         Args:
             dsn: its way to the cluster's tables, if not the test's own; what it writes through the fence goes straight.
+            network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the nursery.
             drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
@@ -122,6 +81,7 @@ class Fleet:
             "name": name,
             "dsn": dsn or self.dsn,
             "direct_dsn": self.dsn,
+            "network": network,
             "far": far,
             "config": self.config,
             "log": f"{file}.log",
@@ -134,12 +94,13 @@ class Fleet:
             "batch": batch,
         }
         if environment is None:
-            member = Member(name, self._nursery.start(settings), self._folder)
+            pid = self._nursery.start(settings)
+            member = Member(name, pid, self._folder, lambda: self._nursery.status(pid))
         else:
             command = [sys.executable, "-m", "tests.faults.worker", json.dumps(settings)]
             with open(settings["diary"], "ab") as diary:
                 process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=diary, stderr=diary)
-            member = Member(name, process.pid, self._folder, process)
+            member = Member(name, process.pid, self._folder, process.poll)
         assert name not in self.members, "the log is the name's: give each process its own"
         self.members[name] = member
         return member
@@ -171,26 +132,17 @@ class Fleet:
         for name in names:
             os.kill(self.members[name].pid, signal.SIGKILL)
         for name in names:
-            self._await_end(self.members[name], -signal.SIGKILL)
-        return clock()
+            self.members[name].await_end(-signal.SIGKILL)
+        gone_at = clock()
+        self.look()
+        return gone_at
 
     def leave(self, *names: str) -> None:
         """SIGTERM: leave in order; waits for the end."""
         for name in names:
             os.kill(self.members[name].pid, signal.SIGTERM)
         for name in names:
-            self._await_end(self.members[name], 0)
-
-    def _status(self, member: Member) -> int | None:
-        return self._nursery.status(member.pid) if member.process is None else member.process.poll()
-
-    def _await_end(self, member: Member, expected: int) -> None:
-        deadline = time.monotonic() + 30
-        while (status := self._status(member)) is None:
-            assert time.monotonic() < deadline, f"{member.name} did not end"
-            time.sleep(0.002)
-        assert status == expected, f"{member.name} ended with {status}: {self.diaries(member.name)}"
-        member.dead = True
+            self.members[name].await_end(0)
         self.look()
 
     def stop(self, *names: str) -> float:
@@ -199,11 +151,10 @@ class Fleet:
         for name in names:
             member = self.members[name]
             while True:
-                member.stopped_at = clock()
-                os.kill(member.pid, signal.SIGSTOP)
+                member.stop()
                 if not self._in_transaction(name):
                     break
-                self.resume(name)
+                member.resume()
         return now
 
     def _in_transaction(self, name: str) -> bool:
@@ -236,11 +187,7 @@ class Fleet:
         """SIGCONT; when the first was sent."""
         now = clock()
         for name in names:
-            member = self.members[name]
-            os.kill(member.pid, signal.SIGCONT)
-            assert member.stopped_at is not None
-            member.pauses.append(history.Pause(name, member.stopped_at, clock()))
-            member.stopped_at = None
+            self.members[name].resume()
         return now
 
     def tell(self, name: str, do: str, **values: Any) -> None:
@@ -253,19 +200,7 @@ class Fleet:
         """Leave nothing behind."""
         self.admin.close()
         for member in self.members.values():
-            if self._status(member) is None:
-                with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.kill(member.pid, signal.SIGKILL)
-        for member in self.members.values():
-            if member.process is not None:
-                member.process.wait()
-            elif not member.dead:
-                self._await_end_quietly(member)
-
-    def _await_end_quietly(self, member: Member) -> None:
-        deadline = time.monotonic() + 10
-        while self._status(member) is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+            member.end()
 
     # -- watching -----------------------------------------------------------------------------------------------------------
 
@@ -370,16 +305,8 @@ class Fleet:
             f"owns={sorted(m.state[3])}"
             for m in self.members.values()
         ]
-        return "\n".join([f"at {clock():.3f}", *states, self.diaries(*self.members)])
-
-    def diaries(self, *names: str) -> str:
-        """The ends of workers' logs."""
-        ends = []
-        for name in names:
-            path = self._folder / f"{name}.diary"
-            if path.exists():
-                ends += [f"-- {name}", *path.read_text("utf-8", "replace").splitlines()[-12:]]
-        return "\n".join(ends)
+        diaries = (line for member in self.members.values() for line in member.diary())
+        return "\n".join([f"at {clock():.3f}", *states, *diaries])
 
     # -- judging ----------------------------------------------------------------------------------------------------------
 
@@ -389,10 +316,7 @@ class Fleet:
         events = [(member.name, event) for member in self.members.values() for event in member.events]
         with self._own_connection() as connection:
             past = history.read(events, self._effects, connection)
-        past.pauses = [pause for member in self.members.values() for pause in member.pauses]
-        past.pauses += [
-            history.Pause(m.name, m.stopped_at, float("inf")) for m in self.members.values() if m.stopped_at is not None
-        ]
+        past.pauses = [pause for member in self.members.values() for pause in member.all_pauses()]
         self.report = history.judge(past)
         self.past = past
         assert not self.report.violations, "\n".join([*self.report.violations[:10], self.describe()])

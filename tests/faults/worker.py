@@ -36,6 +36,7 @@ import anyio
 import psycopg
 
 from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable, process
+from tests.faults import wires
 
 LONGEST_LIFE_SEC = 1200
 CLEANUP_SEC = 0.03
@@ -285,6 +286,8 @@ def _resident_kib() -> int:
 def main(settings: dict[str, Any]) -> None:
     """Run one worker to its end. Ends by itself after a while, should the test be gone."""
     signal.setitimer(signal.ITIMER_REAL, LONGEST_LIFE_SEC)
+    if settings["network"]:
+        wires.enter(settings["network"])
     logging.basicConfig(filename=settings["diary"], level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
     asyncio.run(_run(settings))
 

