@@ -298,6 +298,8 @@ def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):
     mark = f"mark-{os.getpid()}-{number}"
+    # A shell lets what it starts in the background ignore SIGINT, and so do these tests and their children then.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, "demo", "--dsn", empty_dsn],
         stdout=subprocess.PIPE,
@@ -305,6 +307,7 @@ def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):
         text=True,
         env={**os.environ, "DEMO_TEST_MARK": mark},
     )
+    signal.signal(signal.SIGINT, ignored)
     assert process.stdout is not None
     for line in process.stdout:
         if "workers share" in line:
