@@ -74,6 +74,10 @@ def translated() -> Iterator[None]:
         ) from error
     except (*_TRANSIENT, psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise StoreUnavailable(f"PostgreSQL is not available: {_first_line(error)}") from error
+    except psycopg.Rollback as error:  # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
+        raise StoreUnavailable(
+            "PostgreSQL is not available: the connection broke while a transaction was rolled back"
+        ) from error
 
 
 def _first_line(error: psycopg.Error) -> str:
