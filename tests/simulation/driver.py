@@ -181,10 +181,11 @@ class Connection:
             yield marker
         except BaseException as error:
             self._in_transaction = False
-            if not self.closed and self._broken is None and self._answer is None and self._opened:
+            rolled_back = not self.closed and self._broken is None and self._answer is None
+            if rolled_back and self._opened:
                 self._opened = False
-                await self._roll_back()
-            if isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+                rolled_back = await self._roll_back()
+            if rolled_back and isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
                 return
             raise
         self._in_transaction = False
@@ -200,16 +201,19 @@ class Connection:
         try:
             yield marker
         except BaseException as error:
-            if not self.closed and self._broken is None and self._answer is None:
-                await self._roll_back("roll_back_to", explicit=True)
-            if isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+            rolled_back = not self.closed and self._broken is None and self._answer is None
+            if rolled_back:
+                rolled_back = await self._roll_back("roll_back_to", explicit=True)
+            if rolled_back and isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
                 return
             raise
         await self._command("release", explicit=True)
 
-    async def _roll_back(self, how: str = "rollback", *, explicit: bool = False) -> None:
-        with suppress(psycopg.OperationalError):  # psycopg logs it, and raises what the block raised
+    async def _roll_back(self, how: str = "rollback", *, explicit: bool = False) -> bool:
+        with suppress(psycopg.OperationalError):  # psycopg logs it, and raises what the block raised, a Rollback too
             await self._command(how, explicit=explicit)
+            return True
+        return False
 
     async def _command(self, how: str, *, explicit: bool = False) -> None:
         self._require_open()

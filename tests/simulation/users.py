@@ -131,7 +131,7 @@ class Users:
                 if await cursor.fetchone() is None:
                     raise psycopg.Rollback(transaction)
                 await self._work(1)
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, psycopg.Rollback):  # a Rollback comes out when the connection breaks at it
             return
         finally:
             await connection.close()
