@@ -82,7 +82,7 @@ class Result:
         }
 
 
-_WIDTH = 66
+_WIDTH = 72
 HEAD = f"{'case':{_WIDTH}} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
 
 
