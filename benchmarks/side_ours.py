@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from collections.abc import Awaitable
@@ -151,6 +152,7 @@ async def hold(appname: str, name: str) -> None:
 async def worker(appname: str, total: str, name: str) -> None:
     """Tell of every change of its tokens; leave when a line comes. The stream is asked for its next item, and so a token let
     go, when what came has been told."""
+    logging.disable(logging.CRITICAL)
     config = CoordinationConfig(appname=appname, total_tokens=int(total))
     # The provider is called when it is connected and about to join.
     job = Job(name, config, lock_provider=lambda _: tell(joining=True))

@@ -16,7 +16,7 @@ _MOST_SEC = 200
 
 
 class Watched:
-    """Worker processes, and what they tell.
+    """Worker processes, and what they tell. Those that live at the end of its block are killed.
 
     Args:
         command: what starts a worker, its name being added. total: how many tokens there are to own.
@@ -36,7 +36,7 @@ class Watched:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for process in self.processes.values():  # something failed, or they would have been ended one by one
+        for process in self.processes.values():
             with suppress(ProcessLookupError):
                 process.kill()
         await asyncio.gather(*(process.wait() for process in self.processes.values()))
@@ -169,8 +169,8 @@ class Took:
 
 
 async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_by_one: bool = True) -> Took:
-    """Three workers; a fourth comes and leaves, `rounds` times; then for each of `victims` a fourth comes, and ``"leader"``, which
-    is the oldest, or one that is not the oldest is killed.
+    """Three workers; a fourth comes and leaves, `rounds` times; then for each of `victims` a fourth comes, and one is killed:
+    the oldest, where it says ``"leader"``, else another. The last are left to the end of the block of `watched`.
 
     Args:
         one_by_one: the three start in order, so that the first is the oldest.
@@ -198,10 +198,7 @@ async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_b
         at = await watched.kill(alive.pop(0 if victim == "leader" else 1))
         await watched.even(3)
         spells.append((victim, at, watched.last_change()))
-    lines = list(watched.lines)  # those of the end, when all leave, are no event
-    for name in reversed(list(watched.processes)):
-        await watched.end(name)
-    return _taken(spells, lines)
+    return _taken(spells, watched.lines)
 
 
 def _taken(spells: Sequence[tuple[str, float, float]], lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Took:
