@@ -16,18 +16,18 @@ from benchmarks.sides import Side, interleaved, server
 from jobsync_async.embedded import EmbeddedPostgres
 
 LOGGED = {"log_statement": "all", "log_line_prefix": "%a|"}
+_FIRST_MS = {10_000: 40.0, 1_000_000: 3000.0}
 _SETTLED_SEC = 15  # until what starting needed is closed again
 
 
 def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
     for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 2)):
-        if quick and total > 100_000:
-            goals = ours_alone(dsn, sides[0], total)
-            results.append(goals)
+        if quick and total > 10_000:
+            results.append(ours_alone(dsn, sides[0], total))
             continue
-        ours, theirs = interleaved(min(rounds, 3) if quick else rounds, sides, dsn, "distribution", total)
-        first = {10_000: 40.0, 1_000_000: 3000.0}.get(total)
+        ours, theirs = interleaved(2 if quick else rounds, sides, dsn, "distribution", total)
+        first = _FIRST_MS.get(total)
         death = 25.0 if total == 10_000 else None
         for event, title, goal in (
             ("first", "first distribution", first),
@@ -44,21 +44,21 @@ def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def ours_alone(dsn: str, side: Side, total: int) -> Result:
     """The first distribution of so many tokens; theirs takes too long for a quick run."""
-    (ours,) = interleaved(2, [side], dsn, "distribution", total)
-    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], 3000)
+    (ours,) = interleaved(1, [side], dsn, "distribution", total)
+    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], _FIRST_MS.get(total))
 
 
 def plans(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
     for pinned in (0, 10_000):
-        ours, theirs = interleaved(3 if quick else 10, sides, dsn, "plan", pinned)
+        ours, theirs = interleaved((1 if pinned else 3) if quick else 10, sides, dsn, "plan", pinned)
         name = f"pure plan, 50 workers, 10,000 tokens, {pinned:,} pinned"
         results.append(Result(name, "ms", ours, 5, theirs, times=1))
     return results
 
 
 def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    rounds = 3 if quick else 7
+    rounds = 1 if quick else 7
     results = []
     for hash_function in ("double_sha256", "sha256", "md5"):
         ours, theirs = interleaved(rounds, sides, dsn, "claiming", hash_function)
@@ -70,7 +70,7 @@ def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 
 def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    ours, theirs = interleaved(2 if quick else 5, sides, dsn, "rows")
+    ours, theirs = interleaved(1 if quick else 5, sides, dsn, "rows")
     return [
         Result(title, "rows/s", [a[key] for a in ours], goal, [a[key] for a in theirs], times=1, more=True)
         for key, title, goal in (
@@ -84,7 +84,7 @@ def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     interleaved(1, sides, dsn, "memory")  # what is imported is compiled by then
-    ours, theirs = interleaved(3 if quick else 5, sides, dsn, "memory")
+    ours, theirs = interleaved(1 if quick else 5, sides, dsn, "memory")
     return [
         Result(
             "memory of the first Job over `import psycopg`", "MiB", [a[0] for a in ours], 8, [a[0] for a in theirs], times=2
@@ -95,7 +95,7 @@ def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
     """A leader and a follower of each side at once while nothing happens; what they send is counted by the server's log."""
-    seconds = 30 if quick else 120
+    seconds = 20 if quick else 120
     names = {"ours": sides[0], "theirs": sides[1]}
     with ExitStack() as stack:
         for which, side in names.items():
