@@ -41,9 +41,7 @@ WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds, shorter observation, and no peer that takes minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, a shorter look, and no peer that takes minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument(
         "--plots",

@@ -22,7 +22,7 @@ _SETTLED_SEC = 15  # until what starting needed is closed again
 
 def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
-    for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 2)):
+    for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 1)):
         if quick and total > 10_000:
             results.append(ours_alone(dsn, sides[0], total))
             continue
@@ -51,14 +51,14 @@ def ours_alone(dsn: str, side: Side, total: int) -> Result:
 def plans(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
     for pinned in (0, 10_000):
-        ours, theirs = interleaved((1 if pinned else 3) if quick else 10, sides, dsn, "plan", pinned)
+        ours, theirs = interleaved((1 if pinned else 3) if quick else 5, sides, dsn, "plan", pinned)
         name = f"pure plan, 50 workers, 10,000 tokens, {pinned:,} pinned"
         results.append(Result(name, "ms", ours, 5, theirs, times=1))
     return results
 
 
 def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    rounds = 1 if quick else 7
+    rounds = 1 if quick else 5
     results = []
     for hash_function in ("double_sha256", "sha256", "md5"):
         ours, theirs = interleaved(rounds, sides, dsn, "claiming", hash_function)
@@ -95,7 +95,7 @@ def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
     """A leader and a follower of each side at once while nothing happens; what they send is counted by the server's log."""
-    seconds = 20 if quick else 120
+    seconds = 20 if quick else 60
     names = {"ours": sides[0], "theirs": sides[1]}
     with ExitStack() as stack:
         for which, side in names.items():

