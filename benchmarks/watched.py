@@ -90,8 +90,8 @@ class Watched:
         return float(next(told["t"] for who, told in reversed(self.lines) if who == name and what in told))
 
     def last_change(self) -> float:
-        """When the last worker told of a change that gave it tokens."""
-        return max(float(told["t"]) for _, told in self.lines if told.get("come"))
+        """When a worker last told of a change: one that lets go later than another takes still has to learn of it."""
+        return max(float(told["t"]) for _, told in self.lines if told.get("come") or told.get("gone"))
 
     async def end(self, name: str) -> None:
         process = self.processes[name]
