@@ -40,7 +40,7 @@ async def zookeeper(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result
     ]
     if quick:
         settings = [Setting(equal, (0.1, 15), 1_000, victims=())]
-    return await _compare(dsn, sides[0], kazoo, "kazoo", settings, lambda _: servers.zookeeper())
+    return await _compare(dsn, sides[0], kazoo, "kazoo", settings, lambda _: servers.zookeeper(), one_by_one=False)
 
 
 async def kafka(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
@@ -53,7 +53,9 @@ async def kafka(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     ]
     if quick:
         settings = [Setting("defaults: session 10 s, heartbeat 3 s", (10, 3), 1_000, victims=())]
-    return await _compare(dsn, sides[0], aiokafka, "aiokafka", settings, lambda total: servers.kafka(aiokafka, total))
+    return await _compare(
+        dsn, sides[0], aiokafka, "aiokafka", settings, lambda total: servers.kafka(aiokafka, total), one_by_one=True
+    )
 
 
 async def _compare(
@@ -63,6 +65,8 @@ async def _compare(
     name: str,
     settings: Sequence[Setting],
     serving: Callable[[int], AbstractContextManager[str]],
+    *,
+    one_by_one: bool,
 ) -> list[Result]:
     ours: dict[int, tuple[Took, Took]] = {}
     results = []
@@ -70,7 +74,7 @@ async def _compare(
         with serving(setting.total) as address:  # a new one, so that nothing is left of the round before
             command = theirs.command("worker", address, setting.total, *setting.values)
             async with Watched(command, theirs.environment, setting.total) as watched:
-                peers = await events(watched, setting.rounds, setting.victims, one_by_one=False)
+                peers = await events(watched, setting.rounds, setting.victims, one_by_one=one_by_one)
         if setting.total not in ours:
             here, apart = await of_ours(dsn, side, 3, setting.victims, total=setting.total), Took()
             if setting.victims:
@@ -82,7 +86,7 @@ async def _compare(
 
 
 def _lines(of: str, here: Took, apart: Took, theirs: Took) -> list[Result]:
-    titles = {"join": "joins", "leave": "leaves", "follower": "killed"}
+    titles = {"first": "the first, alone", "join": "joins", "leave": "leaves", "follower": "killed"}
     results = []
     for event, title in titles.items():
         if event in theirs.reaction:

@@ -94,7 +94,7 @@ def _reaction(measured: dict[str, list[Case]]) -> Figure | None:
                 side.values[event + (elsewhere or "")] = values
     for name in ("zookeeper", "kafka"):
         events: dict[str, dict[str, Sequence[float]]] = {}
-        for (setting, event), case in _of(measured.get(name, []), r"(.+, [\d,]+): ([a-z ]+)").items():
+        for (setting, event), case in _of(measured.get(name, []), r"(.+, [\d,]+): ([a-z, ]+)").items():
             row = next((row for row, word in _EVENTS.items() if word == event), None)
             if row is not None:
                 events.setdefault(setting, {})[row] = _values(case, "theirs")

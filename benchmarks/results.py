@@ -82,7 +82,7 @@ class Result:
         }
 
 
-_WIDTH = 72
+_WIDTH = 74
 HEAD = f"{'case':{_WIDTH}} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
 
 

@@ -173,7 +173,7 @@ async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_b
     the oldest, where it says ``"leader"``, else another. The last are left to the end of the block of `watched`.
 
     Args:
-        one_by_one: the three start in order, so that the first is the oldest.
+        one_by_one: the three start in order, so that the first is the oldest, and is alone for a moment: event ``"first"``.
     """
     spells: list[tuple[str, float, float]] = []
     alive = ["a", "b", "c"]  # the oldest first
@@ -181,6 +181,9 @@ async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_b
         await watched.start(name)
         if one_by_one:
             await watched.until(lambda: len(watched.owned) >= number)  # noqa: B023 - awaited in this very turn
+        if one_by_one and number == 1:
+            await watched.even(1)
+            spells.append(("first", watched.moment(name, "joining"), watched.last_change()))
     await watched.even(3)
     for number in range(rounds):
         name = f"d{number}"
