@@ -6,7 +6,6 @@ The server is in libpq's environment variables. Its logging is off, as a user wo
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import os
 import sys
@@ -110,8 +109,8 @@ def memory(appname: str) -> list[float]:
 
 def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    with client.Job(name, config(appname), wait_on_enter=2):
-        print(json.dumps("ready"), flush=True)
+    with client.Job(name, config(appname), wait_on_enter=2, lock_provider=lambda _: tell(joining=True)):
+        tell(ready=True)
         sys.stdin.read()
     os._exit(0)
 

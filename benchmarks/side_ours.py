@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 import time
@@ -144,8 +143,8 @@ async def memory(appname: str) -> list[float]:
 
 async def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    async with Job(name, CoordinationConfig(appname=appname)):
-        print(json.dumps("ready"), flush=True)
+    async with Job(name, CoordinationConfig(appname=appname), lock_provider=lambda _: tell(joining=True)):
+        tell(ready=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
