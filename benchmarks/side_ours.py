@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
-from side_common import TASK_IDS, WAL_BYTES, asked_per_second, rss, run, tell
+from side_common import WAL_BYTES, asked_per_second, rss, run, task_ids, tell
 
 BARE = rss()
 
@@ -94,9 +94,10 @@ async def claiming(appname: str, hash_function: str) -> float:
 async def filtering(appname: str) -> float:
     """Ids per second through filter_owned, owning everything."""
     async with Job("w0", CoordinationConfig(appname=appname)) as job:
+        ids = task_ids()
         started = time.perf_counter()
-        assert len(list(job.filter_owned(TASK_IDS))) == len(TASK_IDS)
-        return len(TASK_IDS) / (time.perf_counter() - started)
+        assert len(list(job.filter_owned(ids))) == len(ids)
+        return len(ids) / (time.perf_counter() - started)
 
 
 async def rows(appname: str) -> dict[str, float]:
