@@ -1,6 +1,6 @@
-"""``python -m benchmarks [--quick] [--json FILE] [CASE ...]``: this library beside jobsync, and beside its goals.
+"""``python -m benchmarks [--quick] [--json FILE] [--plots FOLDER] [CASE ...]``: this library beside its peers and its goals.
 
-It needs only Python and a package index: jobsync is installed into an environment of its own, and PostgreSQL is the embedded
+It needs only Python and a package index: peers are installed into environments of their own, and PostgreSQL is the embedded
 one. The sides take turns on the same server, workers are processes, and every figure is a median with its range.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import compared, limits, reaction, scale
+from benchmarks import compared, limits, peers, reaction, scale
 from benchmarks.results import HEAD, Result, save
-from benchmarks.sides import Side, both
+from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
 
 # As a real server is run, so that a commit waits for the disk.
@@ -23,6 +23,8 @@ SAFE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max
 
 CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]]] = {
     "reaction": lambda server, sides, quick: asyncio.run(reaction.measure(server.dsn, sides, quick)),
+    "zookeeper": lambda server, sides, quick: asyncio.run(peers.zookeeper(server.dsn, sides, quick)),
+    "kafka": lambda server, sides, quick: asyncio.run(peers.kafka(server.dsn, sides, quick)),
     "distribution": lambda server, sides, quick: compared.distribution(server.dsn, sides, quick),
     "plan": lambda server, sides, quick: compared.plans(server.dsn, sides, quick),
     "calls": lambda server, sides, quick: compared.calls(server.dsn, sides, quick),
@@ -33,33 +35,47 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "steady": compared.steady,
 }
 
+SLOW_PEERS = {"zookeeper", "kafka"}  # also in a quick run when they are named
 WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED}
-
-
-def folder() -> Path:
-    """Where the peer's environment is kept from one run to the next."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jobsync_async-benchmarks"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter observation, nothing that takes minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, a shorter look, and no peer that takes minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="write each case's results there as CASE.json, and draw what is there (`python -m benchmarks.plots FOLDER` draws "
+        "alone); needs the dependency group `bench`",
+    )
     parser.add_argument("cases", nargs="*", metavar="CASE", choices=[[], *CASES], help=f"some of: {', '.join(CASES)}")
     options = parser.parse_args()
-    cache = folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    sides = both(cache)
+    if options.plots:
+        from benchmarks.plots import draw  # before anything is measured: it may not be installed
+    sides = both()
     results: list[Result] = []
     print(HEAD)
-    for name in options.cases or CASES:
-        with EmbeddedPostgres({**SAFE, **WITH.get(name, {})}) as server:
-            measured = CASES[name](server, sides, options.quick)
+    for name in options.cases or [name for name in CASES if not (options.quick and name in SLOW_PEERS)]:
+        started = time.monotonic()
+        try:
+            with EmbeddedPostgres({**SAFE, **WITH.get(name, {})}) as server:
+                measured = CASES[name](server, sides, options.quick)
+        except LeftOut as reason:
+            print(f"{name} is left out: {reason}", flush=True)
+            continue
         for result in measured:
             print(result.line(), flush=True)
+        print(f"({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
         results.extend(measured)
+        if options.plots:
+            options.plots.mkdir(parents=True, exist_ok=True)
+            save(measured, options.plots / f"{name}.json")
     if options.json:
         save(results, options.json)
+    if options.plots:
+        draw(options.plots)
     return 0 if all(result.met for result in results) else 1
 
 

@@ -16,18 +16,18 @@ from benchmarks.sides import Side, interleaved, server
 from jobsync_async.embedded import EmbeddedPostgres
 
 LOGGED = {"log_statement": "all", "log_line_prefix": "%a|"}
+_FIRST_MS = {10_000: 40.0, 1_000_000: 3000.0}
 _SETTLED_SEC = 15  # until what starting needed is closed again
 
 
 def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
-    for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 2)):
-        if quick and total > 100_000:
-            goals = ours_alone(dsn, sides[0], total)
-            results.append(goals)
+    for total, rounds in ((10_000, 5), (100_000, 3), (1_000_000, 1)):
+        if quick and total > 10_000:
+            results.append(ours_alone(dsn, sides[0], total))
             continue
-        ours, theirs = interleaved(min(rounds, 3) if quick else rounds, sides, dsn, "distribution", total)
-        first = {10_000: 40.0, 1_000_000: 3000.0}.get(total)
+        ours, theirs = interleaved(2 if quick else rounds, sides, dsn, "distribution", total)
+        first = _FIRST_MS.get(total)
         death = 25.0 if total == 10_000 else None
         for event, title, goal in (
             ("first", "first distribution", first),
@@ -44,23 +44,23 @@ def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def ours_alone(dsn: str, side: Side, total: int) -> Result:
     """The first distribution of so many tokens; theirs takes too long for a quick run."""
-    (ours,) = interleaved(2, [side], dsn, "distribution", total)
-    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], 3000)
+    (ours,) = interleaved(1, [side], dsn, "distribution", total)
+    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], _FIRST_MS.get(total))
 
 
 def plans(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     results = []
     for pinned in (0, 10_000):
-        ours, theirs = interleaved(3 if quick else 10, sides, dsn, "plan", pinned)
+        ours, theirs = interleaved((1 if pinned else 3) if quick else 5, sides, dsn, "plan", pinned)
         name = f"pure plan, 50 workers, 10,000 tokens, {pinned:,} pinned"
         results.append(Result(name, "ms", ours, 5, theirs, times=1))
     return results
 
 
 def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    rounds = 3 if quick else 7
+    rounds = 1 if quick else 5
     results = []
-    for hash_function in ("double_sha256", "sha256", "md5"):
+    for hash_function in ("double_sha256",) if quick else ("double_sha256", "sha256", "md5"):
         ours, theirs = interleaved(rounds, sides, dsn, "claiming", hash_function)
         goal = 600_000 if hash_function == "double_sha256" else None
         results.append(Result(f"can_claim_task, {hash_function}", "/s", ours, goal, theirs, times=1.5, more=True))
@@ -70,7 +70,7 @@ def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 
 def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    ours, theirs = interleaved(2 if quick else 5, sides, dsn, "rows")
+    ours, theirs = interleaved(1 if quick else 5, sides, dsn, "rows")
     return [
         Result(title, "rows/s", [a[key] for a in ours], goal, [a[key] for a in theirs], times=1, more=True)
         for key, title, goal in (
@@ -83,8 +83,9 @@ def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 
 def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    interleaved(1, sides, dsn, "memory")  # what is imported is compiled by then
-    ours, theirs = interleaved(3 if quick else 5, sides, dsn, "memory")
+    for side, appname in zip(sides, ("warm_ours_", "warm_theirs_"), strict=True):
+        side.measure(dsn, "memory", appname)  # what is imported is compiled from then on
+    ours, theirs = interleaved(1 if quick else 5, sides, dsn, "memory")
     return [
         Result(
             "memory of the first Job over `import psycopg`", "MiB", [a[0] for a in ours], 8, [a[0] for a in theirs], times=2
@@ -95,11 +96,12 @@ def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 
 def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
     """A leader and a follower of each side at once while nothing happens; what they send is counted by the server's log."""
-    seconds = 30 if quick else 120
+    seconds = 20 if quick else 60
     names = {"ours": sides[0], "theirs": sides[1]}
     with ExitStack() as stack:
-        for which, side in names.items():
-            for role in ("leader", "follower"):
+        processes = []
+        for role in ("leader", "follower"):
+            for which, side in names.items():
                 process = subprocess.Popen(
                     side.command("hold", f"steady_{which}_", role),
                     env={**side.environment, **server(postgres.dsn), "PGAPPNAME": f"{which} {role}"},
@@ -107,8 +109,11 @@ def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> li
                     stdout=subprocess.PIPE,
                 )
                 stack.callback(_end, process)
-                assert process.stdout is not None
-                assert json.loads(process.stdout.readline()) == "ready"
+                processes.append(process)
+            for process in processes[-len(names) :]:  # whoever joins first leads
+                _wait_for("joining", process)
+        for process in processes:
+            _wait_for("ready", process)
         time.sleep(_SETTLED_SEC)
         held: Counter[str] = Counter()
         before = _statements(postgres)
@@ -146,7 +151,15 @@ def _statements(postgres: EmbeddedPostgres) -> Counter[str]:
     return counts
 
 
+def _wait_for(what: str, process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    while what not in json.loads(process.stdout.readline()):
+        pass
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(60)
+    process.kill()  # all is counted, and theirs takes long to leave
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +36,9 @@ class Result:
             return None
         ours, theirs = median(self.ours), median(self.theirs)
         better, worse = (ours, theirs) if self.more else (theirs, ours)
-        return better / worse if worse else float("inf")
+        if better == worse:
+            return 1.0
+        return better / worse if worse else inf
 
     @property
     def met(self) -> bool:
@@ -57,25 +60,30 @@ class Result:
         ratio = "" if self.ratio is None else f"{self.ratio:,.1f} x"
         verdict = ("met" if self.met else "MISSED") if self.goals() else ""
         return (
-            f"{self.name:56.56} {self.unit:10.10} {_shown(self.ours):26} {_shown(self.theirs):26} {ratio:>10}  "
+            f"{self.name:{_WIDTH}.{_WIDTH}} {self.unit:10.10} {_shown(self.ours):26} {_shown(self.theirs):26} {ratio:>10}  "
             f"{self.goals():20} {verdict}"
         ).rstrip()
 
     def case(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As JSON has it. What is infinite is null there, and `null` says why."""
+        why = {side: "did not come to its end" for side in ("ours", "theirs") if not all(map(isfinite, getattr(self, side)))}
+        if self.ratio is not None and not isfinite(self.ratio):
+            why["ratio"] = "one side is zero or did not come to its end"
         return {
             "name": self.name,
             "unit": self.unit,
-            "ours": median(self.ours),
-            "theirs": median(self.theirs) if self.theirs else None,
-            "ratio": self.ratio,
+            "ours": _finite(median(self.ours)),
+            "theirs": _finite(median(self.theirs)) if self.theirs else None,
+            "ratio": None if self.ratio is None else _finite(self.ratio),
             "goal": self.goals() or None,
             "met": self.met,
-            "values": {"ours": list(self.ours), "theirs": list(self.theirs)},
+            "null": why,
+            "values": {"ours": list(map(_finite, self.ours)), "theirs": list(map(_finite, self.theirs))},
         }
 
 
-HEAD = f"{'case':56} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
+_WIDTH = 74
+HEAD = f"{'case':{_WIDTH}} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
 
 
 def _shown(values: Sequence[float]) -> str:
@@ -84,6 +92,10 @@ def _shown(values: Sequence[float]) -> str:
     return f"{median(values):,.3g} ({min(values):,.3g}-{max(values):,.3g})"
 
 
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
 def save(results: Sequence[Result], path: Path) -> None:
     """Write results as JSON: a list of cases."""
-    path.write_text(json.dumps([result.case() for result in results], indent=2), "utf-8")
+    path.write_text(json.dumps([result.case() for result in results], indent=1, allow_nan=False) + "\n", "utf-8")

@@ -1,25 +1,17 @@
-"""What is measured of this library, by the same measure as ``side_theirs.py``: ``side_ours.py WHAT APPNAME ...``."""
+"""What is measured of this library, by the same measure as ``side_jobsync.py``: ``side_ours.py WHAT APPNAME ...``."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
+import logging
 import sys
 import time
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
-
-
-def rss() -> float:
-    gc.collect()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
+from side_common import WAL_BYTES, asked_per_second, rss, run, task_ids, tell
 
 BARE = rss()
 
@@ -27,7 +19,7 @@ from jobsync_async import CoordinationConfig, Job, Task  # noqa: E402 - the memo
 
 
 async def wal(connection: psycopg.AsyncConnection) -> float:
-    row = await (await connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")).fetchone()
+    row = await (await connection.execute(WAL_BYTES)).fetchone()
     assert row is not None
     return float(row[0]) / 2**20
 
@@ -95,20 +87,14 @@ async def plan(_: str, pinned: str) -> float:
 
 
 async def claiming(appname: str, hash_function: str) -> float:
-    """can_claim_task per second, owning everything."""
     async with Job("w0", CoordinationConfig(appname=appname, hash_function=hash_function)) as job:
-        ids = [f"task-{number}" for number in range(200_000)]
-        assert job.can_claim_task(ids[0])
-        started = time.perf_counter()
-        for task_id in ids:
-            job.can_claim_task(task_id)
-        return len(ids) / (time.perf_counter() - started)
+        return asked_per_second(job)
 
 
 async def filtering(appname: str) -> float:
     """Ids per second through filter_owned, owning everything."""
     async with Job("w0", CoordinationConfig(appname=appname)) as job:
-        ids = [f"task-{number}" for number in range(200_000)]
+        ids = task_ids()
         started = time.perf_counter()
         assert len(list(job.filter_owned(ids))) == len(ids)
         return len(ids) / (time.perf_counter() - started)
@@ -158,11 +144,39 @@ async def memory(appname: str) -> list[float]:
 
 async def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    async with Job(name, CoordinationConfig(appname=appname)):
-        print(json.dumps("ready"), flush=True)
+    async with Job(name, CoordinationConfig(appname=appname), lock_provider=lambda _: tell(joining=True)):
+        tell(ready=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
+async def worker(appname: str, total: str, name: str) -> None:
+    """Tell of every change of its tokens; leave when a line comes. The stream is asked for its next item, and so a token let
+    go, when what came has been told."""
+    logging.disable(logging.CRITICAL)
+    config = CoordinationConfig(appname=appname, total_tokens=int(total))
+    # The provider is called when it is connected and about to join.
+    job = Job(name, config, lock_provider=lambda _: tell(joining=True))
+
+    async def follow() -> None:
+        async for change in job.token_changes():
+            tell(owned=len(change.owned), come=sorted(change.assigned), gone=sorted(change.revoked | change.lost))
+
+    await job.start()
+    following = asyncio.ensure_future(follow())
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    tell(leaving=True)
+    await job.stop()
+    await following
+    tell(left=True)
+
+
+async def worker_elsewhere(appname: str, total: str, name: str) -> None:
+    """A worker that takes itself to be alone on its host, so that nobody sees its death before its lease is over."""
+    from jobsync_async import process
+
+    process._boot_id = lambda: f"the host of {name}"
+    await worker(appname, total, name)
+
+
 if __name__ == "__main__":
-    answer = asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
-    print(json.dumps(answer), flush=True)
+    run(globals())

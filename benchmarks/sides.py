@@ -1,4 +1,4 @@
-"""The two that are compared, each in an environment of its own: programs that do the same work and print what it took."""
+"""The sides that are compared, each in an environment of its own: programs that do the same work and print what it took."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-PEER = "jobsync==1.3.14"
 _HERE = Path(__file__).parent
+
+
+class LeftOut(Exception):
+    """A case cannot be measured here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
+    """One of them.
 
     Attributes:
         python: its interpreter. program: what it runs, with what is to be measured as the first argument.
@@ -50,19 +53,50 @@ def server(dsn: str) -> dict[str, str]:
     return {names[key]: str(value) for key, value in conninfo_to_dict(dsn).items() if key in names}
 
 
-def both(folder: Path) -> tuple[Side, Side]:
-    """Ours, and the peer's, whose environment is made in `folder` unless it is there already."""
+def ours() -> Side:
+    """This library, in the environment of whoever measures."""
+    return Side(sys.executable, _HERE / "side_ours.py", {**_environment(), "PYTHONPATH": str(_HERE.parent)})
+
+
+def peer(name: str, *packages: str) -> Side:
+    """``side_NAME.py`` in an environment with these packages, which is made unless it is there already.
+
+    Raises:
+        LeftOut: they cannot be installed.
+    """
+    environment = _environment()
+    folder = _cache() / f"peer-{name}"
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
+    if not complete.exists() or complete.read_text() != " ".join(packages):
+        venv.create(folder, with_pip=True, clear=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", *packages], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            raise LeftOut(f"pip cannot install {' '.join(packages)}: {last[0]}")
+        complete.write_text(" ".join(packages))
+    return Side(str(python), _HERE / f"side_{name}.py", environment)
+
+
+def both() -> tuple[Side, Side]:
+    """Ours and jobsync."""
+    return ours(), peer("jobsync", "jobsync==1.3.14")
+
+
+def _environment() -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     # As installed: compiled once, so that compiling does not count as memory.
-    environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
-    ours = {**environment, "PYTHONPATH": str(_HERE.parent)}
-    theirs = folder / "peer"
-    python = theirs / "bin" / "python"
-    if not (theirs / "complete").exists():
-        venv.create(theirs, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", PEER], env=environment, check=True)
-        (theirs / "complete").touch()
-    return Side(sys.executable, _HERE / "side_ours.py", ours), Side(str(python), _HERE / "side_theirs.py", environment)
+    environment["PYTHONPYCACHEPREFIX"] = str(_cache() / "compiled")
+    return environment
+
+
+def _cache() -> Path:
+    """Where the peers' environments are kept from one run to the next."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jobsync_async-benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def interleaved(rounds: int, sides: Sequence[Side], dsn: str, what: str, *arguments: object) -> list[list[Any]]:

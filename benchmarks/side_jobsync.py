@@ -1,4 +1,4 @@
-"""What is measured of jobsync 1.3.14, in its own environment: ``side_theirs.py WHAT APPNAME ...`` prints one line of JSON.
+"""What is measured of jobsync 1.3.14, in its own environment: ``side_jobsync.py WHAT APPNAME ...`` prints one line of JSON.
 
 The server is in libpq's environment variables. Its logging is off, as a user would have it who measures.
 """
@@ -6,27 +6,17 @@ The server is in libpq's environment variables. Its logging is off, as a user wo
 from __future__ import annotations
 
 import datetime as dt
-import gc
-import json
 import logging
 import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
+from side_common import WAL_BYTES, Holdings, asked_per_second, rss, run, tell
 
 NOW = dt.datetime.now(dt.timezone.utc)
-
-
-def rss() -> float:
-    gc.collect()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
 BARE = rss()
 
 from jobsync import client  # noqa: E402 - the memory before it is the measure
@@ -47,7 +37,7 @@ def config(appname: str, **settings: Any) -> Any:
 
 
 def wal(connection: Any) -> float:
-    return float(connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0]) / 2**20
+    return float(connection.execute(WAL_BYTES).fetchone()[0]) / 2**20
 
 
 def distribution(appname: str, total: str) -> dict[str, float]:
@@ -84,15 +74,8 @@ def plan(_: str, pinned: str) -> float:
 
 
 def claiming(appname: str, hash_function: str) -> float:
-    """can_claim_task per second, owning everything."""
-    job = client.Job("w0", config(appname, hash_function=hash_function), wait_on_enter=1)
-    with job:
-        ids = [f"task-{number}" for number in range(200_000)]
-        assert job.can_claim_task(ids[0])
-        started = time.perf_counter()
-        for task_id in ids:
-            job.can_claim_task(task_id)
-        return len(ids) / (time.perf_counter() - started)
+    with client.Job("w0", config(appname, hash_function=hash_function), wait_on_enter=1) as job:
+        return asked_per_second(job)
 
 
 def rows(appname: str) -> dict[str, float]:
@@ -126,30 +109,25 @@ def memory(appname: str) -> list[float]:
 
 def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    with client.Job(name, config(appname), wait_on_enter=2):
-        print(json.dumps("ready"), flush=True)
+    with client.Job(name, config(appname), wait_on_enter=2, lock_provider=lambda _: tell(joining=True)):
+        tell(ready=True)
         sys.stdin.read()
     os._exit(0)
 
 
-def worker(name: str) -> None:
-    """Tell of every change of its tokens, as `own_worker` does; leave when a line comes."""
-
-    def tell(**what: Any) -> None:
-        print(json.dumps({"t": time.monotonic(), **what}), flush=True)
-
-    settings = config("reaction_")
+def worker(appname: str, total: str, name: str) -> None:
+    """Tell of every change of its tokens; leave when a line comes."""
+    settings = config(appname, total_tokens=int(total))
     job = client.Job(name, settings, wait_on_enter=2, lock_provider=lambda _: tell(joining=True))
     over = threading.Event()
 
     def follow() -> None:
-        known: frozenset[int] = frozenset()
+        holdings, seen = Holdings(), None
         while not over.wait(0.002):
             tokens = job.tokens.my_tokens
-            if len(tokens) != len(known) or known != tokens:
-                now = frozenset(tokens)
-                tell(owned=len(now), come=sorted(now - known), gone=sorted(known - now))
-                known = now
+            if tokens != seen:
+                seen = set(tokens)
+                holdings.now(frozenset(seen))
 
     with job:
         following = threading.Thread(target=follow)
@@ -162,5 +140,4 @@ def worker(name: str) -> None:
 
 
 if __name__ == "__main__":
-    answer = globals()[sys.argv[1]](*sys.argv[2:])
-    print(json.dumps(answer), flush=True)
+    run(globals())
