@@ -27,8 +27,8 @@ _DISTRUST_SEC = 1.0
 # over so long, times the number of workers. And each waits as long before it reads again: then all of them together read 250
 # times a second at most, however many there are and however much changes.
 _READ_EACH_SEC = 0.004
-# Who is named is waited for, and so is whoever leads: they read at once, and then no more often than this.
-_PROMPT_PACE_SEC = 0.05
+# Who is named is waited for, and so is whoever leads: they read at once, and wait less before they read again.
+_PROMPT_EACH_SEC, _MOST_PROMPT_SEC = 0.001, 0.05
 # Tokens are on their way here. It is told when all have come; till then it looks after so long, and then twice as long, for
 # those that have.
 _AWAIT_SEC = 0.1
@@ -149,7 +149,7 @@ class _Follower:
         self._first = False
         self._crowd_sec = snapshot.crowd * _READ_EACH_SEC
         self._paced_until = worker.clock() + self._crowd_sec
-        self._prompt_until = worker.clock() + min(self._crowd_sec, _PROMPT_PACE_SEC)
+        self._prompt_until = worker.clock() + min(snapshot.crowd * _PROMPT_EACH_SEC, _MOST_PROMPT_SEC)
         self._await_until = worker.clock() + self._await_sec if snapshot.coming else float("inf")
         self._await_sec = min(2 * self._await_sec, worker.config.heartbeat_interval_sec) if snapshot.coming else _AWAIT_SEC
         self._look_again = heard > snapshot.version
