@@ -137,7 +137,7 @@ class Measurement:
         await asyncio.sleep(seconds)
         self.seen.idle_ms = (server_cpu_sec(self._postgres) - used) * 1000 / seconds
         self.seen.leader_idle_ms = (self._leader.cpu_sec - led) * 1000 / seconds
-        self.seen.statements = (await self._number(calls) - before - 1) * 60 / seconds / self._workers
+        self.seen.statements = (await self._number(calls) - before) * 60 / seconds / self._workers
 
     async def _join_and_leave(self) -> None:
         crowd, workers, seen = self._crowd, self._workers, self.seen

@@ -279,12 +279,14 @@ CROSS JOIN LATERAL (
 -- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
 -- revocation, named by its version. Nodes change only under the cluster row's lock, which this transaction holds: it comes in
 -- one message with lock_cluster, and where that found no sound row, neither does this. Nothing is written if nothing is let go.
+-- Thousands of tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking among those.
 -- An announcement wakes everybody, so only the last of those who hand something to a receiver makes one, which names it; but
 -- everybody is told of a token that is nobody's, for the leader has to look.
 WITH answered AS (
     SELECT t.* FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) CROSS JOIN LATERAL (
         SELECT token_id, next_node FROM {token} t
-        WHERE t.token_id = a.token_id AND t.version = a.version AND incarnation = %(incarnation)s AND next_node IS NOT NULL
+        WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s
+          AND next_node || '' IS NOT NULL
         FOR NO KEY UPDATE SKIP LOCKED
     ) t
 ), handed_on AS (
