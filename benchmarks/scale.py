@@ -24,7 +24,7 @@ _PROCESSES = 4
 _BURST = 50
 _SETTLES_WITHIN_SEC = 10
 # Between two events, so that one does not count as a part of the other.
-_PAUSE_SEC = 2.5
+_PAUSE_SEC, _QUICK_PAUSE_SEC = 2.5, 1.0
 COUNTED = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.max": "10000"}
 _SIZES = (
     (2, 10_000),
@@ -35,7 +35,7 @@ _SIZES = (
     (50, 100_000),
     (50, 1_000_000),
 )
-_QUICK_SIZES = ((50, 10_000),)
+_QUICK_SIZES = ((10, 10_000),)
 
 
 @dataclass
@@ -83,8 +83,9 @@ class Seen:
 class Measurement:
     """One cluster, from its start to its end."""
 
-    def __init__(self, postgres: EmbeddedPostgres, side: Side, workers: int, total: int) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, side: Side, workers: int, total: int, pause_sec: float = _PAUSE_SEC) -> None:
         self._postgres = postgres
+        self._pause_sec = pause_sec
         self._crowd = Crowd(postgres, side, f"scale{workers}_{total}_", total, workers)
         self._workers = workers
         self.seen = Seen(workers, total)
@@ -142,7 +143,7 @@ class Measurement:
     async def _join_and_leave(self) -> None:
         crowd, workers, seen = self._crowd, self._workers, self.seen
         one = await crowd.process()
-        await asyncio.sleep(_PAUSE_SEC)
+        await asyncio.sleep(self._pause_sec)
         used, led = server_cpu_sec(self._postgres), self._leader.cpu_sec
         one.order("start", ["late"])
         at = await crowd.even(workers + 1)
@@ -160,7 +161,7 @@ class Measurement:
         one = await crowd.process()
         one.order("start", ["doomed"])
         await crowd.even(workers + 1)
-        await asyncio.sleep(_PAUSE_SEC)
+        await asyncio.sleep(self._pause_sec)
         at = await one.kill()
         self.seen.death.append(await crowd.even(workers) - at)
 
@@ -168,7 +169,7 @@ class Measurement:
         crowd, seen = self._crowd, self.seen
         counted = f"SELECT count(*) FROM {crowd.appname}rebalance"
         bursts = [await crowd.process() for _ in range(_PROCESSES)]
-        await asyncio.sleep(_PAUSE_SEC)
+        await asyncio.sleep(self._pause_sec)
         rebalances, used, led = await self._number(counted), server_cpu_sec(self._postgres), self._leader.cpu_sec
         for index, burst in enumerate(bursts):
             burst.order("start", [f"burst{n}" for n in range(index, _BURST, len(bursts))], at_once=_BURST)
@@ -189,7 +190,8 @@ async def measure(postgres: EmbeddedPostgres, side: Side, quick: bool) -> list[R
     statements: dict[int, float] = {}
     for workers, total in _QUICK_SIZES if quick else _SIZES:
         idle_sec = 10 if total == 10_000 and not quick else 5  # in whole heartbeat intervals
-        seen = await Measurement(postgres, side, workers, total).run(idle_sec, 1 if quick else 2)
+        pause_sec = _QUICK_PAUSE_SEC if quick else _PAUSE_SEC
+        seen = await Measurement(postgres, side, workers, total, pause_sec).run(idle_sec, 1 if quick else 2)
         results += seen.results()
         if total == 10_000:
             statements[workers] = seen.statements
