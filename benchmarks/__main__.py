@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import compared, limits, peers, reaction, scale
+from benchmarks import bloat, compared, growth, limits, peers, reaction, scale
 from benchmarks.results import HEAD, Result, save
 from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
@@ -32,11 +32,13 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "memory": lambda server, sides, quick: compared.memory(server.dsn, sides, quick),
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
     "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
+    "growth": lambda server, _, quick: asyncio.run(growth.measure(server.dsn, quick)),
+    "bloat": lambda server, _, quick: asyncio.run(bloat.measure(server.dsn, quick)),
     "steady": compared.steady,
 }
 
 SLOW_PEERS = {"zookeeper", "kafka"}  # also in a quick run when they are named
-WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED}
+WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED, "bloat": bloat.HURRIED}
 
 
 def main() -> int:

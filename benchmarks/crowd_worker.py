@@ -1,8 +1,9 @@
 """A process of many Jobs: orders come as lines of JSON, ``{"start": [names], "at_once": 5}`` or
 ``{"stop": [names], …}``; it tells of what changes.
 
-It prints ``{"t", "owned": {name: how many}}`` when any of its Jobs owns more or fewer tokens than it said last, looking every
-few milliseconds; and ``{"t", "joining": name}``. Seconds are on the clock that all processes share.
+It prints ``{"t", "owned": {name: how many}, "gone": [names]}`` of those of its Jobs that own more or fewer tokens than it said
+last, looking every few milliseconds; and ``{"t", "joining": name}``, ``joined`` and ``leaving``. Seconds are on the clock that
+all processes share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -36,12 +36,14 @@ class Crowd:
 
     async def start(self, turn: asyncio.Semaphore, name: str) -> None:
         job = Job(name, self._config, wait_on_enter=300, lock_provider=lambda _: tell(joining=name))
+        self._jobs[name] = job
         async with turn:  # until it has joined; while the cluster forms, its start goes on until all have
             starting = asyncio.ensure_future(job.start())
             while job._worker.state is None and not starting.done():  # noqa: ASYNC110 - looked at from outside
                 await asyncio.sleep(_LOOK_SEC)
+            if not starting.done():
+                tell(joined=name)
         await starting
-        self._jobs[name] = job
 
     async def stop(self, name: str) -> None:
         tell(leaving=name)
@@ -52,16 +54,11 @@ class Crowd:
         """Tell of changes, for ever."""
         told: dict[str, int] = {}
         while True:
-            now = {name: len(job.my_tokens) for name, job in self._jobs.items()}
+            now = {name: len(job.my_tokens) for name, job in self._jobs.items() if job._worker.state is not None}
             if now != told:
-                tell(owned=now, cpu=_cpu())
+                tell(owned=dict(now.items() - told.items()), gone=[*(told.keys() - now.keys())])
                 told = now
             await asyncio.sleep(_LOOK_SEC)
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _end_if_failed(order: asyncio.Future[Any]) -> None:

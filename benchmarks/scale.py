@@ -1,266 +1,204 @@
 """Many workers: how soon a join, a leave, a death and a burst of joins are absorbed, and what many cost while nothing happens.
 
-The workers are in a few processes, many Jobs to each; the one that joins, leaves or is killed has a process of its own. All of
-them share this machine's cores with the server, so the times hold the work of all workers together, which in use is spread.
+The workers are in a few processes, many Jobs to each; the leader has one of its own, and so has the one that joins, leaves or
+is killed. All of them share this machine's cores with the server, so the times hold the work of all workers together, which in
+use is spread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import psycopg
 
+from benchmarks.crowds import Crowd, Process, server_cpu_sec
 from benchmarks.results import Result
-from benchmarks.sides import Side, server
+from benchmarks.sides import Side
 from jobsync_async.embedded import EmbeddedPostgres
 
 _PROCESSES = 4
 _BURST = 50
-_MOST_SEC = 300
+_SETTLES_WITHIN_SEC = 10
+# Between two events, so that one does not count as a part of the other.
+_PAUSE_SEC, _QUICK_PAUSE_SEC = 2.5, 1.0
 COUNTED = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.max": "10000"}
+_SIZES = (
+    (2, 10_000),
+    (10, 10_000),
+    (50, 10_000),
+    (200, 10_000),
+    (500, 10_000),
+    (50, 100_000),
+    (50, 1_000_000),
+)
+_QUICK_SIZES = ((10, 10_000),)
 
 
-class Process:
-    """One process of Jobs, and what it told last."""
+@dataclass
+class Seen:
+    """What was measured of one cluster: seconds, and what `crowd` says of the rest."""
 
-    def __init__(self, child: asyncio.subprocess.Process, news: asyncio.Event) -> None:
-        self.child = child
-        self.owned: dict[str, int] = {}
-        self.told_at = 0.0
-        self.moments: dict[str, float] = {}
-        self._news = news
-        self._reading = asyncio.ensure_future(self._read())
+    workers: int
+    total: int
+    start: float = 0.0
+    connections: float = 0.0
+    statements: float = 0.0
+    idle_ms: float = 0.0
+    leader_idle_ms: float = 0.0
+    join: list[float] = field(default_factory=list)
+    leave: list[float] = field(default_factory=list)
+    death: list[float] = field(default_factory=list)
+    join_cpu: list[float] = field(default_factory=list)
+    leader_join_cpu: list[float] = field(default_factory=list)
+    burst: float = 0.0
+    burst_cpu: float = 0.0
+    leader_burst_cpu: float = 0.0
+    rebalances: float = 0.0
 
-    async def _read(self) -> None:
-        assert self.child.stdout is not None
-        async for line in self.child.stdout:
-            told = json.loads(line)
-            if "owned" in told:
-                self.owned, self.told_at = told["owned"], told["t"]
-            for what in ("joining", "leaving"):
-                if what in told:
-                    self.moments.setdefault(f"{what} {told[what]}", told["t"])
-            self._news.set()
-        await self.child.wait()
-        self._news.set()
-
-    def order(self, what: str, names: Sequence[str], at_once: int = 3) -> None:
-        """Let it do something; it goes on while others are told."""
-        assert self.child.stdin is not None
-        self.child.stdin.write(json.dumps({what: names, "at_once": at_once}).encode() + b"\n")
-
-    async def kill(self) -> float:
-        """End it by SIGKILL; when."""
-        at = time.monotonic()
-        self.child.kill()
-        await self.child.wait()
-        await self._reading
-        self.owned = {}
-        return at
-
-    async def end(self) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.close()
-        await self.child.wait()
-        await self._reading
+    def results(self) -> list[Result]:
+        known = self.total == 10_000
+        of = f"{self.workers} workers, {self.total:,} tokens: "
+        return [
+            Result(of + "all start at once", "s", [self.start]),
+            Result(of + "one more joins", "s", self.join),
+            Result(of + "it leaves", "s", self.leave),
+            Result(of + "one is killed", "s", self.death, 1 if known else None),
+            Result(of + f"{_BURST} more join at once", "s", [self.burst]),
+            Result(of + f"rebalances for these {_BURST}", "", [self.rebalances], 5),
+            Result(of + "statements each", "/min", [self.statements], 13),
+            Result(of + "connections each", "", [self.connections / self.workers], 2.1),
+            Result(of + "server, nothing happens, each", "ms/s", [self.idle_ms / self.workers]),
+            Result(of + "leader, nothing happens", "ms/s", [self.leader_idle_ms]),
+            Result(of + "server, for that join", "CPU s", self.join_cpu),
+            Result(of + "leader, for that join", "CPU s", self.leader_join_cpu),
+            Result(of + f"server, for these {_BURST}", "CPU s", [self.burst_cpu]),
+            Result(of + f"leader, for these {_BURST}", "CPU s", [self.leader_burst_cpu]),
+        ]
 
 
-class Crowd:
-    """All processes of one cluster."""
+class Measurement:
+    """One cluster, from its start to its end."""
 
-    def __init__(self, postgres: EmbeddedPostgres, side: Side, appname: str, total: int, workers: int) -> None:
-        self.appname = appname
-        self._environment = {**side.environment, **server(postgres.dsn)}
-        self._command = [side.python, "-m", "benchmarks.crowd_worker", appname, str(total), str(workers)]
-        self._total = total
-        self._news = asyncio.Event()
-        self.processes: list[Process] = []
+    def __init__(self, postgres: EmbeddedPostgres, side: Side, workers: int, total: int, pause_sec: float = _PAUSE_SEC) -> None:
+        self._postgres = postgres
+        self._pause_sec = pause_sec
+        self._crowd = Crowd(postgres, side, f"scale{workers}_{total}_", total, workers)
+        self._workers = workers
+        self.seen = Seen(workers, total)
+        self._number: Callable[[str], Awaitable[float]]
+        self._leader: Process
 
-    async def process(self) -> Process:
-        child = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=self._environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=1_000_000,
-        )
-        self.processes.append(Process(child, self._news))
-        return self.processes[-1]
+    async def run(self, idle_sec: float, rounds: int) -> Seen:
+        async with await psycopg.AsyncConnection.connect(self._postgres.dsn, autocommit=True) as connection:
 
-    async def even(self, workers: int) -> float:
-        """Wait until so many workers own all tokens evenly; when the last of them came to."""
-        await self._until(lambda: self._is_even(workers))
-        return max(process.told_at for process in self.processes)
+            async def number(query: str) -> float:
+                row = await (await connection.execute(query.encode())).fetchone()
+                assert row is not None
+                return float(row[0] or 0)
 
-    def _is_even(self, workers: int) -> bool:
-        counts = [count for process in self.processes for count in process.owned.values()]
-        return len(counts) == workers and sum(counts) == self._total and max(counts) - min(counts) <= 1
+            self._number = number
+            try:
+                await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+                await self._start()
+                await self._idle(idle_sec)
+                for _ in range(rounds):
+                    await self._join_and_leave()
+                    await self._join_and_die()
+                await self._burst()
+            finally:
+                await self._crowd.end()
+        return self.seen
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(_MOST_SEC):
-            while not condition():
-                if any((process.child.returncode or 0) > 0 for process in self.processes):
-                    raise RuntimeError("a process of the crowd has failed; what it said is above")
-                self._news.clear()
-                await self._news.wait()
-
-    async def end(self) -> None:
-        await asyncio.gather(*(process.end() for process in self.processes if process.child.returncode is None))
-
-
-async def crowd(postgres: EmbeddedPostgres, side: Side, workers: int, total: int, idle_sec: int) -> dict[str, float]:
-    """Seconds for each event, and the costs."""
-    many = Crowd(postgres, side, f"scale{workers}_{total}_", total, workers)
-    took: dict[str, float] = {}
-    async with await psycopg.AsyncConnection.connect(postgres.dsn, autocommit=True) as connection:
-
-        async def number(query: str) -> float:
-            row = await (await connection.execute(query)).fetchone()
-            assert row is not None
-            return float(row[0])
-
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        homes = [await many.process() for _ in range(min(_PROCESSES, workers))]
+    async def _start(self) -> None:
+        crowd, workers = self._crowd, self._workers
+        homes = [await crowd.process() for _ in range(min(_PROCESSES, workers))]
+        self._leader = homes[0]
         started = time.monotonic()
-        for index, home in enumerate(homes):
-            home.order("start", [f"w{n}" for n in range(index, workers, len(homes))])
-        took["start"] = await many.even(workers) - started
-        await asyncio.sleep(12)  # until what starting needed is closed again, and has been counted
-        took["connections"] = await number("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
-        calls = "SELECT sum(calls) FROM pg_stat_statements"
-        before, used = await number(calls), cpu_sec(postgres)
-        await asyncio.sleep(idle_sec)
-        took["statements"] = (await number(calls) - before - 1) * 60 / idle_sec / workers
-        took["idle_cpu"] = (cpu_sec(postgres) - used) * 1000 / idle_sec
+        self._leader.order("start", ["w0"])
+        await crowd.until(lambda: "joined w0" in self._leader.moments)
+        others = homes[1:]
+        for index, home in enumerate(others, 1):
+            home.order("start", [f"w{n}" for n in range(index, workers, len(others))])
+        self.seen.start = await crowd.even(workers) - started
 
-        late = await many.process()
-        used = cpu_sec(postgres)
-        late.order("start", ["late"])
-        took["join"] = await many.even(workers + 1) - late.moments["joining late"]
-        took["join_cpu"] = cpu_sec(postgres) - used
-        late.order("stop", ["late"])
-        took["leave"] = await many.even(workers) - late.moments["leaving late"]
-        late.order("start", ["doomed"])
-        await many.even(workers + 1)
-        await asyncio.sleep(1)
-        at = await late.kill()
-        took["death"] = await many.even(workers) - at
+    async def _idle(self, seconds: float) -> None:
+        here = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        connections = f"SELECT count(*) FROM pg_stat_activity WHERE {here}"
+        for _ in range(_SETTLES_WITHIN_SEC * 10):  # until what starting needed is closed again
+            if await self._number(connections) <= 2 * self._workers:
+                break
+            await asyncio.sleep(0.1)
+        self.seen.connections = await self._number(connections)
+        calls = f"SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE '%{self._crowd.appname}%'"
+        before, used, led = await self._number(calls), server_cpu_sec(self._postgres), self._leader.cpu_sec
+        await asyncio.sleep(seconds)
+        self.seen.idle_ms = (server_cpu_sec(self._postgres) - used) * 1000 / seconds
+        self.seen.leader_idle_ms = (self._leader.cpu_sec - led) * 1000 / seconds
+        self.seen.statements = (await self._number(calls) - before) * 60 / seconds / self._workers
 
-        counted = f"SELECT count(*) FROM {many.appname}rebalance"
-        rebalances = await number(counted)
-        bursts = [await many.process() for _ in range(_PROCESSES)]
+    async def _join_and_leave(self) -> None:
+        crowd, workers, seen = self._crowd, self._workers, self.seen
+        one = await crowd.process()
+        await asyncio.sleep(self._pause_sec)
+        used, led = server_cpu_sec(self._postgres), self._leader.cpu_sec
+        one.order("start", ["late"])
+        at = await crowd.even(workers + 1)
+        seen.join.append(at - one.moments["joining late"])
+        await asyncio.sleep(1)  # until all have heard of it
+        seen.join_cpu.append(server_cpu_sec(self._postgres) - used)
+        seen.leader_join_cpu.append(self._leader.cpu_sec - led)
+        one.order("stop", ["late"])
+        at = await crowd.even(workers)
+        seen.leave.append(at - one.moments["leaving late"])
+        await one.end()
+
+    async def _join_and_die(self) -> None:
+        crowd, workers = self._crowd, self._workers
+        one = await crowd.process()
+        one.order("start", ["doomed"])
+        await crowd.even(workers + 1)
+        await asyncio.sleep(self._pause_sec)
+        at = await one.kill()
+        self.seen.death.append(await crowd.even(workers) - at)
+
+    async def _burst(self) -> None:
+        crowd, seen = self._crowd, self.seen
+        counted = f"SELECT count(*) FROM {crowd.appname}rebalance"
+        bursts = [await crowd.process() for _ in range(_PROCESSES)]
+        await asyncio.sleep(self._pause_sec)
+        rebalances, used, led = await self._number(counted), server_cpu_sec(self._postgres), self._leader.cpu_sec
         for index, burst in enumerate(bursts):
             burst.order("start", [f"burst{n}" for n in range(index, _BURST, len(bursts))], at_once=_BURST)
-        used = cpu_sec(postgres)
         try:
-            took["burst"] = await many.even(workers + _BURST) - min(min(burst.moments.values()) for burst in bursts)
+            at = await crowd.even(self._workers + _BURST)
+            seen.burst = at - min(min(burst.moments.values()) for burst in bursts)
         except (RuntimeError, TimeoutError) as error:  # a start gave up: shown as it is, as a burst that takes for ever
-            print(f"{workers} workers: not all of {_BURST} joined: {error}", file=sys.stderr)
-            took["burst"] = float("inf")
-        took["rebalances"] = await number(counted) - rebalances
-        took["burst_cpu"] = cpu_sec(postgres) - used
-    await many.end()
-    return took
-
-
-def cpu_sec(postgres: EmbeddedPostgres) -> float:
-    """Processor seconds of the server so far: of its process, of those that have ended, and of those that it has."""
-    ticks = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has just ended
-            if int(entry.name) == postgres.pid:
-                ticks += sum(map(int, fields[11:15]))
-            elif int(fields[1]) == postgres.pid:
-                ticks += sum(map(int, fields[11:13]))
-    return ticks / 100
-
-
-async def heartbeats(dsn: str, workers: int, beats: int) -> dict[str, float]:
-    """The table of so many workers before and after so many heartbeats of each."""
-    from uuid import uuid4
-
-    from jobsync_async import CoordinationConfig
-    from jobsync_async.core.rows import Announcement, Identity
-    from jobsync_async.postgres.store import Store
-
-    store = await Store.open(CoordinationConfig(dsn=dsn, appname=f"beats{workers}_"), "benchmark")
-    table = f"beats{workers}_node"
-    try:
-        everybody = [Identity(f"w{number}", uuid4()) for number in range(workers)]
-        for one in everybody:
-            await store.membership.join(one, Announcement())
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-
-            async def sizes() -> Any:
-                cursor = await connection.execute(
-                    "SELECT pg_relation_size(relid), pg_indexes_size(relid), n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables "
-                    "WHERE relname = %s",
-                    [table],
-                )
-                return await cursor.fetchone()
-
-            await connection.execute("SET synchronous_commit = off")
-            before = await sizes()
-            for _ in range(beats):
-                async with connection.pipeline():
-                    for one in everybody:
-                        await connection.execute(
-                            f"UPDATE {table} SET beat = beat + 1, last_heartbeat = clock_timestamp() "
-                            "WHERE name = %s AND incarnation = %s",
-                            one,
-                        )
-            await connection.execute("SELECT pg_stat_force_next_flush()")
-            after = await sizes()
-    finally:
-        await store.close()
-    return {
-        "before": before[0] / 1024,
-        "after": after[0] / 1024,
-        "hot": 100 * (after[3] - before[3]) / max(1, after[2] - before[2]),
-        "updates": after[2] - before[2],
-    }
+            print(f"{self._workers} workers: not all of {_BURST} joined: {error}", file=sys.stderr)
+            seen.burst = float("inf")
+        seen.rebalances = await self._number(counted) - rebalances
+        seen.burst_cpu = server_cpu_sec(self._postgres) - used
+        seen.leader_burst_cpu = self._leader.cpu_sec - led
 
 
 async def measure(postgres: EmbeddedPostgres, side: Side, quick: bool) -> list[Result]:
     """Each number of workers in turn; nothing is interleaved, for there is no peer."""
-    results = []
-    sizes = [(2, 10_000), (10, 10_000), (50, 10_000)]
-    if not quick:
-        sizes += [(200, 10_000), (500, 10_000), (50, 100_000), (50, 1_000_000)]
-    for workers, total in sizes:
-        took = await crowd(postgres, side, workers, total, 10 if quick else 30)
-        known = total == 10_000
-        of = f"{workers} workers, {total:,} tokens: "
-        results += [
-            Result(of + "all start at once", "s", [took["start"]]),
-            Result(of + "one more joins", "s", [took["join"]]),
-            Result(of + "it leaves", "s", [took["leave"]]),
-            Result(of + "one is killed", "s", [took["death"]], 1 if known else None),
-            Result(of + f"{_BURST} more join at once", "s", [took["burst"]]),
-            Result(of + f"rebalances for these {_BURST}", "", [took["rebalances"]], 5),
-            Result(of + "statements each", "/min", [took["statements"]], 13),
-            Result(of + "connections each", "", [took["connections"] / workers], 2.1),
-            Result(of + "server, nothing happens", "ms/s", [took["idle_cpu"]]),
-            Result(of + "server, for that join", "CPU s", [took["join_cpu"]]),
-        ]
-        for result in results[-10:]:
+    results: list[Result] = []
+    statements: dict[int, float] = {}
+    for workers, total in _QUICK_SIZES if quick else _SIZES:
+        idle_sec = 10 if total == 10_000 and not quick else 5  # in whole heartbeat intervals
+        pause_sec = _QUICK_PAUSE_SEC if quick else _PAUSE_SEC
+        seen = await Measurement(postgres, side, workers, total, pause_sec).run(idle_sec, 1 if quick else 2)
+        results += seen.results()
+        if total == 10_000:
+            statements[workers] = seen.statements
+        for result in seen.results():
             print(result.line(), file=sys.stderr, flush=True)
-    for workers, beats in ((50, 60),) if quick else ((50, 720), (500, 720)):
-        table = await heartbeats(postgres.dsn, workers, beats)
-        of = f"{workers} workers, {beats} beats: "
-        results += [
-            Result(of + "node table before", "KiB", [table["before"]]),
-            Result(of + "node table after", "KiB", [table["after"]]),
-            Result(of + "updates that touched no index", "%", [table["hot"]], 95, more=True),
-        ]
+    if len(statements) > 1:
+        few, many = min(statements), max(statements)
+        ratio = statements[many] / statements[few]
+        results.append(Result(f"statements each, {many} workers over {few}", "x", [ratio], 1.1))
     return results

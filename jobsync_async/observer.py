@@ -281,11 +281,11 @@ class _Follower:
     async def _check(self, feed: ViewFeed) -> None:
         """Look without having been told to; what is found should have been announced."""
         before = self.view.version
-        await self._look(feed)
-        if not self._pushed or self.view.version <= before or self.ended:
+        announced = (await self._look(feed)).announced
+        if not self._pushed or announced <= before or self.ended:
             return
         deadline = lease_clock() + _CROSSING_SEC
-        while feed.heard < self.view.version and not self.ended:
+        while feed.heard < announced and not self.ended:
             if lease_clock() >= deadline:
                 raise StoreUnavailable("a change was found of which no notification came")
             await feed.wait(self._wake, deadline - lease_clock())

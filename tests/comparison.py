@@ -26,6 +26,7 @@ _UNREAD = frozenset({"finish_plan"})
 _NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder"}
 _CLUSTER = (
     "version",
+    "announced",
     "term",
     "leader",
     "leader_incarnation",

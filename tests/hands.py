@@ -88,10 +88,10 @@ async def rows(admin: psycopg.AsyncConnection[Any]) -> dict[int, tuple[str | Non
     return {row[0]: row[1:] for row in await cursor.fetchall()}
 
 
-async def blocked(admin: psycopg.AsyncConnection[Any], fragment: str) -> None:
-    """Wait until a statement of this library waits for a lock."""
+async def blocked(admin: psycopg.AsyncConnection[Any], fragment: str, how_many: int = 1) -> None:
+    """Wait until so many statements of this library wait for a lock."""
     query = """SELECT count(*) FROM pg_stat_activity
                WHERE wait_event_type = 'Lock' AND query LIKE %s AND datname = current_database()"""
     with anyio.fail_after(10):
-        while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone()) == (0,):
+        while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone() or (0,))[0] < how_many:
             await asyncio.sleep(0.005)

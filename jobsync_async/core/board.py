@@ -73,6 +73,7 @@ class Distribution:
         reason: why, for people. kind: the same as one of `REASONS`.
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
+        concerned: names of workers that are to look at once: from whom a token goes, who is to get one, or no longer is.
     """
 
     reason: str
@@ -84,6 +85,7 @@ class Distribution:
     create: Moves = field(default_factory=Moves)
     assign: Moves = field(default_factory=Moves)
     revoke: Moves = field(default_factory=Moves)
+    concerned: set[str | None] = field(default_factory=set)
 
     @property
     def moved(self) -> int:
@@ -283,11 +285,14 @@ class Board:
             write = self._write_for(self._places[index], name)
             if write is not None:
                 kind, receiver = write
+                place = self._places[index]
+                distribution.concerned |= {receiver} if place is None else {receiver, place.node, place.next_node}
                 moves: Moves = getattr(distribution, kind)
                 moves.token_ids.extend(alike)
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
                 moves.receivers.extend(repeat(number, len(alike)))
         distribution.names = list(numbers)
+        distribution.concerned &= {member.name for member in self.members.values()}
 
     def _pairs(
         self, wanted: Sequence[str | None], destinations: Sequence[str | None], changes: Mapping[int, str | None]

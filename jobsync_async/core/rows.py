@@ -90,6 +90,7 @@ class HeartbeatAnswer:
         beats: the leader's, or everybody's when that was asked for; without the leader's when its row is gone.
         leader_age_sec: how long before this heartbeat the leader's last one was, by the server's clock; None when its row is
             gone. Only when to send the next one follows from it.
+        announced: the version that was announced last.
     """
 
     version: int
@@ -98,6 +99,7 @@ class HeartbeatAnswer:
     rank: int
     beats: Sequence[Beat]
     leader_age_sec: float | None = None
+    announced: int = -1
 
 
 class TokenRow(NamedTuple):
@@ -132,6 +134,8 @@ class Snapshot:
         leader: incarnation of the leader.
         state: the own node row's (``"active"``, ``"draining"``), None when the row is gone.
         settled: the last plan counted this worker in, and nothing is on its way here.
+        coming: something is on its way here.
+        age: the number that says how old this worker is, None when the row is gone.
         mine: changed tokens that are this worker's.
         others: changed tokens that are not.
         crowd: how many workers there are.
@@ -148,18 +152,21 @@ class Snapshot:
     mine: Iterable[TokenRow]
     others: Sequence[int]
     crowd: int = 1
+    coming: bool = False
+    age: int | None = None
     neighbours: Sequence[Neighbour] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node row, as the leader needs it."""
+    """A node row, as the leader needs it. `age`: its number in the order of joining."""
 
     name: str
     incarnation: UUID
     beat: int
     weight: float
     active: bool
+    age: int = 0
 
 
 class TokenGroup(NamedTuple):

@@ -38,6 +38,7 @@ class Look:
         total_tokens, hash_function: the cluster's.
         workers: all of them, oldest first.
         tokens, owners: the tokens that changed, and beside each the number of its live owner, None for nobody.
+        announced: the version that was announced last.
     """
 
     since: int
@@ -50,6 +51,7 @@ class Look:
     workers: Sequence[Seen]
     tokens: Sequence[int]
     owners: Sequence[int | None]
+    announced: int = -1
 
 
 class View:

@@ -79,7 +79,7 @@ async def delete_nodes(
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:
                 raise psycopg.Rollback(transaction)
-            await connection.execute(queries["lead_if_nobody_does"])
+            await connection.execute(queries["lead_if_nobody_does"], footing.values(connection.server))
         return deleted
 
     return await link.run(work)

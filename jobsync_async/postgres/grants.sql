@@ -5,7 +5,7 @@
 -- change or delete what was completed.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT,
-    UPDATE (leader, leader_incarnation, term, version, generation, pin_version, planned_joined, last_joined, tokens_since,
+    UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version, planned_joined, last_joined, tokens_since,
             server_identity)
     ON {cluster} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};

@@ -17,7 +17,7 @@ from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
-from jobsync_async.postgres.versions import take_version
+from jobsync_async.postgres.versions import concerned, take_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Leading:
         pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
         return Reading(
             cluster=cluster,
-            members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active) for m in members],
+            members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active, m.joined) for m in members],
             groups=[TokenGroup(*group) for group in groups],
             pins=pins,
             youngest=max((m.joined for m in members), default=0),
@@ -176,6 +176,7 @@ class Leading:
             "version": cluster.version + 1,
             "channel": self._channel,
             "planned_joined": distribution.planned_joined if distribution else cluster.planned_joined,
+            "concerned": _concerned(outcome),
             "reason": distribution.reason if distribution else None,
             "leader": me.name,
             "term": cluster.term,
@@ -185,6 +186,15 @@ class Leading:
             "duration_ms": outcome.duration_ms,
         }
         await connection.execute(self._queries["finish_plan"], record)
+
+
+def _concerned(outcome: Outcome) -> str:
+    """Whom the announcement names: who was expired is everybody's concern, for its neighbours watch it no more."""
+    planned, reading = outcome.distribution, outcome.reading
+    if planned is None or outcome.expired or planned.create:
+        return concerned(None)
+    counted_in = reading.cluster.planned_joined
+    return concerned(m.age for m in reading.members if m.name in planned.concerned or m.age > counted_in)
 
 
 def _ranges(moves: Moves) -> dict[str, str]:

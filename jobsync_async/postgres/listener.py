@@ -22,7 +22,7 @@ from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, 
 
 T = TypeVar("T")
 
-_VERSION = re.compile(rb"[0-9]{1,18}", re.ASCII)
+_ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,500})", re.ASCII)
 
 
 class Listener:
@@ -30,11 +30,15 @@ class Listener:
 
     Attributes:
         heard: the highest version that a notification named.
+        general: the highest of those that name nobody. named: the highest of those that name the worker with the number `age`.
         notifications: how many came, junk included.
     """
 
     def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
         self.heard: int = -1
+        self.general: int = -1
+        self.named: int = -1
+        self.age: int | None = None
         self.notifications: int = 0
         self.channel = channel
         self._channel = channel.encode()
@@ -119,5 +123,11 @@ class Listener:
     def _hear(self, channel: bytes, payload: bytes) -> None:
         # Anybody may send thousands a second: what is not a version of ours is counted, and costs nothing more.
         self.notifications += 1
-        if channel == self._channel and _VERSION.fullmatch(payload):
-            self.heard = max(self.heard, int(payload))
+        if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
+            return
+        version, named = int(said[1]), said[2]
+        self.heard = max(self.heard, version)
+        if not named or self.age is None:
+            self.general = max(self.general, version)
+        elif b" %d " % self.age in named + b" ":
+            self.named = max(self.named, version)

@@ -59,7 +59,8 @@ class Membership:
             if row is None:
                 return None
             beats = [Beat(*seen) for seen in zip(row.names or (), row.incarnations or (), row.beats or (), strict=True)]
-            return HeartbeatAnswer(row.version, row.term, row.leader_incarnation, row.rank, beats, row.leader_age)
+            leads = (row.version, row.term, row.leader_incarnation)
+            return HeartbeatAnswer(*leads, row.rank, beats, row.leader_age, row.announced)
 
         try:
             return await self._heartbeats.run(work)
@@ -85,19 +86,19 @@ class Membership:
         """
 
         async def work(connection: Connection) -> NameInUse | None:
-            in_use: NameInUse | None = None
-            async with connection.transaction() as transaction:
-                version = await self._take_version(connection)
+            while True:
                 row = await (await connection.execute(self._queries["read_node"], {"name": me.name})).fetchone()
-                if row is not None and row.incarnation == me.incarnation:
+                if row is None:
+                    if await self._insert(connection, me, announcement):
+                        return None
+                    continue  # somebody was faster
+                if row.incarnation == me.incarnation:
                     return None  # an earlier try was committed and its answer lost
-                if row is not None:
-                    in_use = self._in_use(me.name, row)
-                    if in_use.beat != replace:
-                        raise psycopg.Rollback(transaction)
-                await self._make_row(connection, me, announcement, version, replace if in_use else None)
-                return None
-            return in_use
+                in_use = self._in_use(me.name, row)
+                if in_use.beat != replace:
+                    return in_use
+                if await self._replace(connection, me, announcement, replace):
+                    return None
 
         return await self._changes.run(work)
 
@@ -107,19 +108,31 @@ class Membership:
         neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
         return NameInUse(Beat(name, row.incarnation, row.beat), row.holder, neighbour)
 
-    async def _make_row(
-        self, connection: Connection, me: Identity, announcement: Announcement, version: int, replace: Beat | None
-    ) -> None:
-        joined = await (await connection.execute(self._queries["next_joined"])).fetchone()
-        assert joined is not None
-        values = {**me._asdict(), **asdict(announcement), "joined": joined[0], "version": version}
-        if replace is None:
-            await connection.execute(self._queries["insert_node"], values)
-        else:
-            old = {"old_incarnation": replace.incarnation, "old_beat": replace.beat}
-            await connection.execute(self._queries["replace_node"], {**values, **old})
-            await connection.execute(self._queries["inherit_tokens"], {**values, **old})
-        await connection.execute(self._queries["lead_if_nobody_does"])
+    async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
+        """Make the row under a free name; whether it was free."""
+        queries = [self._queries[name] for name in ("take_version_to_join", "insert_node", "lead_if_nobody_does")]
+        values = {**me._asdict(), **asdict(announcement), "channel": self._channel}
+        taken, made, _ = await connection.together(queries, values | self._footing.values(connection.server))
+        if not taken:
+            raise self._footing.changed()
+        return bool(made)
+
+    async def _replace(self, connection: Connection, me: Identity, announcement: Announcement, old: Beat) -> bool:
+        """Take over the row of an incarnation that shows no life, with its tokens; False when it does."""
+        values = {**me._asdict(), **asdict(announcement), "channel": self._channel} | self._footing.values(connection.server)
+        values |= {"old_incarnation": old.incarnation, "old_beat": old.beat}
+        replaced = False
+        async with connection.transaction() as transaction:
+            taken = await (await connection.execute(self._queries["take_version_to_join"], values)).fetchone()
+            if taken is None:
+                raise self._footing.changed()
+            values |= {"joined": taken.last_joined, "version": taken.version}
+            replaced = (await connection.execute(self._queries["replace_node"], values)).rowcount == 1
+            if not replaced:
+                raise psycopg.Rollback(transaction)
+            await connection.execute(self._queries["inherit_tokens"], values)
+            await connection.execute(self._queries["lead_if_nobody_does"], values)
+        return replaced
 
     async def set_state(self, name: str, state: str, incarnation: UUID | None = None) -> bool:
         """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it, not one that has its name by
@@ -138,10 +151,10 @@ class Membership:
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)
-            values = {**me._asdict(), "version": version}
+            values = {**me._asdict(), "version": version, **self._footing.values(connection.server)}
             await connection.execute(self._queries["free_tokens_of"], values)
             await connection.execute(self._queries["delete_node"], values)
-            await connection.execute(self._queries["lead_if_nobody_does"])
+            await connection.execute(self._queries["lead_if_nobody_does"], values)
 
         await self._changes.transaction(work)
 

@@ -39,6 +39,7 @@ class ViewFeed(Listener):
                 workers=[Seen(*worker) for worker in workers],
                 tokens=row.token_ids or (),
                 owners=row.owners or (),
+                announced=row.announced,
             )
 
         return await self.run(lambda connection: self._connector.call(connection, work))

@@ -4,7 +4,7 @@
 -- name: look
 -- All that an observer shows, in one atomic read: the cluster, its workers, and the tokens changed since, each with the age
 -- number of its live owner.
-SELECT c.version, c.term, c.generation, c.total_tokens, c.hash_function,
+SELECT c.version, c.announced, c.term, c.generation, c.total_tokens, c.hash_function,
        (SELECT name FROM {node} n WHERE n.incarnation = c.leader_incarnation) AS leader,
        workers.numbers, workers.names, workers.addresses, changed.token_ids, changed.owners
 FROM {cluster} c

@@ -5,7 +5,8 @@
 -- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it.
 
 -- name: prepare_session
--- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. Until
+-- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. The tables
+-- are small and in memory, so that a row found by an index costs little. Until
 -- then any name may be a stranger's: what is used here says whose it is. Comes back: which server this is.
 SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)), {server} AS server
 FROM (VALUES ('search_path', 'pg_catalog'),
@@ -14,6 +15,7 @@ FROM (VALUES ('search_path', 'pg_catalog'),
              ('idle_in_transaction_session_timeout', %(idle_ms)s),
              ('default_transaction_isolation', 'read committed'),
              ('plan_cache_mode', %(plans)s),
+             ('random_page_cost', '1.1'),
              ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
 
@@ -24,6 +26,7 @@ FROM (VALUES ('search_path', 'pg_catalog'),
              ('statement_timeout', %(statement_ms)s),
              ('lock_timeout', %(lock_ms)s),
              ('idle_in_transaction_session_timeout', %(idle_ms)s),
+             ('random_page_cost', '1.1'),
              ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
      ) AS settings (name, value)
 
@@ -79,8 +82,15 @@ UPDATE {cluster} SET schema_version = %(schema_version)s
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
 -- the next version; the announcement goes out with the commit. What is read after it is the latest committed state.
-WITH taken AS (UPDATE {cluster} SET version = version + 1 WHERE {sound} RETURNING version, leader_incarnation, generation)
+WITH taken AS (
+    UPDATE {cluster} SET version = version + 1, announced = version + 1 WHERE {sound}
+    RETURNING version, leader_incarnation, generation
+)
 SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::text) FROM taken
+
+-- name: lock_cluster
+-- The same lock, where what follows takes the version.
+SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 
 -- == failover of the server ===========================================================================================
 
@@ -112,6 +122,7 @@ WITH begun AS (
     SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
         server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
         version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
+        announced = greatest(version, %(known_version)s::bigint) + 1,
         leader = NULL, leader_incarnation = NULL, term = term + 1
     WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
       AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
@@ -133,16 +144,28 @@ DELETE FROM {node}
 -- == membership =======================================================================================================
 
 -- name: read_node
+-- Who has a name. Without a lock: what is written then says whom it replaces.
 SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS holder,
        host, pid, boot_id, pid_namespace, process_started, session_tag
-FROM {node} WHERE name = %(name)s FOR UPDATE
+FROM {node} WHERE name = %(name)s
+
+-- name: take_version_to_join
+-- The same as take_version, and the next number in the order of joining.
+WITH taken AS (
+    UPDATE {cluster} SET version = version + 1, announced = version + 1, last_joined = last_joined + 1 WHERE {sound}
+    RETURNING version, last_joined
+)
+SELECT version, last_joined, pg_notify(%(channel)s, version::text) FROM taken
 
 -- name: insert_node
--- A join under a free name.
+-- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
+-- somebody else has the name by then, or when what the first one found was not sound.
 INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
                     session_tag)
-VALUES (%(name)s, %(incarnation)s, %(joined)s, %(state)s, %(weight)s, %(address)s, %(host)s, %(pid)s, %(boot_id)s,
-        %(pid_namespace)s, %(process_started)s, %(session_tag)s)
+SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
+       %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s
+FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c
+ON CONFLICT (name) DO NOTHING RETURNING joined
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands.
@@ -158,14 +181,11 @@ WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_bea
 UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
 WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR NO KEY UPDATE SKIP LOCKED)
 
--- name: next_joined
-UPDATE {cluster} SET last_joined = last_joined + 1 RETURNING last_joined
-
 -- name: lead_if_nobody_does
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
 UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
 FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
-WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
+WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) AND {sound}
 
 -- name: heartbeat
 -- The proof of life, in one statement: no row means that this incarnation was expired or replaced, or that the server was, or
@@ -177,7 +197,7 @@ WITH me AS (
       AND EXISTS (SELECT FROM {cluster} WHERE {sound} AND version >= %(version)s)
     RETURNING joined
 )
-SELECT c.version, c.term, c.leader_incarnation,
+SELECT c.version, c.announced, c.term, c.leader_incarnation,
        (SELECT count(*) FROM {node} older
         WHERE older.joined < me.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
        watched.names, watched.incarnations, watched.beats, watched.leader_age
@@ -231,10 +251,10 @@ SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.member
                LIMIT %(most_told)s
            ) near
        ) END AS neighbours,
-       n.joined <= c.planned_joined AND NOT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS settled,
-       t.mine, t.others
+       n.joined <= c.planned_joined AND NOT awaited.coming AS settled, n.joined, awaited.coming, t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
 LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
+CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS coming) awaited
 CROSS JOIN LATERAL (
     WITH changed AS MATERIALIZED (
         SELECT token_id, incarnation, epoch, version, next_node FROM {token}
@@ -257,19 +277,42 @@ CROSS JOIN LATERAL (
 
 -- name: acknowledge
 -- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
--- revocation, named by its version. Nodes change only under the cluster row's lock, which this transaction holds.
+-- revocation, named by its version. Nodes change only under the cluster row's lock, which this transaction holds: it comes in
+-- one message with lock_cluster, and where that found no sound row, neither does this. Nothing is written if nothing is let go.
+-- Thousands of tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking among those.
+-- An announcement wakes everybody, so only the last of those who hand something to a receiver makes one, which names it; but
+-- everybody is told of a token that is nobody's, for the leader has to look.
 WITH answered AS (
-    SELECT t.token_id, t.next_node
-    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) USING (token_id)
-    WHERE t.incarnation = %(incarnation)s AND t.version = a.version AND t.next_node IS NOT NULL
-    FOR NO KEY UPDATE OF t SKIP LOCKED
+    SELECT t.* FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) CROSS JOIN LATERAL (
+        SELECT token_id, next_node FROM {token} t
+        WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s
+          AND next_node || '' IS NOT NULL
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) t
+), handed_on AS (
+    UPDATE {token} t
+    SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL, version = c.version + 1,
+        assigned_at = now(), revoked_at = NULL
+    FROM (SELECT version FROM {cluster} WHERE {sound}) c
+    CROSS JOIN answered LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
+    WHERE t.token_id = answered.token_id
+    RETURNING t.token_id, receiver.name, receiver.joined
+), complete AS (
+    SELECT joined FROM (SELECT DISTINCT name, joined FROM handed_on WHERE name IS NOT NULL) receivers
+    WHERE NOT EXISTS (
+        SELECT FROM {token} t WHERE t.next_node = receivers.name AND t.token_id NOT IN (SELECT token_id FROM handed_on))
+), told AS (
+    SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL) OR count(*) > %(most_named)s THEN ''
+                ELSE string_agg(' ' || joined, '' ORDER BY joined) END AS names
+    FROM complete
+), taken AS (
+    UPDATE {cluster} SET version = version + 1, announced = CASE WHEN told.names IS NULL THEN announced ELSE version + 1 END
+    FROM told WHERE EXISTS (SELECT FROM handed_on) AND {sound}
+    RETURNING version, names
 )
-UPDATE {token} t
-SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL, version = %(version)s,
-    assigned_at = now(), revoked_at = NULL
-FROM answered LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
-WHERE t.token_id = answered.token_id
-RETURNING t.token_id
+SELECT (SELECT array_agg(token_id) FROM handed_on) AS token_ids,
+       CASE WHEN names IS NOT NULL THEN pg_notify(%(channel)s, version || names) END AS pg_notify
+FROM taken
 
 -- name: show_stuck
 -- For people: revoked tokens that somebody at this worker does not let go of.
@@ -343,11 +386,16 @@ WHERE EXISTS (SELECT FROM first) OR NOT EXISTS (SELECT FROM {token} t WHERE t.to
 -- name: assign_tokens
 -- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's
 -- reading, are passed over. A row that a fence locked while a generation was begun still has an epoch of the one before.
+-- Here and elsewhere, LATERAL says that each row is to be looked up by its number, so that the cost is that of the tokens that
+-- move: left to itself, the planner reads the whole table, or compares each free token with each that is asked for.
 WITH free AS (
     SELECT t.token_id, w.receiver
-    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) USING (token_id)
-    WHERE t.version <= %(planned_version)s AND NOT EXISTS (SELECT FROM {node} o WHERE o.incarnation = t.incarnation)
-    FOR NO KEY UPDATE OF t SKIP LOCKED
+    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
+        SELECT token_id FROM {token} t
+        WHERE t.token_id = w.token_id AND version <= %(planned_version)s
+          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) t
 )
 UPDATE {token} t
 SET node = n.name, incarnation = n.incarnation, epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
@@ -359,9 +407,11 @@ WHERE t.token_id = free.token_id
 -- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they stay after all.
 WITH owned AS (
     SELECT t.token_id, w.receiver
-    FROM {token} t JOIN unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) USING (token_id)
-    WHERE t.version <= %(planned_version)s AND t.incarnation IS NOT NULL
-    FOR NO KEY UPDATE OF t SKIP LOCKED
+    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
+        SELECT token_id FROM {token} t
+        WHERE t.token_id = w.token_id AND version <= %(planned_version)s AND incarnation IS NOT NULL
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) t
 )
 UPDATE {token} t
 SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
@@ -369,15 +419,16 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, up to which worker the plan counts, the record for people if there is a plan, and the announcement.
+-- The new version, up to which worker the plan counts, the record for people if there is a plan, and the announcement,
+-- with whom it concerns.
 WITH taken AS (
-    UPDATE {cluster} SET version = %(version)s, planned_joined = %(planned_joined)s RETURNING version
+    UPDATE {cluster} SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s RETURNING version
 ), recorded AS (
     INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
     SELECT version, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s
     FROM taken WHERE %(reason)s::text IS NOT NULL
 )
-SELECT pg_notify(%(channel)s, version::text) FROM taken
+SELECT pg_notify(%(channel)s, version::text || %(concerned)s) FROM taken
 
 -- == known deaths =====================================================================================================
 

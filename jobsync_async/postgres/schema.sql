@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS {cluster} (
     leader_incarnation uuid,                         -- which start of it leads
     term              bigint NOT NULL DEFAULT 0,     -- raised whenever the leader changes
     version           bigint NOT NULL DEFAULT 0,     -- raised by every change of membership, tokens or pins
+    announced         bigint NOT NULL DEFAULT 0,     -- the version that was announced last: not all of them need to be
     generation        bigint NOT NULL DEFAULT 1,     -- raised when commits may have been lost; high half of every epoch
     pin_version       bigint NOT NULL DEFAULT 0,     -- version of the last change of a pin
     planned_joined    bigint NOT NULL DEFAULT 0,     -- workers up to this age are counted in the last plan

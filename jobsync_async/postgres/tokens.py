@@ -9,15 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-import psycopg
-
 from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.versions import take_version
+from jobsync_async.postgres.versions import MOST_NAMED
 from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
@@ -27,11 +25,17 @@ class TokenFeed(ABC):
     """The statements that follow from what is heard, on one connection.
 
     Attributes:
-        heard: the highest version that was heard of. notifications: how many came, junk included.
+        heard: the highest version that was heard of. general: the same of changes that concern nobody in particular. named: the
+            same of those that concern this worker.
+        age: the number by which announcements name it, once it was read.
+        notifications: how many came, junk included.
         pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to read.
     """
 
     heard: int
+    general: int
+    named: int
+    age: int | None
     notifications: int
     channel: str
     pushed: bool
@@ -69,6 +73,7 @@ class TokenFeed(ABC):
             row = await (await cursor.execute(self._queries["read_changes"], values)).fetchone()
             if row is None:
                 raise self._footing.changed()
+            self.age = row.joined
             return Snapshot(
                 incarnation=me.incarnation,
                 since=since,
@@ -77,6 +82,8 @@ class TokenFeed(ABC):
                 leader=row.leader_incarnation,
                 state=row.state,
                 settled=bool(row.settled),
+                coming=row.coming,
+                age=row.joined,
                 mine=TokenRows(row.mine or ()),
                 others=row.others or (),
                 crowd=row.crowd,
@@ -101,20 +108,19 @@ class TokenFeed(ABC):
         next reading tells. Raises StoreUnavailable; they may have been handed on all the same, which it tells too.
         """
         answer = {
+            "channel": self.channel,
+            "most_named": MOST_NAMED,
             "incarnation": me.incarnation,
             "token_ids": int_array([token for token, _ in revocations]),
             "versions": int_array([version for _, version in revocations]),
         }
 
         async def work(connection: Connection) -> list[int]:
-            handed_on: list[int] = []
-            async with connection.transaction() as transaction:
-                version = await take_version(connection, self._queries, self._footing, self.channel)
-                cursor = await connection.execute(self._queries["acknowledge"], {**answer, "version": version})
-                handed_on = [token for (token,) in await cursor.fetchall()]
-                if not handed_on:
-                    raise psycopg.Rollback(transaction)
-            return handed_on
+            values = {**answer, **self._footing.values(connection.server)}
+            locked, done = await connection.together((self._queries["lock_cluster"], self._queries["acknowledge"]), values)
+            if not locked:
+                raise self._footing.changed()
+            return done[0].token_ids if done else []
 
         return await self.run(work)
 
@@ -145,7 +151,8 @@ class PolledFeed(TokenFeed):
 
     def __init__(self, connector: Connector, channel: str, interval_sec: float) -> None:
         assert connector.queries is not None, "the schema is opened first"
-        self.heard = -1
+        self.heard = self.general = self.named = -1
+        self.age = None
         self.notifications = 0
         self.channel = channel
         self._queries = connector.queries
@@ -160,7 +167,7 @@ class PolledFeed(TokenFeed):
         await signalled(wake, due if timeout_sec is None else min(due, timeout_sec))
         if clock() - self._looked_at >= self._interval_sec:
             self._looked_at = clock()
-            self.heard = max(self.heard, await self._version())
+            self.heard = self.named = max(self.heard, await self._version())
 
     async def _version(self) -> int:
         async def work(connection: Connection) -> int:

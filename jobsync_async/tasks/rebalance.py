@@ -23,9 +23,17 @@ logger = logging.getLogger(__name__)
 _CROSSING_SEC = 0.2
 # After a notification that named a version that does not exist, others are not followed for so long.
 _DISTRUST_SEC = 1.0
-# One change is read at once. Where others follow it, each worker waits so long, times the number of workers, before it reads
-# again: then all of them together read 1,000 times a second at most, however many there are and however much changes.
-_READ_EACH_SEC = 0.001
+# A change that concerns nobody in particular is read at once by whoever leads or may come to; the others spread their readings
+# over so long, times the number of workers. And each waits as long before it reads again: then all of them together read 250
+# times a second at most, however many there are and however much changes.
+_READ_EACH_SEC = 0.004
+# Who is named is waited for, and so is whoever leads: they read at once, and wait less before they read again.
+_PROMPT_EACH_SEC, _MOST_PROMPT_SEC = 0.001, 0.05
+# Tokens are on their way here. It is told when all have come; till then it looks after so long, and then twice as long, for
+# those that have.
+_AWAIT_SEC = 0.1
+# Spreads numbers that follow each other evenly over the interval from 0 to 1, however many there are.
+_GOLDEN = 0.6180339887498949
 # A fence held the row of a token that nobody here uses any more: how soon to try again.
 _FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
 
@@ -70,6 +78,10 @@ class _Follower:
         self._missed_since: float | None = None
         self._distrust_until = float("-inf")
         self._paced_until = float("-inf")
+        self._prompt_until = float("-inf")
+        self._await_sec, self._await_until = _AWAIT_SEC, float("inf")
+        self._general_since: float | None = None
+        self._crowd_sec = 0.0
         self._look_again = False
         self._retry_sec = 0.0
         self._retry_at = float("inf")
@@ -95,11 +107,11 @@ class _Follower:
             return False  # nothing may be held: the next heartbeat that succeeds asks again
         if self._first or not worker.ownership.known:
             return True
-        if self._hears_news() and now >= self._next_reading_at:
+        if now >= self._news_due(now):
             return True
         if worker.hinted > worker.version and not self._feed.pushed:
             return True
-        if worker.hinted <= max(worker.version, self._feed.heard):
+        if not self._missed:
             self._missed_since = None
             return False
         if self._missed_since is None:
@@ -108,19 +120,38 @@ class _Follower:
             raise StoreUnavailable("a change was learned from a heartbeat, of which no notification came")
         return False
 
-    @property
-    def _next_reading_at(self) -> float:
-        return max(self._distrust_until, self._paced_until)
+    def _news_due(self, now: float) -> float:
+        """When what was heard is to be read; infinity when nothing was, or only what concerns others and can wait."""
+        worker, feed = self._worker, self._feed
+        due = float("inf")
+        # Whoever leads, and the next two in age: there may be something for them to do.
+        prompt = worker.wants_all_beats()
+        if feed.named > worker.version or (prompt and feed.general > worker.version):
+            due = self._prompt_until
+        elif feed.general > worker.version:
+            since = self._general_since = now if self._general_since is None else self._general_since
+            place = 0.0 if feed.age is None else feed.age * _GOLDEN % 1
+            due = max(self._paced_until, since + place * self._crowd_sec)
+        if self._look_again or (worker.hinted > worker.version and not self._missed):
+            due = min(due, self._paced_until)
+        return max(min(due, self._await_until), self._distrust_until)
 
-    def _hears_news(self) -> bool:
-        return self._look_again or self._feed.heard > self._worker.version
+    @property
+    def _missed(self) -> bool:
+        """Whether a heartbeat told of an announcement that was not heard."""
+        return self._worker.announced > max(self._worker.version, self._feed.heard)
 
     async def _read(self) -> None:
         worker, feed = self._worker, self._feed
         heard, feed.heard = feed.heard, -1  # what is heard during the reading may be newer than what it shows
+        self._general_since = None
         snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
         self._first = False
-        self._paced_until = worker.clock() + snapshot.crowd * _READ_EACH_SEC
+        self._crowd_sec = snapshot.crowd * _READ_EACH_SEC
+        self._paced_until = worker.clock() + self._crowd_sec
+        self._prompt_until = worker.clock() + min(snapshot.crowd * _PROMPT_EACH_SEC, _MOST_PROMPT_SEC)
+        self._await_until = worker.clock() + self._await_sec if snapshot.coming else float("inf")
+        self._await_sec = min(2 * self._await_sec, worker.config.heartbeat_interval_sec) if snapshot.coming else _AWAIT_SEC
         self._look_again = heard > snapshot.version
         if self._look_again:  # nobody's commit: forged, or meant for somebody else; a true one may be hidden behind it
             self._distrust_until = worker.clock() + _DISTRUST_SEC
@@ -163,7 +194,6 @@ class _Follower:
         if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
             if self._missed_since is not None:
                 deadlines.append(self._missed_since + _CROSSING_SEC)
-            if self._hears_news():
-                deadlines.append(self._next_reading_at)
+            deadlines.append(self._news_due(now))
         first = min(deadlines)
         return None if first == float("inf") else first - now

@@ -57,7 +57,8 @@ class Worker:
         basis: the server and generation that this worker stands on.
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
-        version: the cluster's version at the last reading; hinted: the highest that a heartbeat told of.
+        version: the cluster's version at the last reading; hinted, announced: what the last heartbeat told
+            of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes.
@@ -82,6 +83,7 @@ class Worker:
         self.watches_all: bool = False
         self.version: int = -1
         self.hinted: int = -1
+        self.announced: int = -1
         self.state: str | None = None
         self.settled: bool = False
         self.neighbours: Sequence[Neighbour] = ()
@@ -160,7 +162,7 @@ class Worker:
         self.lease_extended.set()
         self.watch.observe((beat for beat in answer.beats if beat.incarnation != self.identity.incarnation), arrived)
         self.answer, self.watches_all = answer, watched_all
-        self.hinted = answer.version
+        self.hinted, self.announced = answer.version, answer.announced
         self.saw_leader(answer.term, answer.leader)
         if answer.version > self.version or not self.ownership.known:
             self.sync_wanted.set()
@@ -233,7 +235,7 @@ class Worker:
         assert not self.ownership.known, "tokens of another history are still held"
         self.basis = basis
         self.term, self.leader, self.answer, self.watches_all = -1, None, None, False
-        self.version = self.hinted = -1
+        self.version = self.hinted = self.announced = -1
         self.watch.forget()
 
     def publish(self, change: Change, *, why: str = "taken by the cluster", news: bool = False) -> None:

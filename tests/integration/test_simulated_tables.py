@@ -29,18 +29,14 @@ _DATE = dt.date(2024, 2, 29)
 
 def join(q: Both) -> Steps:
     name = q.random.choice(NAMES)
-    rows, _ = yield "take_version", {}
-    if not rows:
-        return False
-    version = rows[0].version
     held, _ = yield "read_node", {"name": name}
+    basis = _basis(q)
+    rows, _ = yield "take_version_to_join", basis
     me = q.incarnation()
-    joined, _ = yield "next_joined", {}
     host = q.random.choice(("here", "there", None))
     values = {
         "name": name,
         "incarnation": me,
-        "joined": joined[0].last_joined,
         "state": q.random.choice(("active", "active", "draining")),
         "weight": 1.0,
         "address": None,
@@ -50,9 +46,12 @@ def join(q: Both) -> Steps:
         "pid_namespace": q.random.choice(("n", "n", "m", None)),
         "process_started": q.random.choice((5, 6, None)),
         "session_tag": f"tag of {name}",
-        "version": version,
+        **basis,
     }
-    if held:
+    if held and q.random.random() < 0.9:
+        if not rows:
+            return False
+        values |= {"joined": rows[0].last_joined, "version": rows[0].version}
         old = {"old_incarnation": held[0].incarnation, "old_beat": q.near(held[0].beat)}
         _, replaced = yield "replace_node", {**values, **old}
         if not replaced:
@@ -60,7 +59,7 @@ def join(q: Both) -> Steps:
         yield "inherit_tokens", {**values, **old}
     else:
         yield "insert_node", values
-    yield "lead_if_nobody_does", {}
+    yield "lead_if_nobody_does", basis
     q.seen.append((name, me))
     return True
 
@@ -115,7 +114,12 @@ def lead(q: Both) -> Steps:
         yield "create_tokens", {**moves, **ranges}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
-    plan = {"planned_joined": q.random.randint(0, cluster.last_joined), "reason": q.random.choice(("joined", None)), **_RECORD}
+    plan = {
+        "concerned": "",
+        "planned_joined": q.random.randint(0, cluster.last_joined),
+        "reason": q.random.choice(("joined", None)),
+        **_RECORD,
+    }
     yield "finish_plan", {"version": moves["version"], **plan}
     return True
 
@@ -139,15 +143,14 @@ def take_over(q: Both) -> Steps:
 
 def acknowledge(q: Both) -> Steps:
     _, incarnation = q.somebody()
-    taken, _ = yield "take_version", {}
-    if not taken:
-        return False
+    basis = _basis(q)
+    yield "lock_cluster", basis
     tokens = [q.view.token[number] for number in sorted(q.view.token)]
     asked = {
         "token_ids": int_array([token.token_id for token in tokens]),
         "versions": int_array([token.version + (q.random.random() < 0.1) for token in tokens]),
     }
-    yield "acknowledge", {"incarnation": incarnation, "version": taken[0].version, **asked}
+    yield "acknowledge", {"incarnation": incarnation, "most_named": q.random.choice((0, 1, 100)), **asked, **basis}
     return True
 
 

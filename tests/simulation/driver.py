@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from itertools import count
@@ -124,6 +124,11 @@ class Connection:
 
     async def execute(self, query: Any, params: Any = None) -> Cursor:
         return await self.cursor().execute(query, params)
+
+    async def together(self, queries: Sequence[bytes], values: Any) -> list[Sequence[Any]]:
+        """Statements in one message; the rows of each."""
+        result = await self.send("+".join(map(name_of, queries)), values)
+        return [one.rows for one in result.rows]
 
     async def send(self, name: str, values: Any) -> Result:
         """Send a statement and wait for its answer. Raises psycopg's errors."""

@@ -142,6 +142,7 @@ def begin_generation(q: Asked) -> Any:
         generation=generation if q.keeps("raising the generation") else cluster.generation,
         server_identity=actual(q) if q.keeps("recording the identity") else cluster.server_identity,
         version=version,
+        announced=version,
         pin_version=version,
         leader=None,
         leader_incarnation=None,

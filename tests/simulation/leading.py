@@ -157,7 +157,7 @@ def revoke_tokens(q: Asked) -> Any:
 @statement
 def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
-    announce(q, q.tx.update(version=q.version, planned_joined=q.planned_joined))
+    announce(q, q.tx.update(version=q.version, announced=q.version, planned_joined=q.planned_joined), q.concerned)
     if q.reason is not None:
         q.tx.write(
             "rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved)

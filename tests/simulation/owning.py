@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Any
 
-from tests.simulation.statements import Asked, Locked, Result, Take, change, numbers, rows, sound, statement, take_version
+from tests.simulation.statements import Asked, Locked, Result, Take, announce, change, numbers, rows, sound, statement
 from tests.simulation.tables import Node, Token, View, in_order
 
 _COLUMNS = ("boot_id", "pid_namespace", "host", "pid", "process_started", "session_tag")
-_Changes = namedtuple("_Changes", "version term leader_incarnation state settled mine others crowd members youngest neighbours")
+_Changes = namedtuple(
+    "_Changes", "version term leader_incarnation state settled joined coming mine others crowd members youngest neighbours"
+)
 
 
 def changed_since(view: View, since: int) -> list[Token]:
@@ -51,6 +53,8 @@ def read_changes(q: Asked) -> Any:
         cluster.leader_incarnation,
         node.state if node else None,
         False if coming else node.joined <= cluster.planned_joined if node else None,
+        node.joined if node else None,
+        coming,
         [[*alike, ids] for alike, ids in groups.items()] or None,
         others or None,
         *_near(q, view, node),
@@ -88,19 +92,19 @@ def acknowledge(q: Asked) -> Any:
     asked = dict(zip(numbers(q.token_ids), numbers(q.versions), strict=True))
     any_version = not q.keeps("the revocation's version in the acknowledgement")
     view = q.tx.view()
+    if not sound(q, view.cluster):
+        return Result()
 
     def answered(token: Token) -> bool:
         ours = token.incarnation == q.incarnation and token.next_node is not None
         return ours and (asked.get(token.token_id) == token.version or (any_version and token.token_id in asked))
 
-    if not q.keeps("a version for every acknowledgement"):
-        version = q.tx.update(version=q.version - 1).version
-        q.tx.notices.clear()
-    else:
-        version = q.version
+    version = view.cluster.version + q.keeps("a version for every acknowledgement")
+    received: dict[str | None, int | None] = {}
 
     def handed_on(token: Token) -> Token:
         receiver = view.receiver(token.next_node)
+        received[receiver.name if receiver else None] = receiver.joined if receiver else None
         return Token(
             token.token_id,
             receiver.name if receiver else None,
@@ -110,15 +114,20 @@ def acknowledge(q: Asked) -> Any:
             version,
         )
 
-    return change(q, answered, handed_on)
-
-
-@statement
-def acknowledge_at_once(q: Asked) -> Any:
-    """Not a statement of the library: both statements of an acknowledgement in one message, to see what that would do."""
-    taken = yield from take_version(q)
-    q.values["version"] = taken.rows[0].version
-    return (yield from acknowledge(q))
+    gone = [row.token_id for row in change(q, answered, handed_on).rows]
+    if not gone:
+        return Result()
+    coming = {token.next_node for token in q.tx.view().token.values()}
+    complete = sorted(age for name, age in received.items() if age is not None and name not in coming)
+    everybody = None in received or len(complete) > q.most_named
+    if version == view.cluster.version:
+        return Result(rows("token_ids", [(gone,)]))
+    if everybody or complete:
+        cluster = q.tx.update(version=version, announced=version)
+        announce(q, cluster, "" if everybody else "".join(f" {age}" for age in complete))
+    else:
+        q.tx.update(version=version)
+    return Result(rows("token_ids", [(gone,)]), 1)
 
 
 @statement

@@ -19,7 +19,6 @@ from jobsync_async.core.lease import Lease, Watch
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.tokens import TokenFeed, int_array
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
 from tests.simulation import scripts
@@ -138,25 +137,6 @@ def _nothing_forgotten() -> Context[Any]:
     return patch("jobsync_async.coordinator.guard_lease", guard_lease)
 
 
-def _acknowledged_at_once() -> Context[Any]:
-    """The whole acknowledgement is one message, which may come late: it does not begin by taking a lock in a round trip."""
-
-    async def acknowledge(self: TokenFeed, me: Identity, revocations: Sequence[tuple[int, int]]) -> list[int]:
-        values = {
-            "incarnation": me.incarnation,
-            "token_ids": int_array([token for token, _ in revocations]),
-            "versions": int_array([version for _, version in revocations]),
-        }
-
-        def send(connection: Any) -> Any:
-            return connection.send("acknowledge_at_once", {**values, **self._footing.values(connection.server)})
-
-        result: Any = await self.run(send)
-        return [token for (token,) in result.rows]
-
-    return patch.object(TokenFeed, "acknowledge", acknowledge)
-
-
 def _no_waiting_for_claims() -> Context[Any]:
     return patch.object(Ownership, "_in_use", lambda self, tokens: set())
 
@@ -209,7 +189,6 @@ _LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
 _GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
 _FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
-_AT_ONCE = "the acknowledgement takes several round trips under one lock"
 _FORGETTING = "forgetting at the end of the lease"
 
 _TABLE = (
@@ -228,8 +207,7 @@ _TABLE = (
     Rule("self-fencing on zero rows", range(8), _LATER, _CUT, _zero_rows_are_fine),
     Rule("dropping the snapshot before rejoining", range(20), _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)),
     Rule(_FORGETTING, range(1), _HOLDS, _SLUGGISH, _nothing_forgotten),
-    Rule("the revocation's version in the acknowledgement", range(4), _HOLDS, _LATE, None, (_AT_ONCE,)),
-    Rule(_AT_ONCE, range(1), _HOLDS, _LATE, _acknowledged_at_once),
+    Rule("the revocation's version in the acknowledgement", range(4), _HOLDS, _LATE),
     Rule("waiting for open claims", range(4), _HOLDS, _USUAL, _no_waiting_for_claims),
     Rule(
         "ignoring readings older than a forgetting",
@@ -239,7 +217,7 @@ _TABLE = (
         _any_reading_applied,
     ),
     Rule("one atomic read", range(4), _LATER, _USUAL),
-    Rule("a version for every acknowledgement", range(4), _LATER, _USUAL),
+    Rule("a version for every acknowledgement", range(4, 10), _LATER, _USUAL),
     Rule("owner by incarnation", range(2), _HOLDS, _script(scripts.rejoined_before_its_tokens_went)),
     Rule("epoch raised by expiry", range(4), _ONE_EPOCH, _FENCES),
     Rule("epoch raised by take-over", range(4), _ONE_EPOCH, _FENCES.but(restart=4)),
@@ -264,5 +242,4 @@ HIDDEN = {
     _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
     _BASIS: "whoever begins a generation deletes every worker's row, so that nothing of a basis of before is found again",
     _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
-    _AT_ONCE: "it keeps an acknowledgement from arriving late, and a late one would answer no revocation but its own",
 }

@@ -108,7 +108,7 @@ def late_acknowledgement(simulation: Simulation) -> None:
         except OwnershipLost:
             return
 
-    a.frozen_once = ("take_version", "acknowledge_at_once")
+    a.frozen_once = ("lock_cluster+acknowledge",)
     b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
     tables = simulation.server.tables
     _until(simulation, lambda: tables.committed.token[token].next_node == "b")

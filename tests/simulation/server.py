@@ -14,7 +14,7 @@ from psycopg import errors
 
 from tests.simulation import failing, leading, owning, records  # noqa: F401 - they enter their statements
 from tests.simulation.scheduler import Call, Scheduler
-from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result
+from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result, in_turn
 from tests.simulation.tables import Tables, Transaction, View
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Session:
             self.tx = self.server.tables.begin()
         server = self.server
         try:
-            self._running = STATEMENTS[name](Asked(self, self.tx, values or {}))
+            run = STATEMENTS[name] if "+" not in name else in_turn(name.split("+"))
+            self._running = run(Asked(self, self.tx, values or {}))
         except KeyError:
             raise AssertionError(f"the model of the tables does not know the statement {name!r}") from None
         self._timeout = server.scheduler.after(self.limit_sec, self._too_late)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import errors
-
 from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
 
 if TYPE_CHECKING:
@@ -93,8 +91,8 @@ def rows(names: str, values: Any) -> list[Any]:
     return [_kind(names)(*value) for value in values]
 
 
-def announce(q: Asked, cluster: Cluster) -> None:
-    q.tx.notices.append(str(cluster.version))
+def announce(q: Asked, cluster: Cluster, concerned: str = "") -> None:
+    q.tx.notices.append(f"{cluster.version}{concerned}")
 
 
 def actual(q: Asked) -> str:
@@ -122,9 +120,30 @@ def take_version(q: Asked) -> Any:
     now = q.tx.view().cluster
     if not sound(q, now):
         return Result()
-    cluster = q.tx.update(version=now.version + 1)
+    cluster = q.tx.update(version=now.version + 1, announced=now.version + 1)
     announce(q, cluster)
     return Result([_Taken(cluster.version, cluster.leader_incarnation, cluster.generation)], 1)
+
+
+@statement
+def lock_cluster(q: Asked) -> Any:
+    if not sound(q, q.tx.view().cluster):
+        return Result()
+    yield Locked(CLUSTER)
+    cluster = q.tx.view().cluster
+    return Result(rows("version", [(cluster.version,)]) if sound(q, cluster) else ())
+
+
+def in_turn(names: Sequence[str]) -> Statement:
+    """Statements that come in one message: the result of each."""
+
+    def together(q: Asked) -> Any:
+        results = []
+        for name in names:
+            results.append((yield from STATEMENTS[name](q)))
+        return Result(results)
+
+    return together
 
 
 _Holder = namedtuple("_Holder", "incarnation beat holder host pid boot_id pid_namespace process_started session_tag")
@@ -132,10 +151,8 @@ _Holder = namedtuple("_Holder", "incarnation beat holder host pid boot_id pid_na
 
 @statement
 def read_node(q: Asked) -> Any:
-    if q.name not in q.tx.view().node:
-        return Result()
-    yield Locked(("node", q.name))
-    row = q.tx.row("node", q.name)
+    yield Take(0)
+    row = q.tx.view().node.get(q.name)
     if row is None:
         return Result()
     holder = f"on host {row.host} with pid {row.pid}"
@@ -143,17 +160,29 @@ def read_node(q: Asked) -> Any:
 
 
 @statement
+def take_version_to_join(q: Asked) -> Any:
+    taken = yield from take_version(q)
+    if not taken.rows:
+        return Result()
+    cluster = q.tx.update(last_joined=q.tx.view().cluster.last_joined + 1)
+    return Result(rows("version last_joined", [(cluster.version, cluster.last_joined)]), 1)
+
+
+@statement
 def insert_node(q: Asked) -> Any:
+    cluster = q.tx.view().cluster
+    if not sound(q, cluster):
+        return Result()
     yield Locked(("node", q.name))
     if q.tx.row("node", q.name) is not None:
-        raise errors.UniqueViolation("the name is there")
-    q.tx.write("node", q.name, _joining(q))
-    return Result((), 1)
+        return Result()
+    q.tx.write("node", q.name, _joining(q, cluster.last_joined))
+    return Result(rows("joined", [(cluster.last_joined,)]), 1)
 
 
-def _joining(q: Asked) -> Node:
+def _joining(q: Asked, joined: int) -> Node:
     where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
-    return Node(q.name, q.incarnation, q.joined, 0, q.weight, q.state, q.address, *where, q.now)
+    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now)
 
 
 @statement
@@ -162,7 +191,7 @@ def replace_node(q: Asked) -> Any:
     row = q.tx.row("node", q.name)
     if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat):
         return Result()
-    q.tx.write("node", q.name, _joining(q)._replace(beat=row.beat + 1))
+    q.tx.write("node", q.name, _joining(q, q.joined)._replace(beat=row.beat + 1))
     return Result((), 1)
 
 
@@ -193,24 +222,17 @@ def _pass_over(q: Asked, token: Token) -> bool:
 
 
 @statement
-def next_joined(q: Asked) -> Any:
-    yield Locked(CLUSTER)
-    cluster = q.tx.update(last_joined=q.tx.view().cluster.last_joined + 1)
-    return Result(rows("last_joined", [(cluster.last_joined,)]), 1)
-
-
-@statement
 def lead_if_nobody_does(q: Asked) -> Any:
     yield Locked(CLUSTER)
     view = q.tx.view()
     oldest = in_order(view.node.values())
-    if not oldest or view.alive(view.cluster.leader_incarnation):
+    if not oldest or view.alive(view.cluster.leader_incarnation) or not sound(q, view.cluster):
         return Result()
     q.tx.update(leader=oldest[0].name, leader_incarnation=oldest[0].incarnation, term=view.cluster.term + 1)
     return Result((), 1)
 
 
-_Answer = namedtuple("_Answer", "version term leader_incarnation rank names incarnations beats leader_age")
+_Answer = namedtuple("_Answer", "version announced term leader_incarnation rank names incarnations beats leader_age")
 
 
 @statement
@@ -232,7 +254,9 @@ def heartbeat(q: Asked) -> Any:
     arrays = (column or None for column in columns)  # array_agg of no rows is null
     ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
     age = max(ages, default=None)
-    return Result([_Answer(cluster.version, cluster.term, cluster.leader_incarnation, rank, *arrays, age)], 1)
+    return Result(
+        [_Answer(cluster.version, cluster.announced, cluster.term, cluster.leader_incarnation, rank, *arrays, age)], 1
+    )
 
 
 def _mine(q: Asked, node: Node | None) -> bool:

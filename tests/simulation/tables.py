@@ -21,6 +21,7 @@ CLUSTER: Key = ("cluster", None)
 
 class Cluster(NamedTuple):
     version: int = 0
+    announced: int = 0
     term: int = 0
     leader: str | None = None
     leader_incarnation: UUID | None = None

@@ -230,3 +230,25 @@ def test_a_draining_worker_is_revoked_to_nobody_when_there_is_nobody_else():
     tables.drain("a", active=False)
     lead(tables, board)
     assert {row[2] for row in tables.tokens.values()} == {NOBODY}
+
+
+def test_a_rebalance_concerns_those_who_give_get_or_no_longer_get_a_token():
+    tables, board = Tables(), Board(TOTAL, token_of)
+    for name in "abcd":
+        tables.join(name)
+    first = lead(tables, board)
+    assert first is not None
+    assert first.concerned == {"a", "b", "c", "d"}
+    tables.pin("1", ("d",))
+    owner = tables.tokens[1][0]
+    pinned = lead(tables, board)
+    assert pinned is not None
+    assert pinned.concerned == {owner, "d"}
+    tables.pin("1", (str(owner),))
+    withdrawn = lead(tables, board)
+    assert withdrawn is not None
+    assert withdrawn.concerned >= {owner, "d"}
+    tables.die("b")
+    after = lead(tables, board)
+    assert after is not None
+    assert "b" not in after.concerned

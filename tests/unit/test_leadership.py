@@ -69,3 +69,30 @@ def test_looking_again_does_not_put_it_off():
     pacing = Pacing(0.1)
     need = Need(("a joined",), urgent=False)
     assert pacing.due_at(need, 100) == pacing.due_at(need, 100.05) == 100.1
+
+
+def rebalances(joins: list[float]) -> list[float]:
+    """When there is a rebalance for workers that join at these moments."""
+    pacing, due, done = Pacing(0.1), float("inf"), list[float]()
+    for number, at in enumerate([*joins, float("inf")]):
+        while due < at:
+            done.append(due)
+            pacing.done()
+            due = float("inf")
+        if at < float("inf"):
+            due = pacing.due_at(Need((f"{number} joined",), urgent=False), at)
+    return done
+
+
+def test_a_crowd_that_takes_seconds_to_come_in_makes_a_few_rebalances():
+    assert len(rebalances([100 + 0.01 * number for number in range(50)])) == 1
+    for seconds in (2, 5, 10):
+        done = rebalances([100 + seconds * number / 50 for number in range(50)])
+        assert len(done) <= 5
+        assert done[0] <= 100.5 + 1e-9
+        assert done[-1] <= 100 + seconds + 4 + 1e-9
+
+
+def test_after_a_pause_a_join_is_counted_in_as_soon_as_ever():
+    crowd = [100 + 0.1 * number for number in range(50)]
+    assert rebalances([*crowd, 120, 125])[-2:] == [120.1, 125.1]

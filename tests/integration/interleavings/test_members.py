@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from jobsync_async import StoreUnavailable
-from tests.hands import blocked, hand
+from jobsync_async.core.rows import Announcement, Identity
+from jobsync_async.postgres.footing import ServerChanged
+from tests.hands import blocked, hand, rows
 from tests.integration.interleavings.conftest import TOKENS, two_with_a_handoff
 
 # 3 -- A heartbeat in flight while the leader expires its sender
@@ -136,3 +139,46 @@ async def test_a_refused_join_leaves_nothing_behind(join, config, admin):
         assert await other.join() is not None
     assert await (await admin.execute("SELECT version FROM sync_cluster")).fetchone() == version
     assert await a.beat() is not None
+
+
+# A join is one message, and so is an acknowledgement
+
+
+async def test_of_two_joins_under_one_name_that_wait_for_the_lock_one_is_refused(config, admin):
+    async with hand(config, "a") as first, hand(config, "a") as second:
+        async with admin.transaction():
+            await admin.execute("UPDATE sync_cluster SET version = version + 1")
+            joining = [asyncio.ensure_future(worker.join()) for worker in (first, second)]
+            async with await psycopg.AsyncConnection.connect(config.conninfo("test"), autocommit=True) as other:
+                await blocked(other, "last_joined + 1", 2)
+        refusals = [refusal for refusal in await asyncio.gather(*joining) if refusal is not None]
+        (name, incarnation) = await (await admin.execute("SELECT name, incarnation FROM sync_node")).fetchone()
+        (leader,) = await (await admin.execute("SELECT leader_incarnation FROM sync_cluster")).fetchone()
+    assert [refusal.beat.incarnation for refusal in refusals] == [incarnation]
+    assert (name, leader) == ("a", incarnation)
+
+
+async def test_a_join_and_an_acknowledgement_that_wait_for_the_lock_do_nothing_once_the_cluster_was_begun_anew(
+    join, config, admin
+):
+    a, b = await two_with_a_handoff(join)
+    for worker in (a, b):
+        ground = await worker.store.failover.look()
+        basis = ground.basis(None, -1)
+        assert basis is not None
+        worker.store.failover.adopt(basis)
+    going = [(row.token_id, row.version) for row in (await a.read()).mine if row.revoking]
+    before = await rows(admin)
+    async with admin.transaction():
+        await admin.execute("UPDATE sync_cluster SET generation = generation + 1")
+        waiting = [a.feed.acknowledge(a.me, going), b.store.membership.join(Identity("late", uuid4()), Announcement())]
+        trying = [asyncio.ensure_future(one) for one in waiting]
+        async with await psycopg.AsyncConnection.connect(config.conninfo("test"), autocommit=True) as other:
+            await blocked(other, "sync_cluster", 2)
+    outcomes = await asyncio.gather(*trying, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ServerChanged, ServerChanged]
+    assert await rows(admin) == before
+    (names, last_joined) = await (
+        await admin.execute("SELECT array_agg(name ORDER BY name), max(last_joined) FROM sync_node, sync_cluster")
+    ).fetchone()
+    assert (names, last_joined) == (["a", "b"], 2)

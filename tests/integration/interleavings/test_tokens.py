@@ -76,7 +76,7 @@ async def test_an_acknowledgement_to_a_receiver_that_was_expired_gives_the_token
         await admin.execute("DELETE FROM sync_node WHERE name = 'b' AND beat = %s", [beat.beat])
         acknowledging = asyncio.ensure_future(a.acknowledge())
         async with await psycopg.AsyncConnection.connect(config.conninfo("test"), autocommit=True) as other:
-            await blocked(other, "version = version + 1")
+            await blocked(other, "FOR UPDATE")
     handed_on = await acknowledging
     assert len(handed_on) == TOKENS // 2
     after = await rows(admin)
