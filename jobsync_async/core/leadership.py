@@ -50,9 +50,10 @@ class Pacing:
     """Lets joins that come close together be one rebalance, and nothing else wait.
 
     A rebalance for joins alone is due when none came for a while, at the latest `MOST_DELAYS` such whiles after the first. The
-    while is `delay_sec`, and after each such rebalance twice as long, up to `MOST_TIMES` as long, until joins pause for
-    `MOST_DELAYS` of them. So one that comes alone is soon counted in, and a crowd that takes seconds to come in, because there
-    are hundreds already or the machines are slow, makes a few rebalances and not one for each `MOST_DELAYS` delays.
+    while is `delay_sec`, and after each such rebalance twice as long, up to `MOST_TIMES` as long, until joins pause: for
+    `MOST_DELAYS` of them, or, after one that came alone, for two delays. So one that comes alone is soon counted in, and a
+    crowd that takes seconds to come in, because there are hundreds already or the machines are slow, makes a few rebalances and
+    not one for each `MOST_DELAYS` delays.
     """
 
     MOST_DELAYS = 5
@@ -61,6 +62,7 @@ class Pacing:
     def __init__(self, delay_sec: float) -> None:
         self._delay_sec = self._while_sec = delay_sec
         self._due_at = float("-inf")
+        self._crowd = False
         self._first: float | None = None
         self._last = 0.0
         self._reasons: tuple[str, ...] = ()
@@ -71,7 +73,7 @@ class Pacing:
             return now
         if self._first is None:
             self._first = self._last = now
-            if now - self._due_at > self.MOST_DELAYS * self._while_sec:
+            if now - self._due_at > (self.MOST_DELAYS * self._while_sec if self._crowd else 2 * self._delay_sec):
                 self._while_sec = self._delay_sec
         if need.reasons != self._reasons:
             self._reasons, self._last = need.reasons, now
@@ -81,6 +83,7 @@ class Pacing:
     def done(self) -> None:
         """The rebalance is written, or not needed any more."""
         if self._first is not None:
+            self._crowd = self._last > self._first
             self._while_sec = min(2 * self._while_sec, self.MOST_TIMES * self._delay_sec)
         self._first = None
         self._reasons = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
+
 from jobsync_async.core.board import Need
 from jobsync_async.core.leadership import Pacing, Succession
 from jobsync_async.core.lease import Beat, Watch
@@ -82,6 +84,12 @@ def rebalances(joins: list[float]) -> list[float]:
         if at < float("inf"):
             due = pacing.due_at(Need((f"{number} joined",), urgent=False), at)
     return done
+
+
+def test_joins_that_follow_each_other_slowly_are_each_soon_counted_in():
+    joins = [100.0 + 0.4 * number for number in range(20)]
+    done = rebalances([90, 90.05, *joins])[-20:]
+    assert [due - at for due, at in zip(done, joins, strict=True)] == pytest.approx([0.1] * 20)
 
 
 def test_a_crowd_that_takes_seconds_to_come_in_makes_a_few_rebalances():
