@@ -17,6 +17,7 @@ TITLES = {  # and what ours may take at most, and how many times better it must 
 }
 ELSEWHERE = " on another host"
 _LEASES_SEC = 16.0
+_CALM_SEC = 12.5  # in which each worker comes to its moment in the leader's interval, and beats are soon seen
 
 
 async def of_ours(
@@ -27,7 +28,7 @@ async def of_ours(
     appname = f"reaction_{total}_{what}_"
     command = side.command(what, appname, total)
     async with Watched(command, {**side.environment, **server(dsn)}, total) as watched:
-        return await events(watched, rounds, victims)
+        return await events(watched, rounds, victims, calm_sec=_CALM_SEC if elsewhere else 0.0)
 
 
 async def measure(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:

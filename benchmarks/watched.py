@@ -168,12 +168,15 @@ class Took:
     shared_in_all: float = 0.0
 
 
-async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_by_one: bool = True) -> Took:
+async def events(
+    watched: Watched, rounds: int, victims: Sequence[str], *, one_by_one: bool = True, calm_sec: float = 0.0
+) -> Took:
     """Three workers; a fourth comes and leaves, `rounds` times; then for each of `victims` a fourth comes, and one is killed:
-    the oldest, where it says ``"leader"``, else another. The last are left to the end of the block of `watched`.
+    the oldest, where it says ``"leader"``, else the youngest. The last are left to the end of the block of `watched`.
 
     Args:
         one_by_one: the three start in order, so that the first is the oldest, and is alone for a moment: event ``"first"``.
+        calm_sec: for how long nothing happens before each is killed.
     """
     spells: list[tuple[str, float, float]] = []
     alive = ["a", "b", "c"]  # the oldest first
@@ -198,7 +201,8 @@ async def events(watched: Watched, rounds: int, victims: Sequence[str], *, one_b
         await watched.start(name)
         await watched.even(4)
         alive.append(name)
-        at = await watched.kill(alive.pop(0 if victim == "leader" else 1))
+        await asyncio.sleep(calm_sec)
+        at = await watched.kill(alive.pop(0 if victim == "leader" else -1))
         await watched.even(3)
         spells.append((victim, at, watched.last_change()))
     return _taken(spells, watched.lines)
