@@ -100,7 +100,7 @@ def _reaction(measured: dict[str, list[Case]]) -> Figure | None:
                 events.setdefault(setting, {})[row] = _values(case, "theirs")
         sides += [Side(_wrapped(setting), values) for setting, values in events.items()]
     rows = [row for row in _EVENTS if row in sides[0].values]
-    figure = Figure(figsize=(8, 0.1 * len(rows) * len(sides) + 1))
+    figure = Figure(figsize=(8, 0.1 * len(rows) * len(sides) + 1.2), layout="constrained")
     axes = figure.subplots()
     for index, side in enumerate(sides):
         colour = OURS if index == 0 else _COLOURS[(index - 1) % len(_COLOURS)]
@@ -119,7 +119,7 @@ def _reaction(measured: dict[str, list[Case]]) -> Figure | None:
         axes.axhline(number - 0.5, color="#bbbbbb", linewidth=0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("until everything is owned again, and evenly: median, least to most")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
