@@ -230,7 +230,7 @@ _TABLE = (
     Rule("raising the generation", range(3, 8), _ONE_EPOCH, _MOVED),
     Rule("recording the identity", range(2), _LATER, _MOVED),
     Rule("nobody acts on what somebody has been beyond", range(8), _HOLDS, _TWICE, _others_go_on),
-    Rule(_GATE, range(2, 8), _HOLDS, _POLLED),
+    Rule(_GATE, range(2), _HOLDS, _POLLED),
     Rule(_BASIS, range(1), _HOLDS, _POLLED),
     Rule(_FLOOR, range(2), _HOLDS, _script(scripts.set_back)),
     Rule(_CONNECT, range(1), _HOLDS, _MOVED, _any_server),
