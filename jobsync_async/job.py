@@ -202,7 +202,7 @@ class Job(Ownership, Health, Records, Pins):
                 self._handing_on.cancel()
                 await asyncio.wait([self._handing_on])
             await self.stop()
-        except Exception:
+        except Exception:  # whatever it is, an error of the body's own comes first
             if error is None or interrupted:
                 raise  # what ended the job, in place of the cancellation that it caused
         finally:

@@ -135,7 +135,6 @@ class Snapshot:
         state: the own node row's (``"active"``, ``"draining"``), None when the row is gone.
         settled: the last plan counted this worker in, and nothing is on its way here.
         coming: something is on its way here.
-        age: the number that says how old this worker is, None when the row is gone.
         mine: changed tokens that are this worker's.
         others: changed tokens that are not.
         crowd: how many workers there are.
@@ -153,7 +152,6 @@ class Snapshot:
     others: Sequence[int]
     crowd: int = 1
     coming: bool = False
-    age: int | None = None
     neighbours: Sequence[Neighbour] | None = None
 
 

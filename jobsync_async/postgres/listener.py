@@ -19,10 +19,11 @@ from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down, translated
+from jobsync_async.postgres.versions import MOST_NAMED
 
 T = TypeVar("T")
 
-_ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,500})", re.ASCII)
+_ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,%d})" % MOST_NAMED, re.ASCII)
 
 
 class Listener:

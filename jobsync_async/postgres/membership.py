@@ -108,18 +108,21 @@ class Membership:
         neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
         return NameInUse(Beat(name, row.incarnation, row.beat), row.holder, neighbour)
 
+    def _joining(self, connection: Connection, me: Identity, announcement: Announcement) -> dict[str, Any]:
+        """What every statement of a join takes."""
+        return {**me._asdict(), **asdict(announcement), "channel": self._channel, **self._footing.values(connection.server)}
+
     async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
         """Make the row under a free name; whether it was free."""
         queries = [self._queries[name] for name in ("take_version_to_join", "insert_node", "lead_if_nobody_does")]
-        values = {**me._asdict(), **asdict(announcement), "channel": self._channel}
-        taken, made, _ = await connection.together(queries, values | self._footing.values(connection.server))
+        taken, made, _ = await connection.together(queries, self._joining(connection, me, announcement))
         if not taken:
             raise self._footing.changed()
         return bool(made)
 
     async def _replace(self, connection: Connection, me: Identity, announcement: Announcement, old: Beat) -> bool:
         """Take over the row of an incarnation that shows no life, with its tokens; False when it does."""
-        values = {**me._asdict(), **asdict(announcement), "channel": self._channel} | self._footing.values(connection.server)
+        values = self._joining(connection, me, announcement)
         values |= {"old_incarnation": old.incarnation, "old_beat": old.beat}
         replaced = False
         async with connection.transaction() as transaction:

@@ -83,7 +83,6 @@ class TokenFeed(ABC):
                 state=row.state,
                 settled=bool(row.settled),
                 coming=row.coming,
-                age=row.joined,
                 mine=TokenRows(row.mine or ()),
                 others=row.others or (),
                 crowd=row.crowd,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 
 from tests.faults.conftest import QUICK, MakeFleet
@@ -11,12 +9,7 @@ from tests.faults.fleet import SLACK_SEC, Fleet
 
 WORKERS = ("a", "b", "c", "d")
 
-no_neighbours = pytest.mark.skipif(
-    find_spec("jobsync_async.tasks.neighbours") is None, reason="workers do not watch each other's processes in this version"
-)
-somewhere = pytest.mark.parametrize(
-    "far", [pytest.param(False, id="on one host", marks=no_neighbours), pytest.param(True, id="on hosts of their own")]
-)
+somewhere = pytest.mark.parametrize("far", [False, True], ids=["on one host", "on hosts of their own"])
 """Workers on one host see each other's processes end; others wait until the dead must have stopped."""
 
 

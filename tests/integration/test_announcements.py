@@ -50,7 +50,8 @@ async def heard(config, dsn) -> AsyncIterator[Callable[[], object]]:
 
 
 async def age(worker: Hand) -> int:
-    found = (await worker.read()).age
+    await worker.read()
+    found = worker.feed.age
     assert found is not None
     return found
 
