@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,6 +16,9 @@ from jobsync_async.testing.databases import database, with_tables
 from tests.servers import Server, chosen
 
 pytest_plugins = ["pytester"]
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("no deadline")
 
 _SERVER = pytest.StashKey[str]()
 

@@ -31,7 +31,8 @@ def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, successo
     if leader_age_sec is None or not 0 <= leader_age_sec < 1.5 * interval_sec:
         return interval_sec  # a leader that is late, or a clock that was set, says nothing about the next beat
     aim = AFTER if successor else -BEFORE
-    late = (leader_age_sec / interval_sec - aim + 0.5) % 1 - 0.5
+    half = 0.5 + SPREAD  # who is half an interval off counts as early: no step is shorter than half
+    late = (leader_age_sec / interval_sec - aim + half) % 1 - half
     if abs(late) <= SPREAD:
         return interval_sec
     late += SPREAD * (chance - 0.5)

@@ -31,7 +31,7 @@ hostile_id = st.one_of(
     st.tuples(st.integers(), st.text()),
 )
 against_one_database = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -118,7 +118,7 @@ async def test_pins_in_bulk_are_stored_or_refused_whole(job, admin, bulk, days):
         assert stored | {conflict.task_id for conflict in refused} == {str(task_id) for task_id, _, _ in bulk}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(name=hostile_text, address=st.none() | hostile_text)
 async def test_a_worker_of_any_name_and_address_works_or_is_refused(make_config, admin, name, address):
     try:
@@ -143,7 +143,7 @@ def test_any_setting_is_taken_or_refused_with_our_error(fields):
     assert config.channel == f"{config.appname}changes"
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schema=st.text(st.sampled_from("\"'\\;$ {}()ü漢-.%\n"), min_size=1, max_size=15))
 async def test_a_schema_of_any_name_works_or_is_refused(make_config, admin, schema):
     try:

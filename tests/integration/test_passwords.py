@@ -117,14 +117,14 @@ async def start(config: CoordinationConfig, kind: type[Exception]) -> BaseExcept
     return caught.value
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(password=passwords)
 async def test_a_wrong_password_does_not_show(dsn, password):
     wrong = make_conninfo(**{**conninfo_to_dict(dsn), "password": password})
     assert "password authentication failed" in str(await start(CoordinationConfig(dsn=wrong), StoreUnavailable))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(password=passwords)
 async def test_the_password_for_a_host_that_cannot_be_reached_does_not_show(password):
     await start(CoordinationConfig(host="127.0.0.1", port=1, dbname="x", user="x", password=password), StoreUnavailable)

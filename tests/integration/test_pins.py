@@ -180,7 +180,7 @@ _ALPHABET = st.text(alphabet="ab%_\\.*\n", max_size=8)
 def test_patterns_match_as_postgresql_says(server):
     with psycopg.connect(server.dsn) as connection:
 
-        @settings(max_examples=300, deadline=None, database=None)
+        @settings(max_examples=300, database=None)
         @given(pattern=_ALPHABET, name=_ALPHABET)
         def agrees(pattern: str, name: str) -> None:
             if (len(pattern) - len(pattern.rstrip("\\"))) % 2:

@@ -33,7 +33,7 @@ def cases(draw, most_tokens=40):
     return nodes, current
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases())
 def test_shares_are_by_weight_to_within_one_token_and_all_is_planned(case):
     nodes, current = case
@@ -47,7 +47,7 @@ def test_shares_are_by_weight_to_within_one_token_and_all_is_planned(case):
         assert result.loads[node.name] == final[node.name]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_planning_again_changes_nothing(case):
     nodes, current = case
@@ -55,7 +55,7 @@ def test_planning_again_changes_nothing(case):
     assert plan(nodes, planned, {}).changes == {}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(most_tokens=6))
 def test_no_balanced_assignment_moves_fewer_tokens(case):
     nodes, current = case
@@ -73,7 +73,7 @@ def test_no_balanced_assignment_moves_fewer_tokens(case):
 PATTERNS = st.sampled_from([("a",), ("b",), ("z", "b"), ("%",), ("z",), ("_",), ("c", "%")])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases(), st.dictionaries(st.integers(0, 39), PATTERNS, max_size=40))
 def test_pins_are_kept_and_what_nobody_matches_is_nobodys(case, pins):
     nodes, current = case

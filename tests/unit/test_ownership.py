@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestOwnership = Machine.TestCase
-TestOwnership.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOwnership.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def owned(*tokens: int) -> Ownership[str]:

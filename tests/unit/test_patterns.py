@@ -30,7 +30,7 @@ def like(pattern: str, name: str) -> bool:
     return rest(0, 0)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text("ab%_\\.*[\n", max_size=8), st.text("ab%_\\.*[\n", max_size=8))
 def test_matching_is_what_the_definition_says(pattern, name):
     assert matches(pattern, name) == like(pattern, name)

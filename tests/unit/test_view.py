@@ -88,7 +88,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_each_reader_was_told_adds_up_to_what_is_so(steps):
     """Against the simplest model: the owner of each token by the last thing written, if that worker still is there."""
     view = View()
