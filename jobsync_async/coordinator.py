@@ -132,7 +132,7 @@ class Coordinator:
             await worker.until(lambda: self._told.is_set() or self.failure)
         if self.failure is not None:
             raise self.failure
-        name, tokens, app = worker.identity.name, len(worker.ownership.owned), worker.config.appname
+        name, tokens, app = worker.identity.name, len(worker.ownership.grants), worker.config.appname
         logger.info("%s joined %s with %d tokens", name, app, tokens, extra={"node": name, "appname": app, "tokens": tokens})
 
     def _opened(self) -> Store:
