@@ -43,6 +43,12 @@ class TokenFeed(ABC):
     _footing: Footing
     _neighbours_seen: tuple[UUID | None, int, int] = (None, -1, -1)
 
+    def take_heard(self) -> int:
+        """`heard`; all three begin anew. A reading that begins after this shows all of what they told."""
+        heard = self.heard
+        self.heard = self.general = self.named = -1
+        return heard
+
     @abstractmethod
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
         """Return when something was heard, `wake` is set, or the time is over. Raises StoreUnavailable."""

@@ -82,7 +82,6 @@ class _Follower:
         self._await_sec, self._await_until = _AWAIT_SEC, float("inf")
         self._general_since: float | None = None
         self._crowd_sec = 0.0
-        self._look_again = False
         self._retry_sec = 0.0
         self._retry_at = float("inf")
 
@@ -132,7 +131,7 @@ class _Follower:
             since = self._general_since = now if self._general_since is None else self._general_since
             place = 0.0 if feed.age is None else feed.age * _GOLDEN % 1
             due = max(self._paced_until, since + place * self._crowd_sec)
-        if self._look_again or (worker.hinted > worker.version and not self._missed):
+        if worker.hinted > worker.version and not self._missed:
             due = min(due, self._paced_until)
         return max(min(due, self._await_until), self._distrust_until)
 
@@ -143,7 +142,7 @@ class _Follower:
 
     async def _read(self) -> None:
         worker, feed = self._worker, self._feed
-        heard, feed.heard = feed.heard, -1  # what is heard during the reading may be newer than what it shows
+        heard = feed.take_heard()  # what is heard during the reading may be newer than what it shows
         self._general_since = None
         snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
         self._first = False
@@ -152,8 +151,7 @@ class _Follower:
         self._prompt_until = worker.clock() + min(snapshot.crowd * _PROMPT_EACH_SEC, _MOST_PROMPT_SEC)
         self._await_until = worker.clock() + self._await_sec if snapshot.coming else float("inf")
         self._await_sec = min(2 * self._await_sec, worker.config.heartbeat_interval_sec) if snapshot.coming else _AWAIT_SEC
-        self._look_again = heard > snapshot.version
-        if self._look_again:  # nobody's commit: forged, or meant for somebody else; a true one may be hidden behind it
+        if heard > snapshot.version:  # nobody's commit: forged, or meant for somebody else
             self._distrust_until = worker.clock() + _DISTRUST_SEC
         worker.snapshot_read(snapshot)
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobsync_async import CoordinationConfig
 from jobsync_async.core.rows import HeartbeatAnswer, Snapshot
-from jobsync_async.postgres.listener import Listener
+from jobsync_async.postgres.tokens import PushedFeed
 from jobsync_async.tasks.rebalance import _Follower
 from jobsync_async.tasks.worker import Worker
 
@@ -19,10 +19,8 @@ SPREAD = CROWD * 0.004
 CHANNEL = b"sync_changes"
 
 
-class Feed(Listener):
+class Feed(PushedFeed):
     """A listener without a connection, and readings that show what it is told to."""
-
-    pushed = True
 
     def __init__(self) -> None:
         self.heard = self.general = self.named = -1
@@ -129,3 +127,13 @@ async def test_an_announcement_that_is_none_is_not_heard(reading):
         reading.feed.tell(payload)
     assert reading.feed.heard == 5 - 6
     assert reading.feed.notifications == 10
+
+
+@pytest.mark.parametrize("payload", ["999", "999 7"])
+async def test_a_version_that_does_not_exist_is_looked_for_once_and_makes_others_wait_for_a_second(reading, payload):
+    reading.feed.tell(payload)
+    assert reading.due() < SPREAD
+    await reading.follower._read()
+    assert reading.due() == float("inf")
+    reading.feed.tell("6 7")
+    assert reading.due() == pytest.approx(1)

@@ -16,7 +16,9 @@ TIMER_LATE_SEC = 1e-6
 chances = st.floats(0, 1, exclude_max=True)
 
 
-def beats(first: float, successor: bool, chance: float, late_by: float = TIMER_LATE_SEC, set_by: float = 0.0) -> Iterator[float]:
+def beats(
+    first: float, successor: bool, chance: float, late_by: float = TIMER_LATE_SEC, set_by: float = 0.0
+) -> Iterator[float]:
     """Moments of a worker's beats, where the leader's are at whole intervals; `late_by` is what each timer adds, `set_by` how
     wrong the server's clock makes the leader's age once."""
     moment = first
