@@ -15,6 +15,7 @@ from psycopg.rows import namedtuple_row, tuple_row
 
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
+from tests.copies import copied
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import Server
 from tests.simulation.statements import STATEMENTS, Asked, Locked, Result
@@ -104,7 +105,13 @@ class Both:
         values = {"here": self.here, "basis_server": None, "basis_generation": None, "channel": "changes", **values}
         self.sent.append(f"{name} {values}")
         cursor = self.connection.cursor(binary=True, row_factory=namedtuple_row)
-        await cursor.execute(self.queries[name], values)
+        if name == "copy_tokens":
+            async with cursor.copy(self.queries[name]) as copy:
+                for piece in values["pieces"]:
+                    await copy.write(piece)
+            values["rows"] = copied(b"".join(values["pieces"]))
+        else:
+            await cursor.execute(self.queries[name], values)
         rows = await cursor.fetchall() if cursor.description else []
         if name == "begin_generation" and rows:
             self.model.begins(rows[0].generation, values["known_generation"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -54,6 +54,14 @@ class Connection(AsyncConnection[Any]):
             rows.append([] if cursor.description is None else await cursor.fetchall())
             if not cursor.nextset():
                 return rows
+
+    async def copy_in(self, query: bytes, pieces: Iterable[bytes]) -> int:
+        """COPY what the pieces make up together into a table; how many rows."""
+        cursor = self.cursor()
+        async with cursor.copy(query) as copy:
+            for piece in pieces:
+                await copy.write(piece)
+        return cursor.rowcount
 
 
 # Raised by the server when a bound is reached or a transaction must be tried again: nothing was committed.

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
-from operator import sub
 
 import psycopg
+from psycopg import errors
 
-from jobsync_async.core.board import Distribution, Moves, PinRow, Reading
+from jobsync_async.core.board import Distribution, PinRow, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
+from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array
 from jobsync_async.postgres.versions import concerned, take_version
 
@@ -114,7 +115,7 @@ class Leading:
                 distribution = decide(reading)
                 skipped = 0
                 if distribution is not None:
-                    skipped = await self._write(connection, reading.cluster, distribution)
+                    skipped = await self._write(connection, reading, distribution)
                 duration_ms = (time.perf_counter() - started) * 1000
                 outcome = Outcome(reading, expired, distribution, skipped, duration_ms)
                 if not outcome.wrote:
@@ -150,17 +151,15 @@ class Leading:
         rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
         return [PinRow(row.task_id, tuple(row.node_patterns), row.expires_in) for row in rows]
 
-    async def _write(self, connection: Connection, cluster: ClusterRow, distribution: Distribution) -> int:
+    async def _write(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+        cluster = reading.cluster
         common = {
             "names": distribution.names,
             "version": cluster.version + 1,
             "planned_version": cluster.version,
             "generation": cluster.generation,
         }
-        written = 0
-        if distribution.create:
-            values = {**common, **_ranges(distribution.create)}
-            written += (await connection.execute(self._queries["create_tokens"], values)).rowcount
+        written = await self._create(connection, reading, distribution) if distribution.create else 0
         for name, moves in (
             ("assign_tokens", distribution.assign),
             ("revoke_tokens", distribution.revoke),
@@ -169,6 +168,22 @@ class Leading:
                 arrays = {"token_ids": int_array(moves.token_ids), "receivers": int_array(moves.receivers)}
                 written += (await connection.execute(self._queries[name], {**common, **arrays})).rowcount
         return distribution.moved - written
+
+    async def _create(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+        cluster, version = reading.cluster, reading.cluster.version + 1
+        first = (await connection.execute(self._queries["begin_tokens"], {"version": version})).rowcount
+        live = {m.name: Identity(m.name, m.incarnation) for m in reading.members if m.active}
+        rows = token_rows(
+            distribution.create,
+            [live.get(name) for name in distribution.names],
+            epoch=(cluster.generation << 32) + 1,
+            version=0 if first else version,
+            encoding=connection.info.encoding,
+        )
+        try:
+            return await connection.copy_in(self._queries["copy_tokens"], rows)
+        except errors.UniqueViolation as error:
+            raise StoreUnavailable("rows of tokens were made by somebody else than the leader: all is read anew") from error
 
     async def _finish(self, connection: Connection, me: Identity, outcome: Outcome) -> None:
         cluster, distribution = outcome.reading.cluster, outcome.distribution
@@ -195,18 +210,3 @@ def _concerned(outcome: Outcome) -> str:
         return concerned(None)
     counted_in = reading.cluster.planned_joined
     return concerned(m.age for m in reading.members if m.name in planned.concerned or m.age > counted_in)
-
-
-def _ranges(moves: Moves) -> dict[str, str]:
-    """Tokens in order, as arrays of the first and the last of each range that goes to one receiver."""
-    firsts, lasts, receivers = list[int](), list[int](), list[int]()
-    # Within a range, a token is as far from its place in the list as the token before.
-    distances = map(sub, moves.token_ids, count())
-    at = 0
-    for (distance, receiver), run in groupby(zip(distances, moves.receivers, strict=True)):
-        length = len(list(run))
-        firsts.append(at + distance)
-        lasts.append(at + distance + length - 1)
-        receivers.append(receiver)
-        at += length
-    return {"firsts": int_array(firsts), "lasts": int_array(lasts), "receivers": int_array(receivers)}

@@ -370,18 +370,15 @@ UPDATE {cluster} c SET leader = %(name)s, leader_incarnation = %(incarnation)s, 
 WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
 
--- name: create_tokens
--- The first distribution writes the rows where they belong, in ranges. Only under the cluster row's lock are there new ones, so
--- looking first is enough, and costs less than ON CONFLICT, which inserts each row on trial. Rows of an empty table are made
--- under version 0, which no index holds: the cluster's tokens_since says from when on they have been.
-WITH first AS (UPDATE {cluster} SET tokens_since = %(version)s WHERE NOT EXISTS (SELECT FROM {token}) RETURNING 0 AS version)
-INSERT INTO {token} (token_id, node, incarnation, epoch, version)
-SELECT made.token_id, n.name, n.incarnation, (%(generation)s::bigint << 32) + 1,
-       coalesce((SELECT version FROM first), %(version)s)
-FROM unnest(%(firsts)s::integer[], %(lasts)s::integer[], %(receivers)s::integer[]) AS w(first, last, receiver)
-LEFT JOIN {node} n ON n.name = (%(names)s::text[])[w.receiver] AND n.state = 'active'
-CROSS JOIN LATERAL generate_series(w.first, w.last) AS made(token_id)
-WHERE EXISTS (SELECT FROM first) OR NOT EXISTS (SELECT FROM {token} t WHERE t.token_id = made.token_id)
+-- name: begin_tokens
+-- Rows of an empty table are made under version 0, which no index holds: the cluster's tokens_since says from when on they have
+-- been. Whether that is so now is the number of rows.
+UPDATE {cluster} SET tokens_since = %(version)s WHERE NOT EXISTS (SELECT FROM {token})
+
+-- name: copy_tokens
+-- New rows, as PostgreSQL loads many of them fastest. Only under the cluster row's lock are there new ones, and so neither these
+-- rows nor other workers can have come since the leader's reading.
+COPY {token} (token_id, node, incarnation, epoch, version) FROM STDIN (FORMAT binary)
 
 -- name: assign_tokens
 -- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -149,15 +150,29 @@ async def test_a_server_that_accepts_no_writes_is_refused(dsn, admin):
         await works(CoordinationConfig(dsn=dsn, total_tokens=50))
 
 
-async def test_a_database_without_an_encoding_is_refused(server, dsn_of):
-    name = "jobsync_test_ascii"
+@contextmanager
+def encoded(server, dsn_of, encoding):
+    """A database in another encoding than UTF-8; its DSN."""
+    name = f"jobsync_test_{encoding.lower()}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
         try:
-            with pytest.raises(SchemaError, match="SQL_ASCII"):
-                await works(CoordinationConfig(dsn=dsn_of(server.dsn, dbname=name)))
+            yield dsn_of(server.dsn, dbname=name)
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_database_without_an_encoding_is_refused(server, dsn_of):
+    with encoded(server, dsn_of, "SQL_ASCII") as dsn, pytest.raises(SchemaError, match="SQL_ASCII"):
+        await works(CoordinationConfig(dsn=dsn))
+
+
+async def test_names_are_written_in_the_encoding_of_the_database(server, dsn_of):
+    with encoded(server, dsn_of, "LATIN1") as dsn:
+        async with Job("wörker", CoordinationConfig(dsn=dsn, total_tokens=50), wait_on_enter=10) as job:
+            assert len(job.my_tokens) == 50
+            with psycopg.connect(dsn) as connection:
+                assert connection.execute("SELECT DISTINCT node FROM sync_token").fetchall() == [("wörker",)]
 
 
 async def test_settings_that_disagree_leave_the_cluster_as_it_is(dsn, admin):

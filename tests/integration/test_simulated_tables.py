@@ -14,7 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from jobsync_async.core.board import Moves
 from jobsync_async.core.hashing import task_key
+from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array
 from tests.comparison import NAMES, TOKENS, Both, Model, Steps, empty, some_tokens_locked
 from tests.hands import hand
@@ -108,10 +111,13 @@ def lead(q: Both) -> Steps:
     if q.random.random() < 0.3:
         yield "expire_nodes", _beats(q)
     moves = q.moves()
-    first = q.random.randrange(TOKENS)
-    if not q.view.token or q.random.random() < 0.2:
-        ranges = {"firsts": int_array([0, first + 1]), "lasts": int_array([first, TOKENS - 1]), "receivers": int_array([1, 2])}
-        yield "create_tokens", {**moves, **ranges}
+    missing = [token for token in range(TOKENS) if token not in q.view.token and q.random.random() < 0.8]
+    if missing:
+        _, first = yield "begin_tokens", moves
+        created = Moves(missing, [q.random.randint(0, 2) for _ in missing])
+        owners = [Identity(*q.somebody()), None]
+        version = 0 if first else moves["version"]
+        yield "copy_tokens", {"pieces": list(token_rows(created, owners, epoch=1, version=version, encoding="utf-8"))}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
     plan = {

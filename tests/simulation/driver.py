@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from itertools import count
@@ -19,6 +19,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from jobsync_async.postgres.sql import Queries
+from tests.copies import copied
 from tests.simulation.server import Session
 from tests.simulation.statements import Result
 
@@ -130,6 +131,10 @@ class Connection:
         result = await self.send("+".join(map(name_of, queries)), values)
         return [one.rows for one in result.rows]
 
+    async def copy_in(self, query: bytes, pieces: Iterable[bytes]) -> int:
+        """Rows in the format that PostgreSQL copies; how many."""
+        return (await self.send(name_of(query), {"rows": copied(b"".join(pieces))})).count
+
     async def send(self, name: str, values: Any) -> Result:
         """Send a statement and wait for its answer. Raises psycopg's errors."""
         self._require_open()
@@ -229,7 +234,9 @@ class Connection:
     @property
     def info(self) -> Any:
         idle, inside = pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS
-        return SimpleNamespace(transaction_status=inside if self._in_transaction else idle, dbname="simulated")
+        return SimpleNamespace(
+            transaction_status=inside if self._in_transaction else idle, dbname="simulated", encoding="utf-8"
+        )
 
     # -- notifications --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
+
 from tests.simulation.owning import changed_since
 from tests.simulation.statements import (
     Asked,
@@ -110,20 +112,22 @@ def _moves(q: Asked) -> Any:
 
 
 @statement
-def create_tokens(q: Asked) -> Any:
+def begin_tokens(q: Asked) -> Any:
     yield Locked(CLUSTER)
-    view, made = q.tx.view(), 0
-    version = q.version if view.token else 0
-    if not view.token:
-        q.tx.update(tokens_since=q.version)
-    for first, last, receiver in zip(numbers(q.firsts), numbers(q.lasts), numbers(q.receivers), strict=True):
-        node = view.receiver(q.names[receiver - 1] if receiver else None)
-        owner = (node.name, node.incarnation) if node else (None, None)
-        for token_id in range(first, last + 1):
-            if token_id not in view.token:
-                q.tx.write("token", token_id, Token(token_id, *owner, (q.generation << 32) + 1, None, version))
-                made += 1
-    return Result((), made)
+    if q.tx.view().token:
+        return Result()
+    q.tx.update(tokens_since=q.version)
+    return Result((), 1)
+
+
+@statement
+def copy_tokens(q: Asked) -> Any:
+    yield Take(0)
+    for token_id, name, incarnation, epoch, version in q.rows:
+        if token_id in q.tx.view().token:
+            raise psycopg.errors.UniqueViolation(f"there is a token {token_id} already")
+        q.tx.write("token", token_id, Token(token_id, name, incarnation, epoch, None, version))
+    return Result((), len(q.rows))
 
 
 @statement

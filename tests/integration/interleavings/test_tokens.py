@@ -8,6 +8,7 @@ import datetime as dt
 import psycopg
 import pytest
 
+from jobsync_async import StoreUnavailable
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Work
 from tests.hands import Hand, blocked, rows
@@ -62,6 +63,19 @@ async def test_rows_that_are_made_again_by_a_later_distribution_are_read_as_chan
     anew.me = a.me
     assert await anew.lead() is not None
     assert {row.token_id for row in (await a.read(since)).mine} == {0, 1}
+
+
+async def test_rows_that_were_made_by_hand_are_found_when_all_is_read_anew(join, admin, config):
+    a = await join("a")
+    a.board.take(await a.store.leading.read(a.board.version, a.board.pin_version))
+    await admin.execute("INSERT INTO sync_token (token_id, epoch, version) VALUES (3, 8, 0)")
+    with pytest.raises(StoreUnavailable, match="read anew"):
+        await a.lead()
+    assert list(await rows(admin)) == [3], "all or nothing"
+    anew = Hand(a.store, a.feed, config, "a")
+    anew.me = a.me
+    assert await anew.lead() is not None
+    assert await a.mine() == dict.fromkeys(range(TOKENS), ((1 << 32) + 1, False))
 
 
 # 2 -- An acknowledgement to a receiver that is just being expired
