@@ -178,7 +178,6 @@ class Leading:
             [live.get(name) for name in distribution.names],
             epoch=(cluster.generation << 32) + 1,
             version=0 if first else version,
-            encoding=connection.info.encoding,
         )
         try:
             return await connection.copy_in(self._queries["copy_tokens"], rows)

@@ -21,18 +21,17 @@ _NUMBER_AT = 6  # after the count of fields and this field's length
 _MOST_ROWS = 10_000
 
 
-def token_rows(moves: Moves, owners: Sequence[Identity | None], *, epoch: int, version: int, encoding: str) -> Iterator[bytes]:
+def token_rows(moves: Moves, owners: Sequence[Identity | None], *, epoch: int, version: int) -> Iterator[bytes]:
     """``token_id, node, incarnation, epoch, version`` of new tokens, in pieces that are not much larger than a megabyte.
 
     Args:
         moves: tokens and receivers.
         owners: the receivers in order; None in place of one is nobody, as receiver 0 is.
-        encoding: Python's name of the connection's.
     """
     yield _HEADER
     at = 0
     for receiver, run in groupby(moves.receivers):
-        row = _row(owners[receiver - 1] if receiver else None, epoch, version, encoding)
+        row = _row(owners[receiver - 1] if receiver else None, epoch, version)
         end = at + len(list(run))
         for first in range(at, end, _MOST_ROWS):
             yield _repeated(row, moves.token_ids[first : min(first + _MOST_ROWS, end)])
@@ -40,8 +39,8 @@ def token_rows(moves: Moves, owners: Sequence[Identity | None], *, epoch: int, v
     yield _END
 
 
-def _row(owner: Identity | None, epoch: int, version: int, encoding: str) -> bytes:
-    name, incarnation = (owner.name.encode(encoding), owner.incarnation.bytes) if owner else (None, None)
+def _row(owner: Identity | None, epoch: int, version: int) -> bytes:
+    name, incarnation = (owner.name.encode(), owner.incarnation.bytes) if owner else (None, None)
     fields = (b"\0" * 4, name, incarnation, pack(">q", epoch), pack(">q", version))
     return pack(">h", len(fields)) + b"".join(_field(field) for field in fields)
 

@@ -117,7 +117,7 @@ def lead(q: Both) -> Steps:
         created = Moves(missing, [q.random.randint(0, 2) for _ in missing])
         owners = [Identity(*q.somebody()), None]
         version = 0 if first else moves["version"]
-        yield "copy_tokens", {"pieces": list(token_rows(created, owners, epoch=1, version=version, encoding="utf-8"))}
+        yield "copy_tokens", {"pieces": list(token_rows(created, owners, epoch=1, version=version))}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
     plan = {

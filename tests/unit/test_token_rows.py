@@ -21,7 +21,7 @@ numbers = st.integers(0, 2**63 - 1)
 def test_each_token_has_its_row(data: st.DataObject, owners: list[Identity | None], epoch: int, version: int):
     token_ids = data.draw(st.lists(st.integers(0, 999_999), unique=True, max_size=30))
     receivers = data.draw(st.lists(st.integers(0, len(owners)), min_size=len(token_ids), max_size=len(token_ids)))
-    pieces = token_rows(Moves(token_ids, receivers), owners, epoch=epoch, version=version, encoding="utf-8")
+    pieces = token_rows(Moves(token_ids, receivers), owners, epoch=epoch, version=version)
     whose = [None, *owners]
     assert copied(b"".join(pieces)) == [
         NewToken(token, *(whose[receiver] or (None, None)), epoch, version)
@@ -31,6 +31,6 @@ def test_each_token_has_its_row(data: st.DataObject, owners: list[Identity | Non
 
 def test_hundreds_of_thousands_come_in_pieces():
     total, owner = 300_001, Identity("a", UUID(int=1))
-    pieces = list(token_rows(Moves(list(range(total)), [1] * total), [owner], epoch=1, version=0, encoding="utf-8"))
+    pieces = list(token_rows(Moves(list(range(total)), [1] * total), [owner], epoch=1, version=0))
     assert max(map(len, pieces)) < 1_000_000
     assert [row.token_id for row in copied(b"".join(pieces))] == list(range(total))
