@@ -85,7 +85,7 @@ def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     for side, appname in zip(sides, ("warm_ours_", "warm_theirs_"), strict=True):
         side.measure(dsn, "memory", appname)  # what is imported is compiled from then on
-    ours, theirs = interleaved(1 if quick else 5, sides, dsn, "memory")
+    ours, theirs = interleaved(1 if quick else 3, sides, dsn, "memory")
     return [
         Result(
             "memory of the first Job over `import psycopg`", "MiB", [a[0] for a in ours], 8, [a[0] for a in theirs], times=2
