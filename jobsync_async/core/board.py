@@ -73,6 +73,7 @@ class Distribution:
         reason: why, for people. kind: the same as one of `REASONS`.
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
+        first: whether no token had a row before.
         concerned: names of workers that are to look at once: from whom a token goes, who is to get one, or no longer is.
     """
 
@@ -85,6 +86,7 @@ class Distribution:
     create: Moves = field(default_factory=Moves)
     assign: Moves = field(default_factory=Moves)
     revoke: Moves = field(default_factory=Moves)
+    first: bool = False
     concerned: set[str | None] = field(default_factory=set)
 
     @property
@@ -292,6 +294,7 @@ class Board:
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
                 moves.receivers.extend(repeat(number, len(alike)))
         distribution.names = list(numbers)
+        distribution.first = len(distribution.create) == len(wanted)
         distribution.concerned &= {member.name for member in self.members.values()}
 
     def _pairs(

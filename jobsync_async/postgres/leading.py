@@ -170,14 +170,13 @@ class Leading:
         return distribution.moved - written
 
     async def _create(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
-        cluster, version = reading.cluster, reading.cluster.version + 1
-        first = (await connection.execute(self._queries["begin_tokens"], {"version": version})).rowcount
+        cluster = reading.cluster
         live = {m.name: Identity(m.name, m.incarnation) for m in reading.members if m.active}
         rows = token_rows(
             distribution.create,
             [live.get(name) for name in distribution.names],
             epoch=(cluster.generation << 32) + 1,
-            version=0 if first else version,
+            version=0 if distribution.first else cluster.version + 1,
         )
         try:
             return await connection.copy_in(self._queries["copy_tokens"], rows)
@@ -189,6 +188,7 @@ class Leading:
         record = {
             "version": cluster.version + 1,
             "channel": self._channel,
+            "first": distribution is not None and distribution.first,
             "planned_joined": distribution.planned_joined if distribution else cluster.planned_joined,
             "concerned": _concerned(outcome),
             "reason": distribution.reason if distribution else None,

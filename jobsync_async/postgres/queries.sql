@@ -370,14 +370,10 @@ UPDATE {cluster} c SET leader = %(name)s, leader_incarnation = %(incarnation)s, 
 WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
 
--- name: begin_tokens
--- Rows of an empty table are made under version 0, which no index holds: the cluster's tokens_since says from when on they have
--- been. Whether that is so now is the number of rows.
-UPDATE {cluster} SET tokens_since = %(version)s WHERE NOT EXISTS (SELECT FROM {token})
-
 -- name: copy_tokens
 -- New rows, as PostgreSQL loads many of them fastest. Only under the cluster row's lock are there new ones, and so neither these
--- rows nor other workers can have come since the leader's reading.
+-- rows nor other workers can have come since the leader's reading. The first rows are made under version 0, which no index
+-- holds: the cluster's tokens_since says from when on they have been.
 COPY {token} (token_id, node, incarnation, epoch, version) FROM STDIN (FORMAT binary)
 
 -- name: assign_tokens
@@ -416,10 +412,13 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, up to which worker the plan counts, the record for people if there is a plan, and the announcement,
--- with whom it concerns.
+-- The new version, whether the first tokens were made under it, up to which worker the plan counts, the record for people if
+-- there is a plan, and the announcement, with whom it concerns.
 WITH taken AS (
-    UPDATE {cluster} SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s RETURNING version
+    UPDATE {cluster}
+    SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s,
+        tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
+    RETURNING version
 ), recorded AS (
     INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
     SELECT version, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s

@@ -112,8 +112,8 @@ def lead(q: Both) -> Steps:
         yield "expire_nodes", _beats(q)
     moves = q.moves()
     missing = [token for token in range(TOKENS) if token not in q.view.token and q.random.random() < 0.8]
+    first = len(missing) == TOKENS
     if missing:
-        _, first = yield "begin_tokens", moves
         created = Moves(missing, [q.random.randint(0, 2) for _ in missing])
         owners = [Identity(*q.somebody()), None]
         version = 0 if first else moves["version"]
@@ -122,6 +122,7 @@ def lead(q: Both) -> Steps:
     yield "revoke_tokens", q.moves()
     plan = {
         "concerned": "",
+        "first": first,
         "planned_joined": q.random.randint(0, cluster.last_joined),
         "reason": q.random.choice(("joined", None)),
         **_RECORD,

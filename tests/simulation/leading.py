@@ -112,15 +112,6 @@ def _moves(q: Asked) -> Any:
 
 
 @statement
-def begin_tokens(q: Asked) -> Any:
-    yield Locked(CLUSTER)
-    if q.tx.view().token:
-        return Result()
-    q.tx.update(tokens_since=q.version)
-    return Result((), 1)
-
-
-@statement
 def copy_tokens(q: Asked) -> Any:
     yield Take(0)
     for token_id, name, incarnation, epoch, version in q.rows:
@@ -161,7 +152,9 @@ def revoke_tokens(q: Asked) -> Any:
 @statement
 def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
-    announce(q, q.tx.update(version=q.version, announced=q.version, planned_joined=q.planned_joined), q.concerned)
+    since = q.version if q.first else q.tx.view().cluster.tokens_since
+    news = {"version": q.version, "announced": q.version, "planned_joined": q.planned_joined, "tokens_since": since}
+    announce(q, q.tx.update(**news), q.concerned)
     if q.reason is not None:
         q.tx.write(
             "rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved)
