@@ -75,13 +75,13 @@ class Process:
 
 
 class Crowd:
-    """All processes of one cluster."""
+    """All processes of one cluster, which has `total` tokens."""
 
     def __init__(self, postgres: EmbeddedPostgres, side: Side, appname: str, total: int, workers: int) -> None:
         self.appname = appname
         self._environment = {**side.environment, **server(postgres.dsn)}
         self._command = [side.python, "-m", "benchmarks.crowd_worker", appname, str(total), str(workers)]
-        self._total = total
+        self.total = total
         self._news = asyncio.Event()
         self.processes: list[Process] = []
 
@@ -104,7 +104,7 @@ class Crowd:
 
     def _is_even(self, workers: int) -> bool:
         counts = [count for process in self.processes for count in process.owned.values()]
-        return len(counts) == workers and sum(counts) == self._total and max(counts) - min(counts) <= 1
+        return len(counts) == workers and sum(counts) == self.total and max(counts) - min(counts) <= 1
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what processes tell. Raises RuntimeError when one of them fails."""

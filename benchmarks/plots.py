@@ -169,7 +169,7 @@ def _growth(measured: dict[str, list[Case]]) -> Figure | None:
     left.set_ylim(0.01, 100)
     left.legend()
     right.set(ylabel="statements per minute and worker")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.25 * right.get_ylim()[1])
     return figure
 
 

@@ -18,6 +18,7 @@ import psycopg
 from benchmarks.crowds import Crowd, Process, server_cpu_sec
 from benchmarks.results import Result
 from benchmarks.sides import Side
+from jobsync_async import CoordinationConfig
 from jobsync_async.embedded import EmbeddedPostgres
 
 _PROCESSES = 4
@@ -132,6 +133,8 @@ class Measurement:
             if await self._number(connections) <= 2 * self._workers:
                 break
             await asyncio.sleep(0.1)
+        if self._crowd.total > 10_000:  # what was not announced is read with the next heartbeat, and so many tokens take longer
+            await asyncio.sleep(CoordinationConfig().heartbeat_interval_sec)
         self.seen.connections = await self._number(connections)
         calls = f"SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE '%{self._crowd.appname}%'"
         before, used, led = await self._number(calls), server_cpu_sec(self._postgres), self._leader.cpu_sec
