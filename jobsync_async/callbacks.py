@@ -36,7 +36,7 @@ class RebalanceCallback:
         self._changes = TokenChanges(self._worker)
         try:
             await self._tell(await self._changes.__anext__())
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             self._changes.close()  # nothing waits for a callback that failed
             raise
 

@@ -121,7 +121,7 @@ class Coordinator:
             await enter(worker, store.membership, store.failover, store.deaths)
             if worker.config.notify:
                 await self._check_push(feed)
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             await feed.close()
             raise
         supervise = self._supervise(store, feed)

@@ -101,7 +101,7 @@ class EmbeddedPostgres:
                 except StoreUnavailable:
                     if attempt == _TRIES - 1:
                         raise
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             self.delete()
             raise
 

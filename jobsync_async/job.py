@@ -145,7 +145,7 @@ class Job(Ownership, Health, Records, Pins):
             await self._engine.open()
             await self._provide_locks()
             await self._engine.start(self._wait_on_enter)
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             self._state = "stopped"
             await self._engine.stop()
             raise

@@ -66,10 +66,10 @@ class Observer:
             follower = _Follower(self._config, store, feed)
             try:
                 first = await follower.first_look()
-            except BaseException:
+            except BaseException:  # cleaned up, and raised again
                 await feed.close()
                 raise
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             await store.close()
             raise
         self._store, self._follower = store, follower

@@ -62,7 +62,7 @@ class TaskLog:
             return 0
         try:
             return await self._engine.work.write_audit(self._engine.worker.identity, self._date, works)
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             self._added = works + self._added  # writing it twice does no harm
             raise
 

@@ -181,7 +181,7 @@ class Connector:
         try:
             await self.prepare(connection, plans=plans)
             self.footing.check(connection.server)
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             await connection.close()
             raise
         return connection

@@ -58,7 +58,7 @@ class Listener:
             return listener
         try:
             await listener.run(lambda connection: connection.execute(listen))
-        except BaseException:
+        except BaseException:  # cleaned up, and raised again
             await listener.close()
             raise
         return listener
