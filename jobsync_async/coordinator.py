@@ -179,7 +179,7 @@ class Coordinator:
             partial(keep_beating, worker, store.membership, store.failover, store.deaths),
             partial(guard_lease, worker),
             partial(follow_changes, worker, store, feed, self._fail),
-            LeaderMonitor(worker, store.leading).run,
+            LeaderMonitor(worker, store.leading, store.membership).run,
             NeighbourWatch(worker, store.deaths).run,
         ]
         if store.sessions is not None:

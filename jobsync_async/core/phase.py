@@ -2,8 +2,8 @@
 
 A beat is seen when whoever watches it sends one itself, and only from then on does its silence count. So workers send theirs
 shortly before the leader's, and the next in age, which watches the leader, shortly after: each is then replaced soon after the
-timeout instead of up to an interval later. One has to be seen late where each sends one beat an interval, for what lies between
-the leader's beat and that of the next in age lies the other way round, too: it is the next in age.
+timeout instead of up to an interval later. But what comes shortly after the leader's beat comes long before its next. So the
+leader looks once more, without a beat, when the next in age has sent its own.
 
 How long ago the leader's beat was is read off the server's clock. Nothing but the moment of a beat depends on it, and that
 never comes later than an interval after the last, so a clock that is set wrong costs nobody its lease.
@@ -15,6 +15,8 @@ BEFORE = 0.08
 """How long before the leader's beat, as a fraction of the interval (0.4 s of 5 s)."""
 AFTER = 0.06
 """How long after it the next in age follows."""
+LOOK = 0.14
+"""How long after it the leader looks at the beats once more: after that of the next in age, wherever in its place it is."""
 SPREAD = 0.05
 """How far from there a beat may be, either way: hundreds do not come all at once, and small drifts are left alone."""
 

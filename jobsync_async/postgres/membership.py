@@ -21,7 +21,8 @@ class Membership:
     """The statements about a worker's own row.
 
     Args:
-        heartbeats: the link that carries heartbeats and nothing else, so that nothing can hold them up.
+        heartbeats: the link that carries heartbeats and the leader's look at those of others, and nothing else, so that nothing
+            can hold them up.
         changes: the link for joining and leaving, which wait for the cluster's row lock.
         session_key: hold a lock, named by this and the incarnation, for as long as the session of the heartbeats lasts.
     """
@@ -64,6 +65,19 @@ class Membership:
 
         try:
             return await self._heartbeats.run(work)
+        except ServerChanged:
+            return None
+
+    async def read_beats(self) -> list[Beat] | None:
+        """Everybody's beats as they are now, this worker's too, oldest first; None when the server is another one, which the
+        next heartbeat finds out. Raises StoreUnavailable."""
+
+        async def work(connection: Connection) -> list[Beat]:
+            cursor = await connection.execute(self._queries["read_beats"], self._footing.values(connection.server))
+            return [Beat(*row) for row in await cursor.fetchall()]
+
+        try:
+            return await self._heartbeats.run(work) or None
         except ServerChanged:
             return None
 

@@ -209,6 +209,10 @@ FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
     FROM {node} n WHERE %(watch_all)s OR n.incarnation = c.leader_incarnation
 ) watched
 
+-- name: read_beats
+-- Everybody's beats, oldest first; none where the server is another one.
+SELECT name, incarnation, beat FROM {node} WHERE EXISTS (SELECT FROM {cluster} WHERE {sound}) ORDER BY joined
+
 -- name: set_state
 -- By name, so that it can be asked for from anywhere; a worker that says it of itself names its incarnation too.
 UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s

@@ -17,6 +17,7 @@ from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.leading import Leading, Outcome
+from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.waiting import signalled
 
@@ -33,9 +34,10 @@ _MOST_SHOWN = 10
 class LeaderMonitor:
     """The leader task's state. `run` is the task."""
 
-    def __init__(self, worker: Worker, leading: Leading) -> None:
+    def __init__(self, worker: Worker, leading: Leading, membership: Membership) -> None:
         self._worker = worker
         self._leading = leading
+        self._membership = membership
         self._succession = Succession(worker.watch, worker.config.heartbeat_interval_sec)
         self._pacing = Pacing(worker.config.rebalance_delay_sec)
         self._full_reading_sec = _CHECKS_PER_FULL_READING * worker.config.rebalance_check_interval_sec
@@ -117,6 +119,9 @@ class LeaderMonitor:
 
     async def _lead(self, now: float) -> float:
         worker = self._worker
+        if worker.look_at <= now:
+            await self._look_at_beats()
+            now = worker.clock()
         if expire := worker.watch.stalled(now):
             await self._rebalance(expire)
         else:
@@ -124,7 +129,15 @@ class LeaderMonitor:
                 await self._look(now)
             if self._due_at <= worker.clock():
                 await self._rebalance(())
-        return min(self._due_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
+        return min(self._due_at, worker.look_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
+
+    async def _look_at_beats(self) -> None:
+        """See the beat that the next in age has sent since the own one, to be sure of its silence an interval sooner."""
+        worker, me = self._worker, self._worker.identity
+        worker.look_at = float("inf")
+        beats = await self._membership.read_beats()
+        if beats is not None and me == worker.identity:  # otherwise what it watches begins anew, perhaps on another server
+            worker.beats_seen(beats, worker.clock())
 
     def _must_look(self, now: float) -> bool:
         worker, board = self._worker, self._board
@@ -166,9 +179,7 @@ class LeaderMonitor:
             if beat.name in outcome.expired:
                 worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
         # A worker that was not expired has sent a heartbeat: its observation begins anew.
-        me = worker.identity.incarnation
-        beats = (Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members if m.incarnation != me)
-        worker.watch.observe(beats, worker.clock())
+        worker.beats_seen((Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members), worker.clock())
         if outcome.skipped:
             board.come_back()
             self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)

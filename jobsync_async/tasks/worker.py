@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -13,9 +13,9 @@ from weakref import WeakSet
 from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.basis import Basis
-from jobsync_async.core.lease import Backoff, Lease, Watch
+from jobsync_async.core.lease import Backoff, Beat, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
-from jobsync_async.core.phase import wait_for_next
+from jobsync_async.core.phase import LOOK, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
 
@@ -56,7 +56,8 @@ class Worker:
         watch: since when the beats of others have stood still.
         basis: the server and generation that this worker stands on.
         term, leader: the highest term seen, and who leads in it.
-        answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
+        answer: the last heartbeat's; watches_all: whether it showed everybody's beats; look_at: when the leader looks at them
+            once more.
         version: the cluster's version at the last reading; hinted, announced: what the last heartbeat told
             of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
@@ -81,6 +82,7 @@ class Worker:
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
         self.watches_all: bool = False
+        self.look_at: float = float("inf")
         self.version: int = -1
         self.hinted: int = -1
         self.announced: int = -1
@@ -160,13 +162,18 @@ class Worker:
         self.metrics.heartbeat_duration.observe(arrived - sent_at)
         self.lease.extend(sent_at)
         self.lease_extended.set()
-        self.watch.observe((beat for beat in answer.beats if beat.incarnation != self.identity.incarnation), arrived)
+        self.beats_seen(answer.beats, arrived)
+        self.look_at = arrived + LOOK * self.config.heartbeat_interval_sec
         self.answer, self.watches_all = answer, watched_all
         self.hinted, self.announced = answer.version, answer.announced
         self.saw_leader(answer.term, answer.leader)
         if answer.version > self.version or not self.ownership.known:
             self.sync_wanted.set()
         self.lead_wanted.set()
+
+    def beats_seen(self, beats: Iterable[Beat], arrived: float) -> None:
+        """These are the beats of all who are watched, as an answer showed them that arrived then."""
+        self.watch.observe((beat for beat in beats if beat.incarnation != self.identity.incarnation), arrived)
 
     def snapshot_read(self, snapshot: Snapshot) -> None:
         """The own tokens were read; applies what continues what is known, while the lease is valid."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.faults.conftest import DEFAULT, QUICK, MakeFleet
@@ -34,14 +36,15 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
     assert len(report.unfenced_overlaps) <= len(sleepers), "one act can be between its check and its effect"
 
 
-def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet):
-    """The youngest is stopped right after a heartbeat, the leader right after its next: then there is most to wait for."""
+@pytest.mark.parametrize("ages", [(-1, 0), (1,)], ids=["the youngest and the leader", "the next in age"])
+def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet, ages: Sequence[int]):
+    """Each is stopped right after a heartbeat, and the leader right after its next: then there is most to wait for."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c", "d")
-    leader, *_, youngest = fleet.by_age()
+    names = [fleet.by_age()[age] for age in ages]
     fleet.watch(2.5 * fleet.interval_sec)  # each has sent two heartbeats and come to its moment in the leader's interval
     stopped = {}
-    for name in (youngest, leader):
+    for name in names:
         beats = fleet.beats(name)
         fleet.until(lambda name=name, beats=beats: fleet.beats(name) > beats, 6, "it sends a heartbeat")
         stopped[name] = fleet.stop(name)
@@ -49,7 +52,7 @@ def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_time
         took = fleet.begun(fleet[name].state[3], since, 30)
         print(f"what was {name}'s is worked on again after {took:.3f} s")
         assert took <= fleet.timeout_sec + 1 + SLACK_SEC
-    fleet.resume(leader, youngest)
+    fleet.resume(*names)
     fleet.even(10)
 
 

@@ -92,6 +92,7 @@ def read(q: Both) -> Steps:
     yield "read_version", {}
     yield "read_changes", {"name": name, "incarnation": incarnation, "since": since, **near, **_basis(q)}
     yield "read_cluster", {}
+    yield "read_beats", _basis(q)
     yield "read_members", {}
     yield "read_board", {"since": since}
     yield "read_ground", {}

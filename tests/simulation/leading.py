@@ -60,6 +60,14 @@ def read_cluster(q: Asked) -> Any:
 
 
 @statement
+def read_beats(q: Asked) -> Any:
+    yield Take(0)
+    view = q.tx.view()
+    nodes = in_order(view.node.values()) if sound(q, view.cluster) else ()
+    return Result(rows("name incarnation beat", ((n.name, n.incarnation, n.beat) for n in nodes)))
+
+
+@statement
 def read_members(q: Asked) -> Any:
     yield Take(0)
     nodes = in_order(q.tx.view().node.values())

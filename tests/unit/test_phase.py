@@ -8,7 +8,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.phase import AFTER, BEFORE, SPREAD, wait_for_next
+from jobsync_async.core.phase import AFTER, BEFORE, LOOK, SPREAD, wait_for_next
 
 INTERVAL_SEC = 5.0
 TIMER_LATE_SEC = 1e-6
@@ -43,6 +43,7 @@ def test_from_any_moment_beats_come_to_be_seen_soon_and_stay_so(first: float, ch
             assert after_the_leaders(moment) < 0, "the leader's next beat sees it"
         else:
             assert after_the_leaders(moment) > 0, "it sees the leader's last beat"
+            assert after_the_leaders(moment) < LOOK, "the leader's look sees it"
 
 
 @given(st.floats() | st.none(), chances, st.booleans())
