@@ -13,9 +13,9 @@ from jobsync_async.core.rows import HeartbeatAnswer
 class Succession:
     """Whether this worker is to take over from a leader that is gone or stands still.
 
-    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the timeout, each further one a
-    heartbeat later: so no set of simultaneous deaths leaves the cluster without a leader, and two rarely try at once. When they
-    do, the term decides.
+    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the timeout, the one after it (rank 1)
+    as soon as both beats have. Each further one waits a heartbeat longer: so no set of simultaneous deaths leaves the cluster
+    without a leader, and two rarely try at once. When they do, the term decides.
     """
 
     def __init__(self, watch: Watch, step_sec: float) -> None:
@@ -25,7 +25,7 @@ class Succession:
 
     def due(self, leader: UUID | None, answer: HeartbeatAnswer, now: float) -> tuple[bool, Sequence[Beat]]:
         """Whether to take over now from `leader`, and the beat to expire for it (none when the leader's row is gone)."""
-        beat = self._leaders_beat(leader, answer)
+        beat = self._leaders_beat(leader)
         if beat is not None:
             self._gone_since = None
         elif self._gone_since is None:
@@ -35,15 +35,25 @@ class Succession:
 
     def next_look(self, leader: UUID | None, answer: HeartbeatAnswer) -> float:
         """When to take over if nothing changes; infinity while the leader is not watched."""
-        beat = self._leaders_beat(leader, answer)
-        since = self._gone_since if beat is None else self._watch.since(beat)
-        if since is None:
+        beat = self._leaders_beat(leader)
+        if beat is not None:
+            gone_at = self._silent_at(beat)
+        elif self._gone_since is not None and all(shown.incarnation != leader for shown in answer.beats):
+            gone_at = self._gone_since
+        else:
             return float("inf")
-        return since + answer.rank * self._step_sec + (0.0 if beat is None else self._watch.timeout_sec)
+        at_last = gone_at + answer.rank * self._step_sec
+        older = [beat for beat in self._watch.beats if beat.incarnation != answer.leader][: answer.rank]
+        if len(older) < answer.rank:  # it watches the leader alone
+            return at_last
+        return min(at_last, max([gone_at, *map(self._silent_at, older)]))
 
-    @staticmethod
-    def _leaders_beat(leader: UUID | None, answer: HeartbeatAnswer) -> Beat | None:
-        return next((beat for beat in answer.beats if beat.incarnation == leader), None)
+    def _silent_at(self, beat: Beat) -> float:
+        since = self._watch.since(beat)
+        return float("inf") if since is None else since + self._watch.timeout_sec
+
+    def _leaders_beat(self, leader: UUID | None) -> Beat | None:
+        return next((beat for beat in self._watch.beats if beat.incarnation == leader), None)
 
 
 class Pacing:

@@ -8,7 +8,7 @@ token as long as ``lease_sec * (1 + r) < timeout_sec * (1 - r)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -75,7 +75,8 @@ class Watch:
         self._read_at = float("-inf")
 
     def observe(self, beats: Iterable[Beat], now: float) -> None:
-        """Take in what one answer showed; `now` is when it *arrived*. Workers that it does not show are forgotten."""
+        """Take in what one answer showed, oldest first; `now` is when it *arrived*. Workers that it does not show are
+        forgotten."""
         known = self._since if now - self._read_at <= self.gap_sec else {}
         self._since = {beat: known.get(beat, now) for beat in beats}
         self._read_at = now
@@ -87,6 +88,11 @@ class Watch:
     def stalled(self, now: float) -> list[Beat]:
         """Workers whose beat has stood still for the timeout."""
         return [beat for beat, since in self._since.items() if now - since >= self.timeout_sec]
+
+    @property
+    def beats(self) -> Collection[Beat]:
+        """The beats that are watched, oldest worker first."""
+        return self._since.keys()
 
     def since(self, beat: Beat) -> float | None:
         """When this very beat was first seen, None when it was not."""

@@ -81,11 +81,23 @@ class LeaderMonitor:
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
             return float("inf")
+        look_at = worker.looks.due_at if worker.looks_between_beats() else float("inf")
+        if look_at <= now:
+            await self._look_at_beats()
+            return now
         if worker.leads:
-            return await self._lead(now)
+            return min(await self._lead(now), look_at)
         worker.metrics.tokens_unmatched = 0  # that is for the leader to tell
         self._unmatched = {}
-        return await self._succeed(worker.answer, now)
+        return min(await self._succeed(worker.answer, now), look_at)
+
+    async def _look_at_beats(self) -> None:
+        """See what others have sent since the own beat, to be sure of their silence an interval sooner."""
+        worker, me = self._worker, self._worker.identity
+        worker.looks.done(worker.clock())
+        beats = await self._membership.read_beats()
+        if beats is not None and me == worker.identity:  # otherwise what it watches begins anew, perhaps on another server
+            worker.beats_seen(beats, worker.clock())
 
     # -- following --------------------------------------------------------------------------------------------------------
 
@@ -119,9 +131,6 @@ class LeaderMonitor:
 
     async def _lead(self, now: float) -> float:
         worker = self._worker
-        if worker.look_at <= now:
-            await self._look_at_beats()
-            now = worker.clock()
         if expire := worker.watch.stalled(now):
             await self._rebalance(expire)
         else:
@@ -129,15 +138,7 @@ class LeaderMonitor:
                 await self._look(now)
             if self._due_at <= worker.clock():
                 await self._rebalance(())
-        return min(self._due_at, worker.look_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
-
-    async def _look_at_beats(self) -> None:
-        """See the beat that the next in age has sent since the own one, to be sure of its silence an interval sooner."""
-        worker, me = self._worker, self._worker.identity
-        worker.look_at = float("inf")
-        beats = await self._membership.read_beats()
-        if beats is not None and me == worker.identity:  # otherwise what it watches begins anew, perhaps on another server
-            worker.beats_seen(beats, worker.clock())
+        return min(self._due_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
 
     def _must_look(self, now: float) -> bool:
         worker, board = self._worker, self._board

@@ -15,7 +15,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.basis import Basis
 from jobsync_async.core.lease import Backoff, Beat, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
-from jobsync_async.core.phase import LOOK, wait_for_next
+from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
 
@@ -56,8 +56,8 @@ class Worker:
         watch: since when the beats of others have stood still.
         basis: the server and generation that this worker stands on.
         term, leader: the highest term seen, and who leads in it.
-        answer: the last heartbeat's; watches_all: whether it showed everybody's beats; look_at: when the leader looks at them
-            once more.
+        answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
+        looks: when to look at the beats in between, for the leader and the next in age.
         version: the cluster's version at the last reading; hinted, announced: what the last heartbeat told
             of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
@@ -82,7 +82,7 @@ class Worker:
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
         self.watches_all: bool = False
-        self.look_at: float = float("inf")
+        self.looks: Looks = Looks(config.heartbeat_interval_sec)
         self.version: int = -1
         self.hinted: int = -1
         self.announced: int = -1
@@ -136,6 +136,10 @@ class Worker:
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
+    def looks_between_beats(self) -> bool:
+        """Whether this worker looks at everybody's beats once more after its own: the leader and the next in age do."""
+        return self.leads or (self.answer is not None and self.answer.rank == 0)
+
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
         that they have seen enough when their turn comes, even if the leader and the next in age die together."""
@@ -146,7 +150,7 @@ class Worker:
         answer, interval_sec = self.answer, self.config.heartbeat_interval_sec
         if answer is None or self.leads:
             return interval_sec
-        return wait_for_next(interval_sec, answer.leader_age_sec, successor=answer.rank == 0, chance=chance)
+        return wait_for_next(interval_sec, answer.leader_age_sec, rank=answer.rank, chance=chance)
 
     def members_differ(self, known: Set[UUID]) -> bool:
         """Whether the last heartbeat's answer shows other members than those that are known. Unknown is False."""
@@ -163,7 +167,7 @@ class Worker:
         self.lease.extend(sent_at)
         self.lease_extended.set()
         self.beats_seen(answer.beats, arrived)
-        self.look_at = arrived + LOOK * self.config.heartbeat_interval_sec
+        self.looks.begin(arrived)
         self.answer, self.watches_all = answer, watched_all
         self.hinted, self.announced = answer.version, answer.announced
         self.saw_leader(answer.term, answer.leader)
@@ -173,7 +177,10 @@ class Worker:
 
     def beats_seen(self, beats: Iterable[Beat], arrived: float) -> None:
         """These are the beats of all who are watched, as an answer showed them that arrived then."""
+        known = {beat.incarnation for beat in self.watch.beats}
         self.watch.observe((beat for beat in beats if beat.incarnation != self.identity.incarnation), arrived)
+        if not known.issuperset(beat.incarnation for beat in self.watch.beats):
+            self.looks.somebody_is_new(arrived)
 
     def snapshot_read(self, snapshot: Snapshot) -> None:
         """The own tokens were read; applies what continues what is known, while the lease is valid."""
@@ -202,6 +209,7 @@ class Worker:
         """Somebody leads in a term; older terms are ignored."""
         if term > self.term:
             self.term, self.leader = term, leader
+            self.looks.somebody_is_new(self.clock())
             if self.leads:
                 self.beat_wanted.set()  # the next answer shows everybody's beats
             self.lead_wanted.set()

@@ -30,8 +30,7 @@ def test_what_killed_workers_owned_is_worked_on_again_in_time(make_fleet: MakeFl
     killed = fleet.kill(*victims)
     took = fleet.begun(orphans, killed, 20)
     print(f"worked on again after {took:.3f} s")
-    # Each further one in age waits an interval longer before it takes the leadership over.
-    assert took <= takeover_sec(fleet, far) + (far and 1 in ranks) * fleet.interval_sec
+    assert took <= takeover_sec(fleet, far)
     fleet.even(5)
 
 

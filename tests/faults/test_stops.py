@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from jobsync_async.core.phase import SETTLING
 from tests.faults.conftest import DEFAULT, QUICK, MakeFleet
-from tests.faults.fleet import SLACK_SEC
+from tests.faults.fleet import SLACK_SEC, Fleet
 
 NOTHING = {"owns": False, "claim": False, "filtered": 0, "tokens": 0, "healthy": False, "leads": False}
 
@@ -36,24 +37,47 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
     assert len(report.unfenced_overlaps) <= len(sleepers), "one act can be between its check and its effect"
 
 
-@pytest.mark.parametrize("ages", [(-1, 0), (1,)], ids=["the youngest and the leader", "the next in age"])
+@pytest.mark.parametrize(
+    "ages", [(-1, 0), (1,), (0, 1)], ids=["the youngest, the leader", "the next in age", "the leader, the next in age"]
+)
 def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet, ages: Sequence[int]):
-    """Each is stopped right after a heartbeat, and the leader right after its next: then there is most to wait for."""
+    """Each is stopped right after its next heartbeat: then there is most to wait for."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c", "d")
     names = [fleet.by_age()[age] for age in ages]
-    fleet.watch(2.5 * fleet.interval_sec)  # each has sent two heartbeats and come to its moment in the leader's interval
+    fleet.watch(SETTLING * fleet.interval_sec)  # each has come to its moment in the leader's interval
     stopped = {}
     for name in names:
-        beats = fleet.beats(name)
-        fleet.until(lambda name=name, beats=beats: fleet.beats(name) > beats, 6, "it sends a heartbeat")
+        until_it_beats(fleet, name)
         stopped[name] = fleet.stop(name)
     for name, since in stopped.items():
-        took = fleet.begun(fleet[name].state[3], since, 30)
-        print(f"what was {name}'s is worked on again after {took:.3f} s")
-        assert took <= fleet.timeout_sec + 1 + SLACK_SEC
+        replaced_a_second_after_the_timeout(fleet, name, since)
     fleet.resume(*names)
     fleet.even(10)
+
+
+def test_with_default_times_a_worker_that_has_just_joined_is_replaced_as_soon(make_fleet: MakeFleet):
+    """On the way to their place its beats are far from the leader's: the next one comes shortly after the leader's look."""
+    fleet = make_fleet(DEFAULT)
+    fleet.start("a", "b", "c")
+    until_it_beats(fleet, fleet.leader())
+    fleet.watch(0.5 * fleet.interval_sec)
+    fleet.start("d")
+    until_it_beats(fleet, "d")
+    replaced_a_second_after_the_timeout(fleet, "d", fleet.stop("d"))
+    fleet.resume("d")
+    fleet.even(10)
+
+
+def until_it_beats(fleet: Fleet, name: str) -> None:
+    beats = fleet.beats(name)
+    fleet.until(lambda: fleet.beats(name) > beats, 6, "it sends a heartbeat")
+
+
+def replaced_a_second_after_the_timeout(fleet: Fleet, name: str, stopped: float) -> None:
+    took = fleet.begun(fleet[name].state[3], stopped, 30)
+    print(f"what was {name}'s is worked on again after {took:.3f} s")
+    assert took <= fleet.timeout_sec + 1 + SLACK_SEC
 
 
 @pytest.mark.parametrize("timeouts", [0.9, 3.0])

@@ -11,7 +11,7 @@ from jobsync_async.core.leadership import Pacing, Succession
 from jobsync_async.core.lease import Beat, Watch
 from jobsync_async.core.rows import HeartbeatAnswer
 
-LEADER = Beat("leader", uuid4(), 5)
+LEADER, NEXT, CROWD = Beat("leader", uuid4(), 5), Beat("next", uuid4(), 7), Beat("crowd", uuid4(), 9)
 
 
 def answer(*beats: Beat, rank: int = 0) -> HeartbeatAnswer:
@@ -35,6 +35,26 @@ def test_each_further_one_waits_a_heartbeat_longer():
     watch.observe([LEADER], 100)
     assert succeed.next_look(LEADER.incarnation, answer(LEADER, rank=2)) == 125
     assert not succeed.due(LEADER.incarnation, answer(LEADER, rank=2), 124.9)[0]
+
+
+def test_the_one_after_the_next_takes_over_when_both_stood_still_for_the_timeout():
+    succeed, watch = succession()
+    watch.observe([LEADER, NEXT, CROWD], 100)
+    assert succeed.due(LEADER.incarnation, answer(LEADER, NEXT, CROWD, rank=1), 114.9) == (False, ())
+    assert succeed.due(LEADER.incarnation, answer(LEADER, NEXT, CROWD, rank=1), 115) == (True, (LEADER,))
+    moved = NEXT._replace(beat=8)
+    watch.observe([LEADER, moved, CROWD], 102)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER, moved, CROWD, rank=1)) == 117
+    moved = NEXT._replace(beat=9)
+    watch.observe([LEADER, moved, CROWD], 108)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER, moved, CROWD, rank=1)) == 120, "a heartbeat later at the latest"
+
+
+def test_a_look_between_two_heartbeats_tells_of_a_leader_that_has_sent_one():
+    succeed, watch = succession()
+    watch.observe([LEADER], 100)
+    watch.observe([LEADER._replace(beat=6)], 103)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER)) == 118
 
 
 def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
