@@ -271,7 +271,7 @@ class _Follower:
                 self._clear_wake()
 
     async def _follow(self, feed: ViewFeed) -> None:
-        heard, feed.heard = feed.heard, -1
+        heard = feed.take_heard()
         await self._look(feed)
         if heard > self.view.version:  # nobody's commit: forged, or meant for somebody else
             await self._pause(_DISTRUST_SEC)

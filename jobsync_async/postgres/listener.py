@@ -26,19 +26,34 @@ T = TypeVar("T")
 _ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,%d})" % MOST_NAMED, re.ASCII)
 
 
-class Listener:
+class Hearing:
+    """What was heard of changes since the last reading began.
+
+    Attributes:
+        heard: the highest version that was heard of. general: the same of changes that concern nobody in particular. named: the
+            same of those that concern this worker.
+    """
+
+    heard: int = -1
+    general: int = -1
+    named: int = -1
+
+    def take_heard(self) -> int:
+        """`heard`; all three begin anew. A reading that begins after this shows all of what they told."""
+        heard = self.heard
+        self.heard = self.general = self.named = -1
+        return heard
+
+
+class Listener(Hearing):
     """One connection that listens on `channel`. After an error it is closed, and a new `Listener` must be opened.
 
     Attributes:
-        heard: the highest version that a notification named.
-        general: the highest of those that name nobody. named: the highest of those that name the worker with the number `age`.
+        age: the number by which announcements name the worker that listens; None names nobody.
         notifications: how many came, junk included.
     """
 
     def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
-        self.heard: int = -1
-        self.general: int = -1
-        self.named: int = -1
         self.age: int | None = None
         self.notifications: int = 0
         self.channel = channel

@@ -13,7 +13,7 @@ from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.listener import Listener
+from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.versions import MOST_NAMED
 from jobsync_async.waiting import signalled
@@ -21,20 +21,15 @@ from jobsync_async.waiting import signalled
 T = TypeVar("T")
 
 
-class TokenFeed(ABC):
+class TokenFeed(Hearing, ABC):
     """The statements that follow from what is heard, on one connection.
 
     Attributes:
-        heard: the highest version that was heard of. general: the same of changes that concern nobody in particular. named: the
-            same of those that concern this worker.
         age: the number by which announcements name it, once it was read.
         notifications: how many came, junk included.
         pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to read.
     """
 
-    heard: int
-    general: int
-    named: int
     age: int | None
     notifications: int
     channel: str
@@ -42,12 +37,6 @@ class TokenFeed(ABC):
     _queries: Queries
     _footing: Footing
     _neighbours_seen: tuple[UUID | None, int, int] = (None, -1, -1)
-
-    def take_heard(self) -> int:
-        """`heard`; all three begin anew. A reading that begins after this shows all of what they told."""
-        heard = self.heard
-        self.heard = self.general = self.named = -1
-        return heard
 
     @abstractmethod
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
@@ -156,7 +145,6 @@ class PolledFeed(TokenFeed):
 
     def __init__(self, connector: Connector, channel: str, interval_sec: float) -> None:
         assert connector.queries is not None, "the schema is opened first"
-        self.heard = self.general = self.named = -1
         self.age = None
         self.notifications = 0
         self.channel = channel

@@ -93,6 +93,7 @@ class _Follower:
             now = worker.clock()
             if self._must_read(now):
                 await self._read()
+                await asyncio.sleep(0)  # whoever waits for what was read goes on before what is left to do here
             await self._acknowledge()
             await self._look_after_overdue()
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))

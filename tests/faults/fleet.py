@@ -42,9 +42,9 @@ class Fleet:
         self.interval_sec = times["heartbeat_interval_sec"]
         self.timeout_sec = times["heartbeat_timeout_sec"]
         self.lease_sec = 0.8 * self.timeout_sec
-        self.takeover_sec = self.timeout_sec + self.interval_sec + SLACK_SEC
-        """How long a task of a worker that is not known to be dead stays without one: its last beat is seen by the others up
-        to an interval late, and must then stand still for the timeout."""
+        self.takeover_sec = self.timeout_sec + 1
+        """How long a task of a worker that is not known to be dead stays without one: its last beat is soon seen by others, and
+        must then stand still for the timeout."""
 
     # -- starting and ending --------------------------------------------------------------------------------------------
 
