@@ -95,7 +95,11 @@ class LeaderMonitor:
         """See what others have sent since the own beat, to be sure of their silence an interval sooner."""
         worker, me = self._worker, self._worker.identity
         worker.looks.done(worker.clock())
-        beats = await self._membership.read_beats()
+        try:
+            beats = await self._membership.read_beats()
+        except StoreUnavailable:
+            worker.beat_wanted.set()  # a heartbeat tries again, and has a session again, which is watched where that matters
+            return
         if beats is not None and me == worker.identity:  # otherwise what it watches begins anew, perhaps on another server
             worker.beats_seen(beats, worker.clock())
 

@@ -86,6 +86,28 @@ async def test_a_worker_whose_sessions_are_ended_is_back_within_the_grace_and_ke
         assert a.metrics.sessions_expired == 0 and b.metrics.rejoins == 0
 
 
+async def test_after_a_look_at_the_beats_that_failed_a_heartbeat_has_the_session_again(config, admin):
+    """The look uses the session of the heartbeats, whose end the others take for a death."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat' AND wait_event_type = 'Lock'"
+    async with Job("a", config) as a:
+        await until_all_are_watched(a, least=1)
+        heartbeats = a.metrics.heartbeats
+        with anyio.fail_after(10):
+            while a.metrics.heartbeats == heartbeats:
+                await asyncio.sleep(0.005)
+        async with admin.transaction():
+            await admin.execute(f"LOCK TABLE {config.appname}node")
+            with anyio.fail_after(config.heartbeat_interval_sec - 1):  # sooner than the next heartbeat: it is the look
+                while (look := await (await admin.execute(waiting)).fetchone()) is None:
+                    await asyncio.sleep(0.005)
+            heartbeats = a.metrics.heartbeats
+            await admin.execute("SELECT pg_cancel_backend(%s)", look)
+        with anyio.fail_after(1):
+            while a.metrics.heartbeats == heartbeats or await held(admin) < 1:
+                await asyncio.sleep(0.005)
+        assert a.metrics.heartbeats_failed == a.metrics.rejoins == 0
+
+
 async def test_a_restart_of_the_server_expires_nobody():
     with EmbeddedPostgres() as postgres:
         config = CoordinationConfig(dsn=postgres.dsn, total_tokens=300, failover="session")
