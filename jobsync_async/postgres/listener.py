@@ -38,6 +38,14 @@ class Hearing:
     general: int = -1
     named: int = -1
 
+    def hear_of(self, version: int, *, general: bool = False, named: bool = False) -> None:
+        """A change was announced."""
+        self.heard = max(self.heard, version)
+        if general:
+            self.general = max(self.general, version)
+        if named:
+            self.named = max(self.named, version)
+
     def take_heard(self) -> int:
         """`heard`; all three begin anew. A reading that begins after this shows all of what they told."""
         heard = self.heard
@@ -141,9 +149,8 @@ class Listener(Hearing):
         self.notifications += 1
         if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
             return
-        version, named = int(said[1]), said[2]
-        self.heard = max(self.heard, version)
-        if not named or self.age is None:
-            self.general = max(self.general, version)
-        elif b" %d " % self.age in named + b" ":
-            self.named = max(self.named, version)
+        version, names = int(said[1]), said[2]
+        if not names or self.age is None:
+            self.hear_of(version, general=True)
+        else:
+            self.hear_of(version, named=b" %d " % self.age in names + b" ")

@@ -160,7 +160,7 @@ class PolledFeed(TokenFeed):
         await signalled(wake, due if timeout_sec is None else min(due, timeout_sec))
         if clock() - self._looked_at >= self._interval_sec:
             self._looked_at = clock()
-            self.heard = self.named = max(self.heard, await self._version())
+            self.hear_of(await self._version(), named=True)
 
     async def _version(self) -> int:
         async def work(connection: Connection) -> int:
