@@ -96,10 +96,10 @@ class _Follower:
                 await asyncio.sleep(0)  # whoever waits for what was read goes on before what is left to do here
             await self._acknowledge()
             await self._look_after_overdue()
+            worker.metrics.notifications += feed.notifications - heard_before
+            heard_before = feed.notifications  # also what came along with an answer, for which nobody is woken
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
             worker.sync_wanted.clear()
-            worker.metrics.notifications += feed.notifications - heard_before
-            heard_before = feed.notifications
 
     def _must_read(self, now: float) -> bool:
         worker = self._worker
