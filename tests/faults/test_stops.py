@@ -38,7 +38,12 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
 
 
 @pytest.mark.parametrize(
-    "ages", [(-1, 0), (1,), (0, 1)], ids=["the youngest, the leader", "the next in age", "the leader, the next in age"]
+    "ages",
+    [
+        pytest.param((0, 1), id="the leader, the next in age"),
+        pytest.param((-1, 0), id="the youngest, the leader", marks=pytest.mark.long),
+        pytest.param((1,), id="the next in age", marks=pytest.mark.long),
+    ],
 )
 def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet, ages: Sequence[int]):
     """Each is stopped right after its next heartbeat: then there is most to wait for."""

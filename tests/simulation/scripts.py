@@ -34,7 +34,10 @@ def _by_name(simulation: Simulation, name: str) -> Process:
 def late_answer(simulation: Simulation) -> None:
     """The answer to a heartbeat is late, and it was the last one for a while."""
     a = _by_name(simulation, "a")
+    assert a.worker is not None
     network, tables = simulation.network, simulation.server.tables
+    a.worker.looks.due_at = float("inf")  # a heartbeat is to be what it sends next
+    simulation.go(_SOON)
     network.cut(a, outwards=False, inwards=True)
     beat = tables.committed.node["a"].beat
     _until(simulation, lambda: tables.committed.node["a"].beat > beat)
