@@ -14,6 +14,7 @@ from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.leadership import Pacing, Succession
 from jobsync_async.core.lease import Beat
+from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.leading import Leading, Outcome
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 # Every heartbeat's answer is checked against the picture. Once in so many check intervals the picture is read anew as a whole:
 # the net under changes that took no version, such as those made by hand.
 _CHECKS_PER_FULL_READING = 20
-# Tokens whose rows a fence locked: how soon to try again.
-_FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
 _MOST_SHOWN = 10
 
 
@@ -53,7 +52,7 @@ class LeaderMonitor:
         self._full_reading_at = self._worker.clock() + self._full_reading_sec
         self._pins_expire_at = float("inf")
         self._due_at = float("inf")
-        self._retry_sec = 0.0
+        self._retries = Retries()  # for tokens whose rows a fence locked
 
     async def run(self) -> None:
         """Lead when it is this worker's turn, for ever."""
@@ -187,10 +186,9 @@ class LeaderMonitor:
         worker.beats_seen((Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members), worker.clock())
         if outcome.skipped:
             board.come_back()
-            self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)
-            self._due_at = worker.clock() + self._retry_sec
+            self._due_at = worker.clock() + self._retries.missed()
         else:
-            self._retry_sec = 0.0
+            self._retries.done()
         self._report(outcome)
 
     def _take(self, reading: Reading) -> None:

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from jobsync_async.core.retries import Retries
 from jobsync_async.errors import CoordinationError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
@@ -34,8 +35,6 @@ _PROMPT_EACH_SEC, _MOST_PROMPT_SEC = 0.001, 0.05
 _AWAIT_SEC = 0.1
 # Spreads numbers that follow each other evenly over the interval from 0 to 1, however many there are.
 _GOLDEN = 0.6180339887498949
-# A fence held the row of a token that nobody here uses any more: how soon to try again.
-_FIRST_RETRY_SEC, _MOST_RETRY_SEC = 0.05, 1.0
 
 
 async def follow_changes(
@@ -82,7 +81,7 @@ class _Follower:
         self._await_sec, self._await_until = _AWAIT_SEC, float("inf")
         self._general_since: float | None = None
         self._crowd_sec = 0.0
-        self._retry_sec = 0.0
+        self._retries = Retries()  # a fence held the row of a token that nobody here uses any more
         self._retry_at = float("inf")
 
     async def serve(self) -> None:
@@ -162,7 +161,8 @@ class _Follower:
         waits_for_fence = now < self._retry_at < float("inf")
         revocations = worker.ownership.releasable()
         if not revocations:
-            self._retry_at, self._retry_sec = float("inf"), 0.0
+            self._retry_at = float("inf")
+            self._retries.done()
             return
         if waits_for_fence:
             return
@@ -175,10 +175,10 @@ class _Follower:
             worker.metrics.handoff_duration.observe(max(ages) + worker.clock() - now)
             worker.wake_waiters()
         if len(handed_on) < len(revocations):
-            self._retry_sec = min(_MOST_RETRY_SEC, 2 * self._retry_sec or _FIRST_RETRY_SEC)
-            self._retry_at = now + self._retry_sec
+            self._retry_at = now + self._retries.missed()
         else:
-            self._retry_at, self._retry_sec = float("inf"), 0.0
+            self._retry_at = float("inf")
+            self._retries.done()
 
     async def _look_after_overdue(self) -> None:
         worker = self._worker
