@@ -46,8 +46,8 @@ async def distribution(appname: str, total: str) -> dict[str, float]:
             await store.membership.join(worker, Announcement())
         async with await psycopg.AsyncConnection.connect("", autocommit=True) as connection:
             for event in ("first", "join", "death"):
-                if event != "first":  # what changed before, a leader has read by the time of the next event
-                    board.take(await store.leading.read(board.version, board.pin_version))
+                # What changed before, a leader has read by the time of the event: it looks before it distributes.
+                board.take(await store.leading.read(board.version, board.pin_version))
                 if event == "join":
                     await store.membership.join(workers[6], Announcement())
                 if event == "death":
