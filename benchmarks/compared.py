@@ -13,11 +13,14 @@ import psycopg
 
 from benchmarks.results import Result
 from benchmarks.sides import Side, interleaved, server
+from jobsync_async import CoordinationConfig
+from jobsync_async.core.phase import SETTLING
 from jobsync_async.embedded import EmbeddedPostgres
 
 LOGGED = {"log_statement": "all", "log_line_prefix": "%a|"}
 _FIRST_MS = {10_000: 40.0, 1_000_000: 3000.0}
-_SETTLED_SEC = 16  # until what starting needed is closed again, and nobody counts as new any more
+# Until what starting needed is closed again, and nobody counts as new any more.
+_SETTLED_SEC = SETTLING * CoordinationConfig().heartbeat_interval_sec + 1
 
 
 def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:

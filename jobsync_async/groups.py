@@ -22,7 +22,7 @@ async def task_group() -> AsyncIterator[TaskGroup]:
     try:
         async with anyio.create_task_group() as group:
             yield group
-    except BaseExceptionGroup as errors:
+    except BaseExceptionGroup as errors:  # unwrapped, and raised again
         raise _first(errors) from None
 
 

@@ -183,7 +183,7 @@ class Job(Ownership, Health, Records, Pins):
         self._body.enter()
         try:
             await self.start()
-        except BaseException as error:
+        except BaseException as error:  # cleaned up, and raised again
             interrupted = self._body.leave(error)
             if self._signals is not None:
                 self._signals.restore()

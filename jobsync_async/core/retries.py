@@ -7,18 +7,23 @@ _MOST_DOUBLINGS = 10
 
 
 class Retries:
-    """Waits between tries: ever longer, and a short one after each. So a transaction that takes long costs few tries, and a row
-    that is locked often, but briefly, is hardly ever missed twice."""
+    """When to try again: after ever longer, and soon once more each time. So a transaction that takes long costs few tries, and
+    a row that is locked often, but briefly, is hardly ever missed twice.
+
+    Attributes:
+        due_at: the moment; infinity when nothing was missed.
+    """
 
     def __init__(self) -> None:
         self._misses = 0
+        self.due_at: float = float("inf")
 
-    def missed(self) -> float:
-        """One more try found rows locked; seconds until the next, 0.05 to 1."""
+    def missed(self, now: float) -> None:
+        """One more try found rows locked: the next is due in 0.05 to 1 s."""
         self._misses += 1
-        doublings, short = divmod(self._misses, 2)
-        return _FIRST_SEC if short else min(_MOST_SEC, _FIRST_SEC * 2.0 ** min(doublings, _MOST_DOUBLINGS))
+        doublings, soon = divmod(self._misses, 2)
+        self.due_at = now + (_FIRST_SEC if soon else min(_MOST_SEC, _FIRST_SEC * 2.0 ** min(doublings, _MOST_DOUBLINGS)))
 
     def done(self) -> None:
         """Nothing was locked any more."""
-        self._misses = 0
+        self._misses, self.due_at = 0, float("inf")

@@ -18,7 +18,7 @@ from jobsync_async.core.rows import Identity
 _HEADER = pack(">11sii", b"PGCOPY\n\xff\r\n\0", 0, 0)
 _END = pack(">h", -1)
 _NUMBER_AT = 6  # after the count of fields and this field's length
-# Larger pieces are no faster, and what libpq and Python have once held of them they keep.
+# Larger pieces are no faster, and the memory that they took stays with the process.
 _MOST_ROWS = 1_000
 
 

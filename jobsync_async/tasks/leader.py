@@ -186,7 +186,8 @@ class LeaderMonitor:
         worker.beats_seen((Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members), worker.clock())
         if outcome.skipped:
             board.come_back()
-            self._due_at = worker.clock() + self._retries.missed()
+            self._retries.missed(worker.clock())
+            self._due_at = self._retries.due_at
         else:
             self._retries.done()
         self._report(outcome)

@@ -82,7 +82,6 @@ class _Follower:
         self._general_since: float | None = None
         self._crowd_sec = 0.0
         self._retries = Retries()  # a fence held the row of a token that nobody here uses any more
-        self._retry_at = float("inf")
 
     async def serve(self) -> None:
         """Wait, read, decide, acknowledge; for ever. Raises StoreUnavailable when the connection broke or is suspect."""
@@ -158,10 +157,9 @@ class _Follower:
     async def _acknowledge(self) -> None:
         worker = self._worker
         now = worker.clock()
-        waits_for_fence = now < self._retry_at < float("inf")
+        waits_for_fence = now < self._retries.due_at < float("inf")
         revocations = worker.ownership.releasable()
         if not revocations:
-            self._retry_at = float("inf")
             self._retries.done()
             return
         if waits_for_fence:
@@ -175,9 +173,8 @@ class _Follower:
             worker.metrics.handoff_duration.observe(max(ages) + worker.clock() - now)
             worker.wake_waiters()
         if len(handed_on) < len(revocations):
-            self._retry_at = now + self._retries.missed()
+            self._retries.missed(now)
         else:
-            self._retry_at = float("inf")
             self._retries.done()
 
     async def _look_after_overdue(self) -> None:
@@ -189,7 +186,7 @@ class _Follower:
 
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
-        deadlines = [self._retry_at, self._overdue.next_look(now)]
+        deadlines = [self._retries.due_at, self._overdue.next_look(now)]
         if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
             if self._missed_since is not None:
                 deadlines.append(self._missed_since + _CROSSING_SEC)

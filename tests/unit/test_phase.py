@@ -39,6 +39,10 @@ def test_from_any_moment_beats_come_to_their_place_and_stay_there(first: float, 
     aim, spread = place_of(rank)
     for moment in islice(beats(first, rank, chance, late_by), 4, 500):
         assert abs(after_the_leaders(moment) - aim) <= spread + 0.01
+        if rank >= len(SUCCESSORS):
+            assert after_the_leaders(moment) < 0, "the leader's next beat sees it"
+        else:
+            assert after_the_leaders(moment) > 0, "it sees the leader's last beat"
     settled = [moment for moment in islice(beats(first, rank, chance, late_by), 9) if moment > SETTLING * INTERVAL_SEC]
     assert abs(after_the_leaders(settled[0]) - aim) <= spread + 0.01
 
