@@ -23,7 +23,7 @@ from tests.simulation.tables import TABLES, Cluster, Node, Token, Transaction, V
 
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
-_UNREAD = frozenset({"finish_plan"})
+_UNREAD = frozenset({"announce_plan"})
 _NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder"}
 _CLUSTER = (
     "version",

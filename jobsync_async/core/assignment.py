@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, repeat
 from typing import NamedTuple
 
 from jobsync_async.core.patterns import eligible
@@ -34,12 +33,12 @@ class Plan:
     """What is to change.
 
     Attributes:
-        changes: tokens that get another worker, or None for nobody.
+        gains: who gets which tokens that it did not have; None for nobody. A worker may come twice, a token does not.
         unmatched: pinned tokens that no worker may have, with their patterns.
         loads: how many tokens each worker has in the end.
     """
 
-    changes: dict[int, str | None]
+    gains: list[tuple[str | None, Sequence[int]]]
     unmatched: dict[int, tuple[str, ...]]
     loads: dict[str, int]
 
@@ -55,14 +54,16 @@ def plan(nodes: Sequence[PlanNode], current: Sequence[str | None], pins: Mapping
     Takes time in proportion to the tokens, and to the distinct lists of patterns times the workers.
     """
     weights = {node.name: node.weight for node in nodes}
-    outcome = Plan({}, {}, dict.fromkeys(weights, 0))
+    outcome = Plan([], {}, dict.fromkeys(weights, 0))
     for names, tokens in _by_eligible(pins, list(weights)):
         if names:
             where = [current[token] for token in tokens]
             _share_out(outcome, tokens, where, {name: weights[name] for name in names})
         else:
             outcome.unmatched.update((token, pins[token]) for token in tokens)
-            outcome.changes.update((token, None) for token in tokens if current[token] in weights)
+            freed = [token for token in tokens if current[token] in weights]
+            if freed:
+                outcome.gains.append((None, freed))
     if not pins:
         _share_out(outcome, range(len(current)), current, weights)
     elif len(pins) < len(current):
@@ -86,7 +87,7 @@ def _share_out(outcome: Plan, tokens: Sequence[int], where: Sequence[str | None]
     """Add one set of tokens to the outcome: as level as can be on top of its loads, with fewest moves."""
     if not weights:
         return
-    held = Counter(where)
+    held = Counter(where if any(where) else ())  # before the first distribution there is nothing to count
     quotas = _quotas(len(tokens), outcome.loads, weights, held)
     for name, quota in quotas.items():
         outcome.loads[name] += quota
@@ -94,10 +95,13 @@ def _share_out(outcome: Plan, tokens: Sequence[int], where: Sequence[str | None]
     if not missing:
         return
     surplus = {name: held[name] - quota for name, quota in quotas.items() if held[name] > quota}
-    receivers = chain.from_iterable(repeat(name, count) for name, count in missing.items())
     all_move = sum(missing.values()) == len(tokens)
-    movers = tokens if all_move else _movers(tokens, where, quotas, surplus)
-    outcome.changes.update(zip(movers, receivers, strict=True))
+    movers = tokens if all_move else list(_movers(tokens, where, quotas, surplus))
+    first = 0
+    for name, count in missing.items():
+        outcome.gains.append((name, movers[first : first + count]))
+        first += count
+    assert first == len(movers), "what is missing is what is too much elsewhere"
 
 
 def _movers(

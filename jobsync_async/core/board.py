@@ -7,9 +7,9 @@ inputs changed: the members, the pins, or a token that is not where the last pla
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, repeat
+from itertools import chain, repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -259,8 +259,9 @@ class Board:
         current = [destinations[index] for index in self._where]
         nodes = [PlanNode(member.name, member.weight) for member in self.members.values() if member.active]
         result = plan(nodes, current, self._pins)
-        for token, name in result.changes.items():
-            current[token] = name
+        for name, tokens in result.gains:
+            for token in tokens:
+                current[token] = name
         members = self._membership()
         distribution = Distribution(
             reason="; ".join(need.reasons),
@@ -269,7 +270,7 @@ class Board:
             planned_joined=self._youngest,
             kind=need.reason,
         )
-        self._fill(distribution, current, destinations, result.changes)
+        self._fill(distribution, destinations, result.gains)
         self._planned, self._planned_members = current, members
         self._astray = self._pins_changed = False
         self.unmatched = result.unmatched
@@ -278,48 +279,47 @@ class Board:
     def _fill(
         self,
         distribution: Distribution,
-        wanted: Sequence[str | None],
         destinations: Sequence[str | None],
-        changes: Mapping[int, str | None],
+        gains: Sequence[tuple[str | None, Sequence[int]]],
     ) -> None:
         numbers: dict[str, int] = {}
-        for (index, name), alike in self._pairs(wanted, destinations, changes).items():
-            write = self._write_for(self._places[index], name)
+        for index, name, tokens in self._parts(destinations, gains):
+            place = self._places[index]
+            write = self._write_for(place, name)
             if write is not None:
                 kind, receiver = write
-                place = self._places[index]
                 distribution.concerned |= {receiver} if place is None else {receiver, place.node, place.next_node}
                 moves: Moves = getattr(distribution, kind)
-                moves.token_ids.extend(alike)
+                moves.token_ids.extend(tokens)
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
-                moves.receivers.extend(repeat(number, len(alike)))
+                moves.receivers.extend(repeat(number, len(tokens)))
         distribution.names = list(numbers)
-        distribution.first = len(distribution.create) == len(wanted)
+        distribution.first = len(distribution.create) == len(self._where)
         distribution.concerned &= {member.name for member in self.members.values()}
 
-    def _pairs(
-        self, wanted: Sequence[str | None], destinations: Sequence[str | None], changes: Mapping[int, str | None]
-    ) -> Mapping[tuple[int, str | None], list[int]]:
-        """Tokens that may need a write. What that is depends on where one is and where it is wanted; such pairs are few."""
-        pairs: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
-        # Tokens that stay where they are going need a write only when their place does, which few places do.
+    def _parts(
+        self, destinations: Sequence[str | None], gains: Sequence[tuple[str | None, Sequence[int]]]
+    ) -> Iterator[tuple[int, str | None, Sequence[int]]]:
+        """Tokens that may need a write, in parts that are at one place and wanted by one worker: what to write is the same."""
         used = set(self._where)
+        for name, tokens in gains:
+            # All are at one place before the first distribution, and where one worker has everything.
+            parts = {min(used): tokens} if len(used) == 1 else self._by_place(tokens)
+            for index, alike in parts.items():
+                yield index, name, alike
+        # Tokens that stay where they are going need a write only when their place does, which few places do.
         unsettled = {index for index in used if self._write_for(self._places[index], destinations[index]) is not None}
-        if unsettled and len(used) == 1:  # the first distribution: nobody has anything, and each worker gets a run
-            (index,) = used
-            first = 0
-            for name, run in groupby(wanted):
-                end = first + len(list(run))
-                pairs[index, name].extend(range(first, end))
-                first = end
-            return pairs
-        tokens: Iterable[int] = changes
-        if unsettled:
-            tokens = [t for t, index in enumerate(self._where) if index in unsettled or t in changes]
-        wheres, wanteds = map(self._where.__getitem__, tokens), map(wanted.__getitem__, tokens)
-        for token, pair in zip(tokens, zip(wheres, wanteds, strict=True), strict=True):
-            pairs[pair].append(token)
-        return pairs
+        if unsettled and sum(len(tokens) for _, tokens in gains) < len(self._where):
+            moving = set(chain.from_iterable(tokens for _, tokens in gains))
+            staying = [token for token, index in enumerate(self._where) if index in unsettled and token not in moving]
+            for index, alike in self._by_place(staying).items():
+                yield index, destinations[index], alike
+
+    def _by_place(self, tokens: Iterable[int]) -> Mapping[int, Sequence[int]]:
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for token in tokens:
+            alike[self._where[token]].append(token)
+        return alike
 
     def _write_for(self, place: Place | None, wanted: str | None) -> tuple[str, str | None] | None:
         """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""

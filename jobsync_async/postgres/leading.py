@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -62,13 +63,13 @@ class Leading:
         """What changed on the board since; without a lock, to find out whether anything is to be done."""
 
         async def work(connection: Connection) -> Reading:
-            values = self._footing.values(connection.server)
-            cluster = await (await connection.execute(self._queries["read_cluster"], values)).fetchone()
-            if cluster is None:
+            values = {"since": since, **self._footing.values(connection.server)}
+            found = await self._look(connection, ("read_cluster",), values, pin_version)
+            if found is None:
                 raise self._footing.changed()
-            return await self._read(connection, ClusterRow(*cluster), since, pin_version)
+            return found[0]
 
-        # One snapshot for all three statements: members and tokens must fit together.
+        # One snapshot for all statements: members and tokens must fit together.
         return await self._link.run(work, one_snapshot=True)
 
     async def take_over(self, me: Identity, term: int, expire: Sequence[Beat]) -> int | None:
@@ -78,7 +79,8 @@ class Leading:
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
                 await take_version(connection, self._queries, self._footing, self._channel)
-                await self._expire(connection, expire)
+                if expire:
+                    await connection.execute(self._queries["expire_nodes"], _beats(expire))
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
                 taken_over = cursor.rowcount == 1
                 if not taken_over:
@@ -105,13 +107,12 @@ class Leading:
             outcome = None
             async with connection.transaction() as transaction:
                 started = time.perf_counter()
-                values = {**me._asdict(), "term": term, **self._footing.values(connection.server)}
-                cursor = await connection.execute(self._queries["lock_as_leader"], values)
-                cluster = await cursor.fetchone()
-                if cluster is None:
+                values = {"since": since, "term": term, **_beats(expire), **self._footing.values(connection.server)}
+                first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
+                found = await self._look(connection, first, {**values, **me._asdict()}, pin_version)
+                if found is None:
                     raise psycopg.Rollback(transaction)
-                expired = await self._expire(connection, expire)
-                reading = await self._read(connection, ClusterRow(*cluster), since, pin_version)
+                reading, expired = found
                 distribution = decide(reading)
                 skipped = 0
                 if distribution is not None:
@@ -125,27 +126,26 @@ class Leading:
 
         return await self._link.run(work)
 
-    async def _expire(self, connection: Connection, beats: Sequence[Beat]) -> list[str]:
-        if not beats:
-            return []
-        names, incarnations, counts = map(list, zip(*beats, strict=True))
-        cursor = await connection.execute(
-            self._queries["expire_nodes"], {"names": names, "incarnations": incarnations, "beats": counts}
+    async def _look(
+        self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
+    ) -> tuple[Reading, list[str]] | None:
+        """What the first statement found of the cluster, and what changed, in one message; who was expired by the second.
+        None where the first found nothing: then nothing that came after it counts."""
+        found, *expired, members, groups = await connection.together(
+            [self._queries[name] for name in (*first, "read_members", "read_board")], values
         )
-        return [row.name for row in await cursor.fetchall()]
-
-    async def _read(self, connection: Connection, cluster: ClusterRow, since: int, pin_version: int) -> Reading:
-        members = await (await connection.execute(self._queries["read_members"])).fetchall()
-        cursor = connection.cursor(binary=True)
-        groups = await (await cursor.execute(self._queries["read_board"], {"since": since})).fetchall()
+        if not found:
+            return None
+        cluster = ClusterRow(*found[0])
         pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
-        return Reading(
+        reading = Reading(
             cluster=cluster,
             members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active, m.joined) for m in members],
             groups=[TokenGroup(*group) for group in groups],
             pins=pins,
             youngest=max((m.joined for m in members), default=0),
         )
+        return reading, [row.name for rows in expired for row in rows]
 
     async def _read_pins(self, connection: Connection) -> list[PinRow]:
         rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
@@ -184,22 +184,32 @@ class Leading:
             raise StoreUnavailable("rows of tokens were made by somebody else than the leader: all is read anew") from error
 
     async def _finish(self, connection: Connection, me: Identity, outcome: Outcome) -> None:
-        cluster, distribution = outcome.reading.cluster, outcome.distribution
-        record = {
+        cluster, planned = outcome.reading.cluster, outcome.distribution
+        values = {
             "version": cluster.version + 1,
             "channel": self._channel,
-            "first": distribution is not None and distribution.first,
-            "planned_joined": distribution.planned_joined if distribution else cluster.planned_joined,
             "concerned": _concerned(outcome),
-            "reason": distribution.reason if distribution else None,
-            "leader": me.name,
-            "term": cluster.term,
-            "nodes_before": distribution.nodes_before if distribution else 0,
-            "nodes_after": distribution.nodes_after if distribution else 0,
-            "tokens_moved": distribution.moved - outcome.skipped if distribution else 0,
-            "duration_ms": outcome.duration_ms,
+            "first": planned is not None and planned.first,
+            "planned_joined": planned.planned_joined if planned else cluster.planned_joined,
         }
-        await connection.execute(self._queries["finish_plan"], record)
+        if planned is not None:
+            values |= {
+                "reason": planned.reason,
+                "leader": me.name,
+                "term": cluster.term,
+                "nodes_before": planned.nodes_before,
+                "nodes_after": planned.nodes_after,
+                "tokens_moved": planned.moved - outcome.skipped,
+                "duration_ms": outcome.duration_ms,
+            }
+        names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
+        await connection.together([self._queries[name] for name in names], values)
+
+
+def _beats(beats: Sequence[Beat]) -> dict[str, list[Any]]:
+    """Beats that were watched, as `expire_nodes` takes them."""
+    names, incarnations, counts = zip(*beats, strict=True) if beats else ((), (), ())
+    return {"names": list(names), "incarnations": list(incarnations), "beats": list(counts)}
 
 
 def _concerned(outcome: Outcome) -> str:

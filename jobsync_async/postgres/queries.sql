@@ -347,7 +347,7 @@ SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM 
 
 -- name: read_board
 -- Tokens changed since, in groups that are alike to the leader.
-SELECT node, incarnation, next_node, array_agg(token_id ORDER BY token_id) AS token_ids
+SELECT node, incarnation, next_node, json_agg(token_id ORDER BY token_id) AS token_ids
 FROM (
     SELECT node, incarnation, next_node, token_id FROM {token} WHERE version > %(since)s
     UNION ALL
@@ -416,19 +416,20 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, whether the first tokens were made under it, up to which worker the plan counts, the record for people if
--- there is a plan, and the announcement, with whom it concerns.
-WITH taken AS (
-    UPDATE {cluster}
-    SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s,
-        tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
-    RETURNING version
-), recorded AS (
-    INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
-    SELECT version, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s
-    FROM taken WHERE %(reason)s::text IS NOT NULL
-)
-SELECT pg_notify(%(channel)s, version::text || %(concerned)s) FROM taken
+-- The new version, whether the first tokens were made under it, and up to which worker the plan counts. The next two come in one
+-- message with it.
+UPDATE {cluster}
+SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s,
+    tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
+
+-- name: record_plan
+-- For people, if there is a plan.
+INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
+VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
+
+-- name: announce_plan
+-- To all that listen, when this is committed, with whom it concerns.
+SELECT pg_notify(%(channel)s, %(version)s::text || %(concerned)s)
 
 -- == known deaths =====================================================================================================
 

@@ -100,7 +100,15 @@ def read(q: Both) -> Steps:
     return False
 
 
-_RECORD = {"leader": "a", "term": 1, "nodes_before": 1, "nodes_after": 2, "tokens_moved": 3, "duration_ms": 4.0}
+_RECORD = {
+    "reason": "joined",
+    "leader": "a",
+    "term": 1,
+    "nodes_before": 1,
+    "nodes_after": 2,
+    "tokens_moved": 3,
+    "duration_ms": 4.0,
+}
 
 
 def lead(q: Both) -> Steps:
@@ -121,14 +129,11 @@ def lead(q: Both) -> Steps:
         yield "copy_tokens", {"pieces": list(token_rows(created, owners, epoch=1, version=version))}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
-    plan = {
-        "concerned": "",
-        "first": first,
-        "planned_joined": q.random.randint(0, cluster.last_joined),
-        "reason": q.random.choice(("joined", None)),
-        **_RECORD,
-    }
-    yield "finish_plan", {"version": moves["version"], **plan}
+    plan = {"version": moves["version"], "first": first, "planned_joined": q.random.randint(0, cluster.last_joined)}
+    yield "finish_plan", plan
+    if q.random.random() < 0.5:
+        yield "record_plan", {"version": moves["version"], **_RECORD}
+    yield "announce_plan", {"version": moves["version"], "concerned": ""}
     return True
 
 

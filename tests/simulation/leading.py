@@ -161,10 +161,19 @@ def revoke_tokens(q: Asked) -> Any:
 def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
     since = q.version if q.first else q.tx.view().cluster.tokens_since
-    news = {"version": q.version, "announced": q.version, "planned_joined": q.planned_joined, "tokens_since": since}
-    announce(q, q.tx.update(**news), q.concerned)
-    if q.reason is not None:
-        q.tx.write(
-            "rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved)
-        )  # the rest tells nobody anything
+    q.tx.update(version=q.version, announced=q.version, planned_joined=q.planned_joined, tokens_since=since)
     return Result((), 1)
+
+
+@statement
+def record_plan(q: Asked) -> Any:
+    yield Take(0)
+    q.tx.write("rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved))  # the rest tells nobody anything
+    return Result((), 1)
+
+
+@statement
+def announce_plan(q: Asked) -> Any:
+    yield Take(0)
+    announce(q, q.tx.view().cluster, q.concerned)
+    return Result()
