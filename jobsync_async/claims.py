@@ -65,7 +65,7 @@ class Claim:
         table = self._fence.replace("%", "%%") if paramstyle == "format" else self._fence
         query = (
             f"SELECT epoch FROM {table} "  # noqa: S608 - a quoted identifier and placeholders
-            f"WHERE token_id = {places[0]} AND incarnation = {places[1]} AND epoch = {places[2]} FOR SHARE"
+            f"WHERE token_id = {places[0]} AND incarnation = {places[1]} AND epoch = {places[2]} FOR KEY SHARE"
         )
         return query, (self.token_id, self._incarnation, self.epoch)
 

@@ -94,6 +94,7 @@ class Both:
                     answer = await self._both(tx, name, values)
             except StopIteration as end:
                 commit = end.value
+            await self._fence_what_changed(tx)
             if commit:
                 tx.commit()
             else:
@@ -123,6 +124,17 @@ class Both:
             assert ours == theirs, f"{name}: the model says {ours}, PostgreSQL {theirs}"
             assert not rows or set(rows[0]._fields) - set(modelled.rows[0]._fields) <= _NOT_IN_THE_MODEL
         return rows, cursor.rowcount
+
+    async def _fence_what_changed(self, tx: Transaction) -> None:
+        """Before the commit: a fence has to wait on a token that gets another owner, and not on one that is only revoked."""
+        before = self.view.token
+        changed = {token: row for token, row in tx.written.get("token", {}).items() if token in before}
+        query = f"SELECT token_id FROM {self.queries.table('token')} WHERE token_id = ANY(%s) FOR KEY SHARE SKIP LOCKED"
+        async with self.other.transaction(force_rollback=True):
+            cursor = await self.other.cursor(row_factory=tuple_row).execute(query.encode(), [list(changed)])
+            free = {token for (token,) in await cursor.fetchall()}
+        stays = {token for token, row in changed.items() if row.epoch == before[token].epoch}
+        assert free == stays, f"fences pass on {free}, and the owner stays of {stays}"
 
     async def compare_tables(self) -> None:
         view = self.model.server.tables.committed
@@ -193,11 +205,11 @@ async def some_tokens_locked(both: Both) -> AsyncIterator[None]:
     tokens = both.random.sample(range(TOKENS), 3)
     tx = both.model.server.tables.begin()
     async with both.other.transaction():
-        query = f"SELECT FROM {both.queries.table('token')} WHERE token_id = ANY(%s) FOR SHARE"
+        query = f"SELECT FROM {both.queries.table('token')} WHERE token_id = ANY(%s) FOR KEY SHARE"
         await both.other.execute(query.encode(), [tokens])
         for token in tokens:
             if token in both.view.token:
-                assert tx.try_lock(("token", token), "share")
+                assert tx.try_lock(("token", token), "key share")
         yield
     tx.rollback()
 

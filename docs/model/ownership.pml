@@ -167,14 +167,14 @@
 #define FENCE_HOLDS(p) w[p].f_right
 #endif
 
-/* Claim.fence_sql: FOR SHARE */
+/* Claim.fence_sql: FOR KEY SHARE */
 #ifdef NO_FENCE_LOCKS
 #define LOCKS 0
 #else
 #define LOCKS 1
 #endif
 
-/* assign_tokens: FOR NO KEY UPDATE SKIP LOCKED */
+/* assign_tokens: FOR UPDATE SKIP LOCKED */
 #ifdef NO_ASSIGN_RESPECTS_FENCE
 #define ASSIGN_MAY_WRITE 1
 #else
@@ -239,7 +239,7 @@ byte row[NN];                   /* node: the incarnation of this name's row, 0 f
 byte leader;                    /* cluster.leader_incarnation, 0 when it has no row: then its term is as good as over */
 byte t_inc;                     /* token.incarnation, 0 for nobody */
 byte t_next;                    /* token.next_node: 0 for null, a name's number + 1, or NOBODY */
-byte locks;                     /* how many fences lock the token's row FOR SHARE */
+byte locks;                     /* how many fences lock the token's row FOR KEY SHARE */
 #ifdef NO_OWNER_BY_INCARNATION
 byte t_owner;                   /* token.node: the name's number + 1 */
 #endif
@@ -570,8 +570,8 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
 #define assigns_to(n) /* assign_tokens */ \
     :: d_step { may_lead(p) && !LIVE_OWNER && ASSIGN_MAY_WRITE && row[n] != 0 -> \
                 proves(p); old = row[n]; give(old, ASSIGN_RAISES); old = 0; skip }
-#define revokes_to(n) /* revoke_tokens: to another, to nobody, to yet another */ \
-    :: d_step { may_lead(p) && t_inc != 0 && locks == 0 && t_next != n + 1 && \
+#define revokes_to(n) /* revoke_tokens: to another, to nobody, to yet another; past a fence, for the owner stays */ \
+    :: d_step { may_lead(p) && t_inc != 0 && t_next != n + 1 && \
                 (n == NN || (row[n % NN] != 0 && row[n % NN] != t_inc)) -> proves(p); t_next = n + 1; token_moved(); skip }
 #define about_name(n) expires(n) assigns_to(n) revokes_to(n)
 #if NN > 1
@@ -580,7 +580,7 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
 #define leading about_name(0) revokes_to(NN)
 #endif
 #define withdraws /* revoke_tokens with null: it stays after all */ \
-    :: d_step { may_lead(p) && t_next != 0 && locks == 0 -> proves(p); t_next = 0; token_moved(); skip }
+    :: d_step { may_lead(p) && t_next != 0 -> proves(p); t_next = 0; token_moved(); skip }
 
 #define joinable(p) (w[p].mode == JOINING && \
     (row[NAME(p)] == 0 || !w[p].watches_own || !w[p].same[NAME(p)] || (STILL_STANDS(p) && STALLED(p, NAME(p)))))

@@ -135,7 +135,7 @@ SELECT version, generation, pg_notify(%(channel)s, version::text) FROM begun
 -- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader finds the lock gone.
 UPDATE {token} SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL, version = %(version)s,
     revoked_at = NULL
-WHERE token_id IN (SELECT token_id FROM {token} FOR NO KEY UPDATE SKIP LOCKED)
+WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)
 
 -- name: delete_all_nodes
 -- Every worker joins anew, which nothing but this server's history can have told it to be in the way of.
@@ -179,7 +179,7 @@ WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_bea
 -- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a fence locks is left to the
 -- old incarnation, and so to nobody, until the leader finds the lock gone.
 UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
-WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR NO KEY UPDATE SKIP LOCKED)
+WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)
 
 -- name: lead_if_nobody_does
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
@@ -221,7 +221,7 @@ UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
 -- name: free_tokens_of
 -- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.
 UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s, revoked_at = NULL
-WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR NO KEY UPDATE SKIP LOCKED)
+WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
 
 -- name: delete_node
 DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
@@ -291,7 +291,7 @@ WITH answered AS (
         SELECT token_id, next_node FROM {token} t
         WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s
           AND next_node || '' IS NOT NULL
-        FOR NO KEY UPDATE SKIP LOCKED
+        FOR UPDATE SKIP LOCKED
     ) t
 ), handed_on AS (
     UPDATE {token} t
@@ -391,7 +391,7 @@ WITH free AS (
         SELECT token_id FROM {token} t
         WHERE t.token_id = w.token_id AND version <= %(planned_version)s
           AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE
-        FOR NO KEY UPDATE SKIP LOCKED
+        FOR UPDATE SKIP LOCKED
     ) t
 )
 UPDATE {token} t
@@ -401,7 +401,8 @@ FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND 
 WHERE t.token_id = free.token_id
 
 -- name: revoke_tokens
--- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they stay after all.
+-- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they stay after all. The owner stays
+-- the owner, so a fence is not in the way: a token that is fenced at every moment would never be free of one.
 WITH owned AS (
     SELECT t.token_id, w.receiver
     FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
@@ -515,6 +516,8 @@ FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, 
 
 -- == claims and audit =================================================================================================
 
+-- A fence locks the token's row FOR KEY SHARE, which every change of owner waits for or passes over, for it locks FOR UPDATE.
+
 -- name: record_claims
 -- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every task whose fence held, and
 -- whether it is complete for the date already (then it is not begun again). What an earlier owner completed is seen here: it
@@ -527,7 +530,7 @@ WITH fenced AS (
          AS w(task_key, task_id, token_id, epoch)
     JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
     LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = w.task_key
-    FOR SHARE OF t
+    FOR KEY SHARE OF t
 ), begun AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
     SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
@@ -543,7 +546,7 @@ SELECT task_key, complete FROM fenced
 WITH fenced AS (
     SELECT token_id, epoch FROM {token}
     WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s
-    FOR SHARE
+    FOR KEY SHARE
 ), done AS MATERIALIZED (
     SELECT FROM {audit} WHERE date = %(date)s AND task_key = %(task_key)s
 ), begun AS (
@@ -562,7 +565,7 @@ WITH fenced AS (
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
          AS w(task_key, task_id, token_id, epoch)
     JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
-    FOR SHARE OF t
+    FOR KEY SHARE OF t
 ), written AS (
     INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
     SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced

@@ -114,7 +114,7 @@ async def test_an_acknowledgement_that_hands_nothing_on_leaves_no_trace(join, he
     await a.lead()
     await heard()
     async with admin.transaction():
-        await admin.execute("SELECT FROM sync_token FOR SHARE")
+        await admin.execute("SELECT FROM sync_token FOR KEY SHARE")
         assert await a.acknowledge() == []
     assert await heard() == []
     assert (await a.read()).version == 4, "it has not changed anything either"

@@ -168,6 +168,37 @@ async def test_nobody_gets_a_token_while_a_fence_locks_it(quick_jobs, quick, adm
     assert await quick_jobs.settled(5) == {"a": 120}
 
 
+async def test_a_token_that_is_fenced_at_every_moment_goes_to_its_new_owner(quick_jobs, quick):
+    """Each transaction ends when the next one has its fence, until none can begin any more."""
+    a, b = await quick_jobs.start("a", "b")
+    await quick_jobs.even()
+    (task,) = owned_by(a)
+
+    async def transaction(fenced: asyncio.Future[None], may_end: asyncio.Event) -> None:
+        try:
+            async with a.claim(task) as claim, await connect(quick) as connection:
+                await a.fence(connection, claim)
+                fenced.set_result(None)
+                await may_end.wait()
+        except NotOwner as error:
+            fenced.set_exception(error)
+
+    one_before = asyncio.Event()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(a.register_lock, task, "b")
+            with pytest.raises(NotOwner):
+                while True:
+                    fenced, may_end = asyncio.get_running_loop().create_future(), asyncio.Event()
+                    group.start_soon(transaction, fenced, may_end)
+                    await fenced
+                    one_before.set()
+                    one_before = may_end
+            one_before.set()
+    await quick_jobs.settled(5)
+    assert b.task_to_token(task) in b.my_tokens
+
+
 async def test_a_fence_outside_a_transaction_is_a_mistake(config):
     async with Job("a", config) as job, await connect(config) as connection, job.claim("x") as claim:
         await connection.set_autocommit(True)

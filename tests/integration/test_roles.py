@@ -141,7 +141,7 @@ MORE_THAN_AN_OBSERVER = [
     "UPDATE public.sync_cluster SET version = version + 1",
     "UPDATE public.sync_node SET state = 'draining'",
     "UPDATE public.sync_token SET epoch = epoch + 1",
-    "SELECT FROM public.sync_token FOR SHARE",
+    "SELECT FROM public.sync_token FOR KEY SHARE",
     "INSERT INTO public.sync_audit SELECT now(), 'x', 'x', 1, 'x', 1",
 ]
 

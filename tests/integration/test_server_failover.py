@@ -296,7 +296,7 @@ async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoc
         await a.join()
         await a.lead()
         async with await psycopg.AsyncConnection.connect(dsn) as user:
-            await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR SHARE")
+            await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR KEY SHARE")
             await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
             assert await a.store.failover.begin(await a.store.failover.look(), None, -1)
         generation = (await a.store.failover.look()).generation

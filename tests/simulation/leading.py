@@ -154,6 +154,7 @@ def revoke_tokens(q: Asked) -> Any:
         q,
         lambda t: t.token_id in moves and t.version <= q.planned_version and t.incarnation is not None,
         lambda t: t._replace(next_node=moves[t.token_id], version=q.version),
+        "update",
     )
 
 

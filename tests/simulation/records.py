@@ -132,7 +132,7 @@ def list_pins(q: Asked) -> Result:
 
 
 def _fence(q: Asked, token_id: int, epoch: int) -> Any:
-    """FOR SHARE of the token's row, if it is this incarnation's under this epoch; whether it is, and was before waiting."""
+    """FOR KEY SHARE of the token's row, if it is this incarnation's under this epoch; whether it is, and was before waiting."""
     by_epoch = q.keeps("the fence's epoch")
 
     def holds(token: Any) -> bool:
@@ -141,7 +141,7 @@ def _fence(q: Asked, token_id: int, epoch: int) -> Any:
     if not holds(q.tx.view().token.get(token_id)):
         return False
     if q.keeps("the fence's lock"):
-        yield Locked(("token", token_id), "share")
+        yield Locked(("token", token_id), "key share")
         if not holds(q.tx.row("token", token_id)):
             return False
     q.tx.fenced.append((token_id, q.incarnation, epoch))

@@ -182,7 +182,7 @@ def rejoined_before_its_tokens_went(simulation: Simulation) -> None:
     assert a.worker is not None and b.worker is not None
     token = min(b.worker.ownership.owned)
     user = tables.begin()
-    _until(simulation, lambda: user.try_lock(("token", token), "share"))
+    _until(simulation, lambda: user.try_lock(("token", token), "key share"))
     simulation.network.cut(b, outwards=True, inwards=True)
     _until(simulation, lambda: "b" not in tables.committed.node)
     simulation.network.heal(b)

@@ -206,19 +206,19 @@ def inherit_tokens(q: Asked) -> Any:
     )
 
 
-def change(q: Asked, which: Callable[[Token], bool], how: Callable[[Token], Token]) -> Result:
-    """UPDATE of the tokens that nobody has locked."""
+def change(q: Asked, which: Callable[[Token], bool], how: Callable[[Token], Token], mode: Mode = "exclusive") -> Result:
+    """UPDATE of the tokens that nobody has locked: FOR UPDATE SKIP LOCKED where the owner changes."""
     changed = []
     for token in list(q.tx.view().token.values()):
-        if which(token) and _pass_over(q, token):
+        if which(token) and _pass_over(q, token, mode):
             q.tx.write("token", token.token_id, how(token))
             changed.append(token)
     return Result(rows("token_id", ((token.token_id,) for token in changed)), len(changed))
 
 
-def _pass_over(q: Asked, token: Token) -> bool:
-    """FOR NO KEY UPDATE SKIP LOCKED: whether the row was free, and is this transaction's now."""
-    return q.tx.try_lock(("token", token.token_id), "exclusive") or not q.keeps("reassignment respects the fence")
+def _pass_over(q: Asked, token: Token, mode: Mode) -> bool:
+    """SKIP LOCKED: whether the row was free, and is this transaction's now."""
+    return q.tx.try_lock(("token", token.token_id), mode) or not q.keeps("reassignment respects the fence")
 
 
 @statement

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-Mode = Literal["share", "exclusive"]
+# FOR KEY SHARE, as fences lock; FOR NO KEY UPDATE, as an UPDATE does; FOR UPDATE. The weakest first.
+Mode = Literal["key share", "update", "exclusive"]
+_CONFLICTS: Mapping[Mode, tuple[Mode, ...]] = {
+    "key share": ("exclusive",),
+    "update": ("update", "exclusive"),
+    "exclusive": ("key share", "update", "exclusive"),
+}
 Key = tuple[str, Any]
 
 CLUSTER: Key = ("cluster", None)
@@ -88,23 +94,18 @@ class View:
 class _Lock:
     """Who holds a row, and who waits for it, in order."""
 
-    __slots__ = ("holders", "mode", "waiting")
+    __slots__ = ("holders", "waiting")
 
     def __init__(self) -> None:
-        self.holders: dict[Transaction, None] = {}
-        self.mode: Mode = "share"
+        self.holders: dict[Transaction, Mode] = {}
         self.waiting: deque[tuple[Transaction, Mode, Callable[[], None]]] = deque()
 
     def grant(self, transaction: Transaction, mode: Mode) -> bool:
-        if transaction in self.holders:
-            if mode == "share" or self.mode == "exclusive":
-                return True
-            if len(self.holders) > 1:
-                return False
-        elif self.holders and (mode == "exclusive" or self.mode == "exclusive"):
+        others = (held for holder, held in self.holders.items() if holder is not transaction)
+        if any(held in _CONFLICTS[mode] for held in others):
             return False
-        self.holders[transaction] = None
-        self.mode = mode
+        before = self.holders.get(transaction, mode)
+        self.holders[transaction] = max(before, mode, key=list(_CONFLICTS).index)
         return True
 
 

@@ -70,7 +70,7 @@ async def test_a_dead_workers_token_moves_as_soon_as_no_fence_locks_it(join, adm
     locked, *free = sorted(await b.mine())
     seen = await b.last_beat()
     async with admin.transaction():
-        await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR SHARE", [locked])
+        await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR KEY SHARE", [locked])
         outcome = await a.lead(expire=[seen])
         assert outcome is not None and outcome.skipped == 1
         mine = await a.mine()

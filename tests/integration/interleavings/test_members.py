@@ -89,7 +89,7 @@ async def test_a_token_that_a_fence_locks_is_inherited_when_the_lock_is_gone(joi
     seen = await b.last_beat()
     async with hand(config, "b") as heir:
         async with admin.transaction():
-            await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR SHARE", [locked])
+            await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR KEY SHARE", [locked])
             assert await heir.join(replace=seen) is None
             assert locked not in await heir.mine()
             outcome = await a.lead()

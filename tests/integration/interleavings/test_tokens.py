@@ -125,7 +125,8 @@ async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_reco
     works = [Work(str(token), token, mine[token][0]) for token in tokens]
     date = dt.date(2026, 1, 2)
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
-        await other.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
+        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
         claiming = asyncio.ensure_future(a.store.work.record_claims(a.me, date, works, all_or_none=all_or_none))
         await blocked(admin, "sync_claim")
         await other.commit()
@@ -202,6 +203,37 @@ async def test_a_fence_on_one_token_holds_up_no_other_acknowledgement(join, admi
     a, b = await two_with_a_handoff(join)
     going = sorted(token for token, (_, revoking) in (await a.mine()).items() if revoking)
     async with admin.transaction():
-        await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR SHARE", [going[0]])
+        await admin.execute("SELECT FROM sync_token WHERE token_id = %s FOR KEY SHARE", [going[0]])
         assert sorted(await a.acknowledge()) == going[1:]
     assert await a.acknowledge() == [going[0]]
+
+
+async def test_a_fence_that_a_revocation_passed_still_holds_up_the_handing_on(join, admin):
+    a = await join("a")
+    await a.lead()
+    await join("b")
+    async with admin.transaction():
+        await admin.execute("SELECT FROM sync_token FOR KEY SHARE")
+        outcome = await a.lead()
+        assert outcome is not None and outcome.skipped == 0
+        going = [row.token_id for row in (await a.read()).mine if row.revoking]
+        assert len(going) == TOKENS // 2
+        assert await a.acknowledge() == []
+    assert sorted(await a.acknowledge()) == sorted(going)
+
+
+async def test_a_fence_that_comes_while_a_revocation_is_under_way_does_not_wait_and_holds_up_the_handing_on(join, admin, dsn):
+    a = await join("a")
+    await a.lead()
+    await join("b")
+    async with await psycopg.AsyncConnection.connect(dsn) as user:
+        async with admin.transaction():  # the leader's statement, not committed yet
+            revoked = await admin.execute("UPDATE sync_token SET next_node = 'b', version = 3 WHERE token_id = 0")
+            assert revoked.rowcount == 1
+            await user.execute("SET lock_timeout = '1s'")
+            fenced = await user.execute(
+                "SELECT FROM sync_token WHERE token_id = 0 AND incarnation = %s FOR KEY SHARE", [a.me[1]]
+            )
+            assert fenced.rowcount == 1
+        assert await a.acknowledge() == []
+    assert await a.acknowledge() == [0]
