@@ -107,9 +107,9 @@ class Leading:
             outcome = None
             async with connection.transaction() as transaction:
                 started = time.perf_counter()
-                values = {"since": since, "term": term, **_beats(expire), **self._footing.values(connection.server)}
+                values = {**me._asdict(), "term": term, "since": since, **self._footing.values(connection.server)}
                 first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
-                found = await self._look(connection, first, {**values, **me._asdict()}, pin_version)
+                found = await self._look(connection, first, {**values, **_beats(expire)}, pin_version)
                 if found is None:
                     raise psycopg.Rollback(transaction)
                 reading, expired = found
