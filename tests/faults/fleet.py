@@ -278,8 +278,7 @@ class Fleet:
 
     def acts(self, name: str) -> list[history.Act]:
         """What a worker did without the fence."""
-        lines = (line.split() for line in self._effects.read_text("ascii").splitlines())
-        return [history.Act(name, int(task), int(epoch), float(c), float(d)) for c, d, who, task, epoch in lines if who == name]
+        return [act for act in history.acts(self._effects) if act.worker == name]
 
     def tokens(self) -> dict[int, tuple[Any, int]]:
         """Owner's incarnation and epoch of each token, by the tables."""

@@ -200,6 +200,26 @@ def _bad_tokens(states: Iterable[TokenState]) -> Iterable[str]:
             yield f"the epoch of token {state.token} did not rise with its owner: {before}, then {state}"
 
 
+# -- the plain file -----------------------------------------------------------------------------------------------------
+
+_END = "."
+
+
+def line(act: Act) -> bytes:
+    """An act as its line in the file that all workers append to."""
+    return f"\n{act.checked} {act.done} {act.worker} {act.task} {act.epoch} {_END}".encode()
+
+
+def acts(effects: Path) -> list[Act]:
+    """The complete lines. One can be cut off where a page of the file ends: it is being written, or its writer was killed."""
+    found = []
+    for fields in map(str.split, effects.read_text("ascii").splitlines()):
+        if len(fields) == 6 and fields[-1] == _END:
+            checked, done, worker, task, epoch, _ = fields
+            found.append(Act(worker, int(task), int(epoch), float(checked), float(done)))
+    return found
+
+
 # -- reading ------------------------------------------------------------------------------------------------------------
 
 
@@ -207,10 +227,7 @@ def read(events: Iterable[tuple[str, Sequence[Any]]], effects: Path, connection:
     """Put together what the workers' logs (pairs of worker and event), the plain file and the tables say."""
     history = History()
     open_stays = dict[tuple[str, int, int], Stay]()
-    history.acts = [
-        Act(worker, int(task), int(epoch), float(checked), float(done))
-        for checked, done, worker, task, epoch in map(str.split, effects.read_text("ascii").splitlines())
-    ]
+    history.acts = acts(effects)
     checks = defaultdict[tuple[str, int, int], list[float]](list)
     for act in history.acts:
         checks[act.worker, act.task, act.epoch].append(act.checked)

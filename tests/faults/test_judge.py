@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.history import Act, Commit, History, Pause, Stay, TokenState, judge, parse, read
+from tests.faults.history import Act, Commit, History, Pause, Stay, TokenState, acts, judge, line, parse, read
 
 
 def good() -> History:
@@ -79,7 +79,7 @@ def test_it_is_found(history: History, found: str):
 def test_a_stay_lasts_until_the_last_check_that_said_yes_or_the_end_of_work_under_a_lease(tmp_path):
     log = b'["begin", 1.0, 7, 3]\n["end", 9.0, 7, 3, false]\n["begin", 11.0, 8, 3]\n["end", 12.5, 8, 3, true]\n'
     effects = tmp_path / "effects"
-    effects.write_text("2.0 2.1 a 7 3\n5.0 8.0 a 7 3\n11.5 11.6 a 8 3\n")
+    effects.write_bytes(b"".join(line(Act("a", *act)) for act in ((7, 3, 2.0, 2.1), (7, 3, 5.0, 8.0), (8, 3, 11.5, 11.6))))
 
     class Nothing:
         def execute(self, query: str) -> list[tuple]:
@@ -91,6 +91,14 @@ def test_a_stay_lasts_until_the_last_check_that_said_yes_or_the_end_of_work_unde
         (8, 11.0, 12.5, 12.5),
     ]
     assert history.acts[1] == Act("a", 7, 3, 5.0, 8.0)
+
+
+@pytest.mark.parametrize("after", [b"", line(Act("b", 1, 2, 9.0, 9.5))])
+def test_a_line_that_is_cut_off_says_nothing(tmp_path, after):
+    whole, cut = line(Act("a", 7, 31, 2.0, 2.1)), line(Act("a", 8, 31, 3.0, 3.1))
+    for length in range(len(cut)):
+        (tmp_path / "effects").write_bytes(whole + cut[:length] + after)
+        assert [act.task for act in acts(tmp_path / "effects")] == ([7, 1] if after else [7])
 
 
 def test_moves_are_counted_by_owner():

@@ -36,7 +36,7 @@ import anyio
 import psycopg
 
 from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable, process
-from tests.faults import wires
+from tests.faults import history, wires
 
 LONGEST_LIFE_SEC = 1200
 CLEANUP_SEC = 0.03
@@ -120,7 +120,7 @@ class FaultWorker:
         """An effect that nothing but the check before it keeps exclusive."""
         checked = clock()
         claim.check()
-        os.write(self._effects, f"{checked} {clock()} {self.name} {claim.task_id} {claim.epoch}\n".encode())
+        os.write(self._effects, history.line(history.Act(self.name, claim.task_id, claim.epoch, checked, clock())))
 
     async def _commit(self, claim: Claim) -> None:
         """An effect through the fence. The database may be away: then it is left out."""
