@@ -129,6 +129,8 @@ class Both:
         """Before the commit: a fence has to wait on a token that gets another owner, and not on one that is only revoked."""
         before = self.view.token
         changed = {token: row for token, row in tx.written.get("token", {}).items() if token in before}
+        if not changed:
+            return
         query = f"SELECT token_id FROM {self.queries.table('token')} WHERE token_id = ANY(%s) FOR KEY SHARE SKIP LOCKED"
         async with self.other.transaction(force_rollback=True):
             cursor = await self.other.cursor(row_factory=tuple_row).execute(query.encode(), [list(changed)])

@@ -130,7 +130,7 @@ class Leading:
         self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
     ) -> tuple[Reading, list[str]] | None:
         """What the first statement found of the cluster, and what changed, in one message; who was expired by the second.
-        None where the first found nothing: then nothing that came after it counts."""
+        None where the first found nothing: what came after it was carried out all the same, and is to be rolled back."""
         found, *expired, members, groups = await connection.together(
             [self._queries[name] for name in (*first, "read_members", "read_board")], values
         )

@@ -231,9 +231,8 @@ async def test_a_fence_that_comes_while_a_revocation_is_under_way_does_not_wait_
             revoked = await admin.execute("UPDATE sync_token SET next_node = 'b', version = 3 WHERE token_id = 0")
             assert revoked.rowcount == 1
             await user.execute("SET lock_timeout = '1s'")
-            fenced = await user.execute(
-                "SELECT FROM sync_token WHERE token_id = 0 AND incarnation = %s FOR KEY SHARE", [a.me[1]]
-            )
+            query = "SELECT FROM sync_token WHERE token_id = 0 AND incarnation = %s FOR KEY SHARE"
+            fenced = await user.execute(query, [a.me.incarnation])
             assert fenced.rowcount == 1
         assert await a.acknowledge() == []
     assert await a.acknowledge() == [0]
