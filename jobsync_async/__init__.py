@@ -25,7 +25,7 @@ from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, Rebalanc
 if TYPE_CHECKING:
     from jobsync_async.observer import Observer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchResult",

@@ -13,7 +13,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.roles import Roles, open_roles
-from jobsync_async.postgres.schema import SCHEMA_VERSION, creation_script, open_schema
+from jobsync_async.postgres.schema import LAYOUT, creation_script, open_schema
 
 _MAY = {"worker": "do what a worker does", "observer": "look"}
 
@@ -62,11 +62,11 @@ async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
     answer = {
         "schema": queries.schema,
         "appname": config.appname,
-        "table_version": SCHEMA_VERSION,
+        "table_version": LAYOUT,
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
     }
-    told = [f"the tables {queries.schema}.{config.appname}* are there, version {SCHEMA_VERSION}"]
+    told = [f"the tables {queries.schema}.{config.appname}* are there, version {LAYOUT}"]
     told += [f"{name} may {_MAY[kind]}" for kind, name in roles.given()]
     emit(answer, Text("; ".join(told)), as_json)
     return 0

@@ -6,6 +6,8 @@ from functools import cached_property
 
 from psycopg import sql
 
+from jobsync_async.postgres.sql import TABLES
+
 CREATE = """
 CREATE TABLE {file} (path text PRIMARY KEY, worker text, epoch bigint, sha256 text, size integer, packed integer);
 CREATE TABLE {run} (path text, worker text, epoch bigint, begun timestamptz DEFAULT clock_timestamp(), ended timestamptz);
@@ -45,7 +47,7 @@ WHERE a.begun <= b.begun AND (a.ended IS NULL OR b.begun < a.ended)
 """
 REPEATED = "SELECT count(*) FROM (SELECT FROM {run} GROUP BY path HAVING count(*) > 1) AS again"
 
-_TABLES = ("file", "run", "cluster", "node", "token", "lock", "claim", "audit", "rebalance")
+_TABLES = ("file", "run", *TABLES)
 
 
 class Tables:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.postgres.schema import LEAST_SERVER, SCHEMA_VERSION
+from jobsync_async.postgres.schema import LAYOUT, LEAST_SERVER
 
 _MUCH_OF_LIMIT = 0.2
 _CLOCK_SEC = 2.0
@@ -161,17 +161,18 @@ def rights(found: Sequence[Any], *, uses_schema: bool) -> Check:
 
 
 def settings(rows: Sequence[Any]) -> Check:
-    """The cluster row. Rows have ``schema_version``, ``total_tokens`` and ``hash_function``."""
+    """The cluster row. Rows have ``schema_version``, ``layout``, ``total_tokens`` and ``hash_function``."""
     if not rows:
         advice = "the first worker writes them, and so does `jobsync-async init`"
         return Check("table version", "warn", "no settings yet: no worker has ever started", advice)
     row = rows[0]
-    found = f"version {row.schema_version}, {row.total_tokens:,} tokens, hash function {row.hash_function}"
-    if row.schema_version < SCHEMA_VERSION:
-        advice = f"stop the older workers and run `jobsync-async init`, which makes them version {SCHEMA_VERSION}"
-        return Check("table version", "fail", found, advice)
-    if row.schema_version > SCHEMA_VERSION:
+    layouts = f"layout {row.layout}, for workers that know at least layout {row.schema_version}"
+    found = f"{layouts}; {row.total_tokens:,} tokens, hash function {row.hash_function}"
+    if row.schema_version > LAYOUT:
         return Check("table version", "fail", found, "install the version of jobsync-async that the workers run")
+    if row.layout < LAYOUT:
+        advice = f"run `jobsync-async init`, which expands them to layout {LAYOUT}: older workers go on meanwhile"
+        return Check("table version", "fail", found, advice)
     return Check("table version", "ok", found)
 
 

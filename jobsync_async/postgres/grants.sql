@@ -6,13 +6,13 @@
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT,
     UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version, planned_joined, last_joined, tokens_since,
-            server_identity)
+            server_identity, time_zone, longest_wait, longest_allowed)
     ON {cluster} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
-GRANT SELECT, INSERT, UPDATE ON {token}, {claim} TO {role};
+GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch} TO {role};
 GRANT SELECT, INSERT ON {audit}, {rebalance} TO {role};
 
 -- name: observer
 -- Reads everything, writes nothing.
 GRANT USAGE ON SCHEMA {schema} TO {role};
-GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {audit}, {rebalance} TO {role};
+GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {audit}, {batch}, {rebalance} TO {role};

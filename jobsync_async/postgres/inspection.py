@@ -20,6 +20,7 @@ class ClusterSettings(NamedTuple):
     schema_version: int
     total_tokens: int
     hash_function: str
+    layout: int
 
 
 class Inspection:

@@ -68,16 +68,17 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))
 SELECT pg_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))
 
 -- name: read_settings
-SELECT schema_version, total_tokens, hash_function FROM {cluster}
+-- The layout by way of JSON: tables of 0.1.0 have no such column.
+SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout FROM {cluster} c
 
 -- name: insert_cluster
 -- The first start makes the row, with the identity that it is begun on; all others find it.
-INSERT INTO {cluster} (schema_version, total_tokens, hash_function, server_identity)
-VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s, {server} || '/' || to_regclass(%(cluster)s)::oid)
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, server_identity)
+VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, {server} || '/' || to_regclass(%(cluster)s)::oid)
 ON CONFLICT DO NOTHING
 
--- name: set_schema_version
-UPDATE {cluster} SET schema_version = %(schema_version)s
+-- name: set_layout
+UPDATE {cluster} SET layout = %(layout)s WHERE layout < %(layout)s
 
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
@@ -103,8 +104,8 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
 -- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
-INSERT INTO {cluster} (schema_version, total_tokens, hash_function)
-VALUES (%(schema_version)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function)
+VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
 
 -- name: condemn_ground
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no

@@ -1,8 +1,16 @@
 """Creates, checks and upgrades the tables.
 
 The first start creates them; twenty at once do too, one after the other. A role without the right to create finds them made
-by `jobsync-async init`, or by a database administrator from its ``--sql``. A newer library never upgrades by itself, for older
-workers may still run: it says what to run.
+by `jobsync-async init`, or by a database administrator from its ``--sql``.
+
+Tables change in two halves, so that a cluster needs no outage for a new version of the library:
+
+* *Expand* only adds. The first new worker that may, or `jobsync-async init`, does it while old workers go on. The cluster
+  row's ``layout`` says how far the tables are expanded.
+* *Contract* makes the tables unfit for old workers, when none is left. The cluster row's ``schema_version`` is the oldest
+  layout that a worker may know: it is what workers of 0.1.0 compare.
+
+So a worker takes part where ``schema_version <= LAYOUT <= layout`` holds, `LAYOUT` being the newest that it knows.
 """
 
 from __future__ import annotations
@@ -21,7 +29,10 @@ from jobsync_async.postgres.sql import Queries
 if TYPE_CHECKING:
     from jobsync_async.postgres.roles import Roles
 
-SCHEMA_VERSION = 1
+LAYOUT = 2
+"""The newest layout of the tables that this library knows."""
+OLDEST_LAYOUT = 1
+"""Workers that know this layout and no newer one may work beside this library on the tables that it makes."""
 LEAST_SERVER = 130000
 
 
@@ -55,7 +66,7 @@ async def open_schema(
                 queries = Queries(schema, config.appname)
                 if observe:
                     await _require(connection, queries)
-                elif upgrade or not await _exists(connection, queries):
+                elif upgrade or not await _fits(connection, queries):
                     await _refuse_predecessor(connection, queries)
                     await _create(connection, queries, config, upgrade=upgrade)
                 await _check(connection, queries, config, observe=observe)
@@ -94,6 +105,16 @@ async def _exists(connection: Connection, queries: Queries) -> bool:
     return await _table_exists(connection, queries, queries.table("cluster"))
 
 
+async def _fits(connection: Connection, queries: Queries) -> bool:
+    """Whether the tables are there, and have all that this library needs, or are too new for it."""
+    if not await _exists(connection, queries):
+        return False
+    row = await (await connection.execute(queries["read_settings"])).fetchone()
+    if row is None:  # the tables were made from a printed script: what came last tells of which version it was
+        return await _table_exists(connection, queries, queries.table("batch"))
+    return bool(row.layout >= LAYOUT or row.schema_version > LAYOUT)
+
+
 async def _table_exists(connection: Connection, queries: Queries, name: str) -> bool:
     row = await (await connection.execute(queries["table_exists"], {"table": name})).fetchone()
     return bool(row and row[0])
@@ -129,9 +150,15 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
         key = {"key": f"{queries.schema}.{config.appname}"}
         while not await _create_alone(connection, queries, config, key, upgrade=upgrade):
             await connection.execute(queries["await_schema"], key)
-            if not upgrade and await _exists(connection, queries):
+            if not upgrade and await _fits(connection, queries):
                 return
     except errors.InsufficientPrivilege as error:
+        if await _exists(connection, queries):
+            raise SchemaError(
+                f"the tables of {config.appname!r} in schema {queries.schema!r} were made by an older version, "
+                "and this role may not expand them; run `jobsync-async init` of this version as their owner, or have an "
+                "administrator run what `jobsync-async init --sql` prints: older workers go on meanwhile"
+            ) from error
         raise SchemaError(
             f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
@@ -148,18 +175,19 @@ async def _create_alone(
             return False
         # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
         # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
-        if upgrade or not await _exists(connection, queries):
+        if upgrade or not await _fits(connection, queries):
             for statement in queries.create_statements:
                 await connection.execute(statement)
         await _insert_cluster(connection, queries, config)
-        await _upgrade(connection, queries)
+        await connection.execute(queries["set_layout"], {"layout": LAYOUT})
     return True
 
 
 def settings(config: CoordinationConfig) -> dict[str, int | str]:
     """The columns of the cluster row that never change."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OLDEST_LAYOUT,
+        "layout": LAYOUT,
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
     }
@@ -170,15 +198,6 @@ async def _insert_cluster(connection: Connection, queries: Queries, config: Coor
     await connection.execute(queries["insert_cluster"], {**settings(config), **table})
 
 
-async def _upgrade(connection: Connection, queries: Queries) -> None:
-    row = await (await connection.execute(queries["read_settings"])).fetchone()
-    assert row is not None
-    for version in range(row.schema_version + 1, SCHEMA_VERSION + 1):
-        for statement in queries.migration(version):
-            await connection.execute(statement)
-        await connection.execute(queries["set_schema_version"], {"schema_version": version})
-
-
 async def _check(connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool) -> None:
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     if row is None and observe:
@@ -187,14 +206,14 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
         await _insert_cluster(connection, queries, config)
         row = await (await connection.execute(queries["read_settings"])).fetchone()
         assert row is not None
-    if row.schema_version < SCHEMA_VERSION:
+    if row.layout < LAYOUT:
         raise SchemaError(
-            f"the tables are of version {row.schema_version}, this library's are of version {SCHEMA_VERSION}; "
-            "stop the older workers and run `jobsync-async init`"
+            f"the tables are of layout {row.layout}, and this library needs {LAYOUT}: run `jobsync-async init`; "
+            "older workers go on meanwhile"
         )
-    if row.schema_version > SCHEMA_VERSION:
+    if row.schema_version > LAYOUT:
         raise SchemaError(
-            f"the tables are of version {row.schema_version}, newer than this library's {SCHEMA_VERSION}; "
+            f"the tables are for layout {row.schema_version} and newer, and this library's newest is {LAYOUT}; "
             "install the version of jobsync-async that the other workers run"
         )
     if observe:

@@ -1,10 +1,12 @@
--- The tables of one cluster, version 1. `jobsync-async init --sql` prints this with your schema and prefix filled in.
--- Running it again changes nothing. Wall-clock columns are for people to read: no decision is made by them.
+-- The tables of one cluster, as this version of the library makes them. `jobsync-async init --sql` prints this, and what is in
+-- the folder expand, with your schema and prefix filled in. Running it again changes nothing.
+-- Wall-clock columns are for people to read: no decision is made by them.
 
 -- The cluster: exactly one row. Its row lock orders every transaction that changes membership, tokens or pins.
 CREATE TABLE IF NOT EXISTS {cluster} (
     only_one          smallint PRIMARY KEY DEFAULT 1 CHECK (only_one = 1),
-    schema_version    integer NOT NULL,
+    schema_version    integer NOT NULL,              -- the oldest layout that a worker may know: older ones are refused
+    layout            integer NOT NULL DEFAULT 1,    -- what the tables have; expanding them adds, and old workers go on
     total_tokens      integer NOT NULL CHECK (total_tokens BETWEEN 1 AND 1000000),
     hash_function     text NOT NULL,
     leader            text,                          -- name of the leading worker, for people
@@ -18,6 +20,10 @@ CREATE TABLE IF NOT EXISTS {cluster} (
     tokens_since      bigint,                        -- version of the first distribution
     last_joined       bigint NOT NULL DEFAULT 0,     -- the youngest worker's age number
     server_identity   text,                          -- identity of the server that the generation was begun on
+    channel           text,                          -- on which changes are announced; null: the prefix and "changes"
+    time_zone         text,                          -- in which the cluster's date is read off the server's clock
+    longest_wait      double precision,              -- bound on heartbeat_timeout_sec: a new generation waits so long
+    longest_allowed   double precision,              -- bound on heartbeat_timeout_sec: a worker above it is refused
     created_at        timestamptz NOT NULL DEFAULT now()
 );
 
@@ -38,7 +44,12 @@ CREATE TABLE IF NOT EXISTS {node} (
     pid_namespace     text,
     process_started   bigint,                        -- with pid: which process, for ever
     session_tag       text,                          -- in the application_name of each of its sessions
-    stuck             jsonb                          -- revoked tokens that are not let go of: [{{"token_id", "task_id"}}, ...]
+    stuck             jsonb,                         -- revoked tokens that are not let go of: [{{"token_id", "task_id"}}, ...]
+    timeout_sec       double precision,              -- its heartbeat_timeout_sec: by which everybody judges it
+    interval_sec      double precision,              -- its heartbeat_interval_sec
+    library           text,                          -- version of jobsync_async; null is 0.1.0
+    layout            integer,                       -- the newest layout of the tables that it knows; null is 1
+    runs              jsonb                          -- what it runs: [{{"kind", "name", "date"}}, ...], null where it does not say
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- A token. Rows are made by the first distribution and never deleted.
@@ -79,6 +90,11 @@ CREATE TABLE IF NOT EXISTS {claim} (
     epoch             bigint NOT NULL,
     claimed_at        timestamptz NOT NULL DEFAULT now(),
     error             text,                          -- set when every attempt failed
+    batch             text,                          -- name of the batch; its key is of name and id, null is none
+    incarnation       uuid,                          -- the start of the worker that began it
+    open              boolean,                       -- begun, and not ended in order by that worker
+    owners_lost       integer NOT NULL DEFAULT 0,    -- how many of its workers ended while it was open
+    set_aside_at      timestamptz,                   -- not begun again until it is released
     PRIMARY KEY (date, task_key)
 );
 
@@ -91,7 +107,21 @@ CREATE TABLE IF NOT EXISTS {audit} (
     node              text NOT NULL,
     epoch             bigint NOT NULL,
     completed_at      timestamptz NOT NULL DEFAULT now(),
+    batch             text,                          -- name of the batch, null is none
     PRIMARY KEY (date, task_key)
+);
+
+-- A batch on one date: one that was begun and not finished is open, and whoever runs it without a date continues it. batch_key
+-- is the SHA-256 of its name, or of its ids where it has none.
+CREATE TABLE IF NOT EXISTS {batch} (
+    batch_key         bytea NOT NULL,
+    date              date NOT NULL,
+    name              text,
+    total             bigint,                        -- how many ids, where that is known
+    started_at        timestamptz NOT NULL DEFAULT now(),
+    started_by        text NOT NULL,
+    finished_at       timestamptz,
+    PRIMARY KEY (batch_key, date)
 );
 
 -- A distribution: what the leader changed, and why.

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from jobsync_async.errors import ConfigError
 
-TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
+TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "batch", "rebalance")
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),
@@ -20,6 +20,7 @@ WORKER_WRITES = {
     "lock": ("INSERT", "UPDATE", "DELETE"),
     "claim": ("INSERT", "UPDATE"),
     "audit": ("INSERT",),
+    "batch": ("INSERT", "UPDATE"),
     "rebalance": ("INSERT",),
 }
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
@@ -35,6 +36,9 @@ _SOUND = sql.SQL(
     "server_identity = coalesce(%(here)s::text, {}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
     "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
 ).format(_SERVER)
+
+# What each layout of the tables adds to the one before; each of them can be run again.
+_EXPANSIONS = ("expand/0002.sql",)
 
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -59,17 +63,13 @@ class Queries:
 
     @property
     def create_tables(self) -> bytes:
-        """The script that makes the tables."""
-        return self._compose(_read("schema.sql"))
+        """The script that makes the tables where they are missing, and expands those that are there."""
+        return self._compose("\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS)))
 
     @property
     def create_statements(self) -> list[bytes]:
         """The same, one by one."""
-        return self._statements_of(_read("schema.sql"))
-
-    def migration(self, version: int) -> list[bytes]:
-        """The statements that take the tables from the version before to `version`."""
-        return self._statements_of(_read(f"migrations/{version:04}.sql"))
+        return [one for name in ("schema.sql", *_EXPANSIONS) for one in self._statements_of(_read(name))]
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""

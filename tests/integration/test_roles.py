@@ -157,7 +157,7 @@ async def test_neither_role_can_do_more(roles):
 
 async def test_an_observers_role_cannot_be_a_worker_and_leaves_nothing_behind(roles):
     async with await psycopg.AsyncConnection.connect(roles["admin"], autocommit=True) as admin:
-        values = "(schema_version, total_tokens, hash_function) VALUES (1, 120, 'double_sha256')"
+        values = "(schema_version, layout, total_tokens, hash_function) VALUES (1, 2, 120, 'double_sha256')"
         await admin.execute(f"INSERT INTO sync_cluster {values} ON CONFLICT DO NOTHING")
         with pytest.raises(SchemaError, match="permission denied"):
             await Job("spy", CoordinationConfig(dsn=roles["observer"], schema="public", total_tokens=120)).start()

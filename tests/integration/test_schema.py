@@ -128,11 +128,31 @@ async def test_tables_of_another_version_are_refused_with_what_to_do(dsn, admin)
     config = CoordinationConfig(dsn=dsn, total_tokens=50)
     await works(config)
     await admin.execute("UPDATE sync_cluster SET schema_version = 99")
-    with pytest.raises(SchemaError, match="newer than this library's"):
+    with pytest.raises(SchemaError, match="this library's newest"):
         await works(config)
-    await admin.execute("UPDATE sync_cluster SET schema_version = 0")
-    with pytest.raises(SchemaError, match="jobsync-async init"):
-        await works(config)
+
+
+async def test_tables_of_an_older_version_are_expanded_by_the_first_worker_that_may(dsn, admin):
+    """As 0.1.0 made them: each column that came later is added, and nothing else changes."""
+    columns = "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+    made = await (await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).fetchall()
+    await make_old(admin)
+    await works(CoordinationConfig(dsn=dsn, total_tokens=50))
+    expanded = await (await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).fetchall()
+    assert expanded == made
+
+
+async def make_old(admin) -> None:
+    """Take the columns and tables away that are not of 0.1.0."""
+    await admin.execute("DROP TABLE sync_batch")
+    for table, columns in {
+        "cluster": ("layout", "channel", "time_zone", "longest_wait", "longest_allowed"),
+        "node": ("timeout_sec", "interval_sec", "library", "layout", "runs"),
+        "claim": ("batch", "incarnation", "open", "owners_lost", "set_aside_at"),
+        "audit": ("batch",),
+    }.items():
+        for column in columns:
+            await admin.execute(f"ALTER TABLE sync_{table} DROP COLUMN {column}")
 
 
 async def test_a_schema_of_ones_own_and_one_that_is_missing(empty_dsn):

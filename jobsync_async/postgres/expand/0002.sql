@@ -1,0 +1,21 @@
+-- Layout 2: what schema.sql has beyond the tables of 0.1.0. Workers of 0.1.0 neither read nor write it.
+ALTER TABLE {cluster}
+    ADD COLUMN IF NOT EXISTS layout integer NOT NULL DEFAULT 1,
+    ADD COLUMN IF NOT EXISTS channel text,
+    ADD COLUMN IF NOT EXISTS time_zone text,
+    ADD COLUMN IF NOT EXISTS longest_wait double precision,
+    ADD COLUMN IF NOT EXISTS longest_allowed double precision;
+ALTER TABLE {node}
+    ADD COLUMN IF NOT EXISTS timeout_sec double precision,
+    ADD COLUMN IF NOT EXISTS interval_sec double precision,
+    ADD COLUMN IF NOT EXISTS library text,
+    ADD COLUMN IF NOT EXISTS layout integer,
+    ADD COLUMN IF NOT EXISTS runs jsonb;
+ALTER TABLE {claim}
+    ADD COLUMN IF NOT EXISTS batch text,
+    ADD COLUMN IF NOT EXISTS incarnation uuid,
+    ADD COLUMN IF NOT EXISTS open boolean,
+    ADD COLUMN IF NOT EXISTS owners_lost integer NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
+ALTER TABLE {audit}
+    ADD COLUMN IF NOT EXISTS batch text;
