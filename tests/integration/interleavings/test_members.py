@@ -50,6 +50,22 @@ async def test_a_heartbeat_that_comes_second_finds_no_row(join, admin, config):
     assert await beating is None
 
 
+async def test_an_expiry_does_not_take_a_new_start_of_a_worker_for_the_one_that_was_watched(join, config):
+    """Its beats begin anew, and so come to the number at which the old one was seen."""
+    a, b = await two_with_a_handoff(join)
+    seen = await b.last_beat()
+    await b.store.membership.leave(b.me)
+    async with hand(config, "b") as again:
+        await again.join()
+        now = await again.last_beat()
+        while now.beat < seen.beat:
+            now = await again.last_beat()
+        assert (now.name, now.beat) == (seen.name, seen.beat)
+        outcome = await a.lead(expire=[seen])
+        assert outcome is None or outcome.expired == []
+        assert await again.beat() is not None
+
+
 # 4 -- The old incarnation after its name was taken over
 
 

@@ -1,0 +1,407 @@
+"""The changes: conditions and locks of statements, comparisons, and orders of awaits that safety rests on."""
+
+from __future__ import annotations
+
+from tests.mutants.workshop import Mutant
+
+QUERIES = "postgres/queries.sql"
+UNIT = ("tests/unit",)
+STATEMENTS = ("tests/integration/interleavings", "tests/integration/test_simulated_tables.py")
+CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/test_claims.py")
+FAILOVER = ("tests/integration/test_server_failover.py",)
+DEATHS = ("tests/integration/test_known_death.py",)
+SIMULATION = ("tests/simulation/test_simulation.py",)
+
+MUTANTS = (
+    # -- the worker's own row ---------------------------------------------------------------------------------------------
+    Mutant(
+        "a heartbeat counts for any incarnation of the name",
+        QUERIES,
+        "    WHERE name = %(name)s AND incarnation = %(incarnation)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
+        "    WHERE name = %(name)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "a heartbeat counts on a server that the cluster was not begun on",
+        QUERIES,
+        "      AND EXISTS (SELECT FROM {cluster} WHERE {sound} AND version >= %(version)s)",
+        "      AND EXISTS (SELECT FROM {cluster} WHERE version >= %(version)s)",
+        FAILOVER,
+    ),
+    Mutant(
+        "a heartbeat counts on a cluster that is older than what was seen",
+        QUERIES,
+        "WHERE {sound} AND version >= %(version)s)",
+        "WHERE {sound})",
+        FAILOVER,
+    ),
+    Mutant(
+        "a name is taken over though its beat moved",
+        QUERIES,
+        "WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s",
+        "WHERE name = %(name)s AND incarnation = %(old_incarnation)s",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "a take-over of a name leaves the epochs as they are",
+        QUERIES,
+        "UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()",
+        "UPDATE {token} SET incarnation = %(incarnation)s, version = %(version)s, assigned_at = now()",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "a take-over of a name does not heed a fence",
+        QUERIES,
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)",
+        "WHERE incarnation = %(old_incarnation)s",
+        STATEMENTS,
+    ),
+    Mutant(
+        "two joins under one name both make a row",
+        QUERIES,
+        "ON CONFLICT (name) DO NOTHING RETURNING joined",
+        "ON CONFLICT (name) DO UPDATE SET incarnation = excluded.incarnation RETURNING joined",
+        STATEMENTS,
+    ),
+    Mutant(
+        "what a leaver still owns keeps its epoch",
+        QUERIES,
+        "UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, "
+        "version = %(version)s, revoked_at = NULL\n"
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)",
+        "UPDATE {token} SET node = NULL, incarnation = NULL, next_node = NULL, version = %(version)s, revoked_at = NULL\n"
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a leave deletes whoever has the name",
+        QUERIES,
+        "DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s",
+        "DELETE FROM {node} WHERE name = %(name)s",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an old incarnation drains the one that has its name",
+        QUERIES,
+        "  AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)",
+        "",
+        STATEMENTS,
+    ),
+    # -- handing on -------------------------------------------------------------------------------------------------------
+    Mutant(
+        "an acknowledgement answers any revocation",
+        QUERIES,
+        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
+        "WHERE t.token_id = a.token_id AND incarnation = %(incarnation)s",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "an acknowledgement of another incarnation counts",
+        QUERIES,
+        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
+        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "an acknowledgement gives a token to a receiver that drains",
+        QUERIES,
+        "ON receiver.name = answered.next_node AND receiver.state = 'active'",
+        "ON receiver.name = answered.next_node",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an acknowledgement leaves the epoch as it is",
+        QUERIES,
+        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL",
+        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch, next_node = NULL",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an acknowledgement passes a fence",
+        QUERIES,
+        "          AND next_node || '' IS NOT NULL\n        FOR UPDATE SKIP LOCKED",
+        "          AND next_node || '' IS NOT NULL\n        FOR NO KEY UPDATE SKIP LOCKED",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an acknowledgement counts on another server",
+        QUERIES,
+        "    FROM (SELECT version FROM {cluster} WHERE {sound}) c\n    CROSS JOIN answered",
+        "    FROM (SELECT version FROM {cluster}) c\n    CROSS JOIN answered",
+        (*STATEMENTS, *FAILOVER),
+    ),
+    # -- leading ----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a leader of an old term writes",
+        QUERIES,
+        "WHERE term = %(term)s AND leader_incarnation = %(incarnation)s\n",
+        "WHERE leader_incarnation = %(incarnation)s\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a leader writes though another incarnation leads",
+        QUERIES,
+        "WHERE term = %(term)s AND leader_incarnation = %(incarnation)s\n",
+        "WHERE term = %(term)s\n",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "a leader without a row writes",
+        QUERIES,
+        "  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE",
+        "  AND {sound} FOR UPDATE",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an expiry does not compare the beat",
+        QUERIES,
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation\nRETURNING n.name, n.incarnation",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "an expiry does not compare the incarnation",
+        QUERIES,
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a take-over does not compare the term",
+        QUERIES,
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        "WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a take-over of a leader that lives",
+        QUERIES,
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)\n",
+        "WHERE c.term = %(term)s\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan takes a token from an owner that lives",
+        QUERIES,
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n",
+        "",
+        STATEMENTS,
+        quick=True,
+    ),
+    Mutant(
+        "a plan writes over what changed since its reading",
+        QUERIES,
+        "WHERE t.token_id = w.token_id AND version <= %(planned_version)s\n          AND (incarnation IN",
+        "WHERE t.token_id = w.token_id\n          AND (incarnation IN",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan passes a fence",
+        QUERIES,
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR UPDATE SKIP LOCKED",
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR NO KEY UPDATE SKIP LOCKED",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan leaves the epoch as it is",
+        QUERIES,
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1",
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32)",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan after a new generation goes on with the epochs of before",
+        QUERIES,
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1",
+        "epoch = t.epoch + 1",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a plan gives a token to a worker that drains",
+        QUERIES,
+        "n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'",
+        "n.name = (%(names)s::text[])[free.receiver]",
+        STATEMENTS,
+    ),
+    # -- known deaths -----------------------------------------------------------------------------------------------------
+    Mutant(
+        "a reported death does not compare the incarnation",
+        QUERIES,
+        "WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id",
+        "WHERE n.name = d.name AND n.boot_id = d.boot_id",
+        DEATHS,
+    ),
+    Mutant(
+        "a reported death does not compare the process",
+        QUERIES,
+        "  AND n.pid = d.pid AND n.process_started = d.process_started\nRETURNING",
+        "  AND n.pid = d.pid\nRETURNING",
+        DEATHS,
+    ),
+    Mutant(
+        "a process of which the number was given again is taken for the dead one",
+        "process.py",
+        "    if _is_another(process) or has_ended(descriptor):",
+        "    if has_ended(descriptor):",
+        ("tests/unit/test_process.py",),
+    ),
+    # -- failover of the server -------------------------------------------------------------------------------------------
+    Mutant(
+        "a generation begins over a row that changed since it was waited upon",
+        QUERIES,
+        "  AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint\n           AND ",
+        "  AND (%(actual)s::text IS NULL OR (true\n           AND ",
+        FAILOVER,
+    ),
+    Mutant(
+        "a generation begins on another server than the one that was waited upon",
+        QUERIES,
+        "           AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))",
+        "           ))",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a generation begins below what its beginner knows of",
+        QUERIES,
+        "    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,",
+        "    SET generation = generation + 1 + floor(random() * 65536)::bigint,",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a generation takes tokens that a fence locks",
+        QUERIES,
+        "WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)",
+        "WHERE token_id IN (SELECT token_id FROM {token} FOR NO KEY UPDATE SKIP LOCKED)",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "an earlier generation is gone back to",
+        "core/basis.py",
+        "        if known is None or self.generation > known.generation:",
+        "        if known is None or self.generation != known.generation:",
+        ("tests/unit/test_basis.py",),
+        quick=True,
+    ),
+    Mutant(
+        "a state from before what was seen is adopted",
+        "core/basis.py",
+        "        return basis if basis == known and self.version >= version else None",
+        "        return basis if basis == known else None",
+        ("tests/unit/test_basis.py",),
+    ),
+    # -- claims and completions -------------------------------------------------------------------------------------------
+    Mutant(
+        "a completion takes no lock on its token's row",
+        QUERIES,
+        "    FOR KEY SHARE OF t\n), written AS (",
+        "), written AS (",
+        CLAIMS,
+    ),
+    Mutant(
+        "a task begins without a lock on its token's row",
+        QUERIES,
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n    FOR KEY SHARE\n",
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n",
+        CLAIMS,
+    ),
+    Mutant(
+        "a task begins under any epoch",
+        QUERIES,
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n    FOR KEY SHARE\n",
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s\n    FOR KEY SHARE\n",
+        (*CLAIMS, *STATEMENTS),
+    ),
+    Mutant(
+        "a failure is recorded under any epoch",
+        QUERIES,
+        "WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch",
+        "WHERE c.date = %(date)s AND c.task_key = w.task_key",
+        (*CLAIMS, *STATEMENTS),
+    ),
+    Mutant(
+        "what is complete is begun again",
+        QUERIES,
+        "FROM fenced WHERE NOT EXISTS (SELECT FROM done)",
+        "FROM fenced",
+        (*CLAIMS, *STATEMENTS),
+    ),
+    # -- the session ------------------------------------------------------------------------------------------------------
+    Mutant(
+        "names are looked up on the user's search path",
+        QUERIES,
+        "FROM (VALUES ('search_path', 'pg_catalog'),\n             ('statement_timeout', %(statement_ms)s),\n"
+        "             ('lock_timeout', %(lock_ms)s),\n             ('idle_in_transaction_session_timeout', %(idle_ms)s),\n"
+        "             ('default_transaction_isolation', 'read committed'),",
+        "FROM (VALUES ('statement_timeout', %(statement_ms)s),\n"
+        "             ('lock_timeout', %(lock_ms)s),\n             ('idle_in_transaction_session_timeout', %(idle_ms)s),\n"
+        "             ('default_transaction_isolation', 'read committed'),",
+        ("tests/integration/test_hostile_schema.py",),
+    ),
+    # -- leases -----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a lease counts from when the answer came",
+        "tasks/worker.py",
+        "        self.lease.extend(sent_at)",
+        "        self.lease.extend(arrived)",
+        SIMULATION,
+    ),
+    Mutant(
+        "a heartbeat that was acknowledged late takes a lease back",
+        "core/lease.py",
+        "        self.deadline = max(self.deadline, sent_at + self.length)",
+        "        self.deadline = sent_at + self.length",
+        ("tests/unit/test_lease.py",),
+    ),
+    Mutant(
+        "ownership does not ask the clock",
+        "tasks/worker.py",
+        "        return token in self.ownership.grants and self.clock() < self.lease.deadline",
+        "        return token in self.ownership.grants",
+        (*SIMULATION, "tests/integration/test_cluster.py", "tests/integration/test_rejoin.py"),
+    ),
+    # -- the worker's own tokens ------------------------------------------------------------------------------------------
+    Mutant(
+        "a reading of another incarnation is applied",
+        "core/ownership.py",
+        "        if snapshot.incarnation != self.incarnation or snapshot.since != self.version:",
+        "        if snapshot.since != self.version:",
+        (*UNIT, *SIMULATION),
+    ),
+    Mutant(
+        "a reading from before everything was lost is applied",
+        "core/ownership.py",
+        "        if snapshot.incarnation != self.incarnation or snapshot.since != self.version:",
+        "        if snapshot.incarnation != self.incarnation:",
+        (*UNIT, "tests/integration/interleavings"),
+        quick=True,
+    ),
+    Mutant(
+        "a token in use is acknowledged",
+        "core/ownership.py",
+        "        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}",
+        "        return {token for token in tokens if any(reader.holds(token) for reader in readers)}",
+        UNIT,
+        quick=True,
+    ),
+    Mutant(
+        "a token that a reader was told of is acknowledged before it comes back",
+        "core/ownership.py",
+        "        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}",
+        "        return {token for token in tokens if token in self._users}",
+        UNIT,
+    ),
+    Mutant(
+        "tokens of before are still held under a new incarnation",
+        "tasks/worker.py",
+        "        self.stop_acting(why)\n        self.identity = Identity",
+        "        self.identity = Identity",
+        (*SIMULATION, "tests/integration/test_rejoin.py"),
+    ),
+)
