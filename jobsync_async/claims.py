@@ -12,6 +12,7 @@ from psycopg import pq
 
 from jobsync_async.core.hashing import task_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.fences import ParamStyle, fence_query, savepoints_refused
 from jobsync_async.tasks.worker import Worker
 
 OnRevoke = Literal["finish", "cancel"]
@@ -52,22 +53,18 @@ class Claim:
         if not self.valid:
             raise self.lost_error()
 
-    def fence_sql(self, paramstyle: Literal["format", "numeric"] = "format") -> tuple[str, tuple[Any, ...]]:
+    def fence_sql(self, paramstyle: ParamStyle = "format") -> tuple[str, tuple[Any, ...]]:
         """A query, and its parameters, to run inside your own transaction with any driver. No row: ownership is lost, so roll
         back. One row: it is yours until you commit, for nobody can take it before.
+
+        Run it first, in the outermost transaction. After a savepoint it is an error, for rolling back to that would undo it.
 
         Args:
             paramstyle: ``"format"`` for ``%s`` (psycopg), ``"numeric"`` for ``$1`` (asyncpg).
         """
         if self._fence is None:
             raise UsageError("a standalone job has no table to fence with; give the Job a coordination_config")
-        places = ("%s",) * 3 if paramstyle == "format" else ("$1", "$2", "$3")
-        table = self._fence.replace("%", "%%") if paramstyle == "format" else self._fence
-        query = (
-            f"SELECT epoch FROM {table} "  # noqa: S608 - a quoted identifier and placeholders
-            f"WHERE token_id = {places[0]} AND incarnation = {places[1]} AND epoch = {places[2]} FOR KEY SHARE"
-        )
-        return query, (self.token_id, self._incarnation, self.epoch)
+        return fence_query(self._fence, paramstyle), (self.token_id, self._incarnation, self.epoch)
 
     def lost_error(self) -> OwnershipLost:
         """The error that says that this claim is over, and why."""
@@ -159,7 +156,8 @@ async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim:
         )
     claim.check()
     query, params = claim.fence_sql()
-    cursor = await connection.execute(query.encode(), params)
+    with savepoints_refused():
+        cursor = await connection.execute(query.encode(), params)
     if await cursor.fetchone() is None:
         worker.metrics.fences_rejected += 1
         raise claim.lost_error()

@@ -271,7 +271,8 @@ class Job(Ownership, Health, Records, Pins):
 
         Raises:
             OwnershipLost: it does not hold; let it pass, so that the transaction rolls back.
-            UsageError: the connection is in autocommit and not in a transaction.
+            UsageError: the connection is in autocommit and not in a transaction; or this is after a savepoint, which would undo the
+            fence when it is rolled back to: fence first, in the outermost transaction.
         """
         await claims.fence(self._worker, connection, claim)
 

@@ -37,7 +37,7 @@ def name_of(query: Any) -> str:
         known = _NAMES.get(query)
         if known is not None:
             return known
-        if query.startswith(b"SELECT epoch FROM"):
+        if query.endswith(b" FOR KEY SHARE) AS fenced"):
             return "fence"
     elif hasattr(query, "as_string") and query.as_string(None).startswith("LISTEN"):
         return "listen"
