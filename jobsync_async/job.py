@@ -50,7 +50,8 @@ class Job(Ownership, Health, Records, Pins):
         date: the date that claims and completions are written under; None is today's local date.
         wait_on_enter: how many seconds start waits at most for ``minimum_nodes`` and the first tokens.
         wait_on_exit: seconds to stay before leaving.
-        lock_provider: called with this job before it joins, to register pins.
+        lock_provider: called with this job before it joins, to register pins. A plain function may call `register_lock` and the
+            like without ``await``: what it has called so is done when it returns, in order.
         clear_existing_locks: delete the pins that this worker's name has made before, ahead of `lock_provider`.
         on_rebalance: called on every change of the owned tokens, first when start ends, with a `RebalanceEvent` if it takes an
             argument. Revoked tokens are handed on when it returns. If it raises, the job leaves and raises that.
@@ -156,7 +157,8 @@ class Job(Ownership, Health, Records, Pins):
             return
         if self._clear_existing_locks:
             await self.clear_locks_by_creator(self.node_name)
-        await call(self._lock_provider, self)
+        async with self._finishing():
+            await call(self._lock_provider, self)
 
     async def stop(self) -> None:
         """Hand everything on and leave. Claims that are open may finish, up to ``handoff_timeout_sec``; if this call is
@@ -197,17 +199,24 @@ class Job(Ownership, Health, Records, Pins):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         interrupted = self._body.leave(error)
+        not_written = None
         try:
             if self._handing_on is not None:
                 self._handing_on.cancel()
                 await asyncio.wait([self._handing_on])
-            await self.stop()
+            try:
+                if error is None:
+                    not_written = await self._write_last()
+            finally:
+                await self.stop()
         except Exception:  # whatever it is, an error of the body's own comes first
             if error is None or interrupted:
                 raise  # what ended the job, in place of the cancellation that it caused
         finally:
             if self._signals is not None:
                 self._signals.restore()
+        if not_written is not None:
+            raise not_written
         return interrupted  # here it was a signal that cancelled the body: the block has ended as it should
 
     # -- signals --------------------------------------------------------------------------------------------------------
@@ -271,8 +280,8 @@ class Job(Ownership, Health, Records, Pins):
 
         Raises:
             OwnershipLost: it does not hold; let it pass, so that the transaction rolls back.
-            UsageError: the connection is in autocommit and not in a transaction; or this is after a savepoint, which would undo the
-            fence when it is rolled back to: fence first, in the outermost transaction.
+            UsageError: the connection is in autocommit and not in a transaction; or this is after a savepoint, and rolling back
+                to that would undo the fence: fence first, in the outermost transaction.
         """
         await claims.fence(self._worker, connection, claim)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
@@ -11,6 +12,8 @@ from jobsync_async.core.patterns import validate_patterns
 from jobsync_async.core.pins import Pin
 from jobsync_async.errors import ConfigError, LockConflict
 from jobsync_async.types import LockInfo, TaskOrId, task_id_of
+
+logger = logging.getLogger(__name__)
 
 _MOST_DAYS = 1_000_000
 
@@ -43,7 +46,8 @@ class Locks:
     async def register(
         self, locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]], expires_in_days: float | None
     ) -> list[LockConflict]:
-        """Pin tasks, given with patterns and a reason; why some were refused. Raises ConfigError before anything is stored."""
+        """Pin tasks, given with patterns and a reason; why some were refused, which is logged too. Raises ConfigError before
+        anything is stored."""
         _check_days(expires_in_days)
         pins: list[Pin] = []
         reasons: list[str | None] = []
@@ -57,7 +61,20 @@ class Locks:
         if not pins:
             return []
         refused = await self._store.register(pins, reasons, self._creator, expires_in_days)
-        return [LockConflict(pin.task_id, pin.token_id, stays.task_id, stays.node_patterns) for pin, stays in refused]
+        return [self._conflict(pin, stays) for pin, stays in refused]
+
+    def _conflict(self, pin: Pin, stays: Pin) -> LockConflict:
+        logger.warning(
+            "%s: task %.200r is not pinned to %s: it shares token %d with task %.200r, whose pin to %s stays",
+            self._creator,
+            pin.task_id,
+            list(pin.node_patterns),
+            pin.token_id,
+            stays.task_id,
+            list(stays.node_patterns),
+            extra={"node": self._creator, "task_id": pin.task_id, "token_id": pin.token_id, "patterns": pin.node_patterns},
+        )
+        return LockConflict(pin.task_id, pin.token_id, stays.task_id, stays.node_patterns)
 
 
 def _check_days(days: object) -> None:

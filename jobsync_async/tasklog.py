@@ -22,15 +22,21 @@ class TaskLog:
         self._date = date
         self._added: list[Work] = []
 
-    async def add(self, tasks: Iterable[TaskOrId]) -> None:
-        """Begin tasks, and keep them for `write`."""
-        self._added += await self.begin(tasks)
+    async def add(self, tasks: Iterable[TaskOrId]) -> list[TaskOrId]:
+        """Begin tasks, and keep them for `write`; those that may begin, for they are not complete for the date already."""
+        given = list(tasks)
+        works, held = await self.begin(given)
+        self._added += [work for work in works if held[work.task_id]]
+        return [task for task, work in zip(given, works, strict=True) if held[work.task_id]]
 
-    async def begin(self, tasks: Iterable[TaskOrId]) -> list[Work]:
-        """Record that tasks begin, all or none. Raises NotOwner, OwnershipLost or StoreUnavailable."""
+    async def begin(self, tasks: Iterable[TaskOrId]) -> tuple[list[Work], dict[str, bool]]:
+        """Record that tasks begin, all or none; the tasks, and whether each, as text, may begin: False when it is complete.
+
+        Raises NotOwner, OwnershipLost or StoreUnavailable.
+        """
         works = [self._work(task) for task in tasks]
         if not works:
-            return []
+            return [], {}
         me = self._engine.worker.identity
         held = await self._engine.work.record_claims(me, self._date, works, all_or_none=True)
         for work in works:
@@ -41,7 +47,7 @@ class TaskLog:
                     token_id=work.token_id,
                     epoch=work.epoch,
                 )
-        return works
+        return works, held
 
     def _work(self, task: TaskOrId) -> Work:
         task_id, worker = task_id_of(task), self._engine.worker

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobsync_async.api.base import Started, check_text
 from jobsync_async.errors import LockConflict
 from jobsync_async.locks import Locks
 from jobsync_async.types import LockInfo, TaskOrId
 
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+
+def _remembered(
+    method: Callable[Concatenate[Pins, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Pins, P], Coroutine[Any, Any, T]]:
+    """While `lock_provider` runs, remember the call: a plain function may have called it as in jobsync, without ``await``."""
+
+    @wraps(method)
+    def call(self: Pins, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        work = method(self, *args, **kwargs)
+        if self._called is not None:
+            self._called.append(work)
+        return work
+
+    return call
+
 
 class Pins(Started):
     """Registering, listing and clearing pins. All of it asks PostgreSQL, and raises StoreUnavailable."""
 
+    _called: list[Coroutine[Any, Any, Any]] | None = None
+
+    @asynccontextmanager
+    async def _finishing(self) -> AsyncIterator[None]:
+        """In here `lock_provider` runs; what it has called and not awaited is done afterwards, in order."""
+        self._called = []
+        try:
+            yield
+            await asyncio.sleep(0)  # what it has given to a task begins there
+            while forgotten := self._not_begun():
+                await forgotten[0]
+        finally:
+            for work in self._not_begun():  # something has raised: say nothing of these
+                work.close()
+            self._called = None
+
+    def _not_begun(self) -> list[Coroutine[Any, Any, Any]]:
+        return [work for work in self._called or () if inspect.getcoroutinestate(work) == inspect.CORO_CREATED]
+
+    @_remembered
     async def register_lock(
         self,
         task_id: TaskOrId,
@@ -37,6 +83,7 @@ class Pins(Started):
         if refused:
             raise refused[0]
 
+    @_remembered
     async def register_locks_bulk(
         self,
         locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
@@ -50,11 +97,13 @@ class Pins(Started):
         """The pins in force, oldest first."""
         return await self._locks().list()
 
+    @_remembered
     async def clear_locks_by_creator(self, name: str) -> int:
         """Delete the pins that the worker of this name has made; how many there were."""
         check_text("name", name)
         return await self._locks().clear(name)
 
+    @_remembered
     async def clear_all_locks(self) -> int:
         """Delete all pins; how many there were."""
         return await self._locks().clear(None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from jobsync_async.api.base import Started
+from jobsync_async.errors import StoreError
 from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import Task, TaskOrId
+
+logger = logging.getLogger(__name__)
 
 
 class Records(Started):
@@ -15,16 +19,19 @@ class Records(Started):
 
     _task_log: TaskLog
 
-    async def add_task(self, task: TaskOrId) -> None:
-        """Record that work on the task begins here, and keep it for `write_audit`.
+    async def add_task(self, task: TaskOrId) -> bool:
+        """Record that work on the task begins here, and keep it for `write_audit`. True when it may begin; False when it is
+        complete for the date already, and then nothing is recorded.
+
+        What was done and not yet written as complete, by whomever, it does not know: write soon, or use `run_batch`.
 
         Raises NotOwner or OwnershipLost when it is not this worker's, and then records nothing; StoreUnavailable.
         """
-        await self._log().add([task])
+        return bool(await self._log().add([task]))
 
-    async def add_tasks(self, tasks: Iterable[TaskOrId]) -> None:
-        """`add_task` for many, in one round trip: all of them or none."""
-        await self._log().add(tasks)
+    async def add_tasks(self, tasks: Iterable[TaskOrId]) -> list[TaskOrId]:
+        """`add_task` for many, in one round trip: all of them or none. Those that may begin, in order."""
+        return await self._log().add(tasks)
 
     async def set_claim(self, task_or_tasks: TaskOrId | Iterable[TaskOrId]) -> None:
         """Record that work on a task, or on each of several, begins here; not kept for `write_audit`.
@@ -37,6 +44,9 @@ class Records(Started):
     async def write_audit(self) -> int:
         """Write the tasks that were added since the last call as completed; how many were not completed before on this date.
 
+        An ``async with Job(…)`` whose body ends in order writes them by itself; one whose body raises or is cancelled does not,
+        nor does `stop`, for neither knows which of them were done.
+
         What could not be written (StoreUnavailable) is kept for the next call.
         """
         return await self._log().write()
@@ -45,6 +55,16 @@ class Records(Started):
         """The completions of this job's date by all workers, oldest first, as dictionaries: date, task_id, token_id, node,
         epoch and completed_at."""
         return await self._log().read()
+
+    async def _write_last(self) -> StoreError | None:
+        """The body of the block has ended in order: write what was added. Why that could not be done, if it could not."""
+        try:
+            await self._task_log.write()
+        except StoreError as error:
+            name = self.node_name
+            logger.warning("%s: tasks that were added are not written as complete: %s", name, error, extra={"node": name})
+            return error
+        return None
 
     def _log(self) -> TaskLog:
         self._require_started()

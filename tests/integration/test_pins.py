@@ -191,3 +191,72 @@ def test_patterns_match_as_postgresql_says(server):
             assert matches(pattern, name) == expected
 
         agrees()
+
+
+# -- habits of jobsync
+
+
+async def test_a_pin_that_is_refused_is_logged_with_both_tasks_and_patterns(config, caplog):
+    first, second = sharing_token(config.total_tokens)
+    async with Job("anna", config) as job:
+        await job.register_lock(first, "gpu-%")
+        with pytest.raises(LockConflict):
+            await job.register_lock(second, ["big-%", "%"])
+        assert await job.register_locks_bulk([(second, "big-%", None)])
+    told = [record for record in caplog.records if record.levelname == "WARNING" and record.name == "jobsync_async.locks"]
+    assert len(told) == 2
+    for part in (first, second, "gpu-%", "big-%", "anna", str(task_to_token(first, config.total_tokens))):
+        assert part in told[0].getMessage()
+
+
+async def test_a_plain_lock_provider_that_forgets_to_await_pins_all_the_same(config):
+    def provider(job: Job) -> None:
+        job.clear_all_locks()
+        job.register_locks_bulk([("model-1", "gpu-%", "GPU"), ("model-2", "gpu-%", None)])
+        job.register_lock("model-1", "big-%")
+
+    async with Job("anna", config) as job:
+        await job.register_lock("old", "%")
+    async with Job("anna", config, lock_provider=provider, clear_existing_locks=True) as job:
+        assert {lock.task_id: lock.node_patterns for lock in await job.list_locks()} == {
+            "model-1": ("big-%",),
+            "model-2": ("gpu-%",),
+        }
+
+
+async def test_a_lock_provider_may_also_await_return_or_hand_its_calls_to_a_task(config):
+    async def awaits(job: Job) -> None:
+        await job.register_lock("model-1", "gpu-%")
+
+    def returns(job: Job) -> object:
+        return job.register_lock("model-2", "gpu-%")
+
+    tasks = []
+
+    def makes_a_task(job: Job) -> None:
+        tasks.append(asyncio.ensure_future(job.register_lock("model-3", "gpu-%")))
+
+    for provider in (awaits, returns, makes_a_task):
+        async with Job("anna", config, lock_provider=provider) as job:
+            await asyncio.gather(*tasks)
+    async with Job("anna", config) as job:
+        assert {lock.task_id for lock in await job.list_locks()} == {"model-1", "model-2", "model-3"}
+
+
+async def test_what_a_lock_provider_forgot_to_await_fails_the_start_as_if_it_had(config):
+    first, second = sharing_token(config.total_tokens)
+
+    def conflicts(job: Job) -> None:
+        job.register_lock(first, "gpu-%")
+        job.register_lock(second, "big-%")
+        job.register_lock("never begun", "%")
+
+    def raises(job: Job) -> None:
+        job.register_lock("never begun", "%")
+        raise ZeroDivisionError
+
+    for provider, error in ((conflicts, LockConflict), (raises, ZeroDivisionError)):
+        with pytest.raises(error):
+            await Job("anna", config, lock_provider=provider).start()
+    async with Job("anna", config) as job:
+        assert [lock.task_id for lock in await job.list_locks()] == [first]
