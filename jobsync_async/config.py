@@ -21,6 +21,7 @@ from jobsync_async.errors import ConfigError
 _MAX_NAME_BYTES = 63
 _MAX_APPNAME = _MAX_NAME_BYTES - len("token_next_node_idx")
 _MAX_TOKENS = 1_000_000
+_PREFIX = r"[a-z_][a-z0-9_]*"
 
 # libpq 14 was the first to tell a primary by its role instead of by what the session may do.
 _KNOWS_PRIMARY = 140000
@@ -66,6 +67,9 @@ class CoordinationConfig:
         failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout. ``"session"``: a worker
             whose database session is gone and does not come back is expired within two seconds, which is safe for what is
             fenced, but not always for what is not: see docs/session-failover.md.
+        predecessor: the `appname` of a jobsync cluster in this database that this one replaces. While a worker of it lives, a
+            worker here holds nothing: `start` waits for them to leave, up to ``wait_on_enter``, and if one comes later, this
+            one hands on. See docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
 
     Raises:
         ConfigError: a value, or a relation between two, cannot work. The message says what to change.
@@ -91,6 +95,7 @@ class CoordinationConfig:
     notify: bool = True
     poll_interval_sec: float = 1
     failover: Literal["lease", "session"] = "lease"
+    predecessor: str | None = None
 
     def __repr__(self) -> str:
         """What differs from the defaults; of a DSN, where it leads and nothing that could be secret."""
@@ -169,13 +174,15 @@ class CoordinationConfig:
         return {name: value for name, value in named.items() if value is not None}
 
     def _check_names(self) -> None:
-        if not isinstance(self.appname, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", self.appname, re.ASCII):
+        if not isinstance(self.appname, str) or not re.fullmatch(_PREFIX, self.appname, re.ASCII):
             raise ConfigError(f"appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got {self.appname!r}")
         if len(self.appname) > _MAX_APPNAME:
             raise ConfigError(
                 f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer names; "
                 f"{self.appname!r} has {len(self.appname)}"
             )
+        if self.predecessor is not None:
+            self._check_predecessor()
         if self.schema is not None and (
             not isinstance(self.schema, str)
             or not self.schema
@@ -199,6 +206,17 @@ class CoordinationConfig:
             )
         if self.failover not in ("lease", "session"):
             raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
+
+    def _check_predecessor(self) -> None:
+        if not isinstance(self.predecessor, str) or not re.fullmatch(_PREFIX, self.predecessor, re.ASCII):
+            raise ConfigError(
+                f"predecessor must be the appname of a jobsync cluster, such as 'sync_'; got {self.predecessor!r}"
+            )
+        if self.predecessor == self.appname and self.schema is None:
+            raise ConfigError(
+                f"appname and predecessor are both {self.appname!r}: the tables would have the same names; use another "
+                "appname, such as 'jobs_', or another schema"
+            )
 
     def _check_numbers(self) -> None:
         _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from jobsync_async.callbacks import Callback, RebalanceCallback
@@ -37,6 +37,9 @@ from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.waiting import end
+
+if TYPE_CHECKING:
+    from jobsync_async.tasks.predecessor import PredecessorWatch
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class Coordinator:
         self._told = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
+        self._predecessor: PredecessorWatch | None = None
         self._hurry = False
         self._broken = False
         _coordinators.add(self)
@@ -115,6 +119,11 @@ class Coordinator:
         Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
         """
         worker, store = self.worker, self._opened()
+        if store.predecessor is not None:
+            from jobsync_async.tasks.predecessor import PredecessorWatch  # noqa: PLC0415 - most workers do without
+
+            self._predecessor = PredecessorWatch(worker, store.predecessor)
+            await self._predecessor.wait(wait_sec)
         store.failover.on_change(worker.server_changed)
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
@@ -186,6 +195,8 @@ class Coordinator:
             from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415 - most workers do without
 
             works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
+        if self._predecessor is not None:
+            works.append(partial(self._predecessor.run, self.set_draining))
         try:
             tasks = [asyncio.create_task(self._run(work)) for work in works]
             if self._callback is not None:

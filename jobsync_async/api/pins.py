@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
 
 from jobsync_async.api.base import Started, check_text
 from jobsync_async.errors import LockConflict
@@ -15,7 +15,7 @@ from jobsync_async.locks import Locks
 from jobsync_async.types import LockInfo, TaskOrId
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
+    from typing import ParamSpec
 
     P = ParamSpec("P")
     T = TypeVar("T")

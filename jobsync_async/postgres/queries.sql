@@ -49,6 +49,16 @@ SELECT pg_catalog.current_schema() AS schema,
 -- From here on every name that is not qualified is PostgreSQL's own; `local` to the transaction where sessions are shared.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog', %(local)s)
 
+-- name: restore_search_path
+-- Until the end of the transaction, names lead where they led before: where jobsync, which qualifies none, finds its tables.
+SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings
+WHERE name OPERATOR(pg_catalog.=) 'search_path'
+
+-- name: find_table
+-- The schema in which a table is found. On that path: no name in here is left to it.
+SELECT n.nspname AS schema FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)
+
 -- name: table_exists
 SELECT to_regclass(%(table)s) IS NOT NULL
 

@@ -27,6 +27,7 @@ from jobsync_async.postgres.work import WorkStore
 if TYPE_CHECKING:
     from jobsync_async.postgres.inspection import Inspection
     from jobsync_async.postgres.observing import ViewFeed
+    from jobsync_async.postgres.predecessor import Predecessor
     from jobsync_async.postgres.sessions import Sessions
 
 _IDLE_SEC = 5.0
@@ -75,6 +76,7 @@ class Store:
         )
         self.work: WorkStore = WorkStore(self._pool, queries)
         self.status: Status = Status(self._pool, queries)
+        self._predecessor = config.predecessor
 
     @classmethod
     async def open(cls, config: CoordinationConfig, node_name: str, *, observe: bool = False) -> Store:
@@ -100,6 +102,15 @@ class Store:
         if self._poll_interval_sec is not None:
             return PolledFeed(self._others, self._channel, self._poll_interval_sec)
         return await PushedFeed.open(self._others, self._channel)
+
+    @property
+    def predecessor(self) -> Predecessor | None:
+        """The workers of jobsync that this cluster replaces; None without any."""
+        if self._predecessor is None:
+            return None
+        from jobsync_async.postgres.predecessor import Predecessor  # noqa: PLC0415 - most workers do without
+
+        return Predecessor(self._pool, self.queries, self._predecessor)
 
     @property
     def inspection(self) -> Inspection:

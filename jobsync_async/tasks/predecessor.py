@@ -1,0 +1,94 @@
+"""Workers of jobsync and ours, side by side: ours hold nothing while one of theirs lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from jobsync_async.core.predecessor import Watch
+from jobsync_async.errors import ClusterNotFormed, StoreUnavailable
+from jobsync_async.postgres.predecessor import Predecessor
+from jobsync_async.tasks.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_SEC = 1.0
+
+
+class PredecessorWatch:
+    """Waits until no worker of jobsync lives, and then looks on: one that comes back makes this worker let go."""
+
+    def __init__(self, worker: Worker, predecessor: Predecessor) -> None:
+        self._worker = worker
+        self._predecessor = predecessor
+        self._watch = Watch(worker.config.heartbeat_timeout_sec)
+
+    async def _live(self) -> list[str]:
+        """The workers of jobsync that live. Raises StoreUnavailable or SchemaError."""
+        try:
+            beats = await self._predecessor.beats()
+        except StoreUnavailable as error:
+            self._watch.missed(self._worker.clock())
+            name = self._worker.identity.name
+            logger.info("%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
+            raise
+        return self._watch.saw(beats or {}, self._worker.clock())
+
+    async def wait(self, seconds: float) -> None:
+        """Return when none lives. Raises ClusterNotFormed when one still does after so many seconds; StoreUnavailable,
+        SchemaError."""
+        worker, name = self._worker, self._worker.identity.name
+        if await self._predecessor.beats() is None:
+            logger.warning(
+                "%s waits for no worker of jobsync: there are no tables of it under the prefix %r on this role's search path; "
+                "is predecessor= right?",
+                name,
+                self._predecessor.prefix,
+                extra={"node": name},
+            )
+            return
+        began, told = worker.clock(), list[str]()
+        while live := await self._live_within(began + seconds):
+            waited = worker.clock() - began
+            if waited >= seconds:
+                raise ClusterNotFormed(
+                    f"after {seconds:g} s workers of jobsync live still: {', '.join(live)}; this worker may begin when all "
+                    "have left: stop them, or raise wait_on_enter",
+                    minimum_nodes=worker.config.minimum_nodes,
+                )
+            if live != told:
+                told = live
+                logger.info("%s waits for workers of jobsync to leave: %s", name, ", ".join(live), extra={"node": name})
+            await asyncio.sleep(min(_LOOK_EVERY_SEC, seconds - waited))
+        if told:
+            waited = worker.clock() - began
+            text = "%s begins after %.1f s: no worker of jobsync lives"
+            logger.info(text, name, waited, extra={"node": name, "seconds": waited})
+
+    async def _live_within(self, deadline: float) -> list[str]:
+        """The same; until the deadline an outage is waited for."""
+        while True:
+            try:
+                return await self._live()
+            except StoreUnavailable:
+                if self._worker.clock() >= deadline:
+                    raise
+                await asyncio.sleep(_LOOK_EVERY_SEC)
+
+    async def run(self, set_draining: Callable[[bool], Awaitable[None]]) -> None:
+        """Let go of everything while a worker of jobsync lives that was not there before, for ever."""
+        name, yielded = self._worker.identity.name, False
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_SEC)
+            with suppress(StoreUnavailable):  # looked for again, and done again
+                live = await self._live()
+                if live and not yielded:
+                    who = ", ".join(live)
+                    logger.warning("%s hands on: workers of jobsync are back: %s", name, who, extra={"node": name})
+                    await set_draining(True)
+                elif yielded and not live:
+                    logger.info("%s goes on: no worker of jobsync lives any more", name, extra={"node": name})
+                    await set_draining(False)
+                yielded = bool(live)
