@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, fail, run
+from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, fail, opened, run
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError
+from jobsync_async.operations.cloning import begin_anew
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.roles import Roles, open_roles
 from jobsync_async.postgres.schema import LAYOUT, creation_script, open_schema
@@ -35,9 +37,22 @@ def init(
     observer_role: Annotated[
         str | None, typer.Option(help="Grant this role what an observer needs: to read. Made, without a login, if missing.")
     ] = None,
+    clone: Annotated[
+        bool,
+        typer.Option(
+            "--clone",
+            help="This server is a copy of another's storage (a snapshot, a branch, a copied folder): give the cluster in it "
+            "an identity of its own, before its workers start. Frees everything; nobody acts for the heartbeat timeout.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again changes nothing."""
+    """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again changes nothing.
+
+    With --clone it does one other thing.
+    """
+    if clone:
+        run(_clone(config_of(dsn, appname, schema), as_json))
     config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
     roles = _roles(role, observer_role)
     if sql:
@@ -52,6 +67,16 @@ def _roles(worker: str | None, observer: str | None) -> Roles:
         return Roles(worker, observer)
     except ConfigError as error:
         fail(error)
+
+
+async def _clone(config: CoordinationConfig, as_json: bool) -> int:
+    async with opened(config) as store:
+        total = (await store.status.cluster())["total_tokens"]
+    async with opened(replace(config, total_tokens=total)) as store:  # freeing more takes longer
+        before, generation = await begin_anew(store, config)
+    answer = {"generation": generation, "generation_before": before}
+    emit(answer, Text(f"generation {generation:,} has begun, after {before:,}: nobody owns anything yet"), as_json)
+    return 0
 
 
 async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:

@@ -41,8 +41,8 @@ class Predecessor:
                 rows = await (await connection.execute(query)).fetchall()
             except errors.InsufficientPrivilege as error:
                 raise SchemaError(
-                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT SELECT ON {table.as_string()} TO the "
-                    "role of this worker"
+                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT SELECT ON {table.as_string()} TO "
+                    "this worker's role"
                 ) from error
             return {row.name: row.beat for row in rows}
 

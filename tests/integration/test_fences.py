@@ -37,7 +37,7 @@ async def taken(admin, claim) -> bool:
 async def test_a_fence_after_a_savepoint_is_refused_and_says_what_to_do(config, user, kind, written_before):
     savepoint = raw_savepoint if kind == "raw" else psycopg.AsyncConnection.transaction
     async with Job("a", config) as job, job.claim("x") as claim:
-        with pytest.raises(UsageError, match="savepoint.*outermost transaction"):
+        with pytest.raises(UsageError, match=r"savepoint.*outermost transaction"):
             async with user.transaction():
                 if written_before:
                     await user.execute("INSERT INTO effect VALUES ('before')")

@@ -1,0 +1,25 @@
+"""Gives a copy of a cluster an identity of its own: a new generation, in which nobody owns anything yet."""
+
+from __future__ import annotations
+
+from jobsync_async.clock import lease_clock
+from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.rows import Announcement
+from jobsync_async.postgres.store import Store
+from jobsync_async.tasks.heartbeat import agree
+from jobsync_async.tasks.worker import Worker
+
+
+async def begin_anew(store: Store, config: CoordinationConfig) -> tuple[int, int]:
+    """Begin a generation on this server as after a failover; the one before and the one that is begun.
+
+    First nobody may act any more, so that it is safe even where workers run: they drop everything, and every lease is waited
+    for. Raises StoreUnavailable or SchemaError; nothing, or the first half, is done then, and the first worker does the second.
+    """
+    seen = await store.failover.look()
+    while seen.agreed and not await store.failover.condemn(seen, None):
+        seen = await store.failover.look()  # it has changed meanwhile
+    worker = Worker(config, "command", Announcement(), lease_clock)
+    await agree(worker, store.failover)
+    assert worker.basis is not None, "that is what agree() is for"
+    return seen.generation, worker.basis.generation
