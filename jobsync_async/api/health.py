@@ -16,6 +16,11 @@ class Health(Started):
         """Whether this worker runs and its lease is valid, by the clock. No I/O."""
         return self._state == "running" and self._engine.failure is None and self._worker.may_act()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the job; None while it runs, before, or when it ended in order. No I/O."""
+        return self._engine.failure
+
     def am_i_leader(self) -> bool:
         """Whether this worker leads, as far as it knows. No I/O."""
         return self._state == "running" and self._worker.leads and self._worker.may_act()

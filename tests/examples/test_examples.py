@@ -215,10 +215,10 @@ async def test_requests_reach_the_owner_wherever_they_arrive(dsn, example):
     tasks = [*(f"task-{n}" for n in range(20)), "50%", "25%41", "what?", "a#b", "a b", "ü&x=1"]
     with anyio.fail_after(15):
         async with httpx.AsyncClient(follow_redirects=True) as client:
-            app_one = make_app("one", addresses[0], dsn)
+            app_one = make_app(dsn, "one")
             assert await health(app_one) == {"live": 200, "ready": 503}  # not started yet
             async with served(app_one, one):
-                async with served(make_app("two", addresses[1], dsn), two):
+                async with served(make_app(dsn, "two"), two):
                     assert (await client.get(f"{addresses[0]}/health/live")).json() == {"status": "live"}
                     ready = (await client.get(f"{addresses[1]}/health/ready")).json()
                     assert ready == {"ready": True, "worker": "two", "tokens": 5000}
