@@ -192,11 +192,6 @@ async def test_without_the_right_to_see_its_workers_the_start_says_what_to_grant
 # -- with jobsync itself
 
 
-@pytest.fixture(scope="session")
-def jobsync_python(tmp_path_factory) -> Path:
-    return predecessors.environment(tmp_path_factory.mktemp("jobsync") / "venv")
-
-
 class Theirs:
     """Processes of jobsync, which work on the tasks."""
 
