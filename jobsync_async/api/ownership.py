@@ -14,7 +14,11 @@ class Ownership(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O."""
+        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O.
+
+        A question about now, and no claim: it holds nothing, and says nothing of what is done already. Between two workers'
+        starts the answer changes hands. `claim` holds it; `run_batch` and `run_owned` ask by themselves.
+        """
         worker = self._worker  # asked for every task of a batch: what could be called is written out
         token = self._token_of(task.id if isinstance(task, Task) else task)
         if token in worker.ownership.grants and worker.clock() < worker.lease.deadline:

@@ -103,3 +103,16 @@ async def test_a_token_that_is_revoked_while_the_fence_waits_for_its_row_can_sti
             await other.commit()
             await fencing
             assert await taken(admin, claim)
+
+
+async def test_a_fence_that_comes_while_a_revocation_is_under_way_holds(config, user, admin):
+    async with Job("a", config) as job, job.claim("x") as claim, await psycopg.AsyncConnection.connect(config.dsn) as other:
+        await other.execute("UPDATE sync_token SET revoked_at = now() WHERE token_id = %s", [claim.token_id])
+        async with user.transaction():
+            await job.fence(user, claim)
+            await other.commit()
+            assert await taken(admin, claim)
+        with pytest.raises(UsageError, match="savepoint"):
+            await other.execute("UPDATE sync_token SET revoked_at = NULL WHERE token_id = %s", [claim.token_id])
+            async with user.transaction(), user.transaction():
+                await job.fence(user, claim)

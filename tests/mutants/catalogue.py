@@ -8,6 +8,7 @@ QUERIES = "postgres/queries.sql"
 UNIT = ("tests/unit",)
 STATEMENTS = ("tests/integration/interleavings", "tests/integration/test_simulated_tables.py")
 CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/test_claims.py")
+FENCES = ("tests/integration/test_fences.py",)
 FAILOVER = ("tests/integration/test_server_failover.py",)
 DEATHS = ("tests/integration/test_known_death.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
@@ -403,5 +404,52 @@ MUTANTS = (
         "        self.stop_acting(why)\n        self.identity = Identity",
         "        self.identity = Identity",
         (*SIMULATION, "tests/integration/test_rejoin.py"),
+    ),
+    # -- fences, and workers of jobsync beside ours -----------------------------------------------------------------------
+    Mutant(
+        "a fence holds under any epoch",
+        "fences.py",
+        "AND incarnation = {incarnation} AND epoch = {epoch} FOR KEY SHARE",
+        "AND incarnation = {incarnation} AND epoch >= {epoch} FOR KEY SHARE",
+        CLAIMS,
+        quick=True,
+    ),
+    Mutant(
+        "a fence locks nothing",
+        "fences.py",
+        "epoch = {epoch} FOR KEY SHARE) AS fenced",
+        "epoch = {epoch}) AS fenced",
+        FENCES,
+    ),
+    Mutant(
+        "a fence after a savepoint is taken for one of the transaction",
+        "fences.py",
+        "pid = pg_catalog.pg_backend_pid()) = 1 THEN epoch",
+        "pid = pg_catalog.pg_backend_pid()) > 0 THEN epoch",
+        FENCES,
+        quick=True,
+    ),
+    Mutant(
+        "a worker of jobsync whose row moves is dead after the timeout",
+        "core/predecessor.py",
+        "known if known is not None and known[0] == beat else (beat, now)",
+        "known if known is not None else (beat, now)",
+        ("tests/integration/test_predecessor.py::test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still",),
+        quick=True,
+    ),
+    Mutant(
+        "an outage does not interrupt the watch over workers of jobsync",
+        "core/predecessor.py",
+        "if now - seen[1] >= self._timeout_sec}",
+        "}",
+        ("tests/integration/test_predecessor.py::test_an_outage_takes_nobody_for_dead_and_wakes_no_dead",),
+        quick=True,
+    ),
+    Mutant(
+        "a clone begins anew while workers may act",
+        "operations/cloning.py",
+        "while seen.agreed and not await store.failover.condemn(seen, None):",
+        "while seen.agreed and not seen.generation:",
+        ("tests/integration/test_clones.py",),
     ),
 )
