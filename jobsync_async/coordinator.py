@@ -119,10 +119,10 @@ class Coordinator:
         Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
         """
         worker, store = self.worker, self._opened()
-        if store.predecessor is not None:
+        if (predecessor := store.predecessor) is not None:
             from jobsync_async.tasks.predecessor import PredecessorWatch  # noqa: PLC0415 - most workers do without
 
-            self._predecessor = PredecessorWatch(worker, store.predecessor)
+            self._predecessor = PredecessorWatch(worker, predecessor)
             await self._predecessor.wait(wait_sec)
         store.failover.on_change(worker.server_changed)
         feed = await store.listen()  # before joining, so that no announcement is missed

@@ -52,6 +52,8 @@ def init(
     With --clone it does one other thing.
     """
     if clone:
+        if sql or role or observer_role:
+            raise typer.BadParameter("--clone goes with none of --sql, --role and --observer-role")
         run(_clone(config_of(dsn, appname, schema), as_json))
     config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
     roles = _roles(role, observer_role)

@@ -22,15 +22,19 @@ class Watch:
     def __init__(self, timeout_sec: float) -> None:
         self._timeout_sec = max(LEAST_TIMEOUT_SEC, timeout_sec)
         self._seen: dict[str, tuple[object, float]] = {}
+        self._looked_at = 0.0
 
     def saw(self, beats: Mapping[str, object], now: float) -> list[str]:
         """One look at all rows, by name; `now` is when its answer arrived. The names of those that live."""
-        before, self._seen = self._seen, {}
+        if now - self._looked_at > self._timeout_sec / 3:
+            self.missed()
+        before, self._seen, self._looked_at = self._seen, {}, now
         for name, beat in beats.items():
             known = before.get(name)
             self._seen[name] = known if known is not None and known[0] == beat else (beat, now)
         return sorted(name for name, (_, since) in self._seen.items() if now - since < self._timeout_sec)
 
-    def missed(self, now: float) -> None:
-        """A look failed: perhaps nobody could write either, so what has not stood still for long enough yet is watched anew."""
-        self._seen = {name: seen for name, seen in self._seen.items() if now - seen[1] >= self._timeout_sec}
+    def missed(self) -> None:
+        """Nothing was read for a while. Perhaps nobody could write either: what was not dead by then is watched anew."""
+        at = self._looked_at
+        self._seen = {name: seen for name, seen in self._seen.items() if at - seen[1] >= self._timeout_sec}

@@ -30,7 +30,7 @@ class PredecessorWatch:
         try:
             beats = await self._predecessor.beats()
         except StoreUnavailable as error:
-            self._watch.missed(self._worker.clock())
+            self._watch.missed()
             name = self._worker.identity.name
             logger.info("%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
             raise

@@ -63,6 +63,12 @@ def test_init_sql_prints_a_script_that_an_administrator_can_run_and_connects_to_
     assert run("init", "--dsn", empty_dsn, "--appname", "app_").returncode == 0
 
 
+def test_init_clone_goes_with_no_other_order(empty_dsn):
+    for other in (["--sql"], ["--role", "app"], ["--observer-role", "app"]):
+        done = run("init", "--clone", *other, "--dsn", empty_dsn)
+        assert done.returncode == 2 and "--clone goes with none of" in done.stderr.replace("\n", " ")
+
+
 def test_init_refuses_other_settings_than_the_clusters(empty_dsn):
     assert run("init", "--dsn", empty_dsn, "--total-tokens", "100").returncode == 0
     done = run("init", "--dsn", empty_dsn, "--total-tokens", "200")

@@ -52,6 +52,9 @@ async def test_the_query_for_other_drivers_says_so_too(config, user):
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"token {claim.token_id} comes after a savepoint"):
             async with user.transaction(), user.transaction():
                 await user.execute(*claim.fence_sql())
+        async with user.transaction():  # with placeholders as other drivers have them
+            cursor = await psycopg.AsyncRawCursor(user).execute(*claim.fence_sql("numeric"))
+            assert await cursor.fetchone() == (claim.epoch,)
 
 
 async def test_a_fence_of_the_outermost_transaction_outlasts_savepoints_that_are_rolled_back_to(config, user, admin):

@@ -30,25 +30,35 @@ CREATE TABLE IF NOT EXISTS {}.sync_node (name varchar PRIMARY KEY, created_on ti
 # -- what is seen, in the abstract
 
 
+def stands_still(watch: Watch, beats: dict[str, object], since: float, until: float) -> list[str]:
+    """Look again and again; what the last look showed."""
+    while since < until:
+        watch.saw(beats, since)
+        since += 1
+    return watch.saw(beats, until)
+
+
 def test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still():
     watch = Watch(4)
     assert watch.saw({"a": 1, "b": 1}, 100) == ["a", "b"]
-    assert watch.saw({"a": 2, "b": 1}, 110) == ["a", "b"]
-    assert watch.saw({"a": 2, "b": 1}, 115) == ["a"], "jobsync's own 15 s, though ours are 4"
-    assert watch.saw({"a": 2, "b": 1}, 125) == []
-    assert watch.saw({"a": 2, "b": 0}, 126) == ["b"], "whatever its clock says"
-    assert watch.saw({"c": None}, 127) == ["c"]
-    assert watch.saw({}, 128) == []
-    assert Watch(60).saw({"a": 1}, 0) == ["a"]
+    assert stands_still(watch, {"a": 2, "b": 1}, 101, 114.9) == ["a", "b"], "jobsync's own 15 s, though ours are 4"
+    assert watch.saw({"a": 2, "b": 1}, 115) == ["a"]
+    assert watch.saw({"a": 2, "b": 1}, 116) == []
+    assert watch.saw({"a": 2, "b": 0}, 117) == ["b"], "whatever its clock says"
+    assert watch.saw({"c": None}, 118) == ["c"]
+    assert watch.saw({}, 119) == []
+    assert stands_still(Watch(60), {"a": 1}, 0, 59) == ["a"]
 
 
-def test_an_outage_takes_nobody_for_dead_and_wakes_no_dead():
+@pytest.mark.parametrize("told", [True, False], ids=["failed looks", "no looks"])
+def test_an_outage_takes_nobody_for_dead_and_wakes_no_dead(told):
     watch = Watch(15)
-    watch.saw({"dead": 1}, 0)
-    assert watch.saw({"dead": 1, "living": 1}, 15) == ["living"]
-    watch.missed(29)
-    assert watch.saw({"dead": 1, "living": 1}, 31) == ["living"]
-    assert watch.saw({"dead": 1, "living": 1}, 46) == []
+    assert stands_still(watch, {"dead": 1}, 0, 15) == []
+    assert stands_still(watch, {"dead": 1, "living": 1}, 16, 24) == ["living"]
+    if told:
+        watch.missed()
+    assert watch.saw({"dead": 1, "living": 1}, 28 if told else 40) == ["living"]
+    assert stands_still(watch, {"dead": 1, "living": 1}, 41, 56) == []
 
 
 @pytest.mark.parametrize("value", ["", "Sync_", "a-b", 7, "x;", "sync_"])

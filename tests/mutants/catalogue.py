@@ -440,7 +440,7 @@ MUTANTS = (
     Mutant(
         "an outage does not interrupt the watch over workers of jobsync",
         "core/predecessor.py",
-        "if now - seen[1] >= self._timeout_sec}",
+        " if at - seen[1] >= self._timeout_sec}",
         "}",
         ("tests/integration/test_predecessor.py::test_an_outage_takes_nobody_for_dead_and_wakes_no_dead",),
         quick=True,
