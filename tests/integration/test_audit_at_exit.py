@@ -63,12 +63,12 @@ async def test_what_cannot_be_written_in_the_end_is_logged_and_raised_and_the_wo
                 await job.add_task("x")
                 if failure:
                     raise failure
-                monkey = job._engine.work
+                records = job._engine.work
 
                 async def refuse(*_: object) -> int:
                     raise StoreUnavailable("away")
 
-                monkey.write_audit = refuse
+                records.write_audit = refuse
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
     told = [record for record in caplog.records if "are not written as complete: away" in record.getMessage()]
     assert [record.levelname for record in told] == ["WARNING"]
