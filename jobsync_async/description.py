@@ -30,9 +30,7 @@ async def describe(store: Store, timeout_sec: float) -> dict[str, Any]:
         "stuck_handoffs": await store.status.stuck_handoffs(),
         "unmatched_pins": [plain(pin) for pin in unmatched(pins, live)],
         "versions": versions(nodes),
-        "unserved": [
-            {**asdict(gap.run), **gap._asdict(), "run_by": list(gap.run_by), "run": str(gap.run)} for gap in gaps(live)
-        ],
+        "unserved": [{**gap._asdict(), "runner": str(gap.runner), "run_by": list(gap.run_by)} for gap in gaps(live)],
         "warnings": warnings(nodes, cluster["schema_version"]),
     }
 

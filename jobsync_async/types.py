@@ -139,7 +139,7 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Runner:
     """What a worker runs.
 
     Attributes:
@@ -193,7 +193,7 @@ class NodeInfo(_Record):
     beat: int
     library: str = "0.1.0"
     layout: int = 1
-    runs: tuple[Run, ...] | None = None
+    runs: tuple[Runner, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def _unserved(gaps: list[dict[str, Any]]) -> RenderableType:
     shown = table("what", "not at", ">tokens", "but at")
     for gap in gaps[:_MOST_ROWS]:
         others = Text(shortened(", ".join(gap["run_by"])))
-        shown.add_row(Text(shortened(gap["run"])), Text(gap["node"]), f"{gap['tokens']:,}", others)
+        shown.add_row(Text(shortened(gap["runner"])), Text(gap["node"]), f"{gap['tokens']:,}", others)
     return titled("not run by everybody who has tokens: nobody serves the ids there", shown)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from jobsync_async.types import NodeInfo, Run
+from jobsync_async.types import NodeInfo, Runner
 
 GRACE_SEC = 3.0
-"""For so long ids may be without somebody who serves them before it is told: workers start their runs one after the other."""
+"""For so long ids may be without somebody who serves them before it is told: workers start one after the other."""
 
 
 class Idler(NamedTuple):
@@ -18,34 +18,34 @@ class Idler(NamedTuple):
 
     name: str
     incarnation: UUID
-    runs: frozenset[Run]
+    runs: frozenset[Runner]
 
 
 class Unserved(NamedTuple):
-    """Ids that nobody serves: so many of a run are on tokens of a worker which does not run it, but other things `instead`."""
+    """Ids that nobody serves: so many of a runner are on tokens of a worker that does not run it, but what is `instead`."""
 
     node: str
-    run: Run
+    runner: Runner
     ids: int
-    instead: frozenset[Run] = frozenset()
+    instead: frozenset[Runner] = frozenset()
 
 
 def unserved(
-    wanted: Mapping[Run, Mapping[int, int]], idlers: Iterable[Idler], tokens: Mapping[UUID, Collection[int]]
+    wanted: Mapping[Runner, Mapping[int, int]], idlers: Iterable[Idler], tokens: Mapping[UUID, Collection[int]]
 ) -> list[Unserved]:
     """Where ids are that nobody serves.
 
     Args:
-        wanted: for each run, on which tokens it has ids, and how many.
+        wanted: for each runner, on which tokens it has ids, and how many.
         tokens: those of each of the idlers.
     """
     found = []
     for idler in idlers:
         theirs = tokens.get(idler.incarnation, ())
-        for run, ids_on in wanted.items():
-            ids = 0 if run in idler.runs else sum(ids_on.get(token, 0) for token in theirs)
+        for runner, ids_on in wanted.items():
+            ids = 0 if runner in idler.runs else sum(ids_on.get(token, 0) for token in theirs)
             if ids:
-                found.append(Unserved(idler.name, run, ids, idler.runs))
+                found.append(Unserved(idler.name, runner, ids, idler.runs))
     return found
 
 
@@ -53,8 +53,8 @@ class Noticed:
     """What has been so for longer than `GRACE_SEC`, and what was told of it."""
 
     def __init__(self) -> None:
-        self._since: dict[tuple[str, Run], float] = {}
-        self._told: dict[tuple[str, Run], Unserved] = {}
+        self._since: dict[tuple[str, Runner], float] = {}
+        self._told: dict[tuple[str, Runner], Unserved] = {}
 
     @property
     def told(self) -> tuple[Unserved, ...]:
@@ -69,7 +69,7 @@ class Noticed:
 
     def look(self, found: Iterable[Unserved], now: float) -> tuple[list[Unserved], list[Unserved]]:
         """What is to be told now, and what is not so any more of what was told."""
-        present = {(one.node, one.run): one for one in found}
+        present = {(one.node, one.runner): one for one in found}
         self._since = {key: self._since.get(key, now) for key in present}
         over = [one for key, one in self._told.items() if key not in present]
         ripe = {key: one for key, one in present.items() if now - self._since[key] >= GRACE_SEC}
@@ -79,9 +79,9 @@ class Noticed:
 
 
 class Gap(NamedTuple):
-    """A run that a worker with tokens does not run, while others do."""
+    """A runner that a worker with tokens does not run, while others do."""
 
-    run: Run
+    runner: Runner
     node: str
     tokens: int
     run_by: tuple[str, ...]
@@ -89,13 +89,13 @@ class Gap(NamedTuple):
 
 def gaps(nodes: Sequence[NodeInfo]) -> list[Gap]:
     """Where ids may be that nobody serves, by what the workers say of themselves. Who does not say is left out."""
-    run_by = defaultdict[Run, list[str]](list)
+    run_by = defaultdict[Runner, list[str]](list)
     for node in nodes:
-        for run in node.runs or ():
-            run_by[run].append(node.name)
+        for runner in node.runs or ():
+            run_by[runner].append(node.name)
     return [
-        Gap(run, node.name, node.tokens, tuple(names))
-        for run, names in run_by.items()
+        Gap(runner, node.name, node.tokens, tuple(names))
+        for runner, names in run_by.items()
         for node in nodes
-        if node.tokens and node.runs is not None and run not in node.runs
+        if node.tokens and node.runs is not None and runner not in node.runs
     ]

@@ -64,7 +64,7 @@ def explained(
         "rebalance": None
         if row.get("reason") is None
         else {"version": row["rebalance_version"], "at": row["rebalanced_at"].isoformat(), "reason": row["reason"]},
-        "runs": None if runs is None else [str(run) for run in runs],
+        "runs": None if runs is None else [str(runner) for runner in runs],
         "why": " ".join([*_why(row, pin, may_have, takers, timeout_sec), *_what_is_run(row.get("owner"), nodes)]),
     }
 
@@ -100,7 +100,7 @@ def _what_is_run(owner: str | None, nodes: Sequence[NodeInfo]) -> list[str]:
     """Whether the owner runs what others do."""
     missing = [gap for gap in gaps(nodes) if gap.node == owner]
     said = [
-        f"{owner} does not run {gap.run}, as {', '.join(gap.run_by)} does: if the id is one of that, nobody serves it."
+        f"{owner} does not run {gap.runner}, as {', '.join(gap.run_by)} does: if the id is one of that, nobody serves it."
         for gap in missing
     ]
     silent = any(node.name == owner and node.runs is None for node in nodes)

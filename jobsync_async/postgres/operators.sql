@@ -107,9 +107,9 @@ UPDATE {cluster} SET schema_version = %(layout)s WHERE schema_version < %(layout
 -- And the very statement that makes such a worker's row is refused, also one that has started before. It fails, and both are
 -- undone, while there is a row of such a worker.
 ALTER TABLE {node} DROP CONSTRAINT IF EXISTS {too_old},
-    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND told_by = incarnation, false))
+    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))
 
 -- name: list_older
 -- The workers that are in the way of it, with their versions.
-SELECT array_agg(name || ' (' || CASE WHEN told_by = incarnation THEN library ELSE '0.1.0' END || ')' ORDER BY joined) AS names
-FROM {node} WHERE NOT coalesce(layout >= %(layout)s AND told_by = incarnation, false)
+SELECT array_agg(name || ' (' || CASE WHEN said_by = incarnation THEN library ELSE '0.1.0' END || ')' ORDER BY joined) AS names
+FROM {node} WHERE NOT coalesce(layout >= %(layout)s AND said_by = incarnation, false)

@@ -172,7 +172,7 @@ SELECT version, last_joined, pg_notify(%(channel)s, version::text) FROM taken
 -- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
 -- somebody else has the name by then, or when what the first one found was not sound.
 INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
-                    session_tag, library, layout, runs, told_by)
+                    session_tag, library, layout, runs, said_by)
 SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
        %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s,
        %(library)s, %(layout)s::integer, '[]', %(incarnation)s::uuid
@@ -185,7 +185,7 @@ UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
     pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
-    library = %(library)s, layout = %(layout)s, runs = '[]', told_by = %(incarnation)s
+    library = %(library)s, layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 
 -- name: inherit_tokens
@@ -342,7 +342,7 @@ UPDATE {node} SET runs = %(runs)s::jsonb WHERE name = %(name)s AND incarnation =
 -- name: read_idlers
 -- Workers that say what they run, and do not run all that this one does.
 SELECT name, incarnation, runs FROM {node}
-WHERE incarnation <> %(incarnation)s AND told_by = incarnation AND NOT runs @> %(runs)s::jsonb ORDER BY joined
+WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @> %(runs)s::jsonb ORDER BY joined
 
 -- name: tokens_of
 -- The tokens of some workers, each with its owner.
@@ -635,9 +635,9 @@ SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation
        n.address, n.host, n.pid, n.joined, n.created_on,
        extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec, n.last_heartbeat,
        extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat,
-       CASE WHEN told_by = incarnation THEN n.library ELSE '0.1.0' END AS library,
-       CASE WHEN told_by = incarnation THEN n.layout ELSE 1 END AS layout,
-       CASE WHEN told_by = incarnation THEN n.runs END AS runs
+       CASE WHEN said_by = incarnation THEN n.library ELSE '0.1.0' END AS library,
+       CASE WHEN said_by = incarnation THEN n.layout ELSE 1 END AS layout,
+       CASE WHEN said_by = incarnation THEN n.runs END AS runs
 FROM {node} n CROSS JOIN {cluster} c
 LEFT JOIN (SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation) t USING (incarnation)
 ORDER BY n.joined

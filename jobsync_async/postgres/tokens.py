@@ -18,7 +18,7 @@ from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.versions import MOST_NAMED
-from jobsync_async.types import Run
+from jobsync_async.types import Runner
 from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class TokenFeed(Hearing, ABC):
 
     @abstractmethod
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        """Runner `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -128,7 +128,7 @@ class TokenFeed(Hearing, ABC):
             lambda connection: connection.execute(self._queries["show_stuck"], {**me._asdict(), "stuck": shown}),
         )
 
-    async def announce_runs(self, me: Identity, runs: Collection[Run]) -> bool:
+    async def announce_runs(self, me: Identity, runs: Collection[Runner]) -> bool:
         """Write into the own row what is run here; False when the row is not there. Raises StoreUnavailable."""
 
         async def work(connection: Connection) -> bool:
@@ -137,7 +137,7 @@ class TokenFeed(Hearing, ABC):
 
         return await self.run(work)
 
-    async def read_idlers(self, me: Identity, runs: Collection[Run]) -> list[Idler]:
+    async def read_idlers(self, me: Identity, runs: Collection[Runner]) -> list[Idler]:
         """Workers that say what they run, and do not run all of these. Raises StoreUnavailable."""
         rows = await self._fetch("read_idlers", {**me._asdict(), "runs": _as_json(runs)})
         return [Idler(row.name, row.incarnation, frozenset(runs_of(row.runs))) for row in rows]
@@ -213,13 +213,13 @@ def int_array(values: Sequence[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _as_json(runs: Collection[Run]) -> str:
+def _as_json(runs: Collection[Runner]) -> str:
     return json.dumps(sorted(map(asdict, runs), key=str))
 
 
-def runs_of(rows: Sequence[dict[str, Any]]) -> tuple[Run, ...]:
+def runs_of(rows: Sequence[dict[str, Any]]) -> tuple[Runner, ...]:
     """What a worker's row says of what it runs; a later version may say more of each."""
-    return tuple(Run(row["kind"], row.get("name"), row.get("date")) for row in rows)
+    return tuple(Runner(row["kind"], row.get("name"), row.get("date")) for row in rows)
 
 
 def neighbour_from(

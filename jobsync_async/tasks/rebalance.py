@@ -16,7 +16,7 @@ from jobsync_async.errors import CoordinationError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.tasks.overdue import Overdue
-from jobsync_async.tasks.runs import Announcer
+from jobsync_async.tasks.runners import Announcer
 from jobsync_async.tasks.worker import Worker
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
-from jobsync_async.tasks.runs import Runs
+from jobsync_async.tasks.runners import Runners
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Worker:
         self.beat_wanted: asyncio.Event = asyncio.Event()
         self.neighbours_wanted: asyncio.Event = asyncio.Event()
         self.lease_extended: asyncio.Event = asyncio.Event()
-        self.runs: Runs = Runs(self.sync_wanted.set)
+        self.runners: Runners = Runners(self.sync_wanted.set)
         self._changed: asyncio.Event = asyncio.Event()
 
     # -- what is true now -----------------------------------------------------------------------------------------------

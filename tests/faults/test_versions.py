@@ -157,7 +157,7 @@ def test_a_start_of_0_1_0_under_the_name_of_a_dead_worker_of_todays_is_seen_as_w
     fleet = make_fleet(QUICK, dsn=old_dsn)
     fleet.start("one", nursery=old)
     fleet.start("two")
-    told = "SELECT CASE WHEN told_by = incarnation THEN library END FROM sync_node WHERE name = 'two'"
+    told = "SELECT CASE WHEN said_by = incarnation THEN library END FROM sync_node WHERE name = 'two'"
     assert fleet.value(told) == __version__
     fleet.kill("two")
     fleet.forget("two")

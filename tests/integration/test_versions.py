@@ -172,7 +172,7 @@ async def test_what_a_start_of_0_1_0_does_not_say_is_not_taken_from_its_namesake
     """It takes a dead worker's row over and leaves the columns that it does not know as they are."""
     async with Job("anna", quick) as job:
         await admin.execute(
-            "INSERT INTO sync_node (name, incarnation, joined, library, layout, runs, told_by) "
+            "INSERT INTO sync_node (name, incarnation, joined, library, layout, runs, said_by) "
             "SELECT 'berta', i, 2000, '9.9', 9, '[]', i FROM gen_random_uuid() AS i"
         )
         await admin.execute("UPDATE sync_node SET incarnation = gen_random_uuid(), beat = beat + 1 WHERE name = 'berta'")

@@ -12,7 +12,7 @@ ALTER TABLE {node}
     ADD COLUMN IF NOT EXISTS library text,
     ADD COLUMN IF NOT EXISTS layout integer,
     ADD COLUMN IF NOT EXISTS runs jsonb,
-    ADD COLUMN IF NOT EXISTS told_by uuid;
+    ADD COLUMN IF NOT EXISTS said_by uuid;
 ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS batch text,
     ADD COLUMN IF NOT EXISTS incarnation uuid,

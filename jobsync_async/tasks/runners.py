@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import anyio
+
 from jobsync_async.core.serving import Noticed, Unserved, unserved
-from jobsync_async.types import Run
+from jobsync_async.types import Runner
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.tokens import TokenFeed
@@ -27,7 +29,7 @@ IdsOn = Callable[[], Mapping[int, int]]
 _SETTLE_SEC = 1.0
 
 
-class Runs:
+class Runners:
     """What runs here now.
 
     Attributes:
@@ -40,12 +42,12 @@ class Runs:
     def __init__(self, wake: Callable[[], object]) -> None:
         self.unserved: tuple[Unserved, ...] = ()
         self._wake = wake
-        self._running: list[tuple[Run, IdsOn]] = []
+        self._running: list[tuple[Runner, IdsOn]] = []
 
     @contextmanager
-    def running(self, run: Run, ids_on: IdsOn) -> Iterator[None]:
+    def running(self, runner: Runner, ids_on: IdsOn) -> Iterator[None]:
         """Inside the block this is run here."""
-        entry = (run, ids_on)
+        entry = (runner, ids_on)
         self._running.append(entry)
         self._wake()
         try:
@@ -54,14 +56,19 @@ class Runs:
             self._running.remove(entry)
             self._wake()
 
-    @property
-    def announced(self) -> frozenset[Run]:
-        """All that is run here."""
-        return frozenset(run for run, _ in self._running)
+    async def keep(self, runner: Runner, ids_on: IdsOn) -> None:
+        """The same for as long as this task runs, which is for ever."""
+        with self.running(runner, ids_on):
+            await anyio.sleep_forever()
 
-    def wanted(self) -> dict[Run, Mapping[int, int]]:
+    @property
+    def announced(self) -> frozenset[Runner]:
+        """All that is run here."""
+        return frozenset(runner for runner, _ in self._running)
+
+    def wanted(self) -> dict[Runner, Mapping[int, int]]:
         """For each, where its ids are."""
-        return {run: ids_on() for run, ids_on in self._running}
+        return {runner: ids_on() for runner, ids_on in self._running}
 
 
 class Announcer:
@@ -69,7 +76,7 @@ class Announcer:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._said = (worker.identity, worker.runs.announced)
+        self._said = (worker.identity, worker.runners.announced)
         self._say_at = float("-inf")
         self._known: object = None
         self._changed_at = float("inf")
@@ -86,7 +93,7 @@ class Announcer:
         if not self._concerned():
             self._judge([], now)
             return
-        known = (self._worker.version, self._worker.runs.announced)
+        known = (self._worker.version, self._worker.runners.announced)
         if known != self._known:
             self._known, self._changed_at = known, now
         if now >= self._look_at():
@@ -100,11 +107,11 @@ class Announcer:
 
     def _has_news(self) -> bool:
         me, said = self._said
-        row = said if me == self._worker.identity else frozenset[Run]()  # a new row says that nothing is run
-        return row != self._worker.runs.announced
+        row = said if me == self._worker.identity else frozenset[Runner]()  # a new row says that nothing is run
+        return row != self._worker.runners.announced
 
     async def _say(self, feed: TokenFeed, now: float) -> None:
-        said = (self._worker.identity, self._worker.runs.announced)
+        said = (self._worker.identity, self._worker.runners.announced)
         if await feed.announce_runs(*said):
             self._said = said
         else:  # it joins anew
@@ -113,7 +120,7 @@ class Announcer:
     def _concerned(self) -> bool:
         """Whether there may be ids of ours on the tokens of others."""
         worker = self._worker
-        return bool(worker.runs.announced) and len(worker.ownership.grants) < worker.config.total_tokens
+        return bool(worker.runners.announced) and len(worker.ownership.grants) < worker.config.total_tokens
 
     def _look_at(self) -> float:
         config = self._worker.config
@@ -123,14 +130,14 @@ class Announcer:
     async def _find(self, feed: TokenFeed, now: float) -> list[Unserved]:
         """One small statement; the tokens of those who do not run all that we do are read when something has changed."""
         worker = self._worker
-        idlers = await feed.read_idlers(worker.identity, worker.runs.announced)
-        examined = (worker.version, tuple(idlers), worker.runs.announced)
+        idlers = await feed.read_idlers(worker.identity, worker.runners.announced)
+        examined = (worker.version, tuple(idlers), worker.runners.announced)
         fresh = now - self._examined_at < worker.config.rebalance_check_interval_sec  # which ids there are may change too
         if not idlers or (examined == self._examined and fresh):
             return self._found if idlers else []
         tokens = await feed.tokens_of([idler.incarnation for idler in idlers])
         self._examined, self._examined_at = examined, now
-        self._found = unserved(worker.runs.wanted(), idlers, tokens)
+        self._found = unserved(worker.runners.wanted(), idlers, tokens)
         return self._found
 
     def _judge(self, found: list[Unserved], now: float) -> None:
@@ -142,15 +149,15 @@ class Announcer:
                 "worker weight=0, or give each kind of work an appname of its own",
                 name,
                 one.ids,
-                one.run,
+                one.runner,
                 one.node,
-                extra={"node": name, "run": str(one.run), "ids": one.ids, "owner": one.node},
+                extra={"node": name, "runner": str(one.runner), "ids": one.ids, "owner": one.node},
             )
         for one in over:
-            if one.run in worker.runs.announced:
-                extra = {"node": name, "run": str(one.run), "owner": one.node}
-                logger.info("%s: no ids of %s are unserved at %s any more", name, one.run, one.node, extra=extra)
-        if worker.runs.unserved != self._noticed.told:
-            worker.runs.unserved = self._noticed.told
-            worker.metrics.ids_unserved = sum(one.ids for one in worker.runs.unserved)
+            if one.runner in worker.runners.announced:
+                extra = {"node": name, "runner": str(one.runner), "owner": one.node}
+                logger.info("%s: no ids of %s are unserved at %s any more", name, one.runner, one.node, extra=extra)
+        if worker.runners.unserved != self._noticed.told:
+            worker.runners.unserved = self._noticed.told
+            worker.metrics.ids_unserved = sum(one.ids for one in worker.runners.unserved)
             worker.wake_waiters()
