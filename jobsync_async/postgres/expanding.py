@@ -33,6 +33,13 @@ _BACKOFF = Backoff(first_sec=0.2, most_sec=3.0)
 _NOT_TO_BE_HAD = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
 
 
+def bounds(connector: Connector, config: CoordinationConfig) -> dict[str, str]:
+    """The parameters of ``bound_transaction`` for one that locks tables which others may use."""
+    most_ms = str(round(connector.limit_sec * 1000))
+    lock_ms = str(round(min(_MOST_WAIT_SEC, config.lease_sec * _PART_OF_LEASE) * 1000))
+    return {"statement_ms": most_ms, "lock_ms": lock_ms, "idle_ms": most_ms}
+
+
 class Changing:
     """Statements that change tables in use, over one connection."""
 
@@ -40,12 +47,7 @@ class Changing:
         self._connection = connection
         self._queries = queries
         self._limit_sec = connector.patience_sec
-        self._values: dict[str, Any] = {
-            "key": f"{queries.schema}.{queries.appname}",
-            "statement_ms": str(round(connector.limit_sec * 1000)),
-            "lock_ms": str(round(min(_MOST_WAIT_SEC, config.lease_sec * _PART_OF_LEASE) * 1000)),
-            "idle_ms": str(round(connector.limit_sec * 1000)),
-        }
+        self._values: dict[str, Any] = {"key": f"{queries.schema}.{queries.appname}", **bounds(connector, config)}
 
     async def expand(self, newest: int) -> None:
         """Bring the tables up to a layout, if they are of an older one. New tables are there already.
@@ -82,13 +84,13 @@ class Changing:
         self, table: str, statements: Sequence[bytes], *, unless: int | None = None, layout: int | None = None
     ) -> bool:
         """Run statements that lock a table, in one transaction. False: somebody else has brought the tables `unless` far."""
-        bounds = [self._queries["bound_transaction"], self._queries["hold_schema"]]
+        first = [self._queries["bound_transaction"], self._queries["hold_schema"]]
         deadline = time.monotonic() + _PATIENCE_SEC
         failures = 0
         while True:
             try:
                 with limit(self._connection, self._limit_sec):
-                    await self._connection.together([*bounds, *statements], {**self._values, "layout": layout})
+                    await self._connection.together([*first, *statements], {**self._values, "layout": layout})
                 return True
             except _NOT_TO_BE_HAD as error:
                 failures += 1

@@ -24,7 +24,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
-from jobsync_async.postgres.expanding import Changing
+from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import LAYOUT, Queries
 
@@ -69,7 +69,7 @@ async def open_schema(
             if behind:
                 await _refuse_predecessor(connection, queries)
                 async with _rights_named(connection, queries):
-                    await _create(connection, queries, config)
+                    await _create(connection, queries, config, bounds(connector, config))
         if behind:  # each step is a transaction of its own, and may have to wait
             with translated():
                 async with _rights_named(connection, queries):
@@ -152,24 +152,25 @@ async def _require(connection: Connection, queries: Queries) -> None:
         )
 
 
-async def _create(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]) -> None:
     """Create the tables and indexes that are missing, in one transaction; those that are there are left alone."""
     rights = await (await connection.execute(queries["may_create"], {"schema": queries.schema})).fetchone()
     if rights is None:
         raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
-    key = {"key": f"{queries.schema}.{config.appname}"}
-    while not await _create_alone(connection, queries, config, key):
-        await connection.execute(queries["await_schema"], key)
+    values = {"key": f"{queries.schema}.{config.appname}", **bounds}
+    while not await _create_alone(connection, queries, config, values):
+        await connection.execute(queries["await_schema"], values)
         if await _fits(connection, queries):
             return
 
 
-async def _create_alone(connection: Connection, queries: Queries, config: CoordinationConfig, key: dict[str, str]) -> bool:
+async def _create_alone(connection: Connection, queries: Queries, config: CoordinationConfig, values: dict[str, str]) -> bool:
     """False, and nothing is done, while another start does it."""
     async with connection.transaction():
-        row = await (await connection.execute(queries["lock_schema"], key)).fetchone()
+        row = await (await connection.execute(queries["lock_schema"], values)).fetchone()
         if row is None or not row[0]:
             return False
+        await connection.execute(queries["bound_transaction"], values)
         there = await _exists(connection, queries)
         for name, statement in queries.creations():
             # To create an index that is there already would lock its table, which workers use.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections import defaultdict
@@ -100,6 +101,29 @@ def test_four_workers_of_0_1_0_are_replaced_one_by_one_by_todays_and_back_under_
     usual, to_new, to_old = (longest_pause(fleet.past, *times) for times in (same, there, back))
     print(f"longest pause of a task: {usual:.2f} s old to old, {to_new:.2f} s old to new, {to_old:.2f} s new to old")
     assert max(to_new, to_old) <= usual + 1, "a deploy between versions takes no longer pauses than one within a version"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_versions_change_there_and_back_for_minutes_while_workers_of_both_are_killed(
+    make_fleet: MakeFleet, old: Nursery, old_dsn: str
+):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    fleet = make_fleet(STEADY, dsn=old_dsn, tasks=60)
+    fleet.start(*(f"start-{n}" for n in range(4)), **LOAD, nursery=old)
+    before = "start"
+    for turn in range(8):
+        after = f"{'old' if turn % 2 else 'new'}-{turn}"
+        for n in range(4):
+            fleet.start(f"{after}-{n}", **LOAD, nursery=old if turn % 2 else None)
+            end = fleet.kill if chance.random() < 0.4 else fleet.leave
+            end(f"{before}-{n}")
+            fleet.even(30)
+        before = after
+        fleet.judge()
+    assert fleet.work_goes_on(fleet.now(), 10)
 
 
 def test_no_worker_of_0_1_0_loses_its_lease_while_the_tables_are_expanded_behind_a_long_transaction(

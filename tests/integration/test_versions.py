@@ -180,6 +180,51 @@ async def test_what_a_start_of_0_1_0_does_not_say_is_not_taken_from_its_namesake
         assert (berta.library, berta.layout, berta.runs) == ("0.1.0", 1, None)
 
 
+async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the_owner_has(dsn, admin, make_config, dsn_with):
+    role = f"worker_{uuid4().hex[:8]}"
+    assert command("init", "--role", role, dsn=dsn).returncode == 0
+    try:
+        await admin.execute(f"ALTER ROLE {role} LOGIN PASSWORD 'x'")
+        config = make_config(dsn=dsn_with(user=role, password="x"))
+        async with Job("anna", config):
+            pass
+        await make_old(admin)
+        with pytest.raises(SchemaError, match="may not expand them; run `jobsync-async init` of this version as their owner"):
+            await Job("anna", config).start()
+        assert command("init", "--role", role, dsn=dsn).returncode == 0
+        async with Job("anna", config) as job:
+            assert (await job.run_batch(["a"], nothing)).completed_here == {"a"}
+            refused = command("contract", dsn=config.dsn)
+            assert (refused.returncode, "as their owner" in refused.stderr) == (1, True)
+    finally:
+        await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def nothing(claim) -> None:
+    pass
+
+
+async def test_a_worker_takes_part_where_its_layout_lies_between_what_is_needed_and_what_is_there(config, admin):
+    async with Job("anna", config):
+        pass
+    await admin.execute("UPDATE sync_cluster SET layout = 9, schema_version = %s", [LAYOUT])  # a newer one has expanded them
+    async with Job("anna", config):
+        pass
+    await admin.execute("UPDATE sync_cluster SET schema_version = %s", [LAYOUT + 1])  # and contracted them
+    with pytest.raises(SchemaError, match="install the version"):
+        await Job("anna", config).start()
+
+
+async def test_init_repairs_a_missing_index_without_making_anybody_wait_for_long(dsn, admin):
+    await admin.execute("DROP INDEX sync_token_version_idx")
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute("LOCK TABLE sync_token IN ROW EXCLUSIVE MODE")
+        refused = command("init", dsn=dsn)
+        assert (refused.returncode, "lock timeout" in refused.stderr) == (1, True)
+    assert command("init", dsn=dsn).returncode == 0
+    assert await (await admin.execute("SELECT to_regclass('sync_token_version_idx') IS NOT NULL")).fetchall() == [(True,)]
+
+
 # -- contract -----------------------------------------------------------------------------------------------------------
 
 
