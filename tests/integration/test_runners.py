@@ -123,20 +123,36 @@ async def nothing(claim) -> None:
     pass
 
 
-async def test_nothing_is_said_of_a_worker_of_0_1_0_which_does_not_tell_but_explain_says_that(jobs, admin, caplog):
-    (anna,) = await jobs.start("anna")
+async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain_says_that(jobs, admin, caplog, monkeypatch):
+    """Also of one that took a dead worker's row over, whose list it left as it was."""
+    answers: list[list[serving.Idler]] = []
+    read = TokenFeed.read_idlers
+
+    async def noting(self: TokenFeed, *arguments: Any) -> list[serving.Idler]:
+        answers.append(await read(self, *arguments))
+        return answers[-1]
+
+    monkeypatch.setattr(TokenFeed, "read_idlers", noting)
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    await old_row(admin)
+    await old_row(admin, "namesake")
+    await admin.execute("UPDATE sync_node SET runs = '[]', said_by = gen_random_uuid() WHERE name = 'namesake'")
+    await admin.execute(
+        "UPDATE sync_token SET incarnation = n.incarnation, node = n.name FROM sync_node n "
+        "WHERE n.name = CASE WHEN token_id % 2 = 0 THEN 'old' ELSE 'namesake' END AND token_id < 20"
+    )
     async with anyio.create_task_group() as group:
-        group.start_soon(anna.run_owned, IDS, forever)
-        await until_said(admin, "anna", [{"kind": "owned", "name": "default", "date": None}])
-        await old_row(admin)
-        await admin.execute(
-            "UPDATE sync_token SET incarnation = n.incarnation, node = 'old' FROM sync_node n WHERE n.name = 'old'"
-        )
+        for job in (anna, berta):
+            group.start_soon(job.run_owned, IDS, forever)
+        await until(lambda: answers and answers[-1] == [])
         status = await anna.get_coordination_status()
         assert status["unserved"] == []
-        explained = json.loads(await command("explain", "S1", "--json", dsn=anna._worker.config.dsn))
-        assert explained["runs"] is None
-        assert "old does not tell what it runs" in explained["why"]
+        theirs = [next(str(n) for n in range(10_000) if anna.task_to_token(str(n)) == token) for token in (0, 1)]
+        for task, name in zip(theirs, ("old", "namesake"), strict=True):
+            explained = json.loads(await command("explain", task, "--json", dsn=anna._worker.config.dsn))
+            assert explained["runs"] is None
+            assert f"{name} does not tell what it runs" in explained["why"]
         group.cancel_scope.cancel()
 
 

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from jobsync_async import Job, SchemaError, StoreUnavailable, __version__
+from jobsync_async import CoordinationConfig, Job, SchemaError, StoreUnavailable, __version__
+from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.postgres import expanding
 from jobsync_async.postgres.sql import LAYOUT, TOO_OLD
 from jobsync_async.postgres.store import Store
@@ -90,20 +91,17 @@ async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(ds
     assert await versions(admin) == (1, LAYOUT)
 
 
-async def test_a_prepared_transaction_in_the_way_is_called_so(dsn, admin, make_config, monkeypatch):
-    (most,) = await (await admin.execute("SHOW max_prepared_transactions")).fetchone()
-    if most == "0":
-        pytest.skip("this server has max_prepared_transactions = 0")
+async def test_a_prepared_transaction_in_the_way_is_called_so(monkeypatch):
     monkeypatch.setattr(expanding, "_PATIENCE_SEC", 0.5)
-    async with Job("somebody", make_config(total_tokens=50)):
-        pass
-    await make_old(admin)
-    await admin.execute("BEGIN; SELECT FROM sync_node; PREPARE TRANSACTION 'forgotten'")
-    try:
-        with pytest.raises(StoreUnavailable, match="pg_prepared_xacts"):
-            await Job("new", make_config(total_tokens=50)).start()
-    finally:
-        await admin.execute("ROLLBACK PREPARED 'forgotten'")
+    with EmbeddedPostgres({"max_prepared_transactions": "1"}) as server:
+        config = CoordinationConfig(dsn=server.dsn, total_tokens=50)
+        async with Job("somebody", config):
+            pass
+        async with await psycopg.AsyncConnection.connect(server.dsn, autocommit=True) as admin:
+            await make_old(admin)
+            await admin.execute("BEGIN; SELECT FROM sync_node; PREPARE TRANSACTION 'forgotten'")
+            with pytest.raises(StoreUnavailable, match="pg_prepared_xacts"):
+                await Job("new", config).start()
 
 
 async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(dsn, admin, make_config):
