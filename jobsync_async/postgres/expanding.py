@@ -23,7 +23,7 @@ from psycopg import errors
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.lease import Backoff
 from jobsync_async.errors import SchemaError, StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit, translated
 from jobsync_async.postgres.sql import Queries
 
 _PATIENCE_SEC = 30.0
@@ -37,7 +37,7 @@ def bounds(connector: Connector, config: CoordinationConfig) -> dict[str, str]:
     """The parameters of ``bound_transaction`` for one that locks tables which others may use."""
     most_ms = str(round(connector.limit_sec * 1000))
     lock_ms = str(round(min(_MOST_WAIT_SEC, config.lease_sec * _PART_OF_LEASE) * 1000))
-    return {"statement_ms": most_ms, "lock_ms": lock_ms, "idle_ms": most_ms}
+    return {"statement_ms": most_ms, "lock_ms": lock_ms, "idle_ms": most_ms, "plans": PLAN_EACH_TIME}
 
 
 class Changing:

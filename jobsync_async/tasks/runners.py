@@ -155,8 +155,13 @@ class Announcer:
             )
         for one in over:
             if one.runner in worker.runners.announced:
-                extra = {"node": name, "runner": str(one.runner), "owner": one.node}
-                logger.info("%s: no ids of %s are unserved at %s any more", name, one.runner, one.node, extra=extra)
+                logger.info(
+                    "%s: no ids of %s are unserved at %s any more",
+                    name,
+                    one.runner,
+                    one.node,
+                    extra={"node": name, "runner": str(one.runner), "owner": one.node},
+                )
         if worker.runners.unserved != self._noticed.told:
             worker.runners.unserved = self._noticed.told
             worker.metrics.ids_unserved = sum(one.ids for one in worker.runners.unserved)
