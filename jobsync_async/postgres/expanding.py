@@ -101,7 +101,7 @@ class Changing:
                 return False
 
     async def _in_the_way(self, table: str) -> str:
-        row = await self._fetch("who_locks", {"table": table})
+        row = await self._fetch("who_locks", table=table)
         who = "somebody had a lock on it each time"
         advice = "try again"
         if row is not None and row.pid is None:
@@ -119,7 +119,7 @@ class Changing:
         )
 
     async def _who_is_too_old(self, newest: int) -> str:
-        row = await self._fetch("list_older", {"layout": newest})
+        row = await self._fetch("list_older", layout=newest)
         names = "no more by now: run it again" if row is None or row.names is None else ", ".join(row.names)
         return (
             f"workers of an older version are in the cluster: {names}; nothing was changed: replace them "
@@ -133,9 +133,12 @@ class Changing:
     async def _settings(self) -> Any:
         return await self._fetch("read_settings")
 
-    async def _fetch(self, name: str, values: dict[str, Any] | None = None) -> Any:
+    async def _fetch(self, name: str, **values: Any) -> Any:
+        """The first row; behind a pooler, too, no name in the statement is a stranger's."""
+        statements = [self._queries["bound_transaction"], self._queries[name]]
         with limit(self._connection, self._limit_sec):
-            return await (await self._connection.execute(self._queries[name], values)).fetchone()
+            _, rows = await self._connection.together(statements, {**self._values, **values})
+        return rows[0] if rows else None
 
 
 async def contract(connector: Connector, config: CoordinationConfig, newest: int) -> bool:

@@ -75,6 +75,8 @@ async def open_schema(
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
         async with _bounded(connector, connection):
+            if connector.pooled:  # another transaction than before
+                await connection.execute(queries["pin_search_path"], {"local": True})
             await _check(connection, queries, config, observe=observe)
     finally:
         await connection.close()

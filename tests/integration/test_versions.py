@@ -20,6 +20,7 @@ from jobsync_async.postgres import expanding
 from jobsync_async.postgres.sql import LAYOUT, TOO_OLD
 from jobsync_async.postgres.store import Store
 from tests.integration.test_schema import make_old
+from tests.poolers import pgbouncer
 
 OLD_HEARTBEAT = "UPDATE sync_node SET beat = beat + 1, last_heartbeat = clock_timestamp() WHERE name = 'old'"
 
@@ -118,6 +119,26 @@ async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(d
         await reader.execute("SELECT FROM sync_cluster, sync_node")  # else this would wait for what the expansion holds
         await reader.rollback()
         await (await opening).close()
+
+
+async def test_the_tables_are_expanded_through_a_pooler_too_and_nothing_is_locked_between_two_steps(dsn, admin, make_config):
+    async with Job("somebody", make_config(total_tokens=50)):
+        pass
+    await make_old(admin)
+    with pgbouncer(dsn, "transaction", size=4) as through:
+        config = CoordinationConfig(dsn=through, notify=False, poll_interval_sec=0.1, total_tokens=50)
+        async with await psycopg.AsyncConnection.connect(dsn) as reader:
+            await reader.execute("SELECT FROM sync_claim")
+            async with anyio.create_task_group() as group:
+                job = Job("new", config)
+                group.start_soon(job.start)
+                with anyio.fail_after(10):
+                    while "layout" not in await columns(admin, "sync_node"):
+                        await asyncio.sleep(0.01)
+                await reader.execute("SELECT FROM sync_cluster, sync_node")
+                await reader.rollback()
+        await job.stop()
+    assert await versions(admin) == (1, LAYOUT)
 
 
 async def test_ten_new_workers_expand_at_once(admin, make_config):
