@@ -1,5 +1,7 @@
 """Spread work over asyncio processes through PostgreSQL: every piece is done by exactly one of them."""
 
+__version__ = "0.2.0"
+
 from typing import TYPE_CHECKING, Any
 
 from jobsync_async.claims import Claim
@@ -24,8 +26,6 @@ from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, Rebalanc
 
 if TYPE_CHECKING:
     from jobsync_async.observer import Observer
-
-__version__ = "0.2.0"
 
 __all__ = [
     "BatchResult",

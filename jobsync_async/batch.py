@@ -11,7 +11,8 @@ import asyncio
 import datetime as dt
 import logging
 import random
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ from jobsync_async.groups import task_group
 from jobsync_async.owned import Handler, NotAsync, handled
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import BatchResult, task_id_of
+from jobsync_async.types import BatchResult, Runner, task_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ class Batch:
         async with task_group() as group:
             for task in (self._watch_ownership, self._poll, self._begin.run, self._complete.run):
                 group.start_soon(task)
+            group.start_soon(self._worker.runners.keep, Runner("batch", None, self._date.isoformat()), self._ids_on)
             if self._reporter is not None:
                 group.start_soon(self._reporter.run)
             for _ in range(min(self._concurrency, len(self._open))):
@@ -153,6 +155,9 @@ class Batch:
         if self._reporter is not None:
             await self._reporter.finish()
         return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed))
+
+    def _ids_on(self) -> Mapping[int, int]:
+        return Counter(item.token for item in self._open.values())
 
     def _progress(self) -> BatchProgress:
         here, elsewhere, failed = len(self._here), len(self._elsewhere), len(self._failed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from jobsync_async.core.patterns import eligible
+from jobsync_async.core.serving import gaps
 from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
 
@@ -27,7 +29,31 @@ async def describe(store: Store, timeout_sec: float) -> dict[str, Any]:
         "handoffs": await store.status.handoffs(),
         "stuck_handoffs": await store.status.stuck_handoffs(),
         "unmatched_pins": [plain(pin) for pin in unmatched(pins, live)],
+        "versions": versions(nodes),
+        "unserved": [{**gap._asdict(), "runner": str(gap.runner), "run_by": list(gap.run_by)} for gap in gaps(live)],
+        "warnings": warnings(nodes, cluster["schema_version"]),
     }
+
+
+def versions(nodes: Iterable[NodeInfo]) -> list[dict[str, Any]]:
+    """Which versions of the library there are, and who has each."""
+    names = defaultdict[tuple[int, str], list[str]](list)
+    for node in nodes:
+        names[node.layout, node.library].append(node.name)
+    return [{"library": library, "layout": layout, "nodes": of} for (layout, library), of in sorted(names.items())]
+
+
+def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
+    """What is to be looked at in the workers' versions."""
+    said = []
+    found = versions(nodes)
+    if len(found) > 1:
+        each = "; ".join(f"{one['library']} ({', '.join(one['nodes'])})" for one in found)
+        said.append(f"workers have different versions: {each}; finish the deploy, or go back")
+    late = [node.name for node in nodes if node.layout < schema_version]
+    if late:
+        said.append(f"workers are too old for these tables, which were contracted: stop {', '.join(late)}")
+    return said
 
 
 def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockInfo]:

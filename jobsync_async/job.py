@@ -285,7 +285,7 @@ class Job(Ownership, Health, Records, Pins):
         """
         await claims.fence(self._worker, connection, claim)
 
-    async def run_owned(self, ids: Ids, handler: Handler, *, refresh_sec: float = 5.0) -> None:
+    async def run_owned(self, ids: Ids, handler: Handler, *, name: str = "default", refresh_sec: float = 5.0) -> None:
         """Run one coroutine per owned id, cluster-wide, until the job stops or this call is cancelled.
 
         A coroutine starts when its id's token comes here. It is cancelled as soon as the token is to go, and the next worker
@@ -296,6 +296,8 @@ class Job(Ownership, Health, Records, Pins):
             ids: the ids of the whole cluster: an iterable, or a callable (plain or async) that gives one and is called every
                 `refresh_sec`.
             handler: an async function that takes the `Claim`.
+            name: what this runs, the same at every worker that does. The ids on tokens of a worker that runs nothing of this
+                name are served by nobody: that is logged, and ``jobsync-async status`` shows it.
         """
         from jobsync_async.owned import OwnedRunner, check_handler, check_ids  # noqa: PLC0415 - many workers do without
 
@@ -304,8 +306,9 @@ class Job(Ownership, Health, Records, Pins):
         if not callable(ids):
             check_ids(ids)
         check_number("refresh_sec", refresh_sec)
+        check_text("name", name)
         claim = partial(self._claim, on_revoke="cancel")
-        await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec).run()
+        await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec, name).run()
 
     async def run_batch(
         self,

@@ -59,6 +59,7 @@ class Metrics:
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
         handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off timeout, at the last look,
             and how long ago the first of them was revoked.
+        ids_unserved: ids of what runs here that nobody serves, for their tokens' owners do not run it, at the last look.
         claims: claims begun. claims_lost: of these, those that were cancelled. claims_active: of these, those open now.
         fences_rejected: fences that found another owner.
         heartbeat_duration: how long acknowledged heartbeats took.
@@ -89,6 +90,7 @@ class Metrics:
     handoff_sec: float = 0.0
     handoffs_overdue: int = 0
     handoff_overdue_sec: float = 0.0
+    ids_unserved: int = 0
     claims: int = 0
     claims_lost: int = 0
     fences_rejected: int = 0

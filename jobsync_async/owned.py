@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,7 +19,7 @@ from jobsync_async.core.ownership import Grant
 from jobsync_async.errors import ConfigError, NotOwner, OwnershipLost, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import task_id_of
+from jobsync_async.types import Runner, task_id_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -40,6 +41,7 @@ class OwnedRunner:
         claim: makes the claim scope for an id, one that is cancelled as soon as the token is revoked.
         token_of: the token that an id hashes to.
         refresh_sec: how often a callable for the ids is called again.
+        name: by which workers tell each other that they run this.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class OwnedRunner:
         ids: Ids,
         handler: Handler,
         refresh_sec: float,
+        name: str,
     ) -> None:
         self._worker = worker
         self._claim = claim
@@ -57,6 +60,7 @@ class OwnedRunner:
         self._ids = ids
         self._handler = handler
         self._refresh_sec = refresh_sec
+        self._name = name
         self._wanted: dict[str, tuple[Hashable, int]] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         # Ids whose handler returned, with the token and the stay in which it did: not started again in the same stay.
@@ -68,6 +72,7 @@ class OwnedRunner:
         refresh = callable(self._ids)
         await self._read_ids()
         async with task_group() as group:
+            group.start_soon(worker.runners.keep, Runner("owned", self._name), self._ids_on)
             while not worker.ended:
                 self._match(group)
                 with anyio.move_on_after(self._refresh_sec if refresh else None) as waiting:
@@ -80,6 +85,9 @@ class OwnedRunner:
         ids = await call(self._ids) if callable(self._ids) else self._ids
         bare = (task_id_of(item) for item in ids)
         self._wanted = {task_text(task_id): (task_id, self._token_of(task_id)) for task_id in bare}
+
+    def _ids_on(self) -> Mapping[int, int]:
+        return Counter(token for _, token in self._wanted.values())
 
     def _match(self, group: TaskGroup) -> None:
         """Start what is owned and not running; end what is not wanted any more. Claims see to what is not owned any more."""

@@ -139,6 +139,25 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Runner:
+    """What a worker runs.
+
+    Attributes:
+        kind: ``"owned"`` for `run_owned`, ``"batch"`` for `run_batch`.
+        name: its name; None for a batch without one.
+        date: of a batch, as ISO 8601; None where there is none.
+    """
+
+    kind: str
+    name: str | None = None
+    date: str | None = None
+
+    def __str__(self) -> str:
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"run_{self.kind}{name}{'' if self.date is None else f' of {self.date}'}"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInfo(_Record):
     """A worker as the cluster knows it.
 
@@ -154,6 +173,8 @@ class NodeInfo(_Record):
         created_on, last_heartbeat: the server's wall clock, for people.
         age_sec: seconds since it joined. heartbeat_age_sec: seconds since its last heartbeat, both by the server's clock.
         beat: how many heartbeats it has sent.
+        library: its version of jobsync_async. layout: the newest layout of the tables that it knows.
+        runs: what it runs; None where it does not say, as 0.1.0.
     """
 
     name: str
@@ -170,6 +191,9 @@ class NodeInfo(_Record):
     last_heartbeat: dt.datetime
     heartbeat_age_sec: float
     beat: int
+    library: str = "0.1.0"
+    layout: int = 1
+    runs: tuple[Runner, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

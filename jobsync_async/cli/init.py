@@ -14,8 +14,10 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError
 from jobsync_async.operations.cloning import begin_anew
 from jobsync_async.postgres.connection import Connector
+from jobsync_async.postgres.expanding import contract as contract_tables
 from jobsync_async.postgres.roles import Roles, open_roles
-from jobsync_async.postgres.schema import LAYOUT, creation_script, open_schema
+from jobsync_async.postgres.schema import creation_script, open_schema
+from jobsync_async.postgres.sql import LAYOUT
 
 _MAY = {"worker": "do what a worker does", "observer": "look"}
 
@@ -96,4 +98,23 @@ async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
     told = [f"the tables {queries.schema}.{config.appname}* are there, version {LAYOUT}"]
     told += [f"{name} may {_MAY[kind]}" for kind, name in roles.given()]
     emit(answer, Text("; ".join(told)), as_json)
+    return 0
+
+
+@app.command()
+def contract(dsn: Dsn = None, appname: Appname = DEFAULT_APPNAME, schema: Schema = None, as_json: Json = False) -> None:
+    """Refuse workers of older versions from now on, when none is left. After it there is no way back to them.
+
+    Run it as the tables' owner, some days after every worker has this version. Exits with 1 while older workers are there.
+    """
+    run(_contract(config_of(dsn, appname, schema), as_json))
+
+
+async def _contract(config: CoordinationConfig, as_json: bool) -> int:
+    connector = Connector(config.conninfo, config.bulk_limit_sec)
+    queries = await open_schema(connector, config, observe=True)
+    changed = await contract_tables(connector, config, LAYOUT)
+    answer = {"schema": queries.schema, "appname": config.appname, "schema_version": LAYOUT, "changed": changed}
+    told = "no worker that knows an older layout can join any more" if changed else "it was done before"
+    emit(answer, Text(f"the tables {queries.schema}.{config.appname}* are for layout {LAYOUT} and newer: {told}"), as_json)
     return 0

@@ -107,6 +107,7 @@ def rendered_explanation(told: dict[str, Any]) -> RenderableType:
         ("owner", "nobody" if owner is None else " at ".join(filter(None, (owner["node"], owner["address"])))),
         ("epoch", told["epoch"]),
         ("there since", told["assigned_at"] and moment(told["assigned_at"])),
+        ("runs there", "not told" if told["runs"] is None else ", ".join(told["runs"]) or "nothing") if owner else ("", None),
         ("going to", (told["next_node"] or "nobody") if told["revoked"] else None),
         ("pin", None if pin is None else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}"),
         ("may have it", ", ".join(told["eligible"]) or "nobody"),

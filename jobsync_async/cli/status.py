@@ -65,6 +65,9 @@ def rendered(seen: dict[str, Any], timeout: float) -> RenderableType:
         parts.append(_stuck(seen["stuck_handoffs"]))
     if seen["unmatched_pins"]:
         parts.append(_unmatched(seen["unmatched_pins"]))
+    if seen["unserved"]:
+        parts.append(_unserved(seen["unserved"]))
+    parts += [Text(warning, style="yellow") for warning in seen["warnings"]]
     return Group(*parts)
 
 
@@ -78,7 +81,7 @@ def headline(seen: dict[str, Any]) -> str:
 
 
 def _nodes(seen: dict[str, Any], timeout: float) -> Table:
-    shown = table("worker", ">age", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "where")
+    shown = table("worker", ">age", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "version", "where")
     for node in seen["nodes"]:
         silent = node["heartbeat_age_sec"] >= timeout
         state = "silent" if silent else node["state"]
@@ -91,6 +94,7 @@ def _nodes(seen: dict[str, Any], timeout: float) -> Table:
             f"{node['weight']:g}",
             f"{node['beat']:,}",
             f"{node['heartbeat_age_sec']:.1f} s ago",
+            Text(node["library"]),
             Text(f"{node['host'] or '?'}, pid {node['pid'] or '?'}"),
         )
     return shown
@@ -119,6 +123,14 @@ def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
     for pin in pins[:_MOST_ROWS]:
         shown.add_row(Text(shortened(pin["task_id"])), str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
     return titled(title, shown)
+
+
+def _unserved(gaps: list[dict[str, Any]]) -> RenderableType:
+    shown = table("what", "not at", ">tokens", "but at")
+    for gap in gaps[:_MOST_ROWS]:
+        others = Text(shortened(", ".join(gap["run_by"])))
+        shown.add_row(Text(shortened(gap["runner"])), Text(gap["node"]), f"{gap['tokens']:,}", others)
+    return titled("not run by everybody who has tokens: nobody serves the ids there", shown)
 
 
 def shortened(text: str) -> str:

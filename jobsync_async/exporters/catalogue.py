@@ -95,6 +95,9 @@ METRICS = (
     Metric("jobsync.handoffs", "counter", "{token}", "Tokens handed on", _of("handoffs")),
     Metric("jobsync.handoffs.overdue", "updown", "{token}", "Revoked tokens in use past the timeout", _of("handoffs_overdue")),
     Metric("jobsync.handoff.overdue", "gauge", "s", "How long ago the first of these was revoked", _of("handoff_overdue_sec")),
+    Metric(
+        "jobsync.ids.unserved", "gauge", "{id}", "Ids whose tokens' owners do not run what they are for", _of("ids_unserved")
+    ),
     Metric("jobsync.notifications", "counter", "{notification}", "Notifications heard, junk included", _of("notifications")),
     Metric("jobsync.resyncs", "counter", "{read}", "Readings of the own tokens", _of("resyncs")),
     Metric("jobsync.listener.reconnects", "counter", "{connection}", "LISTEN connections renewed", _of("listener_reconnects")),

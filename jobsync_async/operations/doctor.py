@@ -21,6 +21,7 @@ from jobsync_async.operations.judgements import Check
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
+from jobsync_async.postgres.status import node_info
 
 _ROUND_TRIPS = 5
 
@@ -117,7 +118,11 @@ class _Patient:
         checks.append(judge.rights(rights, uses_schema=bool(uses[0].uses)))
         if checks[-1].status == "fail" and not all(right.reads for right in rights):
             return checks
-        checks.append(judge.settings(await self._fetch("read_settings")))
+        settings = await self._fetch("read_settings")
+        checks.append(judge.settings(settings))
+        if settings and checks[-1].status == "ok":
+            nodes = [node_info(row) for row in await self._fetch("list_nodes")]
+            checks.append(judge.versions(nodes, settings[0].schema_version))
         sizes = await self._fetch("doctor_sizes", {"schema": schema, "tables": names})
         checks.append(judge.bloat(self._config.appname, sizes))
         checks.append(judge.transactions(await self._fetch("doctor_transactions")))

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobsync_async.core.hashing import task_text, token_hasher
 from jobsync_async.core.patterns import eligible
+from jobsync_async.core.serving import gaps
 from jobsync_async.description import plain
 from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
@@ -46,6 +47,7 @@ def explained(
     takers = [node.name for node in nodes if node.state == "active"]
     may_have = takers if pin is None else eligible(pin.node_patterns, takers)
     owned = row.get("owner") is not None
+    runs = next((node.runs for node in nodes if node.name == row.get("owner")), None)
     keys = ("node", "address", "state", "heartbeat_age_sec")
     owner = (
         dict(zip(keys, (row["owner"], row["address"], row["state"], row["heartbeat_age_sec"]), strict=True)) if owned else None
@@ -62,7 +64,8 @@ def explained(
         "rebalance": None
         if row.get("reason") is None
         else {"version": row["rebalance_version"], "at": row["rebalanced_at"].isoformat(), "reason": row["reason"]},
-        "why": " ".join(_why(row, pin, may_have, takers, timeout_sec)),
+        "runs": None if runs is None else [str(runner) for runner in runs],
+        "why": " ".join([*_why(row, pin, may_have, takers, timeout_sec), *_what_is_run(row.get("owner"), nodes)]),
     }
 
 
@@ -90,6 +93,19 @@ def _why(
         said.append(f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be expired.")
     if row.get("reason") is not None:
         said.append(f"It was moved last because: {row['reason']}.")
+    return said
+
+
+def _what_is_run(owner: str | None, nodes: Sequence[NodeInfo]) -> list[str]:
+    """Whether the owner runs what others do."""
+    missing = [gap for gap in gaps(nodes) if gap.node == owner]
+    said = [
+        f"{owner} does not run {gap.runner}, as {', '.join(gap.run_by)} does: if the id is one of that, nobody serves it."
+        for gap in missing
+    ]
+    silent = any(node.name == owner and node.runs is None for node in nodes)
+    if silent and any(node.runs for node in nodes):
+        said.append(f"{owner} does not tell what it runs, for its version is older.")
     return said
 
 

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.postgres.schema import LAYOUT, LEAST_SERVER
+from jobsync_async.description import versions as workers_versions
+from jobsync_async.description import warnings as version_warnings
+from jobsync_async.postgres.schema import LEAST_SERVER
+from jobsync_async.postgres.sql import LAYOUT
+from jobsync_async.types import NodeInfo
 
 _MUCH_OF_LIMIT = 0.2
 _CLOCK_SEC = 2.0
@@ -174,6 +178,16 @@ def settings(rows: Sequence[Any]) -> Check:
         advice = f"run `jobsync-async init`, which expands them to layout {LAYOUT}: older workers go on meanwhile"
         return Check("table version", "fail", found, advice)
     return Check("table version", "ok", found)
+
+
+def versions(nodes: Sequence[NodeInfo], schema_version: int) -> Check:
+    """The workers' versions."""
+    found = (
+        "; ".join(f"{one['library']}: {len(one['nodes'])} workers" for one in workers_versions(nodes)) or "no worker is there"
+    )
+    if said := version_warnings(nodes, schema_version):
+        return Check("versions", "warn", found, "; ".join(said))
+    return Check("versions", "ok", found)
 
 
 def bloat(appname: str, sizes: Sequence[Any]) -> Check:

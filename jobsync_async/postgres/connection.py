@@ -24,9 +24,10 @@ import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
+from jobsync_async import __version__
 from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.sql import TOO_OLD, Queries
 
 T = TypeVar("T")
 
@@ -85,6 +86,13 @@ def translated() -> Iterator[None]:
         raise SchemaError(
             f"PostgreSQL refused: {_first_line(error)}. Create or upgrade the tables, or grant the rights that are missing: "
             "`jobsync-async init` does it, `jobsync-async init --sql` prints what a database administrator can run"
+        ) from error
+    except errors.CheckViolation as error:
+        if error.diag.constraint_name != TOO_OLD:
+            raise
+        raise SchemaError(
+            f"jobsync_async {__version__} is too old for this cluster, whose tables were contracted for a newer one: "
+            "install the version that the other workers run"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise StoreUnavailable(

@@ -64,7 +64,7 @@ class Listener(Hearing):
     def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
         self.age: int | None = None
         self.notifications: int = 0
-        self.channel = channel
+        self.channel: str = channel
         self._channel = channel.encode()
         self._connection = connection
         self._patience_sec = connector.patience_sec

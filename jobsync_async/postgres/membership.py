@@ -8,11 +8,12 @@ from uuid import UUID
 
 import psycopg
 
+from jobsync_async import __version__
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing, ServerChanged
-from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.sql import LAYOUT, Queries
 from jobsync_async.postgres.tokens import neighbour_from
 from jobsync_async.postgres.versions import take_version
 
@@ -124,7 +125,8 @@ class Membership:
 
     def _joining(self, connection: Connection, me: Identity, announcement: Announcement) -> dict[str, Any]:
         """What every statement of a join takes."""
-        return {**me._asdict(), **asdict(announcement), "channel": self._channel, **self._footing.values(connection.server)}
+        ours = {"library": __version__, "layout": LAYOUT, "channel": self._channel}
+        return {**me._asdict(), **asdict(announcement), **ours, **self._footing.values(connection.server)}
 
     async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
         """Make the row under a free name; whether it was free."""

@@ -96,3 +96,20 @@ ORDER BY xact_start LIMIT 1
 
 -- name: delete_pins_of_tasks
 DELETE FROM {lock} WHERE task_key = ANY(%(task_keys)s)
+
+-- == versions =========================================================================================================
+
+-- name: raise_schema_version
+-- Workers that know no layout as new as this are refused when they start. Comes in one message with refuse_older.
+UPDATE {cluster} SET schema_version = %(layout)s WHERE schema_version < %(layout)s AND layout >= %(layout)s
+
+-- name: refuse_older
+-- And the very statement that makes such a worker's row is refused, also one that has started before. It fails, and both are
+-- undone, while there is a row of such a worker.
+ALTER TABLE {node} DROP CONSTRAINT IF EXISTS {too_old},
+    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))
+
+-- name: list_older
+-- The workers that are in the way of it, with their versions.
+SELECT array_agg(name || ' (' || CASE WHEN said_by = incarnation THEN library ELSE '0.1.0' END || ')' ORDER BY joined) AS names
+FROM {node} WHERE NOT coalesce(layout >= %(layout)s AND said_by = incarnation, false)

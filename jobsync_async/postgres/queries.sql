@@ -77,6 +77,19 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))
 -- Until whoever does it is done. All that wait go on together: one after the other, hundreds would take longer than each has.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))
 
+-- name: hold_schema
+-- The same where it is waited for, for as long as the transaction's lock_timeout.
+SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
+
+-- name: who_locks
+-- Who has a lock on a table, the oldest transaction first: a prepared one has no process.
+SELECT l.pid, coalesce(nullif(a.application_name, ''), a.backend_type) AS application, a.state,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::double precision AS seconds
+FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+WHERE l.granted AND l.relation = to_regclass(%(table)s) AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY a.xact_start NULLS FIRST LIMIT 1
+
 -- name: read_settings
 -- The layout by way of JSON: tables of 0.1.0 have no such column.
 SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout FROM {cluster} c
@@ -86,9 +99,6 @@ SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'l
 INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, server_identity)
 VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, {server} || '/' || to_regclass(%(cluster)s)::oid)
 ON CONFLICT DO NOTHING
-
--- name: set_layout
-UPDATE {cluster} SET layout = %(layout)s WHERE layout < %(layout)s
 
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
@@ -172,9 +182,10 @@ SELECT version, last_joined, pg_notify(%(channel)s, version::text) FROM taken
 -- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
 -- somebody else has the name by then, or when what the first one found was not sound.
 INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
-                    session_tag)
+                    session_tag, library, layout, runs, said_by)
 SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
-       %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s
+       %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s,
+       %(library)s, %(layout)s::integer, '[]', %(incarnation)s::uuid
 FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c
 ON CONFLICT (name) DO NOTHING RETURNING joined
 
@@ -183,7 +194,8 @@ ON CONFLICT (name) DO NOTHING RETURNING joined
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
-    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL
+    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
+    library = %(library)s, layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
 
 -- name: inherit_tokens
@@ -332,6 +344,19 @@ FROM taken
 -- name: show_stuck
 -- For people: revoked tokens that somebody at this worker does not let go of.
 UPDATE {node} SET stuck = %(stuck)s::jsonb WHERE name = %(name)s AND incarnation = %(incarnation)s
+
+-- name: announce_runs
+-- What this worker runs, in its own row. No row: it is not there now.
+UPDATE {node} SET runs = %(runs)s::jsonb WHERE name = %(name)s AND incarnation = %(incarnation)s
+
+-- name: read_idlers
+-- Workers that say what they run, and do not run all that this one does.
+SELECT name, incarnation, runs FROM {node}
+WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @> %(runs)s::jsonb ORDER BY joined
+
+-- name: tokens_of
+-- The tokens of some workers, each with its owner.
+SELECT incarnation, array_agg(token_id) AS token_ids FROM {token} WHERE incarnation = ANY(%(incarnations)s) GROUP BY incarnation
 
 -- name: owner_of
 SELECT n.name, n.address, t.epoch
@@ -619,14 +644,17 @@ WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT N
 SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation = c.leader_incarnation AS is_leader,
        n.address, n.host, n.pid, n.joined, n.created_on,
        extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec, n.last_heartbeat,
-       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat,
+       CASE WHEN said_by = incarnation THEN n.library ELSE '0.1.0' END AS library,
+       CASE WHEN said_by = incarnation THEN n.layout ELSE 1 END AS layout,
+       CASE WHEN said_by = incarnation THEN n.runs END AS runs
 FROM {node} n CROSS JOIN {cluster} c
 LEFT JOIN (SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation) t USING (incarnation)
 ORDER BY n.joined
 
 -- name: read_status
 -- The cluster at a glance.
-SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function,
+SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function, c.schema_version, c.layout,
        (SELECT count(*) FROM {token} t WHERE t.incarnation IS NULL
             OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation)) AS unowned,
        (SELECT count(*) FROM {token}) AS distributed

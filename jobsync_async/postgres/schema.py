@@ -15,7 +15,8 @@ So a worker takes part where ``schema_version <= LAYOUT <= layout`` holds, `LAYO
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
@@ -23,14 +24,13 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
-from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.sql import LAYOUT, Queries
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.roles import Roles
 
-LAYOUT = 2
-"""The newest layout of the tables that this library knows."""
 OLDEST_LAYOUT = 1
 """Workers that know this layout and no newer one may work beside this library on the tables that it makes."""
 LEAST_SERVER = 130000
@@ -60,20 +60,36 @@ async def open_schema(
             if not (upgrade or observe):
                 raise ConfigError(REFUSAL)
             connector.pooled = True
-        with translated(), limit(connection, connector.patience_sec):
-            async with connection.transaction() if connector.pooled else nullcontext():
-                schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
-                queries = Queries(schema, config.appname)
-                if observe:
-                    await _require(connection, queries)
-                elif upgrade or not await _fits(connection, queries):
-                    await _refuse_predecessor(connection, queries)
-                    await _create(connection, queries, config, upgrade=upgrade)
-                await _check(connection, queries, config, observe=observe)
+        async with _bounded(connector, connection):
+            schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
+            queries = Queries(schema, config.appname)
+            behind = not observe and (upgrade or not await _fits(connection, queries))
+            if observe:
+                await _require(connection, queries)
+            if behind:
+                await _refuse_predecessor(connection, queries)
+                async with _rights_named(connection, queries):
+                    await _create(connection, queries, config, bounds(connector, config))
+        if behind:  # each step is a transaction of its own, and may have to wait
+            with translated():
+                async with _rights_named(connection, queries):
+                    await Changing(connection, connector, queries, config).expand(LAYOUT)
+        async with _bounded(connector, connection):
+            if connector.pooled:  # another transaction than before
+                await connection.execute(queries["pin_search_path"], {"local": True})
+            await _check(connection, queries, config, observe=observe)
     finally:
         await connection.close()
     connector.queries = queries
     return queries
+
+
+@asynccontextmanager
+async def _bounded(connector: Connector, connection: Connection) -> AsyncIterator[None]:
+    """Errors are translated, the time is limited, and where sessions are shared all of it is one transaction."""
+    with translated(), limit(connection, connector.patience_sec):
+        async with connection.transaction() if connector.pooled else nullcontext():
+            yield
 
 
 async def _inspect(connection: Connection, config: CoordinationConfig, *, must_write: bool, shared: bool) -> str:
@@ -138,49 +154,51 @@ async def _require(connection: Connection, queries: Queries) -> None:
         )
 
 
-async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, *, upgrade: bool) -> None:
-    """Create the tables that are missing and upgrade those that are there, in one transaction.
-
-    Raises SchemaError when the role may not.
-    """
+async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]) -> None:
+    """Create the tables and indexes that are missing, in one transaction; those that are there are left alone."""
     rights = await (await connection.execute(queries["may_create"], {"schema": queries.schema})).fetchone()
     if rights is None:
         raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
+    values = {"key": f"{queries.schema}.{config.appname}", **bounds}
+    while not await _create_alone(connection, queries, config, values):
+        await connection.execute(queries["await_schema"], values)
+        if await _fits(connection, queries):
+            return
+
+
+async def _create_alone(connection: Connection, queries: Queries, config: CoordinationConfig, values: dict[str, str]) -> bool:
+    """False, and nothing is done, while another start does it."""
+    async with connection.transaction():
+        row = await (await connection.execute(queries["lock_schema"], values)).fetchone()
+        if row is None or not row[0]:
+            return False
+        await connection.execute(queries["bound_transaction"], values)
+        there = await _exists(connection, queries)
+        for name, statement in queries.creations():
+            # To create an index that is there already would lock its table, which workers use.
+            if not await _table_exists(connection, queries, name):
+                await connection.execute(statement)
+        if not there:
+            await _insert_cluster(connection, queries, config)
+    return True
+
+
+@asynccontextmanager
+async def _rights_named(connection: Connection, queries: Queries) -> AsyncIterator[None]:
+    """A role that may not make or change the tables is told who is to do it."""
     try:
-        key = {"key": f"{queries.schema}.{config.appname}"}
-        while not await _create_alone(connection, queries, config, key, upgrade=upgrade):
-            await connection.execute(queries["await_schema"], key)
-            if not upgrade and await _fits(connection, queries):
-                return
+        yield
     except errors.InsufficientPrivilege as error:
         if await _exists(connection, queries):
             raise SchemaError(
-                f"the tables of {config.appname!r} in schema {queries.schema!r} were made by an older version, "
+                f"the tables of {queries.appname!r} in schema {queries.schema!r} were made by an older version, "
                 "and this role may not expand them; run `jobsync-async init` of this version as their owner, or have an "
                 "administrator run what `jobsync-async init --sql` prints: older workers go on meanwhile"
             ) from error
         raise SchemaError(
-            f"the tables of {config.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
+            f"the tables of {queries.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
             "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
         ) from error
-
-
-async def _create_alone(
-    connection: Connection, queries: Queries, config: CoordinationConfig, key: dict[str, str], *, upgrade: bool
-) -> bool:
-    """False, and nothing is done, while another start does it."""
-    async with connection.transaction():
-        row = await (await connection.execute(queries["lock_schema"], key)).fetchone()
-        if row is None or not row[0]:
-            return False
-        # Another start may have made them meanwhile. Its workers use them by now, and to create an index that is there
-        # already locks its table: with a leader that holds the cluster's row, which comes next here, that is a deadlock.
-        if upgrade or not await _fits(connection, queries):
-            for statement in queries.create_statements:
-                await connection.execute(statement)
-        await _insert_cluster(connection, queries, config)
-        await connection.execute(queries["set_layout"], {"layout": LAYOUT})
-    return True
 
 
 def settings(config: CoordinationConfig) -> dict[str, int | str]:

@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS {node} (
     interval_sec      double precision,              -- its heartbeat_interval_sec
     library           text,                          -- version of jobsync_async; null is 0.1.0
     layout            integer,                       -- the newest layout of the tables that it knows; null is 1
-    runs              jsonb                          -- what it runs: [{{"kind", "name", "date"}}, ...], null where it does not say
+    runs              jsonb,                         -- what it runs: [{{"kind", "name", "date"}}, ...], null where it does not say
+    said_by           uuid                           -- the incarnation that wrote the last five: an older library leaves them
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- A token. Rows are made by the first distribution and never deleted.

@@ -23,6 +23,10 @@ WORKER_WRITES = {
     "batch": ("INSERT", "UPDATE"),
     "rebalance": ("INSERT",),
 }
+_FOR_THE_SCRIPT = """
+-- Workers may be running. So nothing here waits for long, and makes them wait: if it says "lock timeout", run it again.
+SET LOCAL lock_timeout = '200ms';
+"""
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.
@@ -37,10 +41,18 @@ _SOUND = sql.SQL(
     "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
 ).format(_SERVER)
 
-# What each layout of the tables adds to the one before; each of them can be run again.
-_EXPANSIONS = ("expand/0002.sql",)
+LAYOUT = 2
+"""The newest layout of the tables that this library knows."""
+
+# What each layout of the tables adds to the one before, beyond new tables; each of them can be run again.
+_EXPANSIONS = {2: "expand/0002.sql"}
+
+# A CHECK's name is all that a worker of any version shows its user when the row that it makes is refused by it.
+TOO_OLD = "this version of jobsync_async is too old for the cluster"
 
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_MADE = re.compile(r"CREATE (?:TABLE|INDEX) IF NOT EXISTS \{(\w+)\}")
+_CHANGED = re.compile(r"(?:ALTER TABLE|UPDATE) \{(\w+)\}")
 
 
 class Queries:
@@ -54,7 +66,7 @@ class Queries:
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
-        self._names |= {"server": _SERVER, "sound": _SOUND}
+        self._names |= {"server": _SERVER, "sound": _SOUND, "too_old": sql.Identifier(TOO_OLD)}
         texts = _load("queries.sql") | _load("operators.sql")
         self._statements = {name: self._compose(text) for name, text in texts.items()}
 
@@ -63,13 +75,21 @@ class Queries:
 
     @property
     def create_tables(self) -> bytes:
-        """The script that makes the tables where they are missing, and expands those that are there."""
-        return self._compose("\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS)))
+        """The script that makes the tables where they are missing, and expands those that are there: all of it or nothing."""
+        script = "\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS.values()))
+        return self._compose(f"BEGIN;\n{_FOR_THE_SCRIPT}\n{script}COMMIT;\n")
 
-    @property
-    def create_statements(self) -> list[bytes]:
-        """The same, one by one."""
-        return [one for name in ("schema.sql", *_EXPANSIONS) for one in self._statements_of(_read(name))]
+    def creations(self) -> list[tuple[str, bytes]]:
+        """The statements that make each table and index, with its quoted, qualified name."""
+        return [(self._qualified(_subject(_MADE, part)), self._compose(part)) for part in split(_read("schema.sql"))]
+
+    def expansions(self, layout: int) -> list[tuple[str, bytes]]:
+        """The statements that bring tables of a layout up to the newest, with the table that each of them changes."""
+        parts = [part for to, name in _EXPANSIONS.items() if to > layout for part in split(_read(name))]
+        return [(self._qualified(_subject(_CHANGED, part)), self._compose(part)) for part in parts]
+
+    def _qualified(self, name: str) -> str:
+        return sql.Identifier(self.schema, self.appname + name).as_string()
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""
@@ -87,6 +107,12 @@ class Queries:
     def _statements_of(self, script: str, **names: sql.Identifier) -> list[bytes]:
         # Split before any name is put in: a name may hold a semicolon, a line's end or what looks like a comment.
         return [self._compose(part, **names) for part in split(script)]
+
+
+def _subject(pattern: re.Pattern[str], statement: str) -> str:
+    found = pattern.match(statement)
+    assert found is not None, f"a statement of another form than {pattern.pattern}: {statement:.60}"
+    return found[1]
 
 
 @cache

@@ -8,7 +8,13 @@ from typing import Any
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.tokens import runs_of
 from jobsync_async.types import NodeInfo, Owner
+
+
+def node_info(row: Any) -> NodeInfo:
+    """A worker from a row of ``list_nodes``."""
+    return NodeInfo(**{**row._asdict(), "runs": None if row.runs is None else runs_of(row.runs)})
 
 
 class Status:
@@ -25,7 +31,7 @@ class Status:
 
     async def nodes(self) -> list[NodeInfo]:
         """The workers, oldest first."""
-        return [NodeInfo(**row._asdict()) for row in await self._fetch("list_nodes")]
+        return [node_info(row) for row in await self._fetch("list_nodes")]
 
     async def cluster(self) -> dict[str, Any]:
         """The cluster row and counts, as a dictionary."""

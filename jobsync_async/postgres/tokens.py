@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 from uuid import UUID
 
 from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
+from jobsync_async.core.serving import Idler
 from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.versions import MOST_NAMED
+from jobsync_async.types import Runner
 from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
@@ -44,7 +47,7 @@ class TokenFeed(Hearing, ABC):
 
     @abstractmethod
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        """Runner `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -125,6 +128,32 @@ class TokenFeed(Hearing, ABC):
             lambda connection: connection.execute(self._queries["show_stuck"], {**me._asdict(), "stuck": shown}),
         )
 
+    async def announce_runs(self, me: Identity, runs: Collection[Runner]) -> bool:
+        """Write into the own row what is run here; False when the row is not there. Raises StoreUnavailable."""
+
+        async def work(connection: Connection) -> bool:
+            values = {**me._asdict(), "runs": _as_json(runs)}
+            return (await connection.execute(self._queries["announce_runs"], values)).rowcount == 1
+
+        return await self.run(work)
+
+    async def read_idlers(self, me: Identity, runs: Collection[Runner]) -> list[Idler]:
+        """Workers that say what they run, and do not run all of these. Raises StoreUnavailable."""
+        rows = await self._fetch("read_idlers", {**me._asdict(), "runs": _as_json(runs)})
+        return [Idler(row.name, row.incarnation, frozenset(runs_of(row.runs))) for row in rows]
+
+    async def tokens_of(self, incarnations: Sequence[UUID]) -> dict[UUID, Sequence[int]]:
+        """Which tokens some workers have. Raises StoreUnavailable."""
+        rows = await self._fetch("tokens_of", {"incarnations": incarnations})
+        return {row.incarnation: row.token_ids for row in rows}
+
+    async def _fetch(self, name: str, values: dict[str, Any]) -> list[Any]:
+        async def work(connection: Connection) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(self._queries[name], values)).fetchall()
+
+        return await self.run(work)
+
 
 class PushedFeed(Listener, TokenFeed):
     """The LISTEN connection with its statements. After an error it is closed, and a new one must be opened."""
@@ -182,6 +211,15 @@ class PolledFeed(TokenFeed):
 def int_array(values: Sequence[int]) -> str:
     """A PostgreSQL array literal; much faster than the driver's adapter for thousands of numbers."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def _as_json(runs: Collection[Runner]) -> str:
+    return json.dumps(sorted(map(asdict, runs), key=str))
+
+
+def runs_of(rows: Sequence[dict[str, Any]]) -> tuple[Runner, ...]:
+    """What a worker's row says of what it runs; a later version may say more of each."""
+    return tuple(Runner(row["kind"], row.get("name"), row.get("date")) for row in rows)
 
 
 def neighbour_from(

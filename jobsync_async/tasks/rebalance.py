@@ -16,6 +16,7 @@ from jobsync_async.errors import CoordinationError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.tasks.overdue import Overdue
+from jobsync_async.tasks.runners import Announcer
 from jobsync_async.tasks.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,13 @@ async def follow_changes(
     `leave` is called with the reason when the worker is to leave because a token of it is stuck.
     """
     failures = 0
-    overdue = Overdue(worker, leave)
+    overdue, announcer = Overdue(worker, leave), Announcer(worker)
     while True:
         try:
             feed = feed or await store.listen()
             failures = 0
             try:
-                await _Follower(worker, feed, overdue).serve()
+                await _Follower(worker, feed, overdue, announcer).serve()
             finally:
                 feed.abandon()
                 await feed.close()
@@ -69,10 +70,11 @@ async def follow_changes(
 class _Follower:
     """Serves one LISTEN connection until it breaks."""
 
-    def __init__(self, worker: Worker, feed: TokenFeed, overdue: Overdue) -> None:
+    def __init__(self, worker: Worker, feed: TokenFeed, overdue: Overdue, announcer: Announcer) -> None:
         self._worker = worker
         self._feed = feed
         self._overdue = overdue
+        self._announcer = announcer
         self._first = True
         self._missed_since: float | None = None
         self._distrust_until = float("-inf")
@@ -94,6 +96,7 @@ class _Follower:
                 await asyncio.sleep(0)  # whoever waits for what was read goes on before what is left to do here
             await self._acknowledge()
             await self._look_after_overdue()
+            await self._announcer.look(feed, worker.clock())
             worker.metrics.notifications += feed.notifications - heard_before
             heard_before = feed.notifications  # also what came along with an answer, for which nobody is woken
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
@@ -186,7 +189,7 @@ class _Follower:
 
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
-        deadlines = [self._retries.due_at, self._overdue.next_look(now)]
+        deadlines = [self._retries.due_at, self._overdue.next_look(now), self._announcer.next_look()]
         if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
             if self._missed_since is not None:
                 deadlines.append(self._missed_since + _CROSSING_SEC)

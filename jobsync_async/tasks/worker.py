@@ -18,6 +18,7 @@ from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.metrics import Metrics
+from jobsync_async.tasks.runners import Runners
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Worker:
             of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
-        streams: the open readers of changes.
+        streams: the open readers of changes. runs: what it runs.
         ended: the worker has left and will not own anything again.
         sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
     """
@@ -96,6 +97,7 @@ class Worker:
         self.beat_wanted: asyncio.Event = asyncio.Event()
         self.neighbours_wanted: asyncio.Event = asyncio.Event()
         self.lease_extended: asyncio.Event = asyncio.Event()
+        self.runners: Runners = Runners(self.sync_wanted.set)
         self._changed: asyncio.Event = asyncio.Event()
 
     # -- what is true now -----------------------------------------------------------------------------------------------

@@ -59,15 +59,18 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-def make_database(server: EmbeddedPostgres, tablespace: str = "pg_default") -> str:
-    """A database with the cluster's tables and the resource; its DSN. Goes away with the server."""
+def make_database(server: EmbeddedPostgres, tablespace: str = "pg_default", script: str | None = None) -> str:
+    """A database with the cluster's tables and the resource; its DSN. Goes away with the server.
+
+    `script` makes the tables, if it is not today's.
+    """
     name = f"faults_{uuid4().hex[:12]}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         names = map(sql.Identifier, (name, tablespace))
         connection.execute(sql.SQL("CREATE DATABASE {} TABLESPACE {}").format(*names))
     dsn = make_conninfo(server.dsn, dbname=name)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(creation_script(CoordinationConfig()).encode())
+        connection.execute((script or creation_script(CoordinationConfig())).encode())
         connection.execute(TABLES.encode())
     return dsn
 

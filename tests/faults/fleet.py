@@ -66,6 +66,7 @@ class Fleet:
         write_every_sec: float = 0.4,
         drains: bool = False,
         batch: int = 0,
+        nursery: Nursery | None = None,
     ) -> Member:
         """Start a worker; does not wait for anything.
 
@@ -75,6 +76,7 @@ class Fleet:
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the nursery.
             drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
+            nursery: whose child it is, if not the fleet's.
         """
         file = str(self._folder / name)
         settings = {
@@ -94,8 +96,9 @@ class Fleet:
             "batch": batch,
         }
         if environment is None:
-            pid = self._nursery.start(settings)
-            member = Member(name, pid, self._folder, lambda: self._nursery.status(pid))
+            born = nursery or self._nursery
+            pid = born.start(settings)
+            member = Member(name, pid, self._folder, lambda: born.status(pid))
         else:
             command = [sys.executable, "-m", "tests.faults.worker", json.dumps(settings)]
             with open(settings["diary"], "ab") as diary:
@@ -195,6 +198,11 @@ class Fleet:
         self.until(lambda: self[name].said("said", "listening"), 10, f"{name} listens")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as commands:
             commands.sendto(json.dumps({"do": do, **values}).encode(), str(self._folder / f"{name}.sock"))
+
+    def forget(self, name: str) -> Member:
+        """Take a worker that is dead, or dies as it is to, out of the fleet: another may have its name."""
+        (self._folder / f"{name}.sock").unlink(missing_ok=True)
+        return self.members.pop(name)
 
     def end(self) -> None:
         """Leave nothing behind."""

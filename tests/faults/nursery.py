@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,11 +23,19 @@ from typing_extensions import Self
 
 
 class Nursery:
-    """The test's end of it. Use it as a context manager."""
+    """The test's end of it. Use it as a context manager.
+
+    Args:
+        code: a folder with another version of the library and of its tests, whose workers these are to be.
+    """
+
+    def __init__(self, code: Path | None = None) -> None:
+        self._code = code
 
     def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "tests.faults.nursery"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command, cwd=self._code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
         self._started: queue.Queue[int] = queue.Queue()
         self._ended: dict[int, int] = {}

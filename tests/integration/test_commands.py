@@ -20,6 +20,7 @@ from psycopg import sql
 from jobsync_async import Job
 from jobsync_async.cli import app
 from tests.integration.test_observer import read_only_role
+from tests.integration.test_versions import old_row
 
 COMMAND_LINE = Path(__file__).parents[2] / "docs" / "command-line.md"
 
@@ -86,7 +87,7 @@ def commands(dsn) -> Commands:
 
 
 LOOKING = {"status", "owner-of", "history", "plan", "doctor"}
-CHANGING = {"locks add", "locks list", "locks clear", "explain", "drain", "undrain", "init"}
+CHANGING = {"locks add", "locks list", "locks clear", "explain", "drain", "undrain", "init", "contract"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():
@@ -194,6 +195,23 @@ async def test_init_tells_what_it_made(commands):
     await commands.json("init", "--total-tokens", "120")
     script = json.loads((await commands("init", "--sql", "--json")).stdout)
     assert "CREATE TABLE" in script["sql"]
+
+
+async def test_contract_is_done_once_and_status_and_doctor_warn_of_versions_that_differ(commands, jobs, admin):
+    await jobs.start("anna")
+    await old_row(admin, "bert")
+    status = await commands.json("status", status=0)
+    assert [one["nodes"] for one in status["versions"]] == [["bert"], ["anna"]]
+    assert "0.1.0 (bert)" in status["warnings"][0]
+    assert "workers have different versions" in (await commands("status")).stdout
+    checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
+    assert (checks["versions"]["status"], "0.1.0: 1 workers" in checks["versions"]["found"]) == ("warn", True)
+    assert "bert (0.1.0)" in (await commands("contract", status=1)).stderr
+    await admin.execute("DELETE FROM sync_node WHERE name = 'bert'")
+    assert (await commands.json("contract"))["changed"]
+    assert not (await commands.json("contract"))["changed"]
+    checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
+    assert (checks["versions"]["status"], checks["table version"]["status"]) == ("ok", "ok")
 
 
 async def test_the_plan_says_what_the_leader_then_does(commands, jobs):

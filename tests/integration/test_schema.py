@@ -147,7 +147,7 @@ async def make_old(admin) -> None:
     await admin.execute("DROP TABLE sync_batch")
     for table, columns in {
         "cluster": ("layout", "channel", "time_zone", "longest_wait", "longest_allowed"),
-        "node": ("timeout_sec", "interval_sec", "library", "layout", "runs"),
+        "node": ("timeout_sec", "interval_sec", "library", "layout", "runs", "said_by"),
         "claim": ("batch", "incarnation", "open", "owners_lost", "set_aside_at"),
         "audit": ("batch",),
     }.items():

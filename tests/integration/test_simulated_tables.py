@@ -7,6 +7,7 @@ some of which are gone or have another incarnation by now. Now and then somebody
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from random import Random
 from typing import Any
@@ -49,6 +50,8 @@ def join(q: Both) -> Steps:
         "pid_namespace": q.random.choice(("n", "n", "m", None)),
         "process_started": q.random.choice((5, 6, None)),
         "session_tag": f"tag of {name}",
+        "library": "9.9",
+        "layout": 9,
         **basis,
     }
     if held and q.random.random() < 0.9:
@@ -83,6 +86,16 @@ def _basis(q: Both) -> dict[str, Any]:
     if chosen < 0.5:
         return {}
     return {"basis_server": cluster.server_identity, "basis_generation": cluster.generation + (chosen > 0.9)}
+
+
+def announce(q: Both) -> Steps:
+    name, incarnation = q.somebody()
+    runs = [{"kind": "owned", "name": run, "date": None} for run in ("a", "b", None) if q.random.random() < 0.5]
+    yield "announce_runs", {"name": name, "incarnation": incarnation, "runs": json.dumps(runs)}
+    asked = json.dumps([run for run in runs if q.random.random() < 0.7])
+    yield "read_idlers", {"incarnation": incarnation, "runs": asked}
+    yield "tokens_of", {"incarnations": [q.somebody()[1] for _ in range(2)]}
+    return True
 
 
 def read(q: Both) -> Steps:
@@ -240,7 +253,24 @@ def begin(q: Both) -> Steps:
     return True
 
 
-_KINDS = (join, join, beat, beat, read, read, lead, lead, lead, acknowledge, acknowledge, take_over, leave, report, work)
+_KINDS = (
+    join,
+    join,
+    beat,
+    beat,
+    announce,
+    read,
+    read,
+    lead,
+    lead,
+    lead,
+    acknowledge,
+    acknowledge,
+    take_over,
+    leave,
+    report,
+    work,
+)
 
 
 async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn, monkeypatch):

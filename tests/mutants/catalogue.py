@@ -11,6 +11,8 @@ CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/t
 FENCES = ("tests/integration/test_fences.py",)
 FAILOVER = ("tests/integration/test_server_failover.py",)
 DEATHS = ("tests/integration/test_known_death.py",)
+VERSIONS = ("tests/integration/test_versions.py",)
+RUNNERS = ("tests/integration/test_runners.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 
 MUTANTS = (
@@ -451,5 +453,49 @@ MUTANTS = (
         "while seen.agreed and not await store.failover.condemn(seen, None):",
         "while seen.agreed and not seen.generation:",
         ("tests/integration/test_clones.py",),
+    ),
+    # -- versions -----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a change of a table waits for it as long as a statement may take",
+        "postgres/expanding.py",
+        "    lock_ms = str(round(min(_MOST_WAIT_SEC, config.lease_sec * _PART_OF_LEASE) * 1000))",
+        "    lock_ms = most_ms",
+        VERSIONS,
+    ),
+    Mutant(
+        "contracted tables take older workers",
+        "postgres/operators.sql",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (true)",
+        VERSIONS,
+        quick=True,
+    ),
+    Mutant(
+        "contracted tables take an older worker that takes over a newer one's row",
+        "postgres/operators.sql",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s, false))",
+        VERSIONS,
+    ),
+    Mutant(
+        "a worker that is older than the tables allow starts",
+        "postgres/schema.py",
+        "    if row.schema_version > LAYOUT:",
+        "    if row.schema_version > LAYOUT + 1:",
+        VERSIONS,
+    ),
+    Mutant(
+        "what a newer worker ran counts for an older one that took over its row",
+        QUERIES,
+        "WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @>",
+        "WHERE incarnation <> %(incarnation)s AND NOT runs @>",
+        RUNNERS,
+    ),
+    Mutant(
+        "what is run is not said again after a rejoin",
+        "tasks/runners.py",
+        "        row = said if me == self._worker.identity else frozenset[Runner]()",
+        "        row = said if me else frozenset[Runner]()",
+        RUNNERS,
     ),
 )

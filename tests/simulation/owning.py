@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from typing import Any
 
@@ -138,6 +139,41 @@ def show_stuck(q: Asked) -> Any:
         return Result()
     q.tx.write("node", q.name, row)
     return Result((), 1)
+
+
+@statement
+def announce_runs(q: Asked) -> Any:
+    row = q.tx.view().node.get(q.name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    q.tx.write("node", q.name, row._replace(runs=json.loads(q.runs)))
+    return Result((), 1)
+
+
+@statement
+def read_idlers(q: Asked) -> Any:
+    yield Take(0)
+    asked = json.loads(q.runs)
+    idle = [
+        (n.name, n.incarnation, n.runs)
+        for n in in_order(q.tx.view().node.values())
+        if n.incarnation != q.incarnation and n.said_by == n.incarnation and not all(run in n.runs for run in asked)
+    ]
+    return Result(rows("name incarnation runs", idle))
+
+
+@statement
+def tokens_of(q: Asked) -> Any:
+    yield Take(0)
+    tokens: dict[Any, list[int]] = {}
+    for token in q.tx.view().token.values():
+        if token.incarnation in q.incarnations:
+            tokens.setdefault(token.incarnation, []).append(token.token_id)
+    return Result(rows("incarnation token_ids", tokens.items()))
 
 
 @statement

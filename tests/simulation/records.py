@@ -264,6 +264,7 @@ def list_nodes(q: Asked) -> Result:
             "last_heartbeat": moment(n.last_heartbeat),
             "heartbeat_age_sec": q.now - n.last_heartbeat,
             "beat": n.beat,
+            "runs": n.runs,
         }
         for n in in_order(view.node.values())
     ]
@@ -275,8 +276,9 @@ def read_status(q: Asked) -> Result:
     view = q.tx.view()
     unowned = sum(not view.alive(token.incarnation) for token in view.token.values())
     cluster = view.cluster
-    values = (cluster.version, cluster.term, cluster.leader, cluster.generation, 0, "modulo", unowned, len(view.token))
-    return Result(rows("version term leader generation total_tokens hash_function unowned distributed", [values]))
+    values = (cluster.version, cluster.term, cluster.leader, cluster.generation, 0, "modulo", 1, 2, unowned, len(view.token))
+    names = "version term leader generation total_tokens hash_function schema_version layout unowned distributed"
+    return Result(rows(names, [values]))
 
 
 @_quick

@@ -182,7 +182,7 @@ def insert_node(q: Asked) -> Any:
 
 def _joining(q: Asked, joined: int) -> Node:
     where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
-    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now)
+    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, [], q.incarnation)
 
 
 @statement

@@ -54,6 +54,8 @@ class Node(NamedTuple):
     process_started: int | None = None
     session_tag: str | None = None
     last_heartbeat: float = 0.0
+    runs: list[dict[str, str | None]] | None = None
+    said_by: UUID | None = None
 
 
 class Token(NamedTuple):

@@ -45,7 +45,7 @@ async def reading() -> SimpleNamespace:
     worker.lease.extend(1000.0)
     worker.answer = HeartbeatAnswer(5, 1, uuid4(), 50, ())
     feed = Feed()
-    follower = _Follower(worker, feed, SimpleNamespace())  # type: ignore[arg-type]
+    follower = _Follower(worker, feed, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
     await follower._read()
     now.sec += 9
     return SimpleNamespace(

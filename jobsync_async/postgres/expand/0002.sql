@@ -1,4 +1,5 @@
--- Layout 2: what schema.sql has beyond the tables of 0.1.0. Workers of 0.1.0 neither read nor write it.
+-- Layout 2: what schema.sql has beyond the tables of 0.1.0, new tables left out. Workers of 0.1.0 neither read nor write it. Each
+-- statement is a transaction of its own and locks one table; the last one tells that it is done.
 ALTER TABLE {cluster}
     ADD COLUMN IF NOT EXISTS layout integer NOT NULL DEFAULT 1,
     ADD COLUMN IF NOT EXISTS channel text,
@@ -10,7 +11,8 @@ ALTER TABLE {node}
     ADD COLUMN IF NOT EXISTS interval_sec double precision,
     ADD COLUMN IF NOT EXISTS library text,
     ADD COLUMN IF NOT EXISTS layout integer,
-    ADD COLUMN IF NOT EXISTS runs jsonb;
+    ADD COLUMN IF NOT EXISTS runs jsonb,
+    ADD COLUMN IF NOT EXISTS said_by uuid;
 ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS batch text,
     ADD COLUMN IF NOT EXISTS incarnation uuid,
@@ -19,3 +21,4 @@ ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
+UPDATE {cluster} SET layout = 2 WHERE layout < 2;
