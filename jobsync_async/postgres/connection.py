@@ -86,6 +86,10 @@ def translated() -> Iterator[None]:
             f"PostgreSQL refused: {_first_line(error)}. Create or upgrade the tables, or grant the rights that are missing: "
             "`jobsync-async init` does it, `jobsync-async init --sql` prints what a database administrator can run"
         ) from error
+    except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
+        raise ConfigError(
+            "the database's encoding cannot hold a text that was given; use another one, or a database with ENCODING 'UTF8'"
+        ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise StoreUnavailable(
             "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
@@ -165,6 +169,7 @@ class Connector:
         self.limit_sec = limit_sec
         self.patience_sec: float = limit_sec * 1.5
         self.queries: Queries | None = None
+        self.codec: str = "utf-8"
 
     def conninfo(self, purpose: str) -> str:
         return self._conninfo(purpose)

@@ -23,6 +23,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import Queries
 
@@ -63,6 +64,7 @@ async def open_schema(
         with translated(), limit(connection, connector.patience_sec):
             async with connection.transaction() if connector.pooled else nullcontext():
                 schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
+                connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
                 queries = Queries(schema, config.appname)
                 if observe:
                     await _require(connection, queries)
