@@ -3,6 +3,8 @@
 Each worker works on the ids whose tokens it owns. Beginning a task asks the tables whether an earlier owner completed it, in
 the same fenced statement that records the claim; completing it is fenced too. So a task is completed by one worker, and what
 is complete is not begun again. Workers learn of each other's progress by asking, when they have nothing to do themselves.
+
+What a handler has done is written down also if its lease ended meanwhile: the statement's fence says whether it counts.
 """
 
 from __future__ import annotations
@@ -12,23 +14,24 @@ import datetime as dt
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import anyio
 
-from jobsync_async.claims import Claim, ClaimScope
-from jobsync_async.core.hashing import task_text
+from jobsync_async.claims import Claim, Holding
+from jobsync_async.core.ids import Item
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Progress, Work
+from jobsync_async.core.texts import error_text
 from jobsync_async.engine import Records
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable, UsageError
 from jobsync_async.groups import task_group
-from jobsync_async.owned import Handler, NotAsync, handled
+from jobsync_async.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import BatchResult, Runner, task_id_of
+from jobsync_async.types import BatchResult, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +40,10 @@ R = TypeVar("R")
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
 _MOST_AT_ONCE = 10_000
+# Refusals are usual while a token moves; so many in a row for one task are not.
+_REFUSALS_TO_WARN = 4
 # Failures from an earlier run are tried again by the owner of the task, if it runs the batch too. Others wait so long for that.
 _OLD_FAILURE_SEC = 3.0
-
-
-class Item(NamedTuple):
-    """A task of the batch."""
-
-    task_id: Hashable
-    text: str
-    token: int
 
 
 class Grouped:
@@ -95,10 +92,11 @@ class Batch:
     """One worker's part in a batch. `run` does it.
 
     Args:
-        claim: makes the claim scope for an id.
-        token_of: the token that an id hashes to.
+        hold: makes the holding for an id.
+        ended: makes the error for a job that has ended, with what that means here.
+        items: the ids, by their text.
         concurrency: how many handlers may run at once here.
-        attempts: how often a handler that raises is called before the task is given up.
+        attempts: how often a handler that fails is called here before the task is given up.
         progress: called as the batch proceeds.
     """
 
@@ -106,10 +104,10 @@ class Batch:
         self,
         worker: Worker,
         records: Records,
-        claim: Callable[[Hashable], ClaimScope],
-        token_of: Callable[[Hashable], int],
+        hold: Callable[[Hashable], Holding],
+        ended: Callable[[str], UsageError],
         date: dt.date,
-        ids: Iterable[Hashable],
+        items: Mapping[str, Item],
         handler: Handler,
         concurrency: int,
         attempts: int,
@@ -117,18 +115,21 @@ class Batch:
     ) -> None:
         self._worker = worker
         self._records = records
-        self._claim = claim
+        self._hold = hold
+        self._ended = ended
         self._date = date
-        self._handler = handler
+        self._runner = HandlerRunner(worker, handler)
         self._concurrency = concurrency
         self._attempts = attempts
-        bare = [task_id_of(item) for item in ids]
-        items = [Item(task_id, task_text(task_id), token_of(task_id)) for task_id in bare]
-        # What is not done with. An id that is given twice is one task, as are ids with the same text.
-        self._open = {item.text: item for item in items}
+        # What is not done with.
+        self._open = dict(items)
         # Ours to do: waiting in the queue, or under way.
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
         self._queued: set[str] = set()
+        # By task: how many attempts have failed here, the last one's error, and how often its claim was refused in a row.
+        self._failures: Counter[str] = Counter()
+        self._errors: dict[str, str] = {}
+        self._refusals: Counter[str] = Counter()
         self._old_failures: dict[str, Progress] = {}
         self._here: set[Hashable] = set()
         self._elsewhere: set[Hashable] = set()
@@ -152,6 +153,8 @@ class Batch:
                 group.start_soon(self._work)
             await self._until_done()
             group.cancel_scope.cancel()
+        if self._open:  # a task of the group was cancelled, by somebody who cancels all tasks there are
+            raise UsageError(f"the batch was cut off while {len(self._open)} of its tasks were not done; run it again")
         if self._reporter is not None:
             await self._reporter.finish()
         return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed))
@@ -166,7 +169,7 @@ class Batch:
     async def _until_done(self) -> None:
         while self._open:
             if self._worker.ended:
-                raise UsageError(f"the job ended while {len(self._open)} tasks of the batch were not done; run it again")
+                raise self._ended(f"{len(self._open)} tasks of the batch were not done; run it again")
             self._news.clear()
             await self._news.wait()
 
@@ -198,21 +201,23 @@ class Batch:
             wait_sec = _FIRST_POLL_SEC if noted else min(_MOST_POLL_SEC, 1.5 * wait_sec)
 
     async def _read_progress(self) -> dict[str, Progress]:
-        texts = [text for text in self._open if text not in self._queued]
+        return await self._read([text for text in self._open if text not in self._queued])
+
+    async def _read(self, texts: Sequence[str]) -> dict[str, Progress]:
         progress: dict[str, Progress] = {}
         for start in range(0, len(texts), _MOST_AT_ONCE):
             some = texts[start : start + _MOST_AT_ONCE]
             progress |= await self._patiently(partial(self._records.read_progress, self._date, some))
         return progress
 
-    def _note(self, progress: dict[str, Progress], *, earlier: bool = False) -> int:
-        """Take in what is done with, `earlier` than this run or in it; how much of it was new."""
+    def _note(self, progress: dict[str, Progress], *, earlier: bool = False, queued: bool = False) -> int:
+        """Take in what is done with, `earlier` than this run or in it, and what is `queued` here too; how much was new."""
         me = self._worker.identity.name
         noted = 0
         for text, entry in progress.items():
-            if text in self._open and text not in self._queued and self._old_failures.get(text) != entry:
+            if text in self._open and (queued or text not in self._queued) and self._old_failures.get(text) != entry:
                 noted += 1
-                # A completion of ours whose answer was lost is found here.
+                # What this worker has completed in this run: by another batch, or by a completion whose answer was lost.
                 ours = entry.node == me and not earlier
                 self._close(self._open[text], self._here if ours else self._elsewhere, entry.error)
         return noted
@@ -244,51 +249,88 @@ class Batch:
 
     async def _work(self) -> None:
         """One of the slots in which handlers run."""
-        worker = self._worker
         while True:
             item = await self._queue.get()
             try:
-                async with self._claim(item.task_id) as claim:
-                    await self._attempt(item, claim)
-            except (NotOwner, OwnershipLost):
-                # Another worker does it, or this one if the token comes back. The tables may know of it before we do.
-                await anyio.sleep(_FIRST_POLL_SEC if worker.owns(item.token) else 0)
+                async with (holding := self._hold(item.task_id)):
+                    await self._attempt(item, holding)
+            except (NotOwner, OwnershipLost) as error:  # of this claim: what the handler raises does not come out here
+                self._refused(item, error)
+            else:
+                del self._refusals[item.text]
+                self._again(item)
+
+    def _again(self, item: Item) -> None:
+        """Queue what is not done with and still ours."""
+        self._queued.discard(item.text)
+        if item.text in self._open and self._worker.owns(item.token):
+            self._enqueue(item)
+
+    def _refused(self, item: Item, error: NotOwner | OwnershipLost) -> None:
+        """Another worker does it, or this one if the token comes back. Where it seems to be here, the tables know better: then
+        it is tried again after ever longer waits."""
+        worker = self._worker
+        if not worker.owns(item.token):
             self._queued.discard(item.text)
-            if item.text in self._open and worker.owns(item.token):
-                self._enqueue(item)
+            return
+        self._refusals[item.text] += 1
+        refusals, name = self._refusals[item.text], worker.identity.name
+        wait_sec = _BACKOFF.wait_sec(refusals, random.random())  # noqa: S311 - a jitter
+        log = logger.info if refusals < _REFUSALS_TO_WARN else logger.warning
+        log(
+            "%s: task %r could not be kept, and is tried again in %.1f s: %s",
+            name,
+            item.task_id,
+            wait_sec,
+            error,
+            extra={"node": name, "task_id": item.text, "token_id": item.token, "failures": refusals, "seconds": wait_sec},
+        )
+        self._queued.discard(item.text)  # others may do it meanwhile, which `_poll` sees
+        asyncio.get_running_loop().call_later(wait_sec, self._again, item)
 
-    async def _attempt(self, item: Item, claim: Claim) -> None:
+    async def _attempt(self, item: Item, holding: Holding) -> None:
+        """Do a task whose claim is held. Raises OwnershipLost when the claim did not last."""
+        claim = holding.claim
         work = Work(item.text, claim.token_id, claim.epoch)
+        if holding.waited and self._note(await self._read([item.text]), queued=True):
+            return  # whoever was before us in this worker has done it, or has given it up
         if not await self._begin(work):
-            self._close(item, self._elsewhere)
+            self._note(await self._read([item.text]), queued=True)
             return
-        error = await self._handle(claim)
+        error = await self._handle(item, holding)
         if error is not None:
-            await self._patiently(lambda: self._records.record_failures(self._date, [(work, error)]))
+            if not await self._patiently(lambda: self._records.record_failures(self._date, [(work, error)])):
+                raise _lost(work)
             self._close(item, self._elsewhere, error)
-            return
-        completed_now = await self._complete(work)
-        self._close(item, self._here if completed_now else self._elsewhere)
+        elif await self._complete(work):
+            self._close(item, self._here)
+        else:
+            self._note(await self._read([item.text]), queued=True)
 
-    async def _handle(self, claim: Claim) -> str | None:
-        """Call the handler, again if it raises; the last error's text, None when it succeeded."""
-        attempt = 1
-        while True:
-            try:
-                await handled(self._handler, claim)
+    async def _handle(self, item: Item, holding: Holding) -> str | None:
+        """Call the handler, again if it fails; the last error's text, None when it succeeded."""
+        text = item.text
+        while self._failures[text] < self._attempts:
+            outcome = await self._runner.run(holding)
+            if outcome.blocked_sec:  # told in the log; it may have succeeded all the same, as the tables will say
+                self._failures[text] += 1
+                self._errors[text] = f"it {blocked_text(outcome.blocked_sec)}"
+            if outcome.cut or outcome.lost:
+                raise holding.claim.lost_error("its handler was told so" if outcome.lost else None)
+            if outcome.error is None:
                 return None
-            except (NotOwner, OwnershipLost, NotAsync):
-                raise
-            except Exception as error:  # the handler's own, whatever it is: logged, tried again, and in the end reported
-                self._log_failure(claim, attempt, error)
-                if attempt == self._attempts:
-                    return f"{type(error).__name__}: {error}"
-            await anyio.sleep(_BACKOFF.wait_sec(attempt, random.random()))  # noqa: S311 - a jitter
-            claim.check()
-            attempt += 1
+            if not outcome.blocked_sec:
+                self._failures[text] += 1
+            self._errors[text] = error_text(outcome.error)
+            self._log_failure(holding.claim, text, outcome.error)
+            if self._failures[text] < self._attempts:
+                with anyio.move_on_after(_BACKOFF.wait_sec(self._failures[text], random.random())):  # noqa: S311 - a jitter
+                    await holding.gone.wait()
+                holding.claim.check()
+        return self._errors[text]
 
-    def _log_failure(self, claim: Claim, attempt: int, error: Exception) -> None:
-        name = self._worker.identity.name
+    def _log_failure(self, claim: Claim, text: str, error: BaseException) -> None:
+        name, attempt = self._worker.identity.name, self._failures[text]
         logger.warning(
             "%s: the handler of task %r raised in attempt %d of %d",
             name,
@@ -296,7 +338,7 @@ class Batch:
             attempt,
             self._attempts,
             exc_info=error,
-            extra={"node": name, "task_id": task_text(claim.task_id), "token_id": claim.token_id, "failures": attempt},
+            extra={"node": name, "task_id": text, "token_id": claim.token_id, "failures": attempt},
         )
 
     def _close(self, item: Item, where: set[Hashable], error: str | None = None) -> None:

@@ -20,6 +20,7 @@ from jobsync_async.callbacks import Callback, RebalanceCallback
 from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.ids import require_storable
 from jobsync_async.core.rows import Announcement
 from jobsync_async.description import describe
 from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable
@@ -97,18 +98,29 @@ class Coordinator:
     def locks(self) -> Locks:
         config = self.worker.config
         token_of = token_hasher(config.total_tokens, config.hash_function)
-        return Locks(self._opened().pins, token_of, self.worker.identity.name)
+        return Locks(self._opened().pins, token_of, self.worker.identity.name, self.codec)
 
     @property
     def fence_table(self) -> str:
         return self._opened().queries.table("token")
+
+    @property
+    def codec(self) -> str:
+        return "utf-8" if self.store is None else self.store.codec
 
     # -- starting -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect, and find or create the tables. Raises StoreUnavailable, SchemaError or ConfigError."""
         worker = self.worker
-        self.store = await Store.open(worker.config, worker.identity.name)
+        store = await Store.open(worker.config, worker.identity.name)
+        try:
+            require_storable("node_name", worker.identity.name, store.codec)
+            require_storable("address", worker.announcement.address or "", store.codec)
+        except ConfigError:
+            await store.close()
+            raise
+        self.store = store
         if worker.announcement.pid not in (None, os.getpid()):  # made in one process and started in a child of it
             worker.announcement = announce(worker.announcement.weight, worker.announcement.address)
         worker.announcement = replace(worker.announcement, session_tag=self.store.tag)

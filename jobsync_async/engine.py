@@ -33,8 +33,8 @@ class Records(Protocol):
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
 
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> None:
-        """Write down that tasks were given up, with the error."""
+    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
+        """Write down that tasks were given up, with the error; of how many: those that nobody has begun anew since."""
 
     async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
         """Try again what was given up."""
@@ -51,6 +51,7 @@ class Engine(Protocol):
         failure: what ended the job, None while it runs or when it ended in order.
         work, locks: claims and completions, and pins; there after `open`.
         fence_table: quoted name of the table to fence with; None without one.
+        codec: Python's name for the encoding of what can be stored; known after `open`.
     """
 
     worker: Worker
@@ -62,6 +63,8 @@ class Engine(Protocol):
     def locks(self) -> Locks: ...
     @property
     def fence_table(self) -> str | None: ...
+    @property
+    def codec(self) -> str: ...
 
     async def open(self) -> None:
         """Connect."""

@@ -22,7 +22,19 @@ from typing import Any
 
 
 class JobSyncError(Exception):
-    """Base of every error of this library."""
+    """Base of every error of this library. Each can be pickled and copied with its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class again, as exceptions do: it may want other arguments than its message.
+        facts = {name: value for name, value in vars(self).items() if not name.startswith("_") or name == "__notes__"}
+        return _restored, (type(self), self.args, facts)
+
+
+def _restored(kind: type[JobSyncError], args: tuple[Any, ...], facts: dict[str, Any]) -> JobSyncError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(facts)
+    return error
 
 
 class ConfigError(JobSyncError, ValueError):
@@ -69,6 +81,8 @@ class NodeNameTaken(CoordinationError):
 
 
 class _OwnershipError(CoordinationError):
+    _claim: Any = None  # which claim of this process it is about, where it is about one
+
     def __init__(
         self,
         message: str,

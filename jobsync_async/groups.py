@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
+else:
+    from builtins import BaseExceptionGroup
+
+__all__ = ["BaseExceptionGroup", "task_group"]
 
 
 @asynccontextmanager
@@ -23,7 +27,8 @@ async def task_group() -> AsyncIterator[TaskGroup]:
         async with anyio.create_task_group() as group:
             yield group
     except BaseExceptionGroup as errors:  # unwrapped, and raised again
-        raise _first(errors) from None
+        first = _first(errors)
+        raise first from first.__cause__
 
 
 def _first(error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import psycopg
@@ -23,10 +23,11 @@ from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
 from jobsync_async.body import Body
 from jobsync_async.callbacks import Callback, call
-from jobsync_async.claims import Claim, ClaimScope, OnRevoke
+from jobsync_async.claims import Claim, ClaimScope, Holding, OnRevoke
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.ids import id_text, items_of
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, StoreError, UsageError
 from jobsync_async.process import announce
@@ -35,7 +36,8 @@ from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
 
 if TYPE_CHECKING:
-    from jobsync_async.owned import Handler, Ids
+    from jobsync_async.handlers import Handler
+    from jobsync_async.owned import Ids
     from jobsync_async.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -257,58 +259,80 @@ class Job(Ownership, Health, Records, Pins):
     # -- beyond jobsync -------------------------------------------------------------------------------------------------
 
     def claim(self, task: TaskOrId) -> ClaimScope:
-        """``async with job.claim(task) as claim``: the body runs while the task is this worker's.
+        """``async with job.claim(task) as claim``: the body runs while the task is this worker's, and alone in this worker.
 
-        When its token is revoked the body may finish, for up to ``handoff_timeout_sec``; nobody else gets the token before it
-        has. When ownership is lost, the body is cancelled.
+        When somebody else in this worker works on the task, entering waits for its turn. When its token is revoked the body may
+        finish, for up to ``handoff_timeout_sec``; nobody else gets the token before it has. When ownership is lost, the body is
+        cancelled, and again after growing waits if it goes on. A token that `token_changes` has just told to be revoked can be
+        claimed by the task that reads it, until it asks for the next change.
 
         Raises:
             NotOwner: on entering, when the task is not this worker's.
             OwnershipLost: on leaving, when it was not until the end.
+            UsageError: on entering, when the scope was entered before, or by what works on the task already.
+            ConfigError: the id cannot be one.
         """
-        return self._claim(task, "finish")
+        return ClaimScope(self._hold(task_id_of(task)))
 
-    def _claim(self, task: TaskOrId, on_revoke: OnRevoke) -> ClaimScope:
+    def _hold(self, task_id: Any, on_revoke: OnRevoke = "finish") -> Holding:
         self._require_started()
-        task_id = task_id_of(task)
-        return ClaimScope(self._worker, task_id, self._token_of(task_id), self._engine.fence_table, on_revoke)
+        text = id_text(task_id, self._engine.codec)
+        return Holding(self._worker, task_id, text, self._token_of(task_id), self._engine.fence_table, on_revoke)
 
-    async def fence(self, connection: psycopg.AsyncConnection[Any], claim: Claim) -> None:
+    async def fence(self, connection: psycopg.AsyncConnection[Any], claim: Claim | TaskOrId) -> None:
         """Make sure, inside your own transaction, that the claim holds until the commit: nobody can take the token before.
 
         One statement on `connection`. For other drivers see `Claim.fence_sql`.
 
+        Args:
+            claim: a claim; or a task or its id, for what is done without one, such as writing back what `token_changes`
+                revokes: it holds as long as this worker has the token, also revoked, until that is acknowledged.
+
         Raises:
             OwnershipLost: it does not hold; let it pass, so that the transaction rolls back.
+            NotOwner: the task of that id is not this worker's.
             UsageError: the connection is in autocommit and not in a transaction; or this is after a savepoint, and rolling back
                 to that would undo the fence: fence first, in the outermost transaction.
         """
+        if not isinstance(claim, Claim):
+            self._require_started()
+            task_id = task_id_of(claim)
+            claim = claims.standing_claim(self._worker, task_id, self._token(task_id), self._engine.fence_table)
         await claims.fence(self._worker, connection, claim)
 
-    async def run_owned(self, ids: Ids, handler: Handler, *, name: str = "default", refresh_sec: float = 5.0) -> None:
-        """Run one coroutine per owned id, cluster-wide, until the job stops or this call is cancelled.
+    async def run_owned(self, ids: Ids, handler: Handler, *, name: str = "default", refresh_sec: float = 5.0) -> NoReturn:
+        """Run the handler once per owned id, cluster-wide, until the job ends or this call is cancelled.
 
-        A coroutine starts when its id's token comes here. It is cancelled as soon as the token is to go, and the next worker
-        starts its own when the cleanup here has returned. If it raises, it starts again with backoff; if it returns, it has
-        ended until the token goes and comes back.
+        A handler starts when its id's token comes here. When the token is to go, it is cancelled once, and the next worker
+        starts its own when the cleanup here has returned. Until then the claim is valid and its fence holds, for up to
+        ``handoff_timeout_sec``; `Claim.leaving` says why. A plain function runs in a thread, which nothing can cancel: let it
+        look at `Claim.leaving` now and then. A handler that raises starts again after growing waits; one that returns has ended
+        until the token goes and comes back.
 
         Args:
             ids: the ids of the whole cluster: an iterable, or a callable (plain or async) that gives one and is called every
-                `refresh_sec`.
-            handler: an async function that takes the `Claim`.
+                `refresh_sec`. When that raises, it is logged and asked again, and what runs goes on.
+            handler: a function that takes the `Claim`, async, or plain and run in a thread of its own.
             name: what this runs, the same at every worker that does. The ids on tokens of a worker that runs nothing of this
                 name are served by nobody: that is logged, and ``jobsync-async status`` shows it.
+
+        Raises:
+            UsageError: the job has ended; what ended it is the cause.
+            ConfigError: an id cannot be one.
         """
-        from jobsync_async.owned import OwnedRunner, check_handler, check_ids  # noqa: PLC0415 - many workers do without
+        from jobsync_async.handlers import check_handler, check_ids  # noqa: PLC0415 - many workers do without
+        from jobsync_async.owned import OwnedRunner  # noqa: PLC0415
 
         self._require_started()
         check_handler(handler)
+        check_number("refresh_sec", refresh_sec)
+        codec = self._engine.codec
         if not callable(ids):
             check_ids(ids)
-        check_number("refresh_sec", refresh_sec)
+            ids = items_of(ids, self._token_of, codec)
         check_text("name", name)
-        claim = partial(self._claim, on_revoke="cancel")
-        await OwnedRunner(self._worker, claim, self._token_of, ids, handler, refresh_sec, name).run()
+        hold = partial(self._hold, on_revoke="cancel")
+        await OwnedRunner(self._worker, hold, self._token_of, self._ended, ids, codec, handler, refresh_sec, name).run()
 
     async def run_batch(
         self,
@@ -325,19 +349,22 @@ class Job(Ownership, Health, Records, Pins):
 
         Args:
             ids: the ids of the whole cluster, the same at every worker.
-            handler: an async function that takes the `Claim`; it may be called again for an id if a worker dies or loses the
-                token half-way, so make its effects repeatable, or commit them through `fence`.
+            handler: a function that takes the `Claim`, async, or plain and run in a thread of its own; it may be called again
+                for an id if a worker dies or loses the token half-way, so make its effects repeatable, or commit them through
+                `fence`. Each call is a task of its own, with the context variables of whoever calls this.
             concurrency: how many handlers run at once here.
-            attempts: how often a handler that raises is called before the id is reported as failed.
+            attempts: how often a handler fails here before the id is reported as failed: it raises, or it blocks the event loop
+                until its lease is over.
             progress: called with a `BatchProgress`, plain or async: at the start, when something has changed, though not more
                 than five times a second, and at the end. `jobsync_async.progress.RichProgress` is one that draws a bar. If it
                 raises, so does this.
 
         Raises:
-            UsageError: the job ended before the batch.
+            UsageError: the job ended before the batch; what ended it is the cause.
+            ConfigError: an id cannot be one, or two are equal and have different texts.
         """
         from jobsync_async.batch import Batch  # noqa: PLC0415 - many workers do without
-        from jobsync_async.owned import check_handler, check_ids  # noqa: PLC0415
+        from jobsync_async.handlers import check_handler, check_ids  # noqa: PLC0415
 
         self._require_started()
         check_handler(handler)
@@ -348,10 +375,10 @@ class Job(Ownership, Health, Records, Pins):
         batch = Batch(
             self._worker,
             self._engine.work,
-            self.claim,
-            self._token_of,
+            self._hold,
+            self._ended,
             self.date,
-            ids,
+            items_of(ids, self._token_of, self._engine.codec),
             handler,
             concurrency,
             attempts,
@@ -362,7 +389,7 @@ class Job(Ownership, Health, Records, Pins):
     async def owner_of(self, task: TaskOrId) -> Owner | None:
         """Who owns the task now, None for nobody. One statement; StoreUnavailable."""
         self._require_started()
-        return await self._engine.owner_of(self._token_of(task_id_of(task)))
+        return await self._engine.owner_of(self._token(task_id_of(task)))
 
     async def drain(self) -> None:
         """Hand every token on and stay in the cluster without any; returns when nothing is owned any more."""

@@ -8,8 +8,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from jobsync_async.core.hashing import task_text
+from jobsync_async.core.ids import id_text, require_storable
 from jobsync_async.core.patterns import validate_patterns
 from jobsync_async.core.pins import Pin
+from jobsync_async.core.texts import storable
 from jobsync_async.errors import ConfigError, LockConflict
 from jobsync_async.types import LockInfo, TaskOrId, task_id_of
 
@@ -36,8 +38,9 @@ class PinStore(Protocol):
 class Locks:
     """The pins of one cluster, registered in the name of one worker."""
 
-    def __init__(self, store: PinStore, token_of: Callable[[Hashable], int], creator: str) -> None:
+    def __init__(self, store: PinStore, token_of: Callable[[Hashable], int], creator: str, codec: str = "utf-8") -> None:
         self._store = store
+        self._codec = codec
         self._token_of = token_of
         self._creator = creator
         self.clear = store.clear
@@ -49,6 +52,7 @@ class Locks:
         """Pin tasks, given with patterns and a reason; why some were refused, which is logged too. Raises ConfigError before
         anything is stored."""
         _check_days(expires_in_days)
+        require_storable("whoever pins", self._creator, self._codec)
         pins: list[Pin] = []
         reasons: list[str | None] = []
         for lock in locks:
@@ -56,8 +60,11 @@ class Locks:
                 raise ConfigError(f"each lock must be a tuple (task_id, node_patterns, reason); got {lock!r:.200}")
             task, patterns, reason = lock
             task_id = task_id_of(task)
-            pins.append(Pin(task_text(task_id), self._token_of(task_id), validate_patterns(patterns)))
-            reasons.append(None if reason is None else task_text(reason))
+            pin = Pin(id_text(task_id, self._codec), self._token_of(task_id), validate_patterns(patterns))
+            for pattern in pin.node_patterns:
+                require_storable("a node pattern", pattern, self._codec)
+            pins.append(pin)
+            reasons.append(None if reason is None else storable(task_text(reason), self._codec))
         if not pins:
             return []
         refused = await self._store.register(pins, reasons, self._creator, expires_in_days)

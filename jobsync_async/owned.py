@@ -1,32 +1,31 @@
-"""`Job.run_owned`: one coroutine per owned task id, cluster-wide."""
+"""`Job.run_owned`: one coroutine, or one thread, per owned task id, cluster-wide."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 
-from jobsync_async.callbacks import call
-from jobsync_async.claims import Claim, ClaimScope
-from jobsync_async.core.hashing import task_text
+from jobsync_async.claims import Holding
+from jobsync_async.core.ids import Item, items_of
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.ownership import Grant
-from jobsync_async.errors import ConfigError, NotOwner, OwnershipLost, UsageError
+from jobsync_async.core.texts import error_text
+from jobsync_async.errors import NotOwner, UsageError
 from jobsync_async.groups import task_group
+from jobsync_async.handlers import Handler, HandlerRunner, Outcome, apart, check_ids
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import Runner, task_id_of
+from jobsync_async.types import Runner
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Claim], Awaitable[object]]
 Ids = Iterable[Hashable] | Callable[[], Iterable[Hashable] | Awaitable[Iterable[Hashable]]]
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=30)
@@ -35,11 +34,14 @@ _STEADY_SEC = 60.0
 
 
 class OwnedRunner:
-    """Starts a coroutine for each owned id, and ends it when the id goes.
+    """Starts the handler for each owned id, and ends it when the id goes.
 
     Args:
-        claim: makes the claim scope for an id, one that is cancelled as soon as the token is revoked.
+        hold: makes the holding for an id, one whose work is cancelled as soon as the token is revoked.
         token_of: the token that an id hashes to.
+        ended: makes the error for a job that has ended, with what that means here.
+        ids: the ids by their text, or a callable that gives them.
+        codec: what their texts must be storable in.
         refresh_sec: how often a callable for the ids is called again.
         name: by which workers tell each other that they run this.
     """
@@ -47,114 +49,142 @@ class OwnedRunner:
     def __init__(
         self,
         worker: Worker,
-        claim: Callable[[Hashable], ClaimScope],
+        hold: Callable[[Hashable], Holding],
         token_of: Callable[[Hashable], int],
-        ids: Ids,
+        ended: Callable[[str], UsageError],
+        ids: Mapping[str, Item] | Callable[[], Any],
+        codec: str,
         handler: Handler,
         refresh_sec: float,
         name: str,
     ) -> None:
         self._worker = worker
-        self._claim = claim
+        self._hold = hold
         self._token_of = token_of
+        self._ended = ended
         self._ids = ids
-        self._handler = handler
+        self._codec = codec
+        self._runner = HandlerRunner(worker, handler)
         self._refresh_sec = refresh_sec
         self._name = name
-        self._wanted: dict[str, tuple[Hashable, int]] = {}
-        self._running: dict[str, anyio.CancelScope] = {}
+        self._wanted: Mapping[str, Item] = {}
+        self._running: dict[str, _Run] = {}
         # Ids whose handler returned, with the token and the stay in which it did: not started again in the same stay.
         self._finished: dict[str, tuple[int, Grant]] = {}
+        # How often in a row it failed, by id: also over a loss of the lease that it caused itself.
+        self._failures: Counter[str] = Counter()
 
-    async def run(self) -> None:
-        """Until the worker ends or the caller is cancelled; all coroutines have ended when this returns."""
+    async def run(self) -> NoReturn:
+        """Until the worker ends or the caller is cancelled; everything has ended when this raises. Raises UsageError."""
         worker = self._worker
-        refresh = callable(self._ids)
-        await self._read_ids()
         async with task_group() as group:
             group.start_soon(worker.runners.keep, Runner("owned", self._name), self._ids_on)
+            if callable(self._ids):
+                group.start_soon(self._refresh, self._ids)
+            else:
+                self._wanted = self._ids
             while not worker.ended:
                 self._match(group)
-                with anyio.move_on_after(self._refresh_sec if refresh else None) as waiting:
-                    await worker.changed()
-                if waiting.cancelled_caught:
-                    await self._read_ids()
+                await worker.changed()
             group.cancel_scope.cancel()
+        if worker.ended:
+            raise self._ended("nothing that run_owned had started runs any more")
+        raise UsageError("run_owned was cut off: a task of it was cancelled, by somebody who cancels all tasks there are")
 
-    async def _read_ids(self) -> None:
-        ids = await call(self._ids) if callable(self._ids) else self._ids
-        bare = (task_id_of(item) for item in ids)
-        self._wanted = {task_text(task_id): (task_id, self._token_of(task_id)) for task_id in bare}
+    async def _refresh(self, ids: Callable[[], Any]) -> None:
+        """Ask for the ids, for ever. When they cannot be had, those of before are kept."""
+        failures = 0
+        while True:
+            try:
+                given = await apart("the callable for the ids of run_owned", ids)
+                check_ids(given)
+                self._wanted = items_of(given, self._token_of, self._codec)
+            except Exception as error:  # the user's, whatever it is: logged, and asked again
+                failures += 1
+                wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+                name = self._worker.identity.name
+                logger.warning(
+                    "%s: the ids of run_owned could not be had, those of before are kept; asking again in %.1f s: %s",
+                    name,
+                    wait_sec,
+                    error_text(error),
+                    exc_info=error,
+                    extra={"node": name, "failures": failures, "seconds": wait_sec},
+                )
+            else:
+                failures, wait_sec = 0, self._refresh_sec
+                self._worker.wake_waiters()
+            await anyio.sleep(wait_sec)
 
     def _ids_on(self) -> Mapping[int, int]:
-        return Counter(token for _, token in self._wanted.values())
+        return Counter(item.token for item in self._wanted.values())
 
     def _match(self, group: TaskGroup) -> None:
         """Start what is owned and not running; end what is not wanted any more. Claims see to what is not owned any more."""
         worker, grants = self._worker, self._worker.ownership.grants
         self._finished = {text: stay for text, stay in self._finished.items() if grants.get(stay[0]) == stay[1]}
-        for text, (task_id, token) in self._wanted.items():
-            if worker.owns(token) and text not in self._running and text not in self._finished:
-                scope = self._running[text] = anyio.CancelScope()
-                group.start_soon(self._keep_running, text, task_id, token, scope)
+        for text, item in self._wanted.items():
+            if worker.owns(item.token) and text not in self._running and text not in self._finished:
+                run = self._running[text] = _Run(item)
+                group.start_soon(self._keep_running, run)
         for text in self._running.keys() - self._wanted.keys():
-            self._running[text].cancel()
+            self._running[text].not_wanted()
 
-    async def _keep_running(self, text: str, task_id: Hashable, token: int, scope: anyio.CancelScope) -> None:
-        worker = self._worker
-        failures = 0
-        with scope:
+    async def _keep_running(self, run: _Run) -> None:
+        worker, (task_id, text, token) = self._worker, run.item
+        with run.scope:
             while worker.owns(token):
+                if self._failures[text]:
+                    await anyio.sleep(_BACKOFF.wait_sec(self._failures[text], random.random()))  # noqa: S311 - a jitter
                 started_at = worker.clock()
-                grant = worker.ownership.grants[token]
+                run.holding = self._hold(task_id)
                 try:
-                    async with self._claim(task_id) as claim:
-                        await handled(self._handler, claim)
+                    async with run.holding:
+                        grant = worker.ownership.grants.get(token)
+                        outcome = await self._runner.run(run.holding)
+                except NotOwner:
+                    break  # it went while this waited
+                self._note(run.item, outcome, worker.clock() - started_at)
+                if outcome.returned and grant is not None:
                     self._finished[text] = (token, grant)
                     break
-                except (NotOwner, OwnershipLost):
-                    failures = 0
-                except NotAsync:
-                    raise
-                except Exception:  # the handler's own, whatever it is: logged, and the handler is started again
-                    failures = 1 if worker.clock() - started_at >= _STEADY_SEC else failures + 1
-                    wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
-                    name = worker.identity.name
-                    logger.exception(
-                        "%s: the handler of task %r raised; starting it again in %.1f s",
-                        name,
-                        task_id,
-                        wait_sec,
-                        extra={"node": name, "task_id": text, "token_id": token, "failures": failures, "seconds": wait_sec},
-                    )
-                    await anyio.sleep(wait_sec)
         del self._running[text]
         if worker.owns(token) and text not in self._finished:
-            worker.wake_waiters()  # the token came back while the coroutine was ending
+            worker.wake_waiters()  # the token came back while this was ending
 
-
-class NotAsync(UsageError):
-    """The handler is a plain function."""
-
-
-async def handled(handler: Handler, claim: Claim) -> None:
-    """Call a handler to its end. Raises NotAsync when it is a plain function, which nothing could cancel."""
-    result: object = handler(claim)
-    if not inspect.isawaitable(result):
-        raise NotAsync(
-            f"the handler must be an async function, and {handler!r} is a plain one, which would hold up the event loop: make "
-            "it `async def`, and call blocking code in it by `await asyncio.to_thread(…)`"
+    def _note(self, item: Item, outcome: Outcome, seconds: float) -> None:
+        """Count and tell a failure, which makes the next start wait."""
+        if outcome.error is not None:
+            what = "raised"
+        elif outcome.blocked_sec:
+            what = f"blocked the event loop for {outcome.blocked_sec:.1f} s"
+        elif outcome.lost and not outcome.cut:
+            what = "was told that its claim is lost"
+        else:
+            del self._failures[item.text]
+            return
+        self._failures[item.text] = 1 if seconds >= _STEADY_SEC else self._failures[item.text] + 1
+        name, failures = self._worker.identity.name, self._failures[item.text]
+        logger.error(
+            "%s: the handler of task %r %s (%d in a row); while the task is here, it is started again after a wait",
+            name,
+            item.task_id,
+            what,
+            failures,
+            exc_info=outcome.error,
+            extra={"node": name, "task_id": item.text, "token_id": item.token, "failures": failures},
         )
-    await result
 
 
-def check_handler(handler: Any) -> None:
-    """Raise UsageError unless it can be called."""
-    if not callable(handler):
-        raise UsageError(f"the handler must be an async function that takes a Claim; got {handler!r}")
+class _Run:
+    """One id that is kept running, and how to end that."""
 
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.holding: Holding | None = None
 
-def check_ids(ids: Any) -> None:
-    """Raise ConfigError unless it is several ids: a string would be taken for its characters."""
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise ConfigError(f"ids must be an iterable of task ids, such as a list; got {ids!r:.100}")
+    def not_wanted(self) -> None:
+        if self.holding is not None:
+            self.holding.ask_to_end("unwanted")
+        self.scope.cancel()

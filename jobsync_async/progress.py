@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from jobsync_async.callbacks import call
 from jobsync_async.errors import UsageError
+from jobsync_async.handlers import apart
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,8 +81,12 @@ class Reporter:
 
     async def _tell(self) -> None:
         progress = self._current()
-        await call(self._callback, progress)
-        self._told = progress
+
+        async def tell() -> None:
+            await call(self._callback, progress)
+            self._told = progress
+
+        await apart("the progress callback of run_batch", tell)
 
 
 class RichProgress:

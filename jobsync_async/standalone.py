@@ -24,6 +24,7 @@ class Standalone:
     """The `Engine` of a job that has no cluster."""
 
     fence_table = None
+    codec = "utf-8"
 
     def __init__(self, name: str, announcement: Announcement, on_rebalance: Callback | None) -> None:
         self.worker: Worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
@@ -102,8 +103,9 @@ class MemoryWork:
     async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
         return sum(self._complete(me, date, work) for work in works)
 
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> None:
+    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
         """There is nobody to tell."""
+        return len(failures)
 
     async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
         """There are none."""

@@ -71,6 +71,10 @@ class TokenChanges:
         if self._asked_by is task:
             self.close()
 
+    def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
+        """Whether `task` reads this, was told that the token is to go, and has not asked for the next item yet."""
+        return self._asked_by is task and self._reader.lets_go_of(token)
+
     def close(self) -> None:
         """Stop reading; nothing waits for this reader any more."""
         self._closed = True

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-from jobsync_async.core.hashing import task_text
+from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
 from jobsync_async.engine import Engine
 from jobsync_async.errors import NotOwner, OwnershipLost
@@ -51,7 +51,7 @@ class TaskLog:
 
     def _work(self, task: TaskOrId) -> Work:
         task_id, worker = task_id_of(task), self._engine.worker
-        text, token = task_text(task_id), self._token_of(task_id)
+        text, token = id_text(task_id, self._engine.codec), self._token_of(task_id)
         epoch = worker.ownership.epoch(token) if worker.owns(token) else None
         if epoch is None:
             raise NotOwner(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Hashable
-from typing import Literal
+from typing import Any, Literal
 
+from jobsync_async.core import ids
 from jobsync_async.core.hashing import task_text
+from jobsync_async.core.texts import error_text
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.tasks.worker import Worker
@@ -15,6 +17,7 @@ from jobsync_async.tasks.worker import Worker
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 
 _MAX_TEXT = 1_000
+_MOST_BITS = 1_000  # Python refuses to write out numbers of several thousand digits
 
 
 class Started:
@@ -35,6 +38,26 @@ class Started:
             raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
         if self._state == "stopped":
             raise UsageError("the job has stopped; make a new one")
+
+    def _ended(self, meaning: str) -> UsageError:
+        """The error for a call that cannot go on because the job has ended: why it has, and what that means for the call."""
+        failure = self._engine.failure
+        if failure is None:
+            return UsageError(f"the job ended because it was stopped: {meaning}")
+        error = UsageError(f"the job ended, {meaning}; what ended it: {error_text(failure)}")
+        error.__cause__ = failure
+        return error
+
+    def _token(self, task_id: Any) -> int:
+        """The token of an id. Raises ConfigError for a value that cannot be one."""
+        kind = type(task_id)
+        plain = (
+            (kind is str and task_id.isascii() and "\0" not in task_id and len(task_id) <= ids.MOST_CHARACTERS)
+            or (kind is int and task_id.bit_length() <= _MOST_BITS)
+        )  # fmt: skip
+        if not plain:
+            ids.id_text(task_id, self._engine.codec)
+        return self._token_of(task_id)
 
 
 def require_asyncio() -> None:

@@ -14,20 +14,21 @@ class Ownership(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O.
+        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O; may be
+        asked from any thread. Raises UsageError before start, ConfigError for an id that cannot be one.
 
         A question about now, and no claim: it holds nothing, and says nothing of what is done already. Between two workers'
         starts the answer changes hands. `claim` holds it; `run_batch` and `run_owned` ask by themselves.
         """
-        worker = self._worker  # asked for every task of a batch: what could be called is written out
-        token = self._token_of(task.id if isinstance(task, Task) else task)
+        worker = self._worker  # asked for every task of a batch
+        token = self._token(task.id if isinstance(task, Task) else task)
         if token in worker.ownership.grants and worker.clock() < worker.lease.deadline:
             return True
         self._require_started()
         return False
 
     def owns(self, task: TaskOrId) -> bool:
-        """The same as `can_claim_task`. Raises UsageError before start, ConfigError for an id that cannot be one."""
+        """The same as `can_claim_task`."""
         return self.can_claim_task(task)
 
     def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
@@ -35,12 +36,12 @@ class Ownership(Started):
         self._require_started()
         if not self._worker.may_act():
             return []
-        owned, token_of = self._worker.ownership.grants, self._token_of
+        owned, token_of = self._worker.ownership.grants, self._token
         return [item for item in ids if token_of(item.id if isinstance(item, Task) else item) in owned]
 
     def task_to_token(self, task: TaskOrId) -> int:
         """The token that a task hashes to. No I/O."""
-        return self._token_of(task_id_of(task))
+        return self._token(task_id_of(task))
 
     @property
     def my_tokens(self) -> frozenset[int]:

@@ -93,7 +93,7 @@ async def _add(
     async with opened(config) as store:
         settings = await store.inspection.settings()
         token_of = token_hasher(settings.total_tokens, settings.hash_function)
-        refused = await Locks(store.pins, token_of, task_text(by)).register([(task_id, patterns, reason)], days)
+        refused = await Locks(store.pins, token_of, task_text(by), store.codec).register([(task_id, patterns, reason)], days)
     token = token_of(task_id)
     answer = {
         "task_id": task_id,

@@ -128,12 +128,17 @@ class Ownership(Generic[U]):
             self.revoking[token] = Revocation(self.grants.pop(token), None, now)
         return self._changed((), going, ())
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the worker leaves: nothing new starts here any more."""
+        return self._leaving
+
     # -- who uses it ----------------------------------------------------------------------------------------------------
 
-    def enter(self, token: int, user: U) -> int | None:
-        """`user` begins to use an owned token; its epoch, or None when the token is not owned. There is no await between
-        the check and the registration, so no revocation can come between them."""
-        grant = self.grants.get(token)
+    def enter(self, token: int, user: U, *, revoked_too: bool = False) -> int | None:
+        """`user` begins to use an owned token, or one that is on its way out; its epoch, or None when it is not here. There is
+        no await between the check and the registration, so no revocation can come between them."""
+        grant = self._grant(token) if revoked_too else self.grants.get(token)
         if grant is None:
             return None
         self._users.setdefault(token, set()).add(user)
@@ -241,6 +246,10 @@ class Reader:
     def holds(self, token: int) -> bool:
         """Whether the token must wait for this reader."""
         return token in self._told or token in self._letting_go
+
+    def lets_go_of(self, token: int) -> bool:
+        """Whether its last item revoked the token, and it has not come back since."""
+        return token in self._letting_go
 
     def come_back(self) -> bool:
         """The reader asks for its next item: it is done with what the last one revoked. True when there was something."""

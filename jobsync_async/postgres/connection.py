@@ -94,6 +94,10 @@ def translated() -> Iterator[None]:
             f"jobsync_async {__version__} is too old for this cluster, whose tables were contracted for a newer one: "
             "install the version that the other workers run"
         ) from error
+    except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
+        raise ConfigError(
+            "the database's encoding cannot hold a text that was given; use another one, or a database with ENCODING 'UTF8'"
+        ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise StoreUnavailable(
             "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
@@ -173,6 +177,7 @@ class Connector:
         self.limit_sec = limit_sec
         self.patience_sec: float = limit_sec * 1.5
         self.queries: Queries | None = None
+        self.codec: str = "utf-8"
 
     def conninfo(self, purpose: str) -> str:
         return self._conninfo(purpose)

@@ -24,6 +24,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import LAYOUT, Queries
@@ -62,6 +63,7 @@ async def open_schema(
             connector.pooled = True
         async with _bounded(connector, connection):
             schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
+            connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
             queries = Queries(schema, config.appname)
             behind = not observe and (upgrade or not await _fits(connection, queries))
             if observe:

@@ -42,6 +42,7 @@ class Store:
         sessions: those of failover by session; None without it.
         tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
         queries: their texts, for this cluster's tables.
+        codec: Python's name for the database's encoding.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class Store:
         self.failover: Failover = Failover(
             self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config)
         )
-        self.work: WorkStore = WorkStore(self._pool, queries)
+        self.codec: str = others.codec
+        self.work: WorkStore = WorkStore(self._pool, queries, self.codec)
         self.status: Status = Status(self._pool, queries)
         self._predecessor = config.predecessor
 

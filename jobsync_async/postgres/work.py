@@ -8,6 +8,7 @@ from typing import Any
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.core.texts import storable
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
@@ -17,8 +18,9 @@ from jobsync_async.postgres.tokens import int_array
 class WorkStore:
     """The statements about tasks."""
 
-    def __init__(self, link: Pool, queries: Queries) -> None:
+    def __init__(self, link: Pool, queries: Queries, codec: str = "utf-8") -> None:
         self._link = link
+        self._codec = codec
         self._queries = queries
 
     async def record_claims(
@@ -57,19 +59,19 @@ class WorkStore:
 
         return await self._link.run(work)
 
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> None:
-        """Write down that tasks were given up, with the error."""
+    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
+        """Write down that tasks were given up, with the error; of how many: those that nobody has begun anew since."""
         values = {
             "date": date,
             "task_keys": [task_key(work.task_id) for work, _ in failures],
-            "errors": [error.replace("\0", "\ufffd") for _, error in failures],
+            "errors": [storable(error, self._codec) for _, error in failures],
             "epochs": int_array([work.epoch for work, _ in failures]),
         }
 
-        async def work(connection: Connection) -> None:
-            await connection.execute(self._queries["record_failures"], values)
+        async def work(connection: Connection) -> int:
+            return (await connection.execute(self._queries["record_failures"], values)).rowcount
 
-        await self._link.run(work)
+        return await self._link.run(work)
 
     async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
         """Try again what was given up."""

@@ -17,6 +17,7 @@ from jobsync_async.core.lease import Backoff, Beat, Lease, Watch
 from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
+from jobsync_async.core.turns import Turns
 from jobsync_async.metrics import Metrics
 from jobsync_async.tasks.runners import Runners
 
@@ -46,6 +47,9 @@ class Stream(Protocol):
     def stopped_by(self, task: asyncio.Task[Any] | None) -> None:
         """`task` stops the job: if it is the one that reads, there is nothing to wait for."""
 
+    def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
+        """Whether `task` reads this, was told that the token is to go, and has not asked for the next item yet."""
+
 
 class Worker:
     """The shared state of one worker.
@@ -63,7 +67,7 @@ class Worker:
             of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
-        streams: the open readers of changes. runs: what it runs.
+        streams: the open readers of changes. runners: what it runs. turns: who works on which task here.
         ended: the worker has left and will not own anything again.
         sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
     """
@@ -91,6 +95,7 @@ class Worker:
         self.settled: bool = False
         self.neighbours: Sequence[Neighbour] = ()
         self.streams: WeakSet[Stream] = WeakSet()
+        self.turns: Turns[User] = Turns()
         self.ended: bool = False
         self.sync_wanted: asyncio.Event = asyncio.Event()
         self.lead_wanted: asyncio.Event = asyncio.Event()

@@ -26,6 +26,9 @@ class TwoOwners(AssertionError):
         self.what = what
         self.owners = owners
 
+    def __reduce__(self) -> tuple[type[TwoOwners], tuple[Hashable, tuple[str, str]]]:
+        return TwoOwners, (self.what, self.owners)
+
 
 class OwnerWatch:
     """Looks at jobs of one event loop. `Cluster` has one; for jobs of your own, make one with a function that gives them.

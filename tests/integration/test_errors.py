@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import anyio
 import pytest
 
-from jobsync_async import ConfigError, CoordinationConfig, Job, NotOwner, StoreUnavailable, UsageError
-
-
-def plain(claim) -> None:
-    """Not a coroutine."""
+from jobsync_async import ConfigError, CoordinationConfig, Job, NotOwner, StoreUnavailable
 
 
 async def nothing(claim) -> None:
@@ -28,13 +23,6 @@ async def test_one_id_is_not_taken_for_its_characters(ids):
         for run in (job.run_batch, job.run_owned):
             with pytest.raises(ConfigError, match="ids must be an iterable of task ids, such as a list"):
                 await run(ids, nothing)
-
-
-async def test_a_plain_function_as_handler_is_told_apart_from_one_that_fails():
-    async with Job("anna") as job:
-        for run in (job.run_batch, job.run_owned):
-            with anyio.fail_after(5), pytest.raises(UsageError, match="make it `async def`"):
-                await run(["x"], plain)
 
 
 async def test_a_server_that_is_not_there_leads_to_the_settings():

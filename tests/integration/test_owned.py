@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -39,12 +40,17 @@ class Running:
                 await asyncio.sleep(0.002)
 
 
+async def until_the_job_ends(job: Job, handler) -> None:
+    with suppress(UsageError):
+        await job.run_owned(IDS, handler)
+
+
 async def test_one_coroutine_per_id_wherever_it_is_owned(jobs):
     running = Running()
     async with anyio.create_task_group() as group:
         for name in ("anna", "berta", "carla"):
             (job,) = await jobs.start(name)
-            group.start_soon(job.run_owned, IDS, running.handler_of(name, cleanup_sec=0.02))
+            group.start_soon(until_the_job_ends, job, running.handler_of(name, cleanup_sec=0.02))
             await running.all_run(set(jobs.jobs))
         await jobs.stop("berta")
         await running.all_run({"anna", "carla"})
@@ -132,14 +138,14 @@ async def test_coroutines_end_when_ownership_is_lost_and_start_again_when_it_is_
         group.cancel_scope.cancel()
 
 
-async def test_it_returns_when_the_job_stops(config):
+async def test_it_says_that_the_job_was_stopped(config):
     running = Running()
     job = Job("anna", config)
     await job.start()
     owned = asyncio.ensure_future(job.run_owned(IDS, running.handler_of("anna")))
     await running.all_run({"anna"})
     await job.stop()
-    with anyio.fail_after(2):
+    with anyio.fail_after(2), pytest.raises(UsageError, match="the job ended because it was stopped"):
         await owned
     assert running.by == {}
 

@@ -214,11 +214,13 @@ def read_audit(q: Asked) -> Result:
 
 @_quick
 def record_failures(q: Asked) -> Result:
+    recorded = 0
     for key, error, epoch in zip(q.task_keys, q.errors, numbers(q.epochs), strict=True):
         row = q.tx.row("claim", (q.date, key))
         if row is not None and row[3] == epoch:
             q.tx.write("claim", (q.date, key), (*row[:4], error, row[5]))
-    return Result()
+            recorded += 1
+    return Result(count=recorded)
 
 
 @_quick

@@ -77,16 +77,18 @@ class Users:
             return
 
     async def body(self, claim: Claim, most_sec: float) -> None:
-        """Uses a claim until it is done or lost, and sometimes takes its time to clean up."""
+        """Uses a claim until it is done or lost, and sometimes takes its time to clean up, which is use as well."""
         number = self._process.claimed(claim)
         try:
             await self._work(most_sec)
         finally:
-            self._process.unclaimed(number)
-            self._stale = [*self._stale[-3:], claim]
-            if self._random.random() < 0.2:
-                with anyio.CancelScope(shield=True):
-                    await self._work(0.3)
+            try:
+                if self._random.random() < 0.2:
+                    with anyio.CancelScope(shield=self._random.random() < 0.5):
+                        await self._work(0.3)
+            finally:
+                self._process.unclaimed(number)
+                self._stale = [*self._stale[-3:], claim]
 
     async def fence(self) -> None:
         """Commits something through the fence, in a transaction that takes a while."""

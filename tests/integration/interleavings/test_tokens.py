@@ -136,6 +136,39 @@ async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_reco
     assert written == (set() if all_or_none else kept)
 
 
+async def test_a_completion_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config):
+    a = await join("a")
+    await a.lead()
+    mine = await a.mine()
+    works = [Work(str(token), token, mine[token][0]) for token in range(5)]
+    date = dt.date(2026, 1, 2)
+    async with await psycopg.AsyncConnection.connect(config.dsn) as other:
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
+        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
+        completing = asyncio.ensure_future(a.store.work.record_completions(a.me, date, works))
+        await blocked(admin, "sync_audit")
+        await other.commit()
+    kept = {work.task_id for work in works if work.token_id != 2}
+    assert await completing == dict.fromkeys(kept, True)
+    assert {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_audit")).fetchall()} == kept
+
+
+async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_failed(join, admin):
+    a = await join("a")
+    await a.lead()
+    epoch = (await a.mine())[2][0]
+    date = dt.date(2026, 1, 2)
+    before = Work("2", 2, epoch)
+    assert await a.store.work.record_claims(a.me, date, [before]) == {"2": True}
+    await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")  # it went, and came back
+    now = Work("2", 2, epoch + 1)
+    assert await a.store.work.record_claims(a.me, date, [now]) == {"2": True}
+    assert await a.store.work.record_failures(date, [(before, "of the claim before")]) == 0
+    assert await a.store.work.read_progress(date, ["2"]) == {}
+    assert await a.store.work.record_failures(date, [(now, "of this claim")]) == 1
+    assert (await a.store.work.read_progress(date, ["2"]))["2"].error == "of this claim"
+
+
 # 6, 10 -- Slow readers, withdrawn revocations
 
 
