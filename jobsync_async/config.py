@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async.core.hashing import HASH_FUNCTIONS
-from jobsync_async.core.lease import lease_sec
+from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.errors import ConfigError
 
 # PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of an index.
@@ -122,11 +122,9 @@ class CoordinationConfig:
         return lease_sec(self.heartbeat_timeout_sec)
 
     @property
-    def watch_gap_sec(self) -> float:
-        """A watcher that saw nothing for longer than this begins anew. A worker that lives was seen at most an interval before,
-        and is back within a quarter of one after the watcher: together that stays below the timeout, so that no outage, however
-        long, makes somebody expire who lives."""
-        return max(1.25 * self.heartbeat_interval_sec, self.heartbeat_timeout_sec - 1.5 * self.heartbeat_interval_sec)
+    def times(self) -> Times:
+        """What this worker's row says of it, by which all others judge it."""
+        return Times(self.heartbeat_timeout_sec, self.heartbeat_interval_sec)
 
     @property
     def statement_limit_sec(self) -> float:

@@ -2,8 +2,11 @@
 
 A server that was failed over, restored or replaced may have lost commits. It is recognised by its *identity*: system
 identifier, timeline, database and table. The cluster row records the identity that its `generation` was begun on. Where the
-two differ, or the row is older than what was seen before, nobody may act, until somebody who has waited a full heartbeat
-timeout, so that every lease from before is over, begins the next generation.
+two differ, or the row is older than what was seen before, nobody may act, until somebody who has waited so long that every
+lease from before is over begins the next generation.
+
+How long that is cannot be read off the workers' rows, for some may be lost. So the cluster row has a bound on everybody's
+heartbeat timeout, and no worker joins above it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class Ground:
         actual: the identity of the server that answered; None when there is no row.
         generation, version: the row's; 0 when there is no row.
         running_since: when the server that answered was started: two that were promoted from one state may have one identity.
+        longest_wait: the bound on heartbeat timeouts; None when the row has none, or when there is no row.
     """
 
     recorded: str | None
@@ -35,6 +39,7 @@ class Ground:
     generation: int
     version: int
     running_since: str
+    longest_wait: float | None = None
 
     @property
     def agreed(self) -> bool:
@@ -55,6 +60,10 @@ class Ground:
         return basis if basis == known and self.version >= version else None
 
 
+UNSAID_TIMEOUT_SEC = 15.0
+"""A library that writes no bound (0.1.0) lets its workers have this timeout, if they choose none themselves."""
+
+
 class Waiting:
     """How long the same unfit ground has been seen.
 
@@ -62,22 +71,27 @@ class Waiting:
     begun anything there.
 
     Args:
-        timeout_sec: how long every lease that somebody may still hold lasts, and more: the heartbeat timeout.
+        timeout_sec: the own heartbeat timeout.
+        bound: the last bound known of the cluster before, None for none.
     """
 
-    def __init__(self, timeout_sec: float) -> None:
+    def __init__(self, timeout_sec: float, bound: float | None = None) -> None:
         self._timeout_sec = timeout_sec
+        self._bound = bound
         self._seen: tuple[object, ...] = ()
         self._since = 0.0
+        self.wait_sec: float = timeout_sec
 
     def saw(self, ground: Ground, now: float) -> bool:
         """One look; `now` is when its answer arrived. True when the wait begins with it."""
-        seen = (ground.recorded, ground.actual, ground.generation, ground.running_since)
+        seen = (ground.recorded, ground.actual, ground.generation, ground.running_since, ground.longest_wait)
         if seen == self._seen:
             return False
         self._seen, self._since = seen, now
+        bounds = [bound for bound in (self._bound, ground.longest_wait) if bound is not None]
+        self.wait_sec = max(self._timeout_sec, *(bounds or [UNSAID_TIMEOUT_SEC]))
         return True
 
     def remaining(self, now: float) -> float:
-        """Seconds until the wait is over; 0 or less when it is."""
-        return self._since + self._timeout_sec - now
+        """Seconds until every lease that somebody may still hold is over; 0 or less when it is."""
+        return self._since + self.wait_sec - now

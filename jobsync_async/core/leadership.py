@@ -13,8 +13,8 @@ from jobsync_async.core.rows import HeartbeatAnswer
 class Succession:
     """Whether this worker is to take over from a leader that is gone or stands still.
 
-    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the timeout, the one after it (rank 1)
-    as soon as both beats have. Each further one waits a heartbeat longer: so no set of simultaneous deaths leaves the cluster
+    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the leader's timeout, the one after it
+    (rank 1) as soon as both beats have, each for its own. Each further one waits a heartbeat longer: so no set of simultaneous deaths leaves the cluster
     without a leader, and two rarely try at once. When they do, the term decides.
     """
 
@@ -30,14 +30,14 @@ class Succession:
             self._gone_since = None
         elif self._gone_since is None:
             self._gone_since = now
-        due = now >= self.next_look(leader, answer)
+        due = now >= self.next_look(leader, answer, now)
         return due, (beat,) if due and beat is not None else ()
 
-    def next_look(self, leader: UUID | None, answer: HeartbeatAnswer) -> float:
-        """When to take over if nothing changes; infinity while the leader is not watched."""
+    def next_look(self, leader: UUID | None, answer: HeartbeatAnswer, now: float) -> float:
+        """When to take over if nothing changes; infinity while the leader is not watched, or before the next reading."""
         beat = self._leaders_beat(leader)
         if beat is not None:
-            gone_at = self._silent_at(beat)
+            gone_at = self._watch.stalls_at(beat, now)
         elif self._gone_since is not None and all(shown.incarnation != leader for shown in answer.beats):
             gone_at = self._gone_since
         else:
@@ -46,11 +46,7 @@ class Succession:
         older = [beat for beat in self._watch.beats if beat.incarnation != answer.leader][: answer.rank]
         if len(older) < answer.rank:  # it watches the leader alone
             return at_last
-        return min(at_last, max([gone_at, *map(self._silent_at, older)]))
-
-    def _silent_at(self, beat: Beat) -> float:
-        since = self._watch.since(beat)
-        return float("inf") if since is None else since + self._watch.timeout_sec
+        return min(at_last, max([gone_at, *(self._watch.stalls_at(beat, now) for beat in older)]))
 
     def _leaders_beat(self, leader: UUID | None) -> Beat | None:
         return next((beat for beat in self._watch.beats if beat.incarnation == leader), None)

@@ -4,11 +4,14 @@ A worker may act until its lease ends, `lease_sec` after it *sent* the last hear
 expire it once its beat has stood still for `timeout_sec` after they *saw* it. Between the two moments lies the margin:
 the beat was seen after it was sent, so with clocks that run wrong by up to a fraction ``r`` no two workers ever hold one
 token as long as ``lease_sec * (1 + r) < timeout_sec * (1 - r)``.
+
+Timeout and interval are settings of a worker, not of a cluster. Its row says them, they are read together with its beat, and
+everybody judges a worker by its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -22,18 +25,47 @@ def lease_sec(timeout_sec: float) -> float:
     return timeout_sec * (1 - SAFETY_MARGIN)
 
 
+class Times(NamedTuple):
+    """A worker's `heartbeat_timeout_sec` and `heartbeat_interval_sec`, as its row says them."""
+
+    timeout_sec: float
+    interval_sec: float
+
+    @classmethod
+    def said(cls, timeout_sec: float | None, interval_sec: float | None) -> Times:
+        """What a row says; of one that says nothing, what is so at worst: it is never silent for long enough, or sends
+        heartbeats as rarely as its timeout allows."""
+        if timeout_sec is None:
+            return cls(float("inf"), 0.0)
+        return cls(timeout_sec, lease_sec(timeout_sec) / 2 if interval_sec is None else interval_sec)
+
+    @property
+    def gap_sec(self) -> float:
+        """A watcher that read nothing for longer than this begins to observe this worker anew. A worker that lives was seen at
+        most an interval before, and is back within a quarter of one after the watcher: together that stays below its timeout,
+        so that no outage, however long, makes somebody expire who lives."""
+        return max(1.25 * self.interval_sec, self.timeout_sec - 1.5 * self.interval_sec)
+
+
 class Lease:
     """The right to act until `deadline` (seconds on the worker's own monotonic clock), extended by heartbeats alone."""
 
-    __slots__ = ("deadline", "length")
+    __slots__ = ("_sent_at", "deadline", "length")
 
     def __init__(self, length: float) -> None:
         self.length: float = length
         self.deadline: float = float("-inf")
+        self._sent_at: float = float("-inf")
 
-    def extend(self, sent_at: float) -> None:
-        """A heartbeat sent at `sent_at` was acknowledged. An older one, acknowledged late, takes nothing back."""
-        self.deadline = max(self.deadline, sent_at + self.length)
+    def extend(self, sent_at: float, length: float = float("inf")) -> None:
+        """A heartbeat sent at `sent_at` was acknowledged. An older one, acknowledged late, takes nothing back.
+
+        Args:
+            length: what the row allows that this heartbeat left; never more than this worker's own counts.
+        """
+        if sent_at >= self._sent_at:
+            self._sent_at = sent_at
+            self.deadline = sent_at + min(self.length, length)
 
     def end(self) -> None:
         """Stop acting now: the worker was expired, or is about to join under a new incarnation."""
@@ -59,52 +91,71 @@ class Beat(NamedTuple):
     beat: int
 
 
-class Watch:
-    """Since when each worker's beat has stood still, by the watcher's own clock.
+class _Entry(NamedTuple):
+    """Since when a beat has been seen, and the times that came with it."""
 
-    Args:
-        timeout_sec: how long a beat must stand still before its worker may be expired.
-        gap_sec: when the watcher itself read nothing for longer than this, it starts anew: whatever stopped it (an
-            outage, a pause) may have stopped the others too, and they get their chance to send a heartbeat first.
+    since: float
+    times: Times
+
+
+class Watch:
+    """Since when each worker's beat has stood still, by the watcher's own clock, and for how long it must: by that worker's times.
+
+    When the watcher itself read nothing for longer than a worker's gap, it starts anew with that worker: whatever stopped it (an
+    outage, a pause) may have stopped the other too, which gets its chance to send a heartbeat first. For the same reason nobody
+    is stalled by a reading that is older than that.
     """
 
-    def __init__(self, timeout_sec: float, gap_sec: float) -> None:
-        self.timeout_sec = timeout_sec
-        self.gap_sec = gap_sec
-        self._since: dict[Beat, float] = {}
+    _READ_WITHIN = 0.8
+    """A part of the smallest gap, so that an answer that is a little late is no gap."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Beat, _Entry] = {}
         self._read_at = float("-inf")
 
-    def observe(self, beats: Iterable[Beat], now: float) -> None:
+    def observe(self, beats: Mapping[Beat, Times], now: float) -> None:
         """Take in what one answer showed, oldest first; `now` is when it *arrived*. Workers that it does not show are
         forgotten."""
-        known = self._since if now - self._read_at <= self.gap_sec else {}
-        self._since = {beat: known.get(beat, now) for beat in beats}
+        unread_sec = now - self._read_at
+        known = {beat: entry for beat, entry in self._seen.items() if unread_sec <= entry.times.gap_sec}
+        self._seen = {beat: known.get(beat) or _Entry(now, times) for beat, times in beats.items()}
         self._read_at = now
 
     def forget(self) -> None:
         """Start anew: nobody is expired before a full timeout of new observation."""
-        self._since = {}
+        self._seen = {}
 
     def stalled(self, now: float) -> list[Beat]:
-        """Workers whose beat has stood still for the timeout."""
-        return [beat for beat, since in self._since.items() if now - since >= self.timeout_sec]
+        """Workers whose beat has stood still for their timeout."""
+        return [beat for beat in self._seen if self.stalls_at(beat, now) <= now]
+
+    def stalls_at(self, beat: Beat, now: float) -> float:
+        """When this very beat has stood still for its worker's timeout; infinity when it is not watched, or when the beats must be
+        read once more before that counts."""
+        entry = self._seen.get(beat)
+        if entry is None:
+            return float("inf")
+        at = entry.since + entry.times.timeout_sec
+        return at if max(at, now) - self._read_at <= entry.times.gap_sec else float("inf")
 
     @property
     def beats(self) -> Collection[Beat]:
         """The beats that are watched, oldest worker first."""
-        return self._since.keys()
+        return self._seen.keys()
 
-    def since(self, beat: Beat) -> float | None:
-        """When this very beat was first seen, None when it was not."""
-        return self._since.get(beat)
+    @property
+    def read_within_sec(self) -> float:
+        """How soon after a reading the next is due, for none to be a gap; infinity when nobody is watched."""
+        return self._READ_WITHIN * min((entry.times.gap_sec for entry in self._seen.values()), default=float("inf"))
 
     def stalled_for(self, beat: Beat, now: float) -> float:
         """Seconds that this very beat has been observed to stand still; 0 when it was not seen."""
-        return now - self._since.get(beat, now)
+        entry = self._seen.get(beat)
+        return 0.0 if entry is None else now - entry.since
 
-    def next_due(self) -> float:
-        """When the first worker would reach the timeout if nothing moved; infinity when nobody is watched."""
-        return min(self._since.values(), default=float("inf")) + self.timeout_sec
+    def next_due(self, now: float) -> float:
+        """When the first worker would reach its timeout if nothing moved; infinity when nobody would before the next reading."""
+        return min((self.stalls_at(beat, now) for beat in self._seen), default=float("inf"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,15 +60,18 @@ def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, rank: in
 
 
 class Looks:
-    """When a watcher looks at beats without sending one: once after each of its own, again and again while somebody is new."""
+    """When a watcher looks at beats without sending one: once after each of its own, again and again while somebody is new; and
+    whoever watches somebody, before it is too late."""
 
     def __init__(self, interval_sec: float) -> None:
         self._interval_sec = interval_sec
         self._settled_at = float("-inf")
+        self._last_at = float("inf")
         self.due_at: float = float("inf")
 
     def begin(self, now: float) -> None:
         """The own beat was answered."""
+        self._last_at = now
         self.due_at = now + LOOK * self._interval_sec
 
     def somebody_is_new(self, now: float) -> None:
@@ -77,4 +80,9 @@ class Looks:
 
     def done(self, now: float) -> None:
         """The watcher has looked, or tried to."""
+        self._last_at = now
         self.due_at = now + LOOK * self._interval_sec if now < self._settled_at else float("inf")
+
+    def late_at(self, most_sec: float) -> float:
+        """When so long will have passed since the last beat that was answered, or the last look."""
+        return self._last_at + most_sec

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from jobsync_async.core.lease import Beat
+from jobsync_async.core.lease import Beat, Times
 
 NOBODY = ""
 """The receiver of a token that is to be nobody's: no node has this name."""
@@ -69,12 +69,13 @@ class NameInUse:
     """A join that was refused: another incarnation has the name.
 
     Attributes:
-        beat: its beat.
+        beat, times: its beat, and by which it is judged.
         holder: where it runs, for people.
         neighbour: the same as facts, when it runs on this host.
     """
 
     beat: Beat
+    times: Times
     holder: str
     neighbour: Neighbour | None = None
 
@@ -87,19 +88,24 @@ class HeartbeatAnswer:
         version, term: the cluster's.
         leader: incarnation of the leader; None before the first.
         rank: workers older than this one, the leader not counted; 0 is the next in age.
-        beats: the leader's, or everybody's when that was asked for; without the leader's when its row is gone.
+        beats: the leader's, or everybody's when that was asked for, oldest first, with their times; without the leader's when its
+            row is gone.
         leader_age_sec: how long before this heartbeat the leader's last one was, by the server's clock; None when its row is
             gone. Only when to send the next one follows from it.
         announced: the version that was announced last.
+        timeout_sec: the timeout that this heartbeat left in the own row, by which others judge this worker.
+        longest_wait: the cluster's bound on timeouts.
     """
 
     version: int
     term: int
     leader: UUID | None
     rank: int
-    beats: Sequence[Beat]
+    beats: Mapping[Beat, Times]
     leader_age_sec: float | None = None
     announced: int = -1
+    timeout_sec: float = float("inf")
+    longest_wait: float | None = None
 
 
 class TokenRow(NamedTuple):
@@ -165,6 +171,7 @@ class Member:
     weight: float
     active: bool
     age: int = 0
+    times: Times = Times.said(None, None)
 
 
 class TokenGroup(NamedTuple):

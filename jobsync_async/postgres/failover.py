@@ -81,12 +81,13 @@ class Failover:
             self._changes.renew()
             raise
 
-    async def begin(self, seen: Ground, known: Basis | None, version: int) -> bool:
+    async def begin(self, seen: Ground, known: Basis | None, version: int, waited_sec: float) -> bool:
         """Begin the next generation on the server that was seen; False when the row has changed since. Nobody is a member and
         no token is owned afterwards.
 
         Args:
             known: the basis adopted before, with the highest version seen under it: neither is ever gone back to.
+            waited_sec: how long it was waited, which is the bound on timeouts from now on.
 
         Raises StoreUnavailable; it may have been begun all the same, which the next look tells.
         """
@@ -96,6 +97,8 @@ class Failover:
             "seen_generation": seen.generation,
             "known_generation": 0 if known is None else known.generation,
             "known_version": version,
+            "seen_wait": seen.longest_wait,
+            "waited": waited_sec,
             "channel": self._channel,
         }
 
@@ -103,7 +106,7 @@ class Failover:
             row = None
             async with connection.transaction() as transaction:
                 if seen.actual is None:
-                    await connection.execute(self._queries["restore_cluster"], self._settings)
+                    await connection.execute(self._queries["restore_cluster"], {**self._settings, "waited": waited_sec})
                 here = self._footing.values(connection.server)
                 cursor = await connection.execute(self._queries["begin_generation"], {**values, **here})
                 row = await cursor.fetchone()

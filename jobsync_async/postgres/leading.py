@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from jobsync_async.core.board import Distribution, PinRow, Reading
-from jobsync_async.core.lease import Beat
+from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Link
@@ -140,7 +140,7 @@ class Leading:
         pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
         reading = Reading(
             cluster=cluster,
-            members=[Member(m.name, m.incarnation, m.beat, m.weight, m.active, m.joined) for m in members],
+            members=[_member(row) for row in members],
             groups=[TokenGroup(*group) for group in groups],
             pins=pins,
             youngest=max((m.joined for m in members), default=0),
@@ -204,6 +204,11 @@ class Leading:
             }
         names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
         await connection.together([self._queries[name] for name in names], values)
+
+
+def _member(row: Any) -> Member:
+    times = Times.said(row.timeout_sec, row.interval_sec)
+    return Member(row.name, row.incarnation, row.beat, row.weight, row.active, row.joined, times)
 
 
 def _beats(beats: Sequence[Beat]) -> dict[str, list[Any]]:

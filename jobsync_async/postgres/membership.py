@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,10 @@ from uuid import UUID
 import psycopg
 
 from jobsync_async import __version__
-from jobsync_async.core.lease import Beat
+from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC
+from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
+from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing, ServerChanged
 from jobsync_async.postgres.sql import LAYOUT, Queries
@@ -25,6 +28,7 @@ class Membership:
         heartbeats: the link that carries heartbeats and the leader's look at those of others, and nothing else, so that nothing
             can hold them up.
         changes: the link for joining and leaving, which wait for the cluster's row lock.
+        times: this worker's, which its row says.
         session_key: hold a lock, named by this and the incarnation, for as long as the session of the heartbeats lasts.
     """
 
@@ -35,6 +39,7 @@ class Membership:
         queries: Queries,
         channel: str,
         footing: Footing,
+        times: Times,
         *,
         session_key: str | None = None,
     ) -> None:
@@ -43,6 +48,7 @@ class Membership:
         self._queries = queries
         self._channel = channel
         self._footing = footing
+        self._times = times
         self._session_key = session_key
         self._held: tuple[Connection, UUID] | None = None
 
@@ -60,22 +66,24 @@ class Membership:
             row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
             if row is None:
                 return None
-            beats = [Beat(*seen) for seen in zip(row.names or (), row.incarnations or (), row.beats or (), strict=True)]
+            columns = (row.names, row.incarnations, row.beats, row.timeouts, row.intervals)
+            beats = _with_times(zip(*(column or () for column in columns), strict=True))
             leads = (row.version, row.term, row.leader_incarnation)
-            return HeartbeatAnswer(*leads, row.rank, beats, row.leader_age, row.announced)
+            allowed = Times.said(row.timeout_sec, None).timeout_sec
+            return HeartbeatAnswer(*leads, row.rank, beats, row.leader_age, row.announced, allowed, row.longest_wait)
 
         try:
             return await self._heartbeats.run(work)
         except ServerChanged:
             return None
 
-    async def read_beats(self) -> list[Beat] | None:
-        """Everybody's beats as they are now, this worker's too, oldest first; None when the server is another one, which the
-        next heartbeat finds out. Raises StoreUnavailable."""
+    async def read_beats(self) -> dict[Beat, Times] | None:
+        """Everybody's beats as they are now, this worker's too, oldest first, with their times; None when the server is another
+        one, which the next heartbeat finds out. Raises StoreUnavailable."""
 
-        async def work(connection: Connection) -> list[Beat]:
+        async def work(connection: Connection) -> dict[Beat, Times]:
             cursor = await connection.execute(self._queries["read_beats"], self._footing.values(connection.server))
-            return [Beat(*row) for row in await cursor.fetchall()]
+            return _with_times(await cursor.fetchall())
 
         try:
             return await self._heartbeats.run(work) or None
@@ -97,16 +105,19 @@ class Membership:
             replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still, or that is
                 known to be dead; refused when its beat has moved since.
 
-        Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out.
+        Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out. Raises
+        ConfigError when this worker's timeout is above the cluster's bound.
         """
 
         async def work(connection: Connection) -> NameInUse | None:
             while True:
-                row = await (await connection.execute(self._queries["read_node"], {"name": me.name})).fetchone()
-                if row is None:
+                values = {"name": me.name, **self._footing.values(connection.server)}
+                row = await (await connection.execute(self._queries["read_node"], values)).fetchone()
+                self._check_bound(None if row is None else row.longest_allowed)
+                if row is None or row.incarnation is None:
                     if await self._insert(connection, me, announcement):
                         return None
-                    continue  # somebody was faster
+                    continue  # somebody was faster, or lowered the bound
                 if row.incarnation == me.incarnation:
                     return None  # an earlier try was committed and its answer lost
                 in_use = self._in_use(me.name, row)
@@ -117,16 +128,27 @@ class Membership:
 
         return await self._changes.run(work)
 
+    def _check_bound(self, longest_allowed: float | None) -> None:
+        ours = self._times.timeout_sec
+        if longest_allowed is not None and ours > longest_allowed:
+            raise ConfigError(
+                f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows {longest_allowed:g} at most: so long do "
+                f"its workers wait when PostgreSQL was failed over. Raise that first by `jobsync-async bound {ours:g}`, or lower "
+                "this setting"
+            )
+
     @staticmethod
     def _in_use(name: str, row: Any) -> NameInUse:
         where = (row.boot_id, row.pid_namespace, row.host, row.pid, row.process_started, row.session_tag)
         neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
-        return NameInUse(Beat(name, row.incarnation, row.beat), row.holder, neighbour)
+        times = Times.said(row.timeout_sec, row.interval_sec)
+        return NameInUse(Beat(name, row.incarnation, row.beat), times, row.holder, neighbour)
 
     def _joining(self, connection: Connection, me: Identity, announcement: Announcement) -> dict[str, Any]:
         """What every statement of a join takes."""
-        ours = {"library": __version__, "layout": LAYOUT, "channel": self._channel}
-        return {**me._asdict(), **asdict(announcement), **ours, **self._footing.values(connection.server)}
+        ours = {"library": __version__, "layout": LAYOUT, "channel": self._channel, **self._times._asdict()}
+        unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
+        return {**me._asdict(), **asdict(announcement), **ours, **unsaid, **self._footing.values(connection.server)}
 
     async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
         """Make the row under a free name; whether it was free."""
@@ -179,3 +201,8 @@ class Membership:
 
     async def _take_version(self, connection: Connection) -> int:
         return await take_version(connection, self._queries, self._footing, self._channel)
+
+
+def _with_times(rows: Iterable[tuple[Any, ...]]) -> dict[Beat, Times]:
+    """Beats and times, from rows of name, incarnation, beat, timeout and interval."""
+    return {Beat(*beat): Times.said(timeout, interval) for *beat, timeout, interval in rows}

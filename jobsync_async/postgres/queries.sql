@@ -3,6 +3,8 @@
 --
 -- {server} is the identity of the server that answers: system identifier, timeline and database. {sound} is true for the cluster
 -- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it.
+-- {timeout} and {interval} are what a worker's row `n` says of its times. A row that an older library made says none, also where it
+-- took one over that did: its timeout counts as the bound of the cluster's row `c`.
 
 -- name: prepare_session
 -- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. The tables
@@ -116,16 +118,16 @@ SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 -- == failover of the server ===========================================================================================
 
 -- name: read_ground
--- What the cluster was begun on, and what this is; the first three are null when the row is missing.
+-- What the cluster was begun on, and what this is; null when the row is missing.
 SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
        coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
-       extract(epoch FROM pg_postmaster_start_time())::text AS running_since
+       extract(epoch FROM pg_postmaster_start_time())::text AS running_since, c.longest_wait
 FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
 -- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function)
-VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s) ON CONFLICT DO NOTHING
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, longest_wait, longest_allowed)
+VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(waited)s, %(waited)s) ON CONFLICT DO NOTHING
 
 -- name: condemn_ground
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no
@@ -135,18 +137,19 @@ WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s:
   AND server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid
 
 -- name: begin_generation
--- Begins anew on this server: only over the row that was waited upon (null: there was none), and above all that is known. The
--- jump is random: two servers that were promoted from one state, neither of which knows of the other's generation, would begin
--- the same one. Nobody leads any more.
+-- Begins anew on this server: only over the row that was waited upon (null: there was none), for as long as its bound asks, and
+-- above all that is known. The jump is random: two servers that were promoted from one state, neither of which knows of the
+-- other's generation, would begin the same one. Nobody leads any more.
 WITH begun AS (
     UPDATE {cluster}
     SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
         server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
         version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
         announced = greatest(version, %(known_version)s::bigint) + 1,
-        leader = NULL, leader_incarnation = NULL, term = term + 1
+        leader = NULL, leader_incarnation = NULL, term = term + 1, longest_wait = %(waited)s
     WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
       AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
+           AND longest_wait IS NOT DISTINCT FROM %(seen_wait)s::double precision
            AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
     RETURNING version, generation
 )
@@ -165,38 +168,50 @@ DELETE FROM {node}
 -- == membership =======================================================================================================
 
 -- name: read_node
--- Who has a name. Without a lock: what is written then says whom it replaces.
-SELECT incarnation, beat, concat_ws(' ', 'on host', host, 'with pid', pid) AS holder,
-       host, pid, boot_id, pid_namespace, process_started, session_tag
-FROM {node} WHERE name = %(name)s
+-- Who has a name, and which timeout a worker may have. Without a lock: what is written then says whom it replaces.
+SELECT n.incarnation, n.beat, concat_ws(' ', 'on host', n.host, 'with pid', n.pid) AS holder,
+       n.host, n.pid, n.boot_id, n.pid_namespace, n.process_started, n.session_tag,
+       {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed
+FROM (SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest_allowed FROM {cluster}) c
+LEFT JOIN {node} n ON n.name = %(name)s
 
 -- name: take_version_to_join
--- The same as take_version, and the next number in the order of joining.
+-- The same as take_version, and the next number in the order of joining. The first worker sets the bound on timeouts. Where others
+-- have joined and there is none, they are of a library that writes none.
 WITH taken AS (
-    UPDATE {cluster} SET version = version + 1, announced = version + 1, last_joined = last_joined + 1 WHERE {sound}
+    UPDATE {cluster}
+    SET version = version + 1, announced = version + 1, last_joined = last_joined + 1,
+        longest_wait = coalesce(longest_wait, CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END),
+        longest_allowed = coalesce(longest_allowed, longest_wait,
+                                   CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END)
+    WHERE {sound}
     RETURNING version, last_joined
 )
 SELECT version, last_joined, pg_notify(%(channel)s, version::text) FROM taken
 
 -- name: insert_node
 -- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
--- somebody else has the name by then, or when what the first one found was not sound.
+-- somebody else has the name by then, when its timeout is above the bound, or when what the first one found was not sound.
 INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
-                    session_tag, library, layout, runs, said_by)
+                    session_tag, timeout_sec, interval_sec, library, layout, runs, said_by)
 SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
        %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s,
-       %(library)s, %(layout)s::integer, '[]', %(incarnation)s::uuid
-FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c
+       %(timeout_sec)s::double precision, %(interval_sec)s::double precision, %(library)s, %(layout)s::integer, '[]',
+       %(incarnation)s::uuid
+FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision) c
 ON CONFLICT (name) DO NOTHING RETURNING joined
 
 -- name: replace_node
--- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands.
+-- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands, and within the
+-- bound.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
     pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
-    library = %(library)s, layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
+    timeout_sec = %(timeout_sec)s, interval_sec = %(interval_sec)s, library = %(library)s, layout = %(layout)s, runs = '[]',
+    said_by = %(incarnation)s
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
+  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
 
 -- name: inherit_tokens
 -- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a fence locks is left to the
@@ -212,21 +227,22 @@ WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) A
 
 -- name: heartbeat
 -- The proof of life, in one statement: no row means that this incarnation was expired or replaced, or that the server was, or
--- that the cluster is older than what was seen of it. The answer carries what
--- each worker needs to notice a missed notification and a leader that stands still. Beats come in order of age.
+-- that the cluster is older than what was seen of it. The answer carries what each worker needs to notice a missed notification
+-- and a leader that stands still, and the timeout that it left in the row. Beats come in order of age, with their workers' times.
 WITH me AS (
     UPDATE {node} SET beat = beat + 1, last_heartbeat = clock_timestamp()
     WHERE name = %(name)s AND incarnation = %(incarnation)s
       AND EXISTS (SELECT FROM {cluster} WHERE {sound} AND version >= %(version)s)
-    RETURNING joined
+    RETURNING joined, incarnation, timeout_sec, said_by
 )
-SELECT c.version, c.announced, c.term, c.leader_incarnation,
+SELECT c.version, c.announced, c.term, c.leader_incarnation, c.longest_wait, {timeout} AS timeout_sec,
        (SELECT count(*) FROM {node} older
-        WHERE older.joined < me.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
-       watched.names, watched.incarnations, watched.beats, watched.leader_age
-FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
+        WHERE older.joined < n.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
+       watched.names, watched.incarnations, watched.beats, watched.timeouts, watched.intervals, watched.leader_age
+FROM me n CROSS JOIN {cluster} c CROSS JOIN LATERAL (
     SELECT array_agg(n.name ORDER BY n.joined) AS names, array_agg(n.incarnation ORDER BY n.joined) AS incarnations,
-           array_agg(n.beat ORDER BY n.joined) AS beats,
+           array_agg(n.beat ORDER BY n.joined) AS beats, array_agg({timeout} ORDER BY n.joined) AS timeouts,
+           array_agg({interval} ORDER BY n.joined) AS intervals,
            max(extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision)
                FILTER (WHERE n.incarnation = c.leader_incarnation) AS leader_age
     FROM {node} n WHERE %(watch_all)s OR n.incarnation = c.leader_incarnation
@@ -234,7 +250,8 @@ FROM me CROSS JOIN {cluster} c CROSS JOIN LATERAL (
 
 -- name: read_beats
 -- Everybody's beats, oldest first; none where the server is another one.
-SELECT name, incarnation, beat FROM {node} WHERE EXISTS (SELECT FROM {cluster} WHERE {sound}) ORDER BY joined
+SELECT n.name, n.incarnation, n.beat, {timeout} AS timeout_sec, {interval} AS interval_sec
+FROM (SELECT longest_wait FROM {cluster} WHERE {sound}) c CROSS JOIN {node} n ORDER BY n.joined
 
 -- name: set_state
 -- By name, so that it can be asked for from anywhere; a worker that says it of itself names its incarnation too.
@@ -379,7 +396,9 @@ SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster} WHERE {sound}
 
 -- name: read_members
-SELECT name, incarnation, beat, weight, state = 'active' AS active, joined FROM {node} ORDER BY joined
+SELECT n.name, n.incarnation, n.beat, n.weight, n.state = 'active' AS active, n.joined, {timeout} AS timeout_sec,
+       {interval} AS interval_sec
+FROM {node} n CROSS JOIN {cluster} c ORDER BY n.joined
 
 -- name: read_board
 -- Tokens changed since, in groups that are alike to the leader.
@@ -645,6 +664,7 @@ SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation
        n.address, n.host, n.pid, n.joined, n.created_on,
        extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec, n.last_heartbeat,
        extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat,
+       {timeout} AS timeout_sec, {interval} AS interval_sec,
        CASE WHEN said_by = incarnation THEN n.library ELSE '0.1.0' END AS library,
        CASE WHEN said_by = incarnation THEN n.layout ELSE 1 END AS layout,
        CASE WHEN said_by = incarnation THEN n.runs END AS runs

@@ -40,6 +40,9 @@ _SOUND = sql.SQL(
     "server_identity = coalesce(%(here)s::text, {}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
     "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
 ).format(_SERVER)
+# What a worker's row `n` says of its times, if the incarnation that it is now has written that; see the head of queries.sql.
+_TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
+_INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
 
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
@@ -66,7 +69,8 @@ class Queries:
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
-        self._names |= {"server": _SERVER, "sound": _SOUND, "too_old": sql.Identifier(TOO_OLD)}
+        self._names |= {"server": _SERVER, "sound": _SOUND, "timeout": _TIMEOUT, "interval": _INTERVAL}
+        self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         texts = _load("queries.sql") | _load("operators.sql")
         self._statements = {name: self._compose(text) for name, text in texts.items()}
 

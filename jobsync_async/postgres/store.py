@@ -61,7 +61,7 @@ class Store:
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
         self.membership: Membership = Membership(
-            self._heartbeat_link, self._leader_link, queries, config.channel, footing, session_key=key
+            self._heartbeat_link, self._leader_link, queries, config.channel, footing, config.times, session_key=key
         )
         self.leading: Leading = Leading(self._leader_link, queries, config.channel, footing)
         self.deaths: Deaths = Deaths(self._deaths_link, queries, config.channel, footing)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from jobsync_async.core.basis import Ground, Waiting
-from jobsync_async.core.lease import Beat
+from jobsync_async.core.lease import Beat, Watch
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
 from jobsync_async.errors import NodeNameTaken, StoreUnavailable
@@ -33,7 +33,8 @@ _MOST_TRIES = 5
 
 
 async def keep_beating(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Send heartbeats for ever. Raises NodeNameTaken when the name is another's by the time it has to join anew."""
+    """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is another's by then, and ConfigError
+    if its timeout is above the cluster's bound."""
     failures = 0
     while True:
         sent_at = worker.clock()
@@ -89,7 +90,7 @@ async def guard_lease(worker: Worker) -> None:
 
 
 async def enter(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Find ground to stand on, and join. Raises NodeNameTaken, or StoreUnavailable after several tries."""
+    """Find ground to stand on, and join. Raises NodeNameTaken, ConfigError, or StoreUnavailable after several tries."""
     await agree(worker, failover)
     await join(worker, membership, deaths)
 
@@ -104,7 +105,7 @@ async def agree(worker: Worker, failover: Failover) -> None:
     """
     known, version = worker.basis, worker.version
     failover.adopt(None)
-    waiting = Waiting(worker.config.heartbeat_timeout_sec)
+    waiting = Waiting(worker.config.heartbeat_timeout_sec, worker.bound)
     failures = 0
     while True:
         try:
@@ -123,8 +124,8 @@ async def agree(worker: Worker, failover: Failover) -> None:
                 await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
                 continue
             if waiting.saw(ground, worker.clock()):
-                _warn_of(worker, ground)
-            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version):
+                _warn_of(worker, ground, waiting.wait_sec)
+            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version, waiting.wait_sec):
                 name = worker.identity.name
                 logger.warning("%s begins the cluster anew on this server: its tokens are free", name, extra={"node": name})
                 continue
@@ -137,14 +138,14 @@ async def agree(worker: Worker, failover: Failover) -> None:
         await asyncio.sleep(wait_sec)
 
 
-def _warn_of(worker: Worker, ground: Ground) -> None:
+def _warn_of(worker: Worker, ground: Ground, wait_sec: float) -> None:
     logger.warning(
         "%s: PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
         "so nobody acts for %g s",
         worker.identity.name,
         ground.actual,
         ground.recorded,
-        worker.config.heartbeat_timeout_sec,
+        wait_sec,
         extra={"node": worker.identity.name},
     )
 
@@ -152,16 +153,17 @@ def _warn_of(worker: Worker, ground: Ground) -> None:
 async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
     """Make the own row, as soon as the name is free.
 
-    A name that another incarnation holds is taken over, with its tokens, once its beat was seen to stand still for the
-    heartbeat timeout: so a worker that was killed and started again waits, and then moves nothing. If it ran on this host and
-    its process is dead, nothing is waited for.
+    A name that another incarnation holds is taken over, with its tokens, once its beat was seen to stand still for its own
+    timeout: so a worker that was killed and started again waits, and then moves nothing. If it ran on this host and its process
+    is dead, nothing is waited for.
 
     Raises:
         NodeNameTaken: the other incarnation's beat moves.
+        ConfigError: this worker's timeout is above the cluster's bound.
         StoreUnavailable: after several tries.
     """
+    watch = Watch()
     seen: Beat | None = None
-    since = 0.0
     replace: Beat | None = None
     while True:
         refusal = await _retrying(worker, partial(membership.join, worker.identity, worker.announcement, replace=replace))
@@ -172,20 +174,22 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
             await _retrying(worker, partial(deaths.end_sessions, [dead.session_tag]))
             replace = refusal.beat
             continue
+        arrived = worker.clock()
+        watch.observe({refusal.beat: refusal.times}, arrived)
         if seen is None:
-            seen, since = refusal.beat, worker.clock()  # observed from when the answer arrived
+            seen = refusal.beat
             logger.info(
                 "%s: the name is another incarnation's (%s); taking over if it shows no life for %g s",
                 worker.identity.name,
                 refusal.holder,
-                worker.config.heartbeat_timeout_sec,
-                extra={"node": worker.identity.name, "seconds": worker.config.heartbeat_timeout_sec},
+                refusal.times.timeout_sec,
+                extra={"node": worker.identity.name, "seconds": refusal.times.timeout_sec},
             )
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)
-        wait = since + worker.config.heartbeat_timeout_sec - worker.clock()
-        await asyncio.sleep(min(max(wait, 0.01), worker.config.heartbeat_interval_sec))
-        replace = seen if worker.clock() - since >= worker.config.heartbeat_timeout_sec else None
+        read_within_sec = min(worker.config.heartbeat_interval_sec, watch.read_within_sec)
+        await asyncio.sleep(min(max(watch.next_due(arrived) - arrived, 0.01), read_within_sec))
+        replace = seen if watch.stalled(worker.clock()) else None
 
 
 def _died_here(worker: Worker, refusal: NameInUse) -> Neighbour | None:

@@ -80,7 +80,7 @@ class LeaderMonitor:
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
             return float("inf")
-        look_at = worker.looks.due_at if worker.looks_between_beats() else float("inf")
+        look_at = worker.look_at()
         if look_at <= now:
             await self._look_at_beats()
             return now
@@ -99,8 +99,11 @@ class LeaderMonitor:
         except StoreUnavailable:
             worker.beat_wanted.set()  # a heartbeat tries again, and has a session again, which is watched where that matters
             return
-        if beats is not None and me == worker.identity:  # otherwise what it watches begins anew, perhaps on another server
-            worker.beats_seen(beats, worker.clock())
+        if beats is None or me != worker.identity:
+            return  # what it watches begins anew, perhaps on another server
+        if not worker.wants_all_beats():
+            beats = {beat: times for beat, times in beats.items() if beat.incarnation == worker.leader}
+        worker.beats_seen(beats, worker.clock())
 
     # -- following --------------------------------------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class LeaderMonitor:
         worker = self._worker
         due, expire = self._succession.due(worker.leader, answer, now)
         if not due:
-            return self._succession.next_look(worker.leader, answer)
+            return self._succession.next_look(worker.leader, answer, now)
         me = worker.identity
         term = await self._leading.take_over(me, worker.term, expire)
         if me != worker.identity:  # expired meanwhile: whoever led here is gone
@@ -141,7 +144,7 @@ class LeaderMonitor:
                 await self._look(now)
             if self._due_at <= worker.clock():
                 await self._rebalance(())
-        return min(self._due_at, worker.watch.next_due(), self._pins_expire_at, self._full_reading_at)
+        return min(self._due_at, worker.watch.next_due(worker.clock()), self._pins_expire_at, self._full_reading_at)
 
     def _must_look(self, now: float) -> bool:
         worker, board = self._worker, self._board
@@ -183,7 +186,8 @@ class LeaderMonitor:
             if beat.name in outcome.expired:
                 worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
         # A worker that was not expired has sent a heartbeat: its observation begins anew.
-        worker.beats_seen((Beat(m.name, m.incarnation, m.beat) for m in outcome.reading.members), worker.clock())
+        beats = {Beat(m.name, m.incarnation, m.beat): m.times for m in outcome.reading.members}
+        worker.beats_seen(beats, worker.clock())
         if outcome.skipped:
             board.come_back()
             self._retries.missed(worker.clock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ from weakref import WeakSet
 from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.basis import Basis
-from jobsync_async.core.lease import Backoff, Beat, Lease, Watch
+from jobsync_async.core.lease import Backoff, Beat, Lease, Times, Watch, lease_sec
 from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
@@ -60,6 +60,7 @@ class Worker:
         ownership: the tokens, changed by the rebalance task and by whoever ends the lease.
         watch: since when the beats of others have stood still.
         basis: the server and generation that this worker stands on.
+        bound: on everybody's heartbeat timeout, as the last heartbeat told of it.
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         looks: when to look at the beats in between, for the leader and the next in age.
@@ -81,8 +82,9 @@ class Worker:
         self.identity: Identity = Identity(name, uuid4())
         self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
-        self.watch: Watch = Watch(config.heartbeat_timeout_sec, config.watch_gap_sec)
+        self.watch: Watch = Watch()
         self.basis: Basis | None = None
+        self.bound: float | None = None
         self.term: int = -1
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
@@ -143,9 +145,12 @@ class Worker:
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
-    def looks_between_beats(self) -> bool:
-        """Whether this worker looks at everybody's beats once more after its own: the leader and the next in age do."""
-        return self.leads or (self.answer is not None and self.answer.rank == 0)
+    def look_at(self) -> float:
+        """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once more
+        after theirs, and everybody does in time not to miss one whom it watches."""
+        late_at = self.looks.late_at(self.watch.read_within_sec)
+        looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
+        return min(self.looks.due_at, late_at) if looks_after_beats else late_at
 
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
@@ -171,21 +176,22 @@ class Worker:
         self.metrics.heartbeats += 1
         self.metrics.heartbeat_sec = arrived - sent_at
         self.metrics.heartbeat_duration.observe(arrived - sent_at)
-        self.lease.extend(sent_at)
+        self.lease.extend(sent_at, lease_sec(answer.timeout_sec))
         self.lease_extended.set()
         self.beats_seen(answer.beats, arrived)
         self.looks.begin(arrived)
-        self.answer, self.watches_all = answer, watched_all
+        self.answer, self.watches_all, self.bound = answer, watched_all, answer.longest_wait
         self.hinted, self.announced = answer.version, answer.announced
         self.saw_leader(answer.term, answer.leader)
         if answer.version > self.version or not self.ownership.known:
             self.sync_wanted.set()
         self.lead_wanted.set()
 
-    def beats_seen(self, beats: Iterable[Beat], arrived: float) -> None:
-        """These are the beats of all who are watched, as an answer showed them that arrived then."""
+    def beats_seen(self, beats: Mapping[Beat, Times], arrived: float) -> None:
+        """These are the beats of all who are watched, as an answer showed them that arrived then, with their times."""
         known = {beat.incarnation for beat in self.watch.beats}
-        self.watch.observe((beat for beat in beats if beat.incarnation != self.identity.incarnation), arrived)
+        others = {beat: times for beat, times in beats.items() if beat.incarnation != self.identity.incarnation}
+        self.watch.observe(others, arrived)
         if not known.issuperset(beat.incarnation for beat in self.watch.beats):
             self.looks.somebody_is_new(arrived)
 

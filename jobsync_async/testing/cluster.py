@@ -219,7 +219,7 @@ def partition(job: Job, *, silent: bool = True) -> Iterator[None]:
 class _Over(Lease):
     """A lease that no heartbeat extends."""
 
-    def extend(self, sent_at: float) -> None:
+    def extend(self, sent_at: float, length: float = float("inf")) -> None:
         """A heartbeat was acknowledged, which changes nothing."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.basis import Basis, Ground, Waiting
+from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC, Basis, Ground, Waiting
 
 GROUND = Ground(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
 BASIS = Basis("1/01/5/9", 3)
@@ -51,7 +51,7 @@ def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
 
 @pytest.mark.parametrize(
     "other",
-    [{"generation": 4}, {"recorded": "2"}, {"actual": "2"}, {"running_since": "100.6"}],
+    [{"generation": 4}, {"recorded": "2"}, {"actual": "2"}, {"running_since": "100.6"}, {"longest_wait": 9.0}],
     ids=lambda other: next(iter(other)),
 )
 def test_the_wait_begins_anew_on_another_ground(other):
@@ -61,6 +61,22 @@ def test_the_wait_begins_anew_on_another_ground(other):
     assert waiting.remaining(115) == 14
 
 
+@pytest.mark.parametrize(
+    ("own", "known", "recorded", "waits"),
+    [(4, 9, 15, 15), (4, 15, 9, 15), (15, 9, 4, 15), (4, None, 15, 15), (4, 15, None, 15), (15, None, None, 15), (4, 9, None, 9)],
+)
+def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_known(own, known, recorded, waits):
+    waiting = Waiting(own, known)
+    waiting.saw(replace(GROUND, longest_wait=recorded), 100)
+    assert waiting.wait_sec == waiting.remaining(100) == waits
+
+
+def test_where_no_bound_was_ever_written_the_workers_of_before_may_have_an_older_librarys_timeout():
+    waiting = Waiting(4)
+    waiting.saw(GROUND, 100)
+    assert waiting.remaining(100) == UNSAID_TIMEOUT_SEC
+
+
 @pytest.mark.parametrize("interval", [0.1, 0.3, 1, 4, 5, 6])
 @pytest.mark.parametrize("timeout", [0.25, 1.5, 2.5, 10, 15, 60])
 def test_no_outage_however_long_lets_a_watcher_expire_who_lives(interval, timeout):
@@ -68,5 +84,5 @@ def test_no_outage_however_long_lets_a_watcher_expire_who_lives(interval, timeou
         return  # such a configuration is refused
     config = CoordinationConfig(heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
     seen_before_the_outage, back_after_the_watcher = interval, min(0.5, interval / 4)
-    assert config.watch_gap_sec > interval, "an answer that is a little late is no gap"
-    assert seen_before_the_outage + config.watch_gap_sec + back_after_the_watcher <= timeout + 1e-9
+    assert config.times.gap_sec > interval, "an answer that is a little late is no gap"
+    assert seen_before_the_outage + config.times.gap_sec + back_after_the_watcher <= timeout + 1e-9

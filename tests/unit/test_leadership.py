@@ -8,53 +8,83 @@ import pytest
 
 from jobsync_async.core.board import Need
 from jobsync_async.core.leadership import Pacing, Succession
-from jobsync_async.core.lease import Beat, Watch
+from jobsync_async.core.lease import Beat, Times, Watch
 from jobsync_async.core.rows import HeartbeatAnswer
 
 LEADER, NEXT, CROWD = Beat("leader", uuid4(), 5), Beat("next", uuid4(), 7), Beat("crowd", uuid4(), 9)
 
 
+USUAL = Times(15, 5)
+
+
 def answer(*beats: Beat, rank: int = 0) -> HeartbeatAnswer:
-    return HeartbeatAnswer(version=1, term=1, leader=LEADER.incarnation, rank=rank, beats=beats)
+    shown = dict.fromkeys(beats, USUAL)
+    return HeartbeatAnswer(version=1, term=1, leader=LEADER.incarnation, rank=rank, beats=shown)
 
 
-def succession() -> tuple[Succession, Watch]:
-    watch = Watch(timeout_sec=15, gap_sec=100)
+class Watched(Watch):
+    """A watch that reads every second, so that none of its readings is too old."""
+
+    def see(self, *beats: Beat, since: float, until: float, times: Times = USUAL) -> None:
+        while since <= until:
+            self.observe(dict.fromkeys(beats, times), since)
+            since += 1
+
+
+def succession() -> tuple[Succession, Watched]:
+    watch = Watched()
     return Succession(watch, step_sec=5), watch
 
 
 def test_the_next_in_age_takes_over_when_the_leader_stood_still_for_the_timeout():
     succeed, watch = succession()
-    watch.observe([LEADER], 100)
+    watch.see(LEADER, since=100, until=114)
     assert succeed.due(LEADER.incarnation, answer(LEADER), 114.9) == (False, ())
     assert succeed.due(LEADER.incarnation, answer(LEADER), 115) == (True, (LEADER,))
 
 
+@pytest.mark.parametrize("times", [Times(4, 1), Times(60, 20)])
+def test_it_is_the_leaders_own_timeout_that_counts(times):
+    succeed, watch = succession()
+    watch.see(LEADER, since=100, until=99 + times.timeout_sec, times=times)
+    due = 100 + times.timeout_sec
+    assert succeed.due(LEADER.incarnation, answer(LEADER), due - 0.1) == (False, ())
+    assert succeed.due(LEADER.incarnation, answer(LEADER), due) == (True, (LEADER,))
+
+
+def test_who_has_not_read_for_long_does_not_take_over_but_reads_first():
+    succeed, watch = succession()
+    watch.see(LEADER, since=100, until=107)
+    assert succeed.due(LEADER.incarnation, answer(LEADER), 115) == (False, ())
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 115) == float("inf")
+
+
 def test_each_further_one_waits_a_heartbeat_longer():
     succeed, watch = succession()
-    watch.observe([LEADER], 100)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER, rank=2)) == 125
+    watch.see(LEADER, since=100, until=120)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER, rank=2), 120) == 125
     assert not succeed.due(LEADER.incarnation, answer(LEADER, rank=2), 124.9)[0]
 
 
 def test_the_one_after_the_next_takes_over_when_both_stood_still_for_the_timeout():
     succeed, watch = succession()
-    watch.observe([LEADER, NEXT, CROWD], 100)
-    assert succeed.due(LEADER.incarnation, answer(LEADER, NEXT, CROWD, rank=1), 114.9) == (False, ())
-    assert succeed.due(LEADER.incarnation, answer(LEADER, NEXT, CROWD, rank=1), 115) == (True, (LEADER,))
-    moved = NEXT._replace(beat=8)
-    watch.observe([LEADER, moved, CROWD], 102)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER, moved, CROWD, rank=1)) == 117
-    moved = NEXT._replace(beat=9)
-    watch.observe([LEADER, moved, CROWD], 108)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER, moved, CROWD, rank=1)) == 120, "a heartbeat later at the latest"
+    both = answer(LEADER, NEXT, CROWD, rank=1)
+    watch.see(LEADER, NEXT, CROWD, since=100, until=114)
+    assert succeed.due(LEADER.incarnation, both, 114.9) == (False, ())
+    assert succeed.due(LEADER.incarnation, both, 115) == (True, (LEADER,))
+    succeed, watch = succession()
+    watch.see(LEADER, NEXT, CROWD, since=100, until=101)
+    watch.see(LEADER, NEXT._replace(beat=8), CROWD, since=102, until=114)
+    assert succeed.next_look(LEADER.incarnation, both, 114) == 117
+    watch.see(LEADER, NEXT._replace(beat=9), CROWD, since=108, until=114)
+    assert succeed.next_look(LEADER.incarnation, both, 114) == 120, "a heartbeat later at the latest"
 
 
 def test_a_look_between_two_heartbeats_tells_of_a_leader_that_has_sent_one():
     succeed, watch = succession()
-    watch.observe([LEADER], 100)
-    watch.observe([LEADER._replace(beat=6)], 103)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER)) == 118
+    watch.see(LEADER, since=100, until=102)
+    watch.see(LEADER._replace(beat=6), since=103, until=112)
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 112) == 118
 
 
 def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
@@ -67,7 +97,7 @@ def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
 
 def test_a_leader_that_is_not_watched_yet_is_left_alone():
     succeed, _ = succession()
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER)) == float("inf")
+    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 100) == float("inf")
 
 
 def test_what_is_urgent_waits_for_nothing():

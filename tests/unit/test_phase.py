@@ -102,3 +102,12 @@ def test_a_watcher_looks_once_after_each_beat_and_again_and_again_while_somebody
         times += 1
         looks.done(looks.due_at)
     assert 3 < times < 20
+
+
+def test_everybody_looks_in_time_for_the_shortest_timeout_that_it_watches():
+    looks = Looks(INTERVAL_SEC)
+    assert looks.late_at(2) == float("inf"), "before the first beat nobody is watched"
+    looks.begin(100)
+    assert looks.late_at(2) == 102
+    looks.done(102)
+    assert looks.late_at(2) == 104, "also where a look has failed, and not at once again"
