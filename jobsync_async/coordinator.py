@@ -275,7 +275,7 @@ class Coordinator:
             "lease_remaining_sec": round(worker.lease.remaining(worker.clock()), 3),
             "tokens_still_in_use": len(worker.ownership.busy()),
         }
-        return own | await describe(self._opened(), worker.config.heartbeat_timeout_sec)
+        return own | await describe(self._opened())
 
     async def set_draining(self, draining: bool) -> None:
         """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""

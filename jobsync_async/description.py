@@ -13,15 +13,18 @@ from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
 
 
-async def describe(store: Store, timeout_sec: float) -> dict[str, Any]:
+async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, Any]:
     """A dictionary that JSON can hold, from a few statements that each see the tables at their own moment.
+
+    Args:
+        timeout_sec: after how many seconds without a heartbeat a worker is not active; None for each worker's own timeout.
 
     Raises StoreUnavailable.
     """
     cluster = await store.status.cluster()
     nodes = await store.status.nodes()
     pins = await store.pins.list()
-    live = [node for node in nodes if node.heartbeat_age_sec < timeout_sec]
+    live = [node for node in nodes if not silent(plain(node), timeout_sec)]
     return {
         **cluster,
         "active_nodes": len(live),
@@ -61,6 +64,12 @@ def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockI
     names = [node.name for node in nodes if node.state == "active"]
     matched = {patterns: bool(eligible(patterns, names)) for patterns in {pin.node_patterns for pin in pins}}
     return [pin for pin in pins if not matched[pin.node_patterns]]
+
+
+def silent(node: Mapping[str, Any], timeout_sec: float | None = None) -> bool:
+    """Whether a worker has sent no heartbeat for so long; None for its own timeout. By the server's clock, for people."""
+    limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
+    return limit_sec is not None and bool(node["heartbeat_age_sec"] >= limit_sec)
 
 
 def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Observer:
 
         A few statements. Raises StoreUnavailable.
         """
-        return await describe(self._opened(), self._config.heartbeat_timeout_sec)
+        return await describe(self._opened())
 
     async def owner_of(self, task: TaskOrId) -> Owner | None:
         """Who owns a task now: name, address and epoch; None for nobody. One statement.

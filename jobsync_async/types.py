@@ -175,6 +175,8 @@ class NodeInfo(_Record):
         beat: how many heartbeats it has sent.
         library: its version of jobsync_async. layout: the newest layout of the tables that it knows.
         runs: what it runs; None where it does not say, as 0.1.0.
+        timeout_sec: its ``heartbeat_timeout_sec``, by which it is judged; for a worker of 0.1.0, whose row does not say it, the
+            cluster's bound. interval_sec: its ``heartbeat_interval_sec``; None for one of 0.1.0.
     """
 
     name: str
@@ -194,6 +196,8 @@ class NodeInfo(_Record):
     library: str = "0.1.0"
     layout: int = 1
     runs: tuple[Runner, ...] | None = None
+    timeout_sec: float | None = None
+    interval_sec: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

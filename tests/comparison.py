@@ -37,6 +37,8 @@ _CLUSTER = (
     "last_joined",
     "tokens_since",
     "server_identity",
+    "longest_wait",
+    "longest_allowed",
 )
 _NODE = tuple(name for name in Node._fields if name != "last_heartbeat")
 

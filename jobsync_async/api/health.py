@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobsync_async.api.base import Started
+from jobsync_async.description import plain, silent
 from jobsync_async.metrics import Metrics
 from jobsync_async.types import NodeInfo
 
@@ -37,19 +38,16 @@ class Health(Started):
         return self._worker.metrics
 
     async def get_active_nodes(self) -> list[NodeInfo]:
-        """Workers whose last heartbeat is younger than the timeout, oldest worker first; none when standalone."""
-        return [node for node in await self._nodes() if not self._looks_dead(node)]
+        """Workers whose last heartbeat is younger than their timeout, oldest worker first; none when standalone."""
+        return [node for node in await self._nodes() if not silent(plain(node))]
 
     async def get_dead_nodes(self) -> list[str]:
-        """Names of workers without a heartbeat for the timeout that are still listed. By the server's clock, for people."""
-        return [node.name for node in await self._nodes() if self._looks_dead(node)]
+        """Names of workers without a heartbeat for their timeout that are still listed. By the server's clock, for people."""
+        return [node.name for node in await self._nodes() if silent(plain(node))]
 
     async def _nodes(self) -> list[NodeInfo]:
         self._require_started()
         return await self._engine.nodes()
-
-    def _looks_dead(self, node: NodeInfo) -> bool:
-        return node.heartbeat_age_sec >= self._worker.config.heartbeat_timeout_sec
 
     async def get_coordination_status(self) -> dict[str, Any]:
         """This worker and its cluster at a glance, for people and dashboards; a plain dictionary that JSON can hold."""

@@ -71,9 +71,11 @@ Schema = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/command-line.md describes it.")]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent. Default: its own timeout."),
+]
 DEFAULT_APPNAME = "sync_"
-DEFAULT_TIMEOUT = 15.0
 _WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 

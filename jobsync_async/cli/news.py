@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobsync_async.description import silent
 
-def news(before: dict[str, Any], after: dict[str, Any], timeout: float) -> list[str]:
+
+def news(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -> list[str]:
     """The differences between two answers of `describe` that are worth a line; heartbeats that go on are none. Pure.
 
     Args:
-        timeout: seconds without a heartbeat after which a worker is silent.
+        timeout: seconds without a heartbeat after which a worker is silent; None for its own timeout.
     """
     told = [*_workers(before, after, timeout)]
     if after["leader"] != before["leader"] or after["term"] != before["term"]:
@@ -25,7 +27,7 @@ def news(before: dict[str, Any], after: dict[str, Any], timeout: float) -> list[
     return told
 
 
-def _workers(before: dict[str, Any], after: dict[str, Any], timeout: float) -> list[str]:
+def _workers(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -> list[str]:
     told = []
     old = {node["name"]: node for node in before["nodes"]}
     new = {node["name"]: node for node in after["nodes"]}
@@ -33,9 +35,9 @@ def _workers(before: dict[str, Any], after: dict[str, Any], timeout: float) -> l
     told += [f"{name} is gone" for name in old if name not in new]
     for name in sorted(old.keys() & new.keys()):
         was, now = old[name], new[name]
-        silent = now["heartbeat_age_sec"] >= timeout
-        if silent != (was["heartbeat_age_sec"] >= timeout):
-            told.append(f"{name} is silent" if silent else f"{name} is heard again")
+        unheard = silent(now, timeout)
+        if unheard != silent(was, timeout):
+            told.append(f"{name} is silent" if unheard else f"{name} is heard again")
         if now["state"] != was["state"]:
             told.append(f"{name} is {now['state']}")
     moved = [

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from jobsync_async.cli.app import (
     DEFAULT_APPNAME,
-    DEFAULT_TIMEOUT,
     Appname,
     Dsn,
     Json,
@@ -78,7 +77,7 @@ def explain(
     appname: Appname = DEFAULT_APPNAME,
     schema: Schema = None,
     date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the completion. Default: today.")] = None,
-    timeout: Timeout = DEFAULT_TIMEOUT,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun or completed.
@@ -89,7 +88,7 @@ def explain(
     run(_explain(config_of(dsn, appname, schema), task_id, day, timeout, as_json))
 
 
-async def _explain(config: CoordinationConfig, task_id: str, day: dt.date, timeout: float, as_json: bool) -> int:
+async def _explain(config: CoordinationConfig, task_id: str, day: dt.date, timeout: float | None, as_json: bool) -> int:
     async with opened(config) as store:
         told = await explain_task(store, task_id, day, timeout)
     emit(told, rendered_explanation(told), as_json)

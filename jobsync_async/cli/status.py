@@ -10,7 +10,6 @@ from rich.text import Text
 
 from jobsync_async.cli.app import (
     DEFAULT_APPNAME,
-    DEFAULT_TIMEOUT,
     Appname,
     Dsn,
     Json,
@@ -26,7 +25,7 @@ from jobsync_async.cli.app import (
     titled,
 )
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.description import describe, lacking
+from jobsync_async.description import describe, lacking, silent
 
 _MOST_ROWS = 20
 _MOST_CHARACTERS = 200
@@ -37,7 +36,7 @@ def status(
     dsn: Dsn = None,
     appname: Appname = DEFAULT_APPNAME,
     schema: Schema = None,
-    timeout: Timeout = DEFAULT_TIMEOUT,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Show the workers and their shares, the leader, hand-offs under way and stuck, and pins that match nobody.
@@ -47,14 +46,14 @@ def status(
     run(_status(config_of(dsn, appname, schema), timeout, as_json))
 
 
-async def _status(config: CoordinationConfig, timeout: float, as_json: bool) -> int:
+async def _status(config: CoordinationConfig, timeout: float | None, as_json: bool) -> int:
     async with opened(config) as store:
         seen = await describe(store, timeout)
     emit(seen, rendered(seen, timeout), as_json)
     return 0 if seen["active_nodes"] and lacking(seen) == 0 else 1
 
 
-def rendered(seen: dict[str, Any], timeout: float) -> RenderableType:
+def rendered(seen: dict[str, Any], timeout: float | None) -> RenderableType:
     """What `describe` tells, for people."""
     parts: list[RenderableType] = [Text(headline(seen), style="bold")]
     if seen["nodes"]:
@@ -80,15 +79,15 @@ def headline(seen: dict[str, Any]) -> str:
     return f"{workers}, {seen['total_tokens']:,} tokens, {owned}; {leader}; version {seen['version']}"
 
 
-def _nodes(seen: dict[str, Any], timeout: float) -> Table:
+def _nodes(seen: dict[str, Any], timeout: float | None) -> Table:
     shown = table("worker", ">age", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "version", "where")
     for node in seen["nodes"]:
-        silent = node["heartbeat_age_sec"] >= timeout
-        state = "silent" if silent else node["state"]
+        unheard = silent(node, timeout)
+        state = "silent" if unheard else node["state"]
         shown.add_row(
             Text(node["name"]),
             duration(node["age_sec"]),
-            Text(f"{state}, leads" if node["is_leader"] else state, style="red" if silent else ""),
+            Text(f"{state}, leads" if node["is_leader"] else state, style="red" if unheard else ""),
             f"{node['tokens']:,}",
             f"{100 * node['tokens'] / seen['total_tokens']:.1f} %",
             f"{node['weight']:g}",

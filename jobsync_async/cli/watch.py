@@ -17,7 +17,6 @@ from rich.text import Text
 
 from jobsync_async.cli.app import (
     DEFAULT_APPNAME,
-    DEFAULT_TIMEOUT,
     Appname,
     Dsn,
     Json,
@@ -45,7 +44,7 @@ def watch(
     dsn: Dsn = None,
     appname: Appname = DEFAULT_APPNAME,
     schema: Schema = None,
-    timeout: Timeout = DEFAULT_TIMEOUT,
+    timeout: Timeout = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at heartbeats, which nothing announces.")] = 2,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +65,7 @@ class Screen(Protocol):
         """The server cannot be reached; what is shown is old."""
 
 
-async def _watch(config: CoordinationConfig, timeout: float, every: float, as_json: bool) -> int:
+async def _watch(config: CoordinationConfig, timeout: float | None, every: float, as_json: bool) -> int:
     console = Output()
     async with task_group() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
@@ -119,7 +118,7 @@ async def _look_for_reader() -> None:
 class Picture:
     """On a terminal: redrawn in place."""
 
-    def __init__(self, live: Live, timeout: float) -> None:
+    def __init__(self, live: Live, timeout: float | None) -> None:
         self._live = live
         self._timeout = timeout
         self._seen: dict[str, Any] | None = None
@@ -136,7 +135,7 @@ class Picture:
 class Lines:
     """In a pipe: a line for each change."""
 
-    def __init__(self, console: Console, timeout: float, as_json: bool) -> None:
+    def __init__(self, console: Console, timeout: float | None, as_json: bool) -> None:
         self._console = console
         self._timeout = timeout
         self._as_json = as_json

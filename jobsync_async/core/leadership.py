@@ -14,8 +14,8 @@ class Succession:
     """Whether this worker is to take over from a leader that is gone or stands still.
 
     The next in age (rank 0) takes over as soon as the leader's beat has stood still for the leader's timeout, the one after it
-    (rank 1) as soon as both beats have, each for its own. Each further one waits a heartbeat longer: so no set of simultaneous deaths leaves the cluster
-    without a leader, and two rarely try at once. When they do, the term decides.
+    (rank 1) as soon as both beats have, each for its own. Each further one waits a heartbeat longer: so no set of simultaneous
+    deaths leaves the cluster without a leader, and two rarely try at once. When they do, the term decides.
     """
 
     def __init__(self, watch: Watch, step_sec: float) -> None:

@@ -99,11 +99,11 @@ class _Entry(NamedTuple):
 
 
 class Watch:
-    """Since when each worker's beat has stood still, by the watcher's own clock, and for how long it must: by that worker's times.
+    """Since when each worker's beat has stood still, by the watcher's own clock, and whether that is long for that worker.
 
-    When the watcher itself read nothing for longer than a worker's gap, it starts anew with that worker: whatever stopped it (an
-    outage, a pause) may have stopped the other too, which gets its chance to send a heartbeat first. For the same reason nobody
-    is stalled by a reading that is older than that.
+    When the watcher itself read nothing for longer than a worker's gap, it starts anew with that worker: whatever stopped it
+    (an outage, a pause) may have stopped the other too, which gets its chance to send a heartbeat first. For the same reason
+    nobody is stalled by a reading that is older than that.
     """
 
     _READ_WITHIN = 0.8
@@ -130,8 +130,8 @@ class Watch:
         return [beat for beat in self._seen if self.stalls_at(beat, now) <= now]
 
     def stalls_at(self, beat: Beat, now: float) -> float:
-        """When this very beat has stood still for its worker's timeout; infinity when it is not watched, or when the beats must be
-        read once more before that counts."""
+        """When this very beat has stood still for its worker's timeout; infinity when it is not watched, or when the beats must
+        be read once more before that counts."""
         entry = self._seen.get(beat)
         if entry is None:
             return float("inf")
@@ -154,7 +154,7 @@ class Watch:
         return 0.0 if entry is None else now - entry.since
 
     def next_due(self, now: float) -> float:
-        """When the first worker would reach its timeout if nothing moved; infinity when nobody would before the next reading."""
+        """When the first worker would reach its timeout if nothing moved; infinity when the next reading comes first."""
         return min((self.stalls_at(beat, now) for beat in self._seen), default=float("inf"))
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from jobsync_async.core.lease import Beat, Times
 
+NO_TIMES = Times.said(None, None)
 NOBODY = ""
 """The receiver of a token that is to be nobody's: no node has this name."""
 
@@ -88,8 +89,8 @@ class HeartbeatAnswer:
         version, term: the cluster's.
         leader: incarnation of the leader; None before the first.
         rank: workers older than this one, the leader not counted; 0 is the next in age.
-        beats: the leader's, or everybody's when that was asked for, oldest first, with their times; without the leader's when its
-            row is gone.
+        beats: the leader's, or everybody's when that was asked for, oldest first, with their times; without the leader's when
+            its row is gone.
         leader_age_sec: how long before this heartbeat the leader's last one was, by the server's clock; None when its row is
             gone. Only when to send the next one follows from it.
         announced: the version that was announced last.
@@ -171,7 +172,7 @@ class Member:
     weight: float
     active: bool
     age: int = 0
-    times: Times = Times.said(None, None)
+    times: Times = NO_TIMES
 
 
 class TokenGroup(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 from jobsync_async.core.hashing import task_text, token_hasher
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.serving import gaps
-from jobsync_async.description import plain
+from jobsync_async.description import plain, silent
 from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
 
 
-async def explain(store: Store, task_id: str, date: dt.date, timeout_sec: float) -> dict[str, Any]:
+async def explain(store: Store, task_id: str, date: dt.date, timeout_sec: float | None) -> dict[str, Any]:
     """Everything about one task. A few statements that each see the tables at their own moment. Raises StoreUnavailable."""
     settings = await store.inspection.settings()
     token_id = token_hasher(settings.total_tokens, settings.hash_function)(task_id)
@@ -34,7 +34,7 @@ async def explain(store: Store, task_id: str, date: dt.date, timeout_sec: float)
 
 
 def explained(
-    token: Mapping[str, Any] | None, pins: Sequence[LockInfo], nodes: Sequence[NodeInfo], timeout_sec: float
+    token: Mapping[str, Any] | None, pins: Sequence[LockInfo], nodes: Sequence[NodeInfo], timeout_sec: float | None
 ) -> dict[str, Any]:
     """What the rows say. Pure.
 
@@ -70,7 +70,7 @@ def explained(
 
 
 def _why(
-    row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str], timeout_sec: float
+    row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str], timeout_sec: float | None
 ) -> list[str]:
     said = []
     if pin is not None:
@@ -89,7 +89,7 @@ def _why(
         said.append(f"{owner} does not match; the next rebalance moves it.")
     elif row["state"] == "draining":
         said.append(f"{owner} is draining; the next rebalance moves it.")
-    if row["heartbeat_age_sec"] >= timeout_sec:
+    if silent(row, timeout_sec):
         said.append(f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be expired.")
     if row.get("reason") is not None:
         said.append(f"It was moved last because: {row['reason']}.")

@@ -132,9 +132,9 @@ class Membership:
         ours = self._times.timeout_sec
         if longest_allowed is not None and ours > longest_allowed:
             raise ConfigError(
-                f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows {longest_allowed:g} at most: so long do "
-                f"its workers wait when PostgreSQL was failed over. Raise that first by `jobsync-async bound {ours:g}`, or lower "
-                "this setting"
+                f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows {longest_allowed:g} at most: so long "
+                f"do its workers wait when PostgreSQL was failed over. Raise that first, by `jobsync-async bound {ours:g}`, or "
+                "lower this setting"
             )
 
     @staticmethod

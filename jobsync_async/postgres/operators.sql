@@ -33,9 +33,9 @@ FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_
 SELECT t.node, t.epoch, nullif(t.next_node, '') AS next_node, t.next_node IS NOT NULL AS revoked, t.version, t.assigned_at,
        extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS revoked_sec,
        n.name AS owner, n.address, n.state,
-       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, {timeout} AS timeout_sec,
        r.reason, r.at AS rebalanced_at, r.version AS rebalance_version
-FROM {token} t
+FROM {token} t CROSS JOIN {cluster} c
 LEFT JOIN {node} n USING (incarnation)
 LEFT JOIN LATERAL (
     SELECT reason, at, version FROM {rebalance} WHERE version <= t.version ORDER BY version DESC LIMIT 1
@@ -91,6 +91,34 @@ SELECT pid, application_name, state, extract(epoch FROM clock_timestamp() - xact
 FROM pg_stat_activity
 WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 ORDER BY xact_start LIMIT 1
+
+-- == the bound on timeouts =============================================================================================
+
+-- name: read_bound
+-- And up to where the server's log is written.
+SELECT longest_wait, longest_allowed, pg_current_wal_insert_lsn()::text AS written FROM {cluster}
+
+-- name: above_bound
+-- Workers that a lower bound would not fit, or that do not say whether it does. The cluster's row is locked: none joins meanwhile.
+SELECT n.name FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation OR n.timeout_sec > %(bound)s ORDER BY n.joined
+
+-- name: set_bound
+-- Raised, it is at first only how long workers wait; lowered, it is both at once.
+UPDATE {cluster} SET longest_wait = %(bound)s,
+    longest_allowed = CASE WHEN longest_allowed > %(bound)s THEN %(bound)s ELSE longest_allowed END
+WHERE {sound}
+
+-- name: allow_bound
+UPDATE {cluster} SET longest_allowed = %(bound)s WHERE {sound} AND longest_wait = %(bound)s
+
+-- name: replicas_without
+-- Copies of the server that may not have what was written up to a place: those connected, as far as this role may see how far
+-- they are, and those that a slot waits for. What makes a backup is none.
+SELECT concat_ws(' ', application_name, 'at', coalesce(host(client_addr), 'this host')) AS replica FROM pg_stat_replication
+WHERE (flush_lsn >= %(written)s::pg_lsn) IS NOT TRUE AND state IS DISTINCT FROM 'backup'
+UNION ALL
+SELECT concat_ws(' ', 'whoever uses the slot', slot_name) FROM pg_replication_slots
+WHERE slot_type = 'physical' AND NOT active AND restart_lsn < %(written)s::pg_lsn
 
 -- == pins =============================================================================================================
 

@@ -25,6 +25,7 @@ from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
 
 if TYPE_CHECKING:
+    from jobsync_async.postgres.bounds import Bounds
     from jobsync_async.postgres.inspection import Inspection
     from jobsync_async.postgres.observing import ViewFeed
     from jobsync_async.postgres.predecessor import Predecessor
@@ -120,6 +121,13 @@ class Store:
         from jobsync_async.postgres.inspection import Inspection  # noqa: PLC0415 - a worker has no use for it
 
         return Inspection(self._pool, self.queries)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The statements about the bound on timeouts, for the command line."""
+        from jobsync_async.postgres.bounds import Bounds  # noqa: PLC0415 - a worker has no use for it
+
+        return Bounds(self._leader_link, self.queries, self._others.footing)
 
     async def observe(self) -> ViewFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""

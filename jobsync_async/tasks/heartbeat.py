@@ -33,8 +33,8 @@ _MOST_TRIES = 5
 
 
 async def keep_beating(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is another's by then, and ConfigError
-    if its timeout is above the cluster's bound."""
+    """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is another's by then, and
+    ConfigError if its timeout is above the cluster's bound."""
     failures = 0
     while True:
         sent_at = worker.clock()

@@ -146,8 +146,8 @@ class Worker:
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
     def look_at(self) -> float:
-        """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once more
-        after theirs, and everybody does in time not to miss one whom it watches."""
+        """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once
+        more after theirs, and everybody does in time not to miss one whom it watches."""
         late_at = self.looks.late_at(self.watch.read_within_sec)
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
         return min(self.looks.due_at, late_at) if looks_after_beats else late_at

@@ -33,9 +33,11 @@ _DATE = dt.date(2024, 2, 29)
 
 def join(q: Both) -> Steps:
     name = q.random.choice(NAMES)
-    held, _ = yield "read_node", {"name": name}
     basis = _basis(q)
-    rows, _ = yield "take_version_to_join", basis
+    held, _ = yield "read_node", {"name": name, **basis}
+    timeout = q.random.choice((2.0, 4.0, 20.0))
+    times = {"timeout_sec": timeout, "interval_sec": timeout / 4}
+    rows, _ = yield "take_version_to_join", {**basis, **times, "unsaid_bound": max(timeout, 15.0)}
     me = q.incarnation()
     host = q.random.choice(("here", "there", None))
     values = {
@@ -52,9 +54,10 @@ def join(q: Both) -> Steps:
         "session_tag": f"tag of {name}",
         "library": "9.9",
         "layout": 9,
+        **times,
         **basis,
     }
-    if held and q.random.random() < 0.9:
+    if held[0].incarnation and q.random.random() < 0.9:
         if not rows:
             return False
         values |= {"joined": rows[0].last_joined, "version": rows[0].version}
@@ -241,11 +244,12 @@ def begin(q: Both) -> Steps:
     ground, _ = yield "read_ground", {}
     known = {"known_generation": cluster.generation + q.random.choice((-1, 0, 7)), "known_version": q.near(cluster.version)}
     seen = {"recorded": ground[0].recorded, "actual": ground[0].actual, "seen_generation": q.near(cluster.generation)}
+    waits = {"waited": q.random.choice((4.0, 20.0)), "seen_wait": q.random.choice((cluster.longest_wait, 20.0))}
     yield "condemn_ground", {**seen, **known}
     if q.random.random() < 0.5:
         seen["recorded"] = None
         seen["seen_generation"] = max(cluster.generation, known["known_generation"])
-    begun, _ = yield "begin_generation", {**seen, **known}
+    begun, _ = yield "begin_generation", {**seen, **known, **waits}
     if not begun:
         return False
     yield "free_all_tokens", begun[0]._asdict()

@@ -105,7 +105,8 @@ def read_ground(q: Asked) -> Any:
     yield Take(0)
     cluster = q.tx.view().cluster
     values = (cluster.server_identity, actual(q), cluster.generation, cluster.version, str(q.session.server.started))
-    return Result(rows("recorded actual generation version running_since", [values]))
+    names = "recorded actual generation version running_since longest_wait"
+    return Result(rows(names, [(*values, cluster.longest_wait)]))
 
 
 @statement
@@ -147,6 +148,7 @@ def begin_generation(q: Asked) -> Any:
         leader=None,
         leader_incarnation=None,
         term=cluster.term + 1,
+        longest_wait=q.waited,
     )
     announce(q, begun)
     return Result(rows("version generation", [(begun.version, begun.generation)]), 1)
@@ -155,7 +157,10 @@ def begin_generation(q: Asked) -> Any:
 def _as_seen(q: Asked, cluster: Cluster) -> bool:
     if cluster.server_identity != q.recorded:
         return False
-    return q.actual is None or (cluster.generation == q.seen_generation and q.actual == actual(q))
+    if q.actual is None:
+        return True
+    as_waited = cluster.longest_wait == q.seen_wait or not q.keeps("the bound is the one that was waited on")
+    return cluster.generation == q.seen_generation and as_waited and q.actual == actual(q)
 
 
 @statement

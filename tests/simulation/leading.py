@@ -18,6 +18,7 @@ from tests.simulation.statements import (
     rows,
     sound,
     statement,
+    times,
 )
 from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
 
@@ -64,15 +65,17 @@ def read_beats(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     nodes = in_order(view.node.values()) if sound(q, view.cluster) else ()
-    return Result(rows("name incarnation beat", ((n.name, n.incarnation, n.beat) for n in nodes)))
+    shown = ((n.name, n.incarnation, n.beat, *times(view.cluster, n)) for n in nodes)
+    return Result(rows("name incarnation beat timeout_sec interval_sec", shown))
 
 
 @statement
 def read_members(q: Asked) -> Any:
     yield Take(0)
-    nodes = in_order(q.tx.view().node.values())
-    values = ((n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined) for n in nodes)
-    return Result(rows("name incarnation beat weight active joined", values))
+    view = q.tx.view()
+    nodes = in_order(view.node.values())
+    values = ((n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined, *times(view.cluster, n)) for n in nodes)
+    return Result(rows("name incarnation beat weight active joined timeout_sec interval_sec", values))
 
 
 @statement

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
-from tests.simulation.statements import STATEMENTS, Asked, Locked, Result, numbers, rows, statement
+from tests.simulation.statements import STATEMENTS, Asked, Locked, Result, numbers, rows, statement, times
 from tests.simulation.tables import CLUSTER, in_order
 
 _EPOCH = dt.datetime(2024, 2, 29, tzinfo=dt.timezone.utc)
@@ -267,6 +267,7 @@ def list_nodes(q: Asked) -> Result:
             "heartbeat_age_sec": q.now - n.last_heartbeat,
             "beat": n.beat,
             "runs": n.runs,
+            **dict(zip(("timeout_sec", "interval_sec"), times(view.cluster, n), strict=True)),
         }
         for n in in_order(view.node.values())
     ]

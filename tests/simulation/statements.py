@@ -107,6 +107,13 @@ def sound(q: Asked, cluster: Cluster) -> bool:
     return begun_here and (q.basis_server is None or adopted or not q.keeps("the basis is the adopted one"))
 
 
+def times(cluster: Cluster, node: Node) -> tuple[float | None, float | None]:
+    """``{timeout}`` and ``{interval}``: what the row says, if its incarnation has written that."""
+    if node.said_by != node.incarnation:
+        return cluster.longest_wait, None
+    return node.timeout_sec, node.interval_sec
+
+
 # == membership =========================================================================================================
 
 _Taken = namedtuple("_Taken", "version leader_incarnation generation")
@@ -146,17 +153,21 @@ def in_turn(names: Sequence[str]) -> Statement:
     return together
 
 
-_Holder = namedtuple("_Holder", "incarnation beat holder host pid boot_id pid_namespace process_started session_tag")
+_WHERE = ("host", "pid", "boot_id", "pid_namespace", "process_started", "session_tag")
+_Holder = namedtuple("_Holder", ("incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed"))
 
 
 @statement
 def read_node(q: Asked) -> Any:
     yield Take(0)
-    row = q.tx.view().node.get(q.name)
+    view = q.tx.view()
+    cluster, row = view.cluster, view.node.get(q.name)
+    allowed = cluster.longest_allowed if sound(q, cluster) else None
     if row is None:
-        return Result()
+        return Result([_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)])
+    where = (getattr(row, name) for name in _WHERE)
     holder = f"on host {row.host} with pid {row.pid}"
-    return Result([_Holder(row.incarnation, row.beat, holder, *(getattr(row, name) for name in _Holder._fields[3:]))])
+    return Result([_Holder(row.incarnation, row.beat, holder, *where, *times(cluster, row), allowed)])
 
 
 @statement
@@ -164,14 +175,18 @@ def take_version_to_join(q: Asked) -> Any:
     taken = yield from take_version(q)
     if not taken.rows:
         return Result()
-    cluster = q.tx.update(last_joined=q.tx.view().cluster.last_joined + 1)
+    before = q.tx.view().cluster
+    first = q.timeout_sec if before.last_joined == 0 else q.unsaid_bound
+    wait = first if before.longest_wait is None else before.longest_wait
+    allowed = wait if before.longest_allowed is None else before.longest_allowed
+    cluster = q.tx.update(last_joined=before.last_joined + 1, longest_wait=wait, longest_allowed=allowed)
     return Result(rows("version last_joined", [(cluster.version, cluster.last_joined)]), 1)
 
 
 @statement
 def insert_node(q: Asked) -> Any:
     cluster = q.tx.view().cluster
-    if not sound(q, cluster):
+    if not (sound(q, cluster) and _allowed(q, cluster)):
         return Result()
     yield Locked(("node", q.name))
     if q.tx.row("node", q.name) is not None:
@@ -180,16 +195,22 @@ def insert_node(q: Asked) -> Any:
     return Result(rows("joined", [(cluster.last_joined,)]), 1)
 
 
+def _allowed(q: Asked, cluster: Cluster) -> bool:
+    allowed = cluster.longest_allowed
+    return (allowed is not None and allowed >= q.timeout_sec) or not q.keeps("no worker joins above the bound")
+
+
 def _joining(q: Asked, joined: int) -> Node:
     where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
-    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, [], q.incarnation)
+    said = ([], q.timeout_sec, q.interval_sec, q.incarnation)
+    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, *said)
 
 
 @statement
 def replace_node(q: Asked) -> Any:
     yield Locked(("node", q.name))
     row = q.tx.row("node", q.name)
-    if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat):
+    if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat) or not _allowed(q, q.tx.view().cluster):
         return Result()
     q.tx.write("node", q.name, _joining(q, q.joined)._replace(beat=row.beat + 1))
     return Result((), 1)
@@ -232,7 +253,11 @@ def lead_if_nobody_does(q: Asked) -> Any:
     return Result((), 1)
 
 
-_Answer = namedtuple("_Answer", "version announced term leader_incarnation rank names incarnations beats leader_age")
+_Answer = namedtuple(
+    "_Answer",
+    "version announced term leader_incarnation longest_wait timeout_sec rank "
+    "names incarnations beats timeouts intervals leader_age",
+)
 
 
 @statement
@@ -250,13 +275,12 @@ def heartbeat(q: Asked) -> Any:
     cluster = view.cluster
     rank = sum(n.joined < row.joined and n.incarnation != cluster.leader_incarnation for n in view.node.values())
     watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
-    columns = ([n.name for n in watched], [n.incarnation for n in watched], [n.beat for n in watched])
-    arrays = (column or None for column in columns)  # array_agg of no rows is null
+    shown = [(n.name, n.incarnation, n.beat, *times(cluster, n)) for n in watched]
+    arrays = map(list, zip(*shown, strict=True)) if shown else [None] * 5  # array_agg of no rows is null
     ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
     age = max(ages, default=None)
-    return Result(
-        [_Answer(cluster.version, cluster.announced, cluster.term, cluster.leader_incarnation, rank, *arrays, age)], 1
-    )
+    told = (cluster.version, cluster.announced, cluster.term, cluster.leader_incarnation, cluster.longest_wait)
+    return Result([_Answer(*told, times(cluster, row)[0], rank, *arrays, age)], 1)
 
 
 def _mine(q: Asked, node: Node | None) -> bool:

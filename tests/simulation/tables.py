@@ -37,6 +37,8 @@ class Cluster(NamedTuple):
     last_joined: int = 0
     tokens_since: int | None = None
     server_identity: str | None = None
+    longest_wait: float | None = None
+    longest_allowed: float | None = None
 
 
 class Node(NamedTuple):
@@ -55,6 +57,8 @@ class Node(NamedTuple):
     session_tag: str | None = None
     last_heartbeat: float = 0.0
     runs: list[dict[str, str | None]] | None = None
+    timeout_sec: float | None = None
+    interval_sec: float | None = None
     said_by: UUID | None = None
 
 

@@ -63,7 +63,15 @@ def test_the_wait_begins_anew_on_another_ground(other):
 
 @pytest.mark.parametrize(
     ("own", "known", "recorded", "waits"),
-    [(4, 9, 15, 15), (4, 15, 9, 15), (15, 9, 4, 15), (4, None, 15, 15), (4, 15, None, 15), (15, None, None, 15), (4, 9, None, 9)],
+    [
+        (4, 9, 15, 15),
+        (4, 15, 9, 15),
+        (15, 9, 4, 15),
+        (4, None, 20, 20),
+        (4, 20, None, 20),
+        (20, None, None, 20),
+        (4, 9, None, 9),
+    ],
 )
 def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_known(own, known, recorded, waits):
     waiting = Waiting(own, known)
