@@ -51,7 +51,8 @@ class Model:
     def __init__(self, here: str) -> None:
         self.server = Server(Scheduler(Random(0)), Random(0), lambda rule: True)
         self.server.tables.committed = View(Cluster(server_identity=here), **{name: {} for name in TABLES})
-        self.session: Any = SimpleNamespace(server=self.server)
+        client = SimpleNamespace(process=SimpleNamespace(old_library=False))
+        self.session: Any = SimpleNamespace(server=self.server, client=client)
 
     def run(self, tx: Transaction, name: str, values: dict[str, Any]) -> Result:
         """Run a statement; nobody is in its way, but for those that it passes over."""

@@ -19,7 +19,7 @@ _LOOK_SEC = 0.2
 def bound(
     seconds: Annotated[
         float | None,
-        typer.Argument(help="The longest heartbeat_timeout_sec from now on. Default: show it.", metavar="[SECONDS]", min=0),
+        typer.Argument(help="The longest heartbeat_timeout_sec from now on. Default: show it.", metavar="[SECONDS]"),
     ] = None,
     dsn: Dsn = None,
     appname: Appname = DEFAULT_APPNAME,
@@ -37,7 +37,8 @@ def bound(
 
     To see how far replicas are, the role needs pg_monitor.
     """
-    run(_bound(config_of(dsn, appname, schema), seconds, wait, replicated, as_json))
+    times = {} if seconds is None else {"heartbeat_timeout_sec": seconds, "heartbeat_interval_sec": seconds / 4}
+    run(_bound(config_of(dsn, appname, schema, **times), seconds, wait, replicated, as_json))
 
 
 async def _bound(config: CoordinationConfig, seconds: float | None, wait_sec: float, replicated: bool, as_json: bool) -> int:

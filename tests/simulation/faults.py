@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from jobsync_async.core.lease import Times
 from tests.simulation.network import Weather
+from tests.simulation.statements import TABLE_OID
+from tests.simulation.tables import CLUSTER, Cluster
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -34,7 +37,9 @@ _WEIGHTS: Mapping[str, float] = {
     "pin": 1,
     "forge": 0.7,
     "storm": 0.3,
+    "bound": 0.5,
 }
+USUAL, QUICK, SLOW = Times(3, 1), Times(1.5, 0.4), Times(6, 2)
 GOOD = Weather()
 ROUGH = Weather(0.003, 0.01, 0.03, 0.2, 0.05, 0.1, 0.1, 0.1, 0.05)
 TERRIBLE = Weather(0.02, 0.04, 0.2, 0.3, 0.2, 0.2, 0.2, 0.3, 0.15)
@@ -49,7 +54,9 @@ class Profile:
         weights: how likely each fault is, relative to the others.
         spans: how long stops and partitions last, in timeouts; ways: which ways, out and in, a partition cuts.
         script: what happens, in place of chance; all is well when it begins.
-        rates: what clocks run at; none for anything that is allowed. interval_sec: between heartbeats.
+        rates: what clocks run at; none for anything that is allowed.
+        mixes: what times workers may have; a run takes one of them, and each of its processes one of that.
+        times: those of processes of some names.
         settles_within_sec: after the last fault, all must be well within so long.
         weathers: what the network is like, in turn.
         hosts: where processes run, some of them together; none for each alone.
@@ -74,7 +81,8 @@ class Profile:
     script: Callable[[Simulation], None] | None = None
     ways: tuple[tuple[bool, bool], ...] = ((True, True), (True, True), (True, False), (False, True))
     rates: tuple[float, ...] = ()
-    interval_sec: float = 1.0
+    mixes: tuple[tuple[Times, ...], ...] = ((USUAL,), (USUAL,), (USUAL, QUICK), (USUAL, SLOW), (QUICK, SLOW))
+    times: Mapping[str, Times] = field(default_factory=dict)
     settles_within_sec: float = 30.0
 
     def but(self, **weights: float) -> Profile:
@@ -249,6 +257,51 @@ class Faults:
         server.become(state[0], server.timeline + (not sibling))
         simulation.invariants.failed_over(state[1])
         self._scheduler.after(seconds, server.come_up)
+
+    def _bound(self, _: Process | None) -> bool | None:
+        """An operator raises the bound on timeouts to what the longest needs, or lowers it to what is left of them."""
+        longest, here = self._simulation.longest_timeout, self._locked_cluster(None)
+        if here is None:
+            return False
+        if here.longest_allowed is not None and here.longest_allowed < longest:
+            self._write_bound(longest_wait=longest)
+            if self._simulation.server.keeps("the bound is raised in two steps"):
+                self._scheduler.after(self._random.uniform(0, 3), self._allow, longest)
+            else:
+                self._write_bound(longest_allowed=longest)
+            return None
+        left = max(
+            (node.timeout_sec or longest for node in self._simulation.server.tables.committed.node.values()), default=longest
+        )
+        if left < longest:
+            self._write_bound(longest_wait=left, longest_allowed=left)
+        return None
+
+    def _allow(self, longest: float) -> None:
+        """The standbys know of the raised bound: none is promoted any more that does not."""
+        here = self._locked_cluster(longest)
+        if here is None:
+            return
+        simulation = self._simulation
+        known = [state for state in simulation.states if (state[0].cluster.longest_wait or 0) >= longest]
+        simulation.states.clear()
+        simulation.states.extend(known)
+        self._ancestors = [state for state in self._ancestors if (state[0].cluster.longest_wait or 0) >= longest]
+        self._write_bound(longest_allowed=longest)
+
+    def _locked_cluster(self, longest_wait: float | None) -> Cluster | None:
+        """The cluster's row, if it is sound, nobody has locked it, and it has this bound."""
+        server = self._simulation.server
+        cluster = server.tables.committed.cluster
+        sound = server.up and cluster.server_identity == f"{server.identity}/{TABLE_OID}" and CLUSTER not in server.tables.locks
+        return cluster if sound and longest_wait in (None, cluster.longest_wait) else None
+
+    def _write_bound(self, **values: float) -> None:
+        self._trace("operator", f"sets {values}")
+        tx = self._simulation.server.tables.begin()
+        assert tx.try_lock(CLUSTER, "update")
+        tx.update(**values)
+        tx.commit()
 
     def _weather(self, _: Process | None) -> None:
         network = self._simulation.network

@@ -65,7 +65,7 @@ def read_beats(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     nodes = in_order(view.node.values()) if sound(q, view.cluster) else ()
-    shown = ((n.name, n.incarnation, n.beat, *times(view.cluster, n)) for n in nodes)
+    shown = ((n.name, n.incarnation, n.beat, *times(q, view.cluster, n)) for n in nodes)
     return Result(rows("name incarnation beat timeout_sec interval_sec", shown))
 
 
@@ -74,7 +74,9 @@ def read_members(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     nodes = in_order(view.node.values())
-    values = ((n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined, *times(view.cluster, n)) for n in nodes)
+    values = (
+        (n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined, *times(q, view.cluster, n)) for n in nodes
+    )
     return Result(rows("name incarnation beat weight active joined timeout_sec interval_sec", values))
 
 

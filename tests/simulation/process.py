@@ -12,6 +12,7 @@ from jobsync_async import Job
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core import rows
+from jobsync_async.core.lease import Times
 from jobsync_async.core.ownership import Change
 from jobsync_async.tasks.worker import Worker
 from tests.simulation.network import Network
@@ -46,11 +47,14 @@ class Process:
     uses: counts changes of those two.
     started, leaving, over: how far the job is in its life; drained: whether a user ever drained it.
     paused_until: when it goes on after a stop.
+    times: its settings; old_library: whether it writes them nowhere.
     public: the tasks that run a public coroutine, by name: any of them may be cancelled.
     """
 
-    def __init__(self, name: str, loop: ProcessLoop, network: Network, trace: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, loop: ProcessLoop, network: Network, times: Times, trace: Callable[[str, str], None]) -> None:
         self.name = name
+        self.times = times
+        self.old_library = False
         self.loop = loop
         self.network = network
         self.host = ""

@@ -267,7 +267,7 @@ def list_nodes(q: Asked) -> Result:
             "heartbeat_age_sec": q.now - n.last_heartbeat,
             "beat": n.beat,
             "runs": n.runs,
-            **dict(zip(("timeout_sec", "interval_sec"), times(view.cluster, n), strict=True)),
+            **dict(zip(("timeout_sec", "interval_sec"), times(q, view.cluster, n), strict=True)),
         }
         for n in in_order(view.node.values())
     ]

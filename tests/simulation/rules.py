@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Lease, Watch
 from jobsync_async.core.ownership import Ownership
@@ -22,7 +21,7 @@ from jobsync_async.postgres.footing import Footing
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
 from tests.simulation import scripts
-from tests.simulation.faults import GOOD, Profile
+from tests.simulation.faults import GOOD, USUAL, Profile
 from tests.simulation.network import Weather
 from tests.simulation.simulation import Report, run
 
@@ -80,25 +79,26 @@ def _held_without_a_lease() -> Iterator[None]:
     original = Lease.extend
 
     def init(self: Lease, length: float) -> None:
-        self.length, self.deadline = length, 1e12
+        self.length, self.deadline, self._sent_at = length, 1e12, float("-inf")
 
-    def extend(self: Lease, sent_at: float) -> None:
+    def extend(self: Lease, sent_at: float, length: float = float("inf")) -> None:
         if self.deadline == 1e12:
             self.deadline = float("-inf")
-        original(self, sent_at)
+        original(self, sent_at, length)
 
     with patch.object(Lease, "__init__", init), patch.object(Lease, "extend", extend):
         yield
 
 
 def _long_lease() -> Context[Any]:
-    return patch.object(CoordinationConfig, "lease_sec", property(lambda self: 1.4 * self.heartbeat_timeout_sec))
+    """A lease is longer than the timeout."""
+    return patch.object(Lease, "extend", lambda self, sent_at, length: setattr(self, "deadline", sent_at + 1.75 * length))
 
 
 def _short_observation() -> Context[Any]:
     """A beat is watched for less than the timeout."""
     return patch.object(
-        Watch, "stalled", lambda self, now: [b for b, s in self._since.items() if now - s >= self.timeout_sec / 3]
+        Watch, "stalled", lambda self, now: [b for b, s in self._seen.items() if now - s.since >= s.times.timeout_sec / 3]
     )
 
 
@@ -170,7 +170,7 @@ def _others_go_on() -> Context[Any]:
 # == the table ==========================================================================================================
 
 _HOLDS, _FENCE, _LATER, _ONE_EPOCH = "holds token", "through the fence", "after the last fault", "under one epoch"
-_USUAL = replace(Profile().but(failover=0), hosts=(), polling=(0,))
+_USUAL = replace(Profile().but(failover=0, bound=0), hosts=(), polling=(0,), mixes=((USUAL,),))
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
 _FENCES = _USUAL.but(use=30, drain=4)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, NodeNameTaken, StoreUnavailable
+from jobsync_async.core.lease import Times
 from tests.simulation.faults import Faults, Profile
 from tests.simulation.hosts import Hosts
 from tests.simulation.invariants import Invariants, Violation
@@ -32,6 +33,7 @@ _ENDS_WITHIN_SEC = 15.0
 _LEFT_BEHIND_SEC = 20.0
 _LOOK_SEC = 0.25
 _MOST_STATES = 100
+T = TypeVar("T")
 START_FAILURES = (NodeNameTaken, ClusterNotFormed, StoreUnavailable, ConfigError)
 
 
@@ -74,11 +76,13 @@ class Simulation:
         # What a standby may know that has missed some commits: states of the tables, and of the fences.
         self.states: deque[tuple[View, dict[int, tuple[int, UUID]]]] = deque(maxlen=_MOST_STATES)
         self.polling = self.random.choice(profile.polling)
+        self.mix = self._one_of(profile.mixes)
+        self._set_bound()
         self.config = CoordinationConfig(
             poll_interval_sec=0.5,
             total_tokens=profile.tokens,
             hash_function="modulo",
-            heartbeat_interval_sec=profile.interval_sec,
+            heartbeat_interval_sec=1,
             heartbeat_timeout_sec=3,
             rebalance_check_interval_sec=1,
             handoff_timeout_sec=2,
@@ -88,6 +92,23 @@ class Simulation:
         self._settled_sec = 0.0
         self.scheduler.after_step = self._after_step
         self.server.tables.on_commit = self._on_commit
+
+    def _one_of(self, choices: Sequence[T]) -> T:
+        return self.random.choice(choices) if len(choices) > 1 else choices[0]
+
+    @property
+    def longest_timeout(self) -> float:
+        """That of any worker of this run."""
+        return max(times.timeout_sec for times in (*self.mix, *self.profile.times.values()))
+
+    def _set_bound(self) -> None:
+        """As after a first worker: with the longest timeout, or with the shortest, and then an operator has to raise it."""
+        shortest = min(times.timeout_sec for times in (*self.mix, *self.profile.times.values()))
+        may_rise = self.profile.weights.get("bound") and self.profile.script is None and shortest < self.longest_timeout
+        bound = shortest if may_rise and self.random.random() < 0.5 else self.longest_timeout
+        tables = self.server.tables
+        cluster = tables.committed.cluster._replace(longest_wait=bound, longest_allowed=bound)
+        tables.committed = replace(tables.committed, cluster=cluster)
 
     # -- watching -------------------------------------------------------------------------------------------------------
 
@@ -114,30 +135,33 @@ class Simulation:
 
     # -- processes ------------------------------------------------------------------------------------------------------
 
-    def process(self, name: str) -> Process:
+    def process(self, name: str, times: Times | None = None) -> Process:
         """A new process, with nothing in it yet."""
         random = self.random
         rate = 1 + _MOST_RATE_ERROR * random.uniform(-1, 1)
         if self.profile.rates:
             rate = random.choice(self.profile.rates)
         loop = ProcessLoop(self.scheduler, name, offset=random.uniform(0, 1000), rate=rate)
-        process = Process(name, loop, self.network, self.transcript.note)
+        times = times or self.profile.times.get(name) or self._one_of(self.mix)
+        process = Process(name, loop, self.network, times, self.transcript.note)
         self.hosts.begin(process, random.choice(self.profile.hosts) if self.profile.hosts else f"the host of {name}")
         self.processes.append(process)
         self.users[process] = Users(process, random, self.config.total_tokens)
-        process.trace(f"starts on {process.host} as {process.number.pid} (its clock runs at {rate:.3f})")
+        process.trace(f"starts on {process.host} as {process.number.pid} (its clock runs at {rate:.3f}; {times})")
         return process
 
-    def start(self, name: str) -> Process:
+    def start(self, name: str, times: Times | None = None, *, old_library: bool = False) -> Process:
         """A new process, whose job starts at once."""
-        process = self.process(name)
+        process = self.process(name, times)
+        process.old_library = old_library
         callback = self.users[process].on_rebalance if self.random.random() < 0.3 else None
         process.spawn("start", lambda: self.start_job(process, on_rebalance=callback))
         return process
 
     async def start_job(self, process: Process, **options: Any) -> None:
         """Make the job of a process, and start it. Runs in the process."""
-        config = replace(self.config, notify=self.random.random() >= self.polling)
+        times = {"heartbeat_timeout_sec": process.times.timeout_sec, "heartbeat_interval_sec": process.times.interval_sec}
+        config = replace(self.config, notify=self.random.random() >= self.polling, **times)
         job = process.make_job(config, wait_on_enter=20, **options)
         try:
             await job.start()
@@ -161,7 +185,7 @@ class Simulation:
             assert process.job is not None
             try:
                 await process.job.stop()
-            except (NodeNameTaken, StoreUnavailable) as error:
+            except (NodeNameTaken, ConfigError, StoreUnavailable) as error:
                 process.trace(f"ended with {type(error).__name__}")
             finally:
                 process.over = True
@@ -219,7 +243,8 @@ class Simulation:
         for process in self.running:
             if process.job is not None and process.job._engine.failure is not None:
                 failure = process.job._engine.failure
-                if not isinstance(failure, NodeNameTaken):
+                # A server that was failed over to may not know yet that longer timeouts are allowed.
+                if not isinstance(failure, (NodeNameTaken, ConfigError)):
                     raise Violation(f"{process.name} failed: {failure!r}") from failure
                 self.leave(process)
 

@@ -107,9 +107,9 @@ def sound(q: Asked, cluster: Cluster) -> bool:
     return begun_here and (q.basis_server is None or adopted or not q.keeps("the basis is the adopted one"))
 
 
-def times(cluster: Cluster, node: Node) -> tuple[float | None, float | None]:
+def times(q: Asked, cluster: Cluster, node: Node) -> tuple[float | None, float | None]:
     """``{timeout}`` and ``{interval}``: what the row says, if its incarnation has written that."""
-    if node.said_by != node.incarnation:
+    if node.said_by != node.incarnation and q.keeps("a row that an older library made counts as the bound"):
         return cluster.longest_wait, None
     return node.timeout_sec, node.interval_sec
 
@@ -162,12 +162,12 @@ def read_node(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     cluster, row = view.cluster, view.node.get(q.name)
-    allowed = cluster.longest_allowed if sound(q, cluster) else None
+    allowed = cluster.longest_allowed if sound(q, cluster) and q.keeps("no worker joins above the bound") else None
     if row is None:
         return Result([_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)])
     where = (getattr(row, name) for name in _WHERE)
     holder = f"on host {row.host} with pid {row.pid}"
-    return Result([_Holder(row.incarnation, row.beat, holder, *where, *times(cluster, row), allowed)])
+    return Result([_Holder(row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed)])
 
 
 @statement
@@ -200,9 +200,11 @@ def _allowed(q: Asked, cluster: Cluster) -> bool:
     return (allowed is not None and allowed >= q.timeout_sec) or not q.keeps("no worker joins above the bound")
 
 
-def _joining(q: Asked, joined: int) -> Node:
+def _joining(q: Asked, joined: int, old: Node | None = None) -> Node:
     where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
-    said = ([], q.timeout_sec, q.interval_sec, q.incarnation)
+    said: tuple[Any, ...] = ([], q.timeout_sec, q.interval_sec, q.incarnation)
+    if q.session.client.process.old_library:
+        said = (None,) * 4 if old is None else (old.runs, old.timeout_sec, old.interval_sec, old.said_by)
     return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, *said)
 
 
@@ -212,7 +214,7 @@ def replace_node(q: Asked) -> Any:
     row = q.tx.row("node", q.name)
     if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat) or not _allowed(q, q.tx.view().cluster):
         return Result()
-    q.tx.write("node", q.name, _joining(q, q.joined)._replace(beat=row.beat + 1))
+    q.tx.write("node", q.name, _joining(q, q.joined, row)._replace(beat=row.beat + 1))
     return Result((), 1)
 
 
@@ -275,12 +277,13 @@ def heartbeat(q: Asked) -> Any:
     cluster = view.cluster
     rank = sum(n.joined < row.joined and n.incarnation != cluster.leader_incarnation for n in view.node.values())
     watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
-    shown = [(n.name, n.incarnation, n.beat, *times(cluster, n)) for n in watched]
+    shown = [(n.name, n.incarnation, n.beat, *times(q, cluster, n)) for n in watched]
     arrays = map(list, zip(*shown, strict=True)) if shown else [None] * 5  # array_agg of no rows is null
     ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
     age = max(ages, default=None)
     told = (cluster.version, cluster.announced, cluster.term, cluster.leader_incarnation, cluster.longest_wait)
-    return Result([_Answer(*told, times(cluster, row)[0], rank, *arrays, age)], 1)
+    left = None if q.session.client.process.old_library else times(q, cluster, row)[0]
+    return Result([_Answer(*told, left, rank, *arrays, age)], 1)
 
 
 def _mine(q: Asked, node: Node | None) -> bool:
