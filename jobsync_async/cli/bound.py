@@ -51,11 +51,12 @@ async def _bound(config: CoordinationConfig, seconds: float | None, wait_sec: fl
                 lagging = await _lagging(bounds, wait_sec)
             if not lagging:
                 await bounds.allow(seconds)
+                lagging = [] if replicated else await _lagging(bounds, wait_sec)  # or a failover refuses them again
         longest_wait, longest_allowed, _ = await bounds.read()
     if above:
         complain(f"workers may have a longer timeout than {seconds:g} s: {', '.join(above)}; replace them first")
     if lagging:
-        complain(f"workers wait for {seconds:g} s, but none may join with that yet: {', '.join(lagging)} may not know of it")
+        complain(f"workers wait for {seconds:g} s now, but {', '.join(lagging)} may not know of that yet: do it again")
     answer = {
         "longest_wait_sec": longest_wait,
         "longest_allowed_sec": longest_allowed,

@@ -264,11 +264,7 @@ class Faults:
         if here is None:
             return False
         if here.longest_allowed is not None and here.longest_allowed < longest:
-            self._write_bound(longest_wait=longest)
-            if self._simulation.server.keeps("the bound is raised in two steps"):
-                self._scheduler.after(self._random.uniform(0, 3), self._allow, longest)
-            else:
-                self._write_bound(longest_allowed=longest)
+            self.raise_bound(longest, self._random.uniform(0, 3))
             return None
         left = max(
             (node.timeout_sec or longest for node in self._simulation.server.tables.committed.node.values()), default=longest
@@ -276,6 +272,14 @@ class Faults:
         if left < longest:
             self._write_bound(longest_wait=left, longest_allowed=left)
         return None
+
+    def raise_bound(self, longest: float, seconds: float = 0.0) -> None:
+        """Raise it; the standbys know of that after so many seconds."""
+        self._write_bound(longest_wait=longest)
+        if self._simulation.server.keeps("the bound is raised in two steps"):
+            self._scheduler.after(seconds, self._allow, longest)
+        else:
+            self._write_bound(longest_allowed=longest)
 
     def _allow(self, longest: float) -> None:
         """The standbys know of the raised bound: none is promoted any more that does not."""

@@ -6,22 +6,26 @@ piece of the real code. Where two rules guard the same door, both must be open b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager as Context
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.basis import Ground, Waiting
-from jobsync_async.core.lease import Lease, Watch
+from jobsync_async.core.lease import Beat, Lease, Times, Watch
 from jobsync_async.core.ownership import Ownership
+from jobsync_async.core.phase import Looks
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.footing import Footing
+from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
 from tests.simulation import scripts
-from tests.simulation.faults import GOOD, USUAL, Profile
+from tests.simulation.faults import GOOD, QUICK, SLOW, USUAL, Profile
 from tests.simulation.network import Weather
 from tests.simulation.simulation import Report, run
 
@@ -167,6 +171,104 @@ def _others_go_on() -> Context[Any]:
     return patch.object(Ground, "agreed", False)
 
 
+def _watched(how: Callable[[Worker, Times], Times]) -> Context[Any]:
+    """Whoever watches puts other times in the place of those that came with a beat."""
+    original = Worker.beats_seen
+
+    def beats_seen(self: Worker, beats: Mapping[Beat, Times], arrived: float) -> None:
+        original(self, {beat: how(self, times) for beat, times in beats.items()}, arrived)
+
+    return patch.object(Worker, "beats_seen", beats_seen)
+
+
+def _by_the_watchers_timeout() -> Context[Any]:
+    return _watched(lambda worker, times: worker.config.times)
+
+
+def _by_the_watchers_gap() -> Context[Any]:
+    """A gap in the readings is judged by the watcher's own times."""
+
+    def how(worker: Worker, times: Times) -> Times:
+        kind = type("Times", (Times,), {"gap_sec": worker.config.times.gap_sec})
+        return kind(*times)  # type: ignore[no-any-return]
+
+    return _watched(how)
+
+
+def _name_by_the_newcomers_timeout() -> Context[Any]:
+    original = Membership.join
+
+    async def join(self: Membership, *args: Any, **options: Any) -> Any:
+        refusal = await original(self, *args, **options)
+        return refusal and replace(refusal, times=self._times)
+
+    return patch.object(Membership, "join", join)
+
+
+def _own_lease() -> Context[Any]:
+    """A lease is as long as the own settings say, whatever the row does."""
+    original = Lease.extend
+    return patch.object(Lease, "extend", lambda self, sent_at, length: original(self, sent_at))
+
+
+def _old_readings_count() -> Context[Any]:
+    """Somebody may be expired by a reading of any age."""
+    return patch.object(Watch, "stalls_at", lambda self, beat, now: self._seen[beat].since + self._seen[beat].times.timeout_sec)
+
+
+def _reads_with_its_own_beats() -> Context[Any]:
+    return patch.object(Looks, "late_at", lambda self, most_sec: float("inf"))
+
+
+def _waits_for_its_own_timeout() -> Context[Any]:
+    return patch.object(Waiting, "remaining", lambda self, now: self._since + self._timeout_sec - now)
+
+
+def _forgets_the_bound() -> Context[Any]:
+    original = Waiting.__init__
+    return patch.object(Waiting, "__init__", lambda self, timeout_sec, bound: original(self, timeout_sec))
+
+
+@contextmanager
+def _observed_from_the_question() -> Iterator[None]:
+    """What an answer shows counts from when it was asked for."""
+    seen = Worker.beats_seen
+    asked: dict[Worker, float] = {}
+
+    def from_asking(original: Any) -> Any:
+        async def ask(self: Membership, *args: Any, **options: Any) -> Any:
+            worker = asyncio.get_running_loop().process.worker  # type: ignore[attr-defined]
+            asked[worker] = worker.clock()
+            return await original(self, *args, **options)
+
+        return ask
+
+    def beats_seen(self: Worker, beats: Mapping[Beat, Times], arrived: float) -> None:
+        seen(self, beats, asked.get(self, arrived))
+
+    with (
+        patch.object(Membership, "heartbeat", from_asking(Membership.heartbeat)),
+        patch.object(Membership, "read_beats", from_asking(Membership.read_beats)),
+        patch.object(Worker, "beats_seen", beats_seen),
+    ):
+        yield
+
+
+@contextmanager
+def _signs_off_while_it_beats() -> Iterator[None]:
+    """A worker deletes its row before its heartbeats have ended."""
+    original = Coordinator._let_go
+
+    async def let_go(self: Coordinator, store: Any) -> bool:
+        idle = await original(self, store)
+        if idle:
+            await self._sign_off(store)
+        return idle
+
+    with patch.object(Coordinator, "_let_go", let_go):
+        yield
+
+
 # == the table ==========================================================================================================
 
 _HOLDS, _FENCE, _LATER, _ONE_EPOCH = "holds token", "through the fence", "after the last fault", "under one epoch"
@@ -191,6 +293,22 @@ _LATE = _script(scripts.late_acknowledgement)
 _GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
 _FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
 _FORGETTING = "forgetting at the end of the lease"
+_BOUND = "the bound is the one that was waited on"
+
+
+def _times(script: Callable[[Any], None], a: Times, b: Times) -> Profile:
+    return replace(_script(script), times={"a": a, "b": b})
+
+
+_MIXED = replace(_CUT, mixes=((QUICK, SLOW),))
+_HASTY = _times(scripts.replaced_by_a_hasty_one, SLOW, SLOW)
+_OLDER = _times(scripts.taken_over_by_an_older_library, USUAL, QUICK)
+_OUTAGE = _times(scripts.short_outage, SLOW, QUICK)
+_KILLED = _times(scripts.killed, SLOW, QUICK)
+_FAILED_OVER = _times(scripts.cut_off_after_a_failover, QUICK, SLOW)
+_RAISED = replace(_script(scripts.raise_is_lost), names=("a", "b", "c"))
+_NEWCOMER = replace(_script(scripts.newcomer_after_a_raise), names=("a", "b", "c", "d"))
+_UNALLOWED = replace(_script(scripts.joined_above_the_bound), names=("a", "b", "c"))
 
 _TABLE = (
     Rule("lease counted from before sending", _HOLDS, _script(scripts.late_answer), _lease_from_the_answer),
@@ -233,6 +351,33 @@ _TABLE = (
     Rule(_BASIS, _HOLDS, _POLLED),
     Rule(_FLOOR, _HOLDS, _script(scripts.set_back)),
     Rule(_CONNECT, _HOLDS, _MOVED, _any_server),
+    Rule("each worker is judged by its own timeout", _HOLDS, _MIXED, _by_the_watchers_timeout),
+    Rule("a name is taken over by its holder's timeout", _HOLDS, _HASTY, _name_by_the_newcomers_timeout),
+    Rule(
+        "a lease is extended by the timeout that the heartbeat left in the row", _HOLDS, _script(scripts.row_edited), _own_lease
+    ),
+    Rule("a row that an older library made counts as the bound", _HOLDS, _OLDER),
+    Rule("a gap is judged by the times of whom it hides", "expired after an outage", _OUTAGE, _by_the_watchers_gap),
+    Rule("a reading older than the gap expires nobody", "expired after an outage", _OUTAGE, _old_readings_count),
+    Rule("beats are read in time for the shortest timeout", _LATER, _KILLED, _reads_with_its_own_beats),
+    Rule("the wait of the greatest bound", _HOLDS, _FAILED_OVER, _waits_for_its_own_timeout),
+    Rule("the last bound known is waited for", _HOLDS, _RAISED, _forgets_the_bound),
+    Rule("no worker joins above the bound", _HOLDS, _UNALLOWED),
+    Rule("the bound is raised in two steps", _HOLDS, _NEWCOMER),
+    Rule(_BOUND, _HOLDS, _NEWCOMER),
+    Rule(
+        "beats are observed from when a heartbeat was answered",
+        _HOLDS,
+        _script(scripts.late_heartbeat),
+        _observed_from_the_question,
+    ),
+    Rule("beats are observed from when a look was answered", _HOLDS, _script(scripts.late_look), _observed_from_the_question),
+    Rule(
+        "heartbeats have ended before the sign-off",
+        "joined anew",
+        _script(scripts.beats_while_it_leaves),
+        _signs_off_while_it_beats,
+    ),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 
@@ -240,5 +385,6 @@ RULES = {rule.name: rule for rule in _TABLE}
 HIDDEN = {
     _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
     _BASIS: "whoever begins a generation deletes every worker's row, so that nothing of a basis of before is found again",
+    _BOUND: "nobody writes a bound on ground that is not sound, so only another beginning changes one that is waited upon",
     _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
 }

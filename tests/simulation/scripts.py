@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from jobsync_async.errors import OwnershipLost
+from tests.simulation.faults import QUICK, SLOW, USUAL
 from tests.simulation.invariants import Violation
+from tests.simulation.network import Weather
 from tests.simulation.tables import CLUSTER
 
 if TYPE_CHECKING:
@@ -242,3 +244,172 @@ def begun_twice(simulation: Simulation) -> None:
     simulation.go(0.2)
     simulation.start("c")
     simulation.go(11)
+
+
+# == workers whose times differ: `a` leads ==============================================================================
+
+
+def replaced_by_a_hasty_one(simulation: Simulation) -> None:
+    """`b` is cut off, and another one is started under its name whose own timeout is short."""
+    b = _by_name(simulation, "b")
+    simulation.network.cut(b, outwards=True, inwards=True)
+    simulation.start("b", QUICK)
+    simulation.go(8)
+    simulation.network.heal(b)
+
+
+def row_edited(simulation: Simulation) -> None:
+    """Somebody lowers the timeout in `b`'s row by hand; `b` sends a heartbeat over it, and is cut off."""
+    b, tables = _by_name(simulation, "b"), simulation.server.tables
+    tx = tables.begin()
+    _until(simulation, lambda: tx.try_lock(("node", "b"), "update"))
+    tx.write("node", "b", tables.committed.node["b"]._replace(timeout_sec=QUICK.timeout_sec))
+    tx.commit()
+    assert b.worker is not None
+    lease = b.worker.lease
+    beat, deadline = tables.committed.node["b"].beat, lease.deadline
+    _until(simulation, lambda: tables.committed.node["b"].beat > beat and lease.deadline != deadline)
+    simulation.go(_SOON)
+    simulation.network.cut(b, outwards=True, inwards=True)
+    simulation.go(5)
+    simulation.network.heal(b)
+
+
+def taken_over_by_an_older_library(simulation: Simulation) -> None:
+    """`b`, whose timeout is short, is killed. An older library takes its row over, leaves the times there, and is cut off."""
+    simulation.kill(_by_name(simulation, "b"))
+    b = simulation.start("b", USUAL, old_library=True)
+    _by_name(simulation, "a").loop.stop_for(1.8)  # so that it does not expire the old one before
+    _until(simulation, lambda: b.started and b.worker is not None and b.worker.ownership.owned)
+    simulation.go(2)
+    simulation.network.cut(b, outwards=True, inwards=True)
+    simulation.go(5)
+    simulation.network.heal(b)
+
+
+def short_outage(simulation: Simulation) -> None:
+    """The server is away for longer than `b`'s timeout, and `b` is back a moment after `a`, whose own timeout is long."""
+    b, server = _by_name(simulation, "b"), simulation.server
+    incarnation = server.tables.committed.node["b"].incarnation
+    server.go_down()
+    b.loop.stop_for(2.0)
+    simulation.go(1.9)
+    server.come_up()
+    simulation.go(1)
+    row = server.tables.committed.node.get("b")
+    if row is None or row.incarnation != incarnation:
+        raise Violation("b lives, and was expired after an outage")
+
+
+def killed(simulation: Simulation) -> None:
+    """`b` is killed, when nobody is new any more. Only its beat tells of it."""
+    simulation.go(10)
+    simulation.kill(_by_name(simulation, "b"))
+    simulation.go(1)
+
+
+def cut_off_after_a_failover(simulation: Simulation) -> None:
+    """The server fails over while `b`, whose timeout is long, is cut off: `a` has to wait for its lease."""
+    simulation.network.cut(_by_name(simulation, "b"), outwards=True, inwards=True)
+    simulation.faults.fail_over(simulation.states[-1], 0.05)
+    simulation.go(8)
+    simulation.network.heal(_by_name(simulation, "b"))
+
+
+def raise_is_lost(simulation: Simulation) -> None:
+    """The bound is raised, `b` joins with a timeout that it allows, and is cut off; then a standby is promoted that knows of
+    neither. `a` does."""
+    before = simulation.states[-1]
+    longest, tables = SLOW.timeout_sec, simulation.server.tables
+    simulation.faults.raise_bound(longest)
+    _until(simulation, lambda: tables.committed.cluster.longest_allowed == longest)
+    c = simulation.start("c", SLOW)
+    _until(simulation, lambda: c.worker is not None and c.worker.ownership.owned)
+    simulation.go(1.5)  # everybody's next heartbeat tells of the bound
+    simulation.network.cut(c, outwards=True, inwards=True)
+    simulation.faults.fail_over(before, 0.05)
+    simulation.go(8)
+    simulation.network.heal(c)
+
+
+def joined_above_the_bound(simulation: Simulation) -> None:
+    """`c` joins with a timeout that is above the bound, and is cut off; then the server fails over."""
+    c = simulation.start("c", SLOW)
+    _until(simulation, lambda: c.over or (c.worker is not None and c.worker.ownership.owned))
+    if c.over:
+        return  # it was refused
+    simulation.network.cut(c, outwards=True, inwards=True)
+    simulation.faults.fail_over(simulation.states[-1], 0.05)
+    simulation.go(8)
+    simulation.network.heal(c)
+
+
+def newcomer_after_a_raise(simulation: Simulation) -> None:
+    """The bound is raised, and a standby that does not know it yet is promoted as soon as somebody may join with it. Those who
+    know are killed, and a newcomer looks at the server."""
+    before = simulation.states[-1]
+    longest, tables = SLOW.timeout_sec, simulation.server.tables
+    simulation.faults.raise_bound(longest, 60)
+    c = simulation.start("c", SLOW)
+    _until(simulation, lambda: c.over or "c" in tables.committed.node)
+    if c.over:
+        return  # it was refused
+    for name in ("a", "b"):
+        simulation.kill(_by_name(simulation, name))
+    _until(simulation, lambda: c.worker is not None and c.worker.ownership.owned, 20)
+    simulation.network.cut(c, outwards=True, inwards=True)
+    simulation.faults.fail_over(before, 0.05)
+    simulation.go(0.1)
+    simulation.start("d", USUAL)
+    simulation.go(8)
+    simulation.network.heal(c)
+
+
+# == when an answer was asked for, and when it came =====================================================================
+
+
+def late_reading(simulation: Simulation, statement: str) -> None:
+    """`a` asks for the beats, and is answered late. Meanwhile `b` has sent a heartbeat, and then it is cut off."""
+    a, b = _by_name(simulation, "a"), _by_name(simulation, "b")
+    assert a.worker is not None and b.worker is not None
+    a.held = (statement,)
+    (a.worker.beat_wanted if statement == "heartbeat" else a.worker.lead_wanted).set()
+    if statement == "read_beats":
+        a.worker.looks.due_at = 0.0
+    _until(simulation, lambda: a.held_out)
+    simulation.go(0.4)
+    deadline = b.worker.lease.deadline
+    b.worker.beat_wanted.set()
+    lease = b.worker.lease
+    _until(simulation, lambda: lease.deadline > deadline)
+    _let_through(simulation, a)
+    simulation.go(_SOON)
+    simulation.network.cut(b, outwards=True, inwards=True)
+    simulation.go(5)
+    simulation.network.heal(b)
+
+
+def late_heartbeat(simulation: Simulation) -> None:
+    late_reading(simulation, "heartbeat")
+
+
+def late_look(simulation: Simulation) -> None:
+    late_reading(simulation, "read_beats")
+
+
+def beats_while_it_leaves(simulation: Simulation) -> None:
+    """`a` leaves while a heartbeat of its is under way, which arrives when its row is gone, and before `a` knows that."""
+    a, tables = _by_name(simulation, "a"), simulation.server.tables
+    assert a.worker is not None
+    a.held = ("heartbeat",)
+    a.worker.beat_wanted.set()
+    _until(simulation, lambda: a.held_out)
+    simulation.network.weather = Weather(slow=1, slow_sec=0.04)
+    simulation.leave(a)
+    _until(simulation, lambda: "a" not in tables.committed.node)
+    simulation.network.weather = Weather()
+    _let_through(simulation, a)
+    for _ in range(100):
+        simulation.go(_SOON)
+        if "a" in tables.committed.node:
+            raise Violation("a has left, and joined anew")
