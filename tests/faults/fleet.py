@@ -67,6 +67,7 @@ class Fleet:
         drains: bool = False,
         batch: int = 0,
         nursery: Nursery | None = None,
+        times: dict[str, float] | None = None,
     ) -> Member:
         """Start a worker; does not wait for anything.
 
@@ -77,6 +78,7 @@ class Fleet:
             environment: start a program of its own with these variables, instead of a fork of the nursery.
             drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
             nursery: whose child it is, if not the fleet's.
+            times: settings that differ from the fleet's.
         """
         file = str(self._folder / name)
         settings = {
@@ -85,7 +87,7 @@ class Fleet:
             "direct_dsn": self.dsn,
             "network": network,
             "far": far,
-            "config": self.config,
+            "config": {**self.config, **(times or {})},
             "log": f"{file}.log",
             "diary": f"{file}.diary",
             "socket": f"{file}.sock",

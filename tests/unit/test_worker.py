@@ -1,0 +1,82 @@
+"""What a worker does by its own clock, whoever else has not come round to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobsync_async import CoordinationConfig, NotOwner
+from jobsync_async.claims import ClaimScope
+from jobsync_async.core.lease import Beat, Times
+from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Snapshot, TokenRow
+from jobsync_async.tasks.worker import Worker
+
+CONFIG = CoordinationConfig()  # a timeout of 15 s, and so a lease of 12
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def worker(clock: Clock) -> Worker:
+    return Worker(CONFIG, "anna", Announcement(), clock)
+
+
+def answer(*others: Beat, timeout_sec: float = 15, longest_wait: float | None = None) -> HeartbeatAnswer:
+    beats = dict.fromkeys(others, Times(15, 5))
+    return HeartbeatAnswer(
+        version=1, term=1, leader=None, rank=0, beats=beats, timeout_sec=timeout_sec, longest_wait=longest_wait
+    )
+
+
+def reading(worker: Worker) -> Snapshot:
+    row = TokenRow(token_id=7, epoch=3, version=1, revoking=False)
+    return Snapshot(worker.identity.incarnation, -1, 1, 1, None, "active", settled=True, mine=[row], others=[])
+
+
+def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
+    worker.snapshot_read(reading(worker))
+    assert not worker.ownership.known, "before the first heartbeat"
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    clock.now += 12
+    worker.snapshot_read(reading(worker))
+    assert not worker.ownership.known, "after the end of the lease, whether anybody has noticed it or not"
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    worker.snapshot_read(reading(worker))
+    assert worker.owned_now() == {7}
+
+
+async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    worker.snapshot_read(reading(worker))
+    async with ClaimScope(worker, "task", 7, None):
+        pass
+    clock.now += 12
+    assert 7 in worker.ownership.grants, "the task that forgets it has not come round to it"
+    with pytest.raises(NotOwner):
+        async with ClaimScope(worker, "task", 7, None):
+            pytest.fail("the lease is over")
+
+
+def test_a_lease_counts_from_before_the_heartbeat_and_by_the_timeout_that_it_left_in_the_row(worker, clock):
+    sent_at = clock.now
+    clock.now += 2
+    worker.beat_answered(sent_at, answer(), watched_all=False)
+    assert worker.lease.deadline == sent_at + 12
+    worker.beat_answered(clock.now, answer(timeout_sec=5), watched_all=False)
+    assert worker.lease.deadline == clock.now + 4
+
+
+def test_the_last_bound_that_a_heartbeat_told_of_is_known(worker, clock):
+    for bound in (15.0, 60.0, 30.0):
+        worker.beat_answered(clock.now, answer(longest_wait=bound), watched_all=False)
+        assert worker.bound == bound
