@@ -41,9 +41,10 @@ _URI_WITH_ANOTHER_AT = re.compile(r"\s*postgres(?:ql)?://(?:[^@?]*/[^@?]*@|[^@/]
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinationConfig:
-    """How to reach PostgreSQL, and how the cluster behaves. Every worker of a cluster should use the same values.
+    """How to reach PostgreSQL, and how a worker behaves.
 
-    Making one checks the values and their relations and does no I/O.
+    Making one checks the values and their relations and does no I/O. `total_tokens` and `hash_function` must be the same for all
+    workers of a cluster; what else may differ, and what follows from that, is in docs/usage.md.
 
     Attributes:
         host, port, dbname, user, password: None leaves it to libpq's environment and files.
@@ -54,7 +55,8 @@ class CoordinationConfig:
         hash_function: ``"double_sha256"``, ``"sha256"``, ``"md5"`` or ``"modulo"``; fixed for the life of the cluster.
         minimum_nodes: a forming cluster hands out no tokens before so many workers are live.
         heartbeat_interval_sec: seconds between heartbeats.
-        heartbeat_timeout_sec: seconds without one after which a worker is expired; its own lease is a fifth shorter.
+        heartbeat_timeout_sec: seconds without one after which others expire this worker; its lease is a fifth shorter. At most
+            the cluster's bound, which the first worker sets, and ``jobsync-async bound`` changes.
         rebalance_check_interval_sec: seconds between the leader's checks that no push was missed.
         rebalance_delay_sec: joins this close together are one rebalance.
         handoff_timeout_sec: seconds that work under way on a revoked token may go on before it is cancelled.

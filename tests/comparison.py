@@ -24,7 +24,7 @@ from tests.simulation.tables import TABLES, Cluster, Node, Token, Transaction, V
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
 _UNREAD = frozenset({"announce_plan"})
-_NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder"}
+_NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder", "total_tokens", "hash_function"}
 _CLUSTER = (
     "version",
     "announced",

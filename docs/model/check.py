@@ -1,6 +1,6 @@
 """Search every state of `ownership.pml` with SPIN, and show that without each of its rules it finds a violation.
 
-Run ``python docs/model/check.py``; it needs ``spin`` and a C compiler. ``--quick`` leaves out the two large searches with all
+Run ``python docs/model/check.py``; it needs ``spin`` and a C compiler. ``--quick`` leaves out the large searches with all
 rules. Exits with 1 when a search finds what it should not, or does not find what it should.
 """
 
@@ -20,6 +20,8 @@ from typing import NamedTuple
 MODEL = Path(__file__).with_name("ownership.pml")
 SMALL, LARGE = ("SAME_NAME",), ("LEADER_APART", "EITHER_LEADS")
 ARRANGEMENTS = (*SMALL, *LARGE)
+MIXED = "JUDGED_BY_ITS_OWN_TIMEOUT"
+"""The rule that matters only where timeouts differ."""
 DEPTH = {"SAME_NAME": 200_000}
 DEEP = 8_000_000
 
@@ -49,11 +51,12 @@ def rules() -> list[str]:
     return re.findall(r"\*/\n#ifdef NO_(\w+)\n#define", MODEL.read_text("utf-8"), re.MULTILINE)
 
 
-def search(arrangement: str, without: str | None = None, *, limit_sec: float = 900) -> Verdict:
-    """Search one arrangement, to the first violation or to the end. Raises RuntimeError when SPIN does not run through."""
+def search(arrangement: str, without: str | None = None, *, mixed: bool = False, limit_sec: float = 900) -> Verdict:
+    """Search one arrangement, to the first violation or to the end; `mixed`: one worker has a longer timeout. Raises
+    RuntimeError when SPIN does not run through."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        defines = [f"-D{arrangement}", *([f"-DNO_{without}"] if without else [])]
+        defines = [f"-D{arrangement}", *([f"-DNO_{without}"] if without else []), *(["-DMIXED"] if mixed else [])]
         _run(["spin", "-a", *defines, str(MODEL)], folder, 60)
         # Compiling takes longer than a small search.
         fast = "-O2" if arrangement in LARGE and without is None else "-O1"
@@ -92,17 +95,18 @@ def promise(violated: str | None) -> str:
     return "a commit by another than the owner" if "f_right" in violated else "another than the leader writes"
 
 
-def with_all_rules(arrangement: str, *, limit_sec: float = 900) -> bool:
+def with_all_rules(arrangement: str, *, mixed: bool, limit_sec: float = 900) -> bool:
     """Print the line of one search with all rules; whether it is as it must be."""
-    verdict = search(arrangement, limit_sec=limit_sec)
+    verdict = search(arrangement, mixed=mixed, limit_sec=limit_sec)
     held = verdict.violated is None and verdict.whole
-    _line(f"all rules, {arrangement}", verdict, "holds in every state" if held else promise(verdict.violated))
+    name = f"all rules, {arrangement}{', mixed timeouts' if mixed else ''}"
+    _line(name, verdict, "holds in every state" if held else promise(verdict.violated))
     return held
 
 
 def without_rule(rule: str) -> bool:
     """Print the line of the search without one rule; whether it found a violation."""
-    verdict = search("SAME_NAME", rule)  # the smallest; some rules matter only where there are two names
+    verdict = search("SAME_NAME", rule, mixed=rule == MIXED)  # the smallest; some rules matter only where there are two names
     if verdict.violated is None:
         verdict = search("EITHER_LEADS", rule)
     _line(f"without {rule}", verdict, promise(verdict.violated))
@@ -120,7 +124,8 @@ def main() -> int:
     if (reason := missing()) is not None:
         print(reason, file=sys.stderr)
         return 1
-    right = [with_all_rules(arrangement) for arrangement in (SMALL if options.quick else ARRANGEMENTS)]
+    arrangements = SMALL if options.quick else ARRANGEMENTS
+    right = [with_all_rules(arrangement, mixed=mixed) for arrangement in arrangements for mixed in (False, True)]
     right += [without_rule(rule) for rule in rules()]
     print("as it must be" if all(right) else "NOT as it must be")
     return 0 if all(right) else 1

@@ -29,14 +29,21 @@
 #define WORKERS 2
 #endif
 #define TIMEOUT 2                         /* ticks for which a beat must have been seen to stand still */
+#ifdef MIXED                              /* a worker's times are its own: the last process has a longer timeout and lease */
+#define LONGER(p) (p == WORKERS - 1)
+#define LONGEST (TIMEOUT + 1)
+#else
+#define LONGER(p) 0
+#define LONGEST TIMEOUT
+#endif
 
 /* ---- the rules, each with its place in the code ---- */
 
 /* Lease.extend(sent_at): counted from before the heartbeat was sent */
 #ifdef NO_LEASE_FROM_SENDING
-#define EXTENSION(p) LEASE
+#define EXTENSION(p) LEASE_OF(p)
 #else
-#define EXTENSION(p) (LEASE - w[p].hb_age)
+#define EXTENSION(p) (LEASE_OF(p) - w[p].hb_age)
 #endif
 
 /* core/lease.py, SAFETY_MARGIN: lease_sec < heartbeat_timeout_sec, clock errors included */
@@ -45,6 +52,7 @@
 #else
 #define LEASE 2     /* one tick, and one by which a slow clock may lengthen it */
 #endif
+#define LEASE_OF(p) (LEASE + LONGER(p))
 
 /* Worker.owns, Worker.may_act, Claim.valid */
 #ifdef NO_OWNS_ASKS_THE_CLOCK
@@ -88,11 +96,22 @@
 #define STILL_STANDS(p) w[p].same[NAME(p)]
 #endif
 
+/* Watch.observe(beats, now): by the timeout that came with the beat; that is the row's, for only a beat that stands still counts */
+#ifdef NO_JUDGED_BY_ITS_OWN_TIMEOUT
+#define TIMEOUT_OF(p, n) (TIMEOUT + LONGER(p))
+#else
+#define TIMEOUT_OF(p, n) (TIMEOUT + longer[n])
+#endif
+#ifndef MIXED
+#undef TIMEOUT_OF
+#define TIMEOUT_OF(p, n) TIMEOUT
+#endif
+
 /* Watch.stalled */
 #ifdef NO_WATCH_FOR_A_FULL_TIMEOUT
-#define STALLED(p, n) (w[p].stood[n] >= TIMEOUT - 1)
+#define STALLED(p, n) (w[p].stood[n] >= TIMEOUT_OF(p, n) - 1)
 #else
-#define STALLED(p, n) (w[p].stood[n] >= TIMEOUT)
+#define STALLED(p, n) (w[p].stood[n] >= TIMEOUT_OF(p, n))
 #endif
 
 /* Watch.observe(beats, now): not from when it was asked */
@@ -236,6 +255,12 @@
 /* ---- the tables ---- */
 
 byte row[NN];                   /* node: the incarnation of this name's row, 0 for no row */
+#ifdef MIXED
+bit longer[NN];                 /* ... and whether it says the longer timeout */
+#define says_its_times(p) longer[NAME(p)] = LONGER(p)
+#else
+#define says_its_times(p) skip
+#endif
 byte leader;                    /* cluster.leader_incarnation, 0 when it has no row: then its term is as good as over */
 byte t_inc;                     /* token.incarnation, 0 for nobody */
 byte t_next;                    /* token.next_node: 0 for null, a name's number + 1, or NOBODY */
@@ -276,7 +301,7 @@ byte committed;                 /* through the fence under the present epoch: 0 
 typedef Worker {
     unsigned mode : 2;
     unsigned ident : 3;                 /* identity.incarnation */
-    unsigned lease : 2;                /* ticks left */
+    unsigned lease : 3;                /* ticks left */
     unsigned hb : 2;
     unsigned hb_age : 2;        /* the heartbeat under way, and the ticks since before it was sent */
     byte ans[NN];               /* what its answer shows of each other's beat */
@@ -410,12 +435,13 @@ inline joined(p, first) {              /* committed; should the answer be lost, 
 
 inline join(p, first) {
     if
-    :: row[NAME(p)] == 0 -> row[NAME(p)] = w[p].ident; row_moved(NAME(p)); joined(p, first)
+    :: row[NAME(p)] == 0 -> row[NAME(p)] = w[p].ident; says_its_times(p); row_moved(NAME(p)); joined(p, first)
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && !w[p].watches_own ->
         w[p].watches_own = 1; w[p].same[NAME(p)] = 1; w[p].stood[NAME(p)] = 0
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own && STILL_STANDS(p) && STALLED(p, NAME(p)) ->
         old = row[NAME(p)];
         row[NAME(p)] = w[p].ident;
+        says_its_times(p);
         row_moved(NAME(p));
         if
         :: t_inc == old && INHERIT_MAY_WRITE -> old = t_next; give(w[p].ident, INHERIT_RAISES); t_next = old   /* inherit_tokens */
@@ -445,7 +471,7 @@ inline beat(p) {                /* the heartbeat's statement, on the server */
 }
 
 inline beat_answered(p) {       /* Worker.beat_answered */
-    if :: w[p].lease < EXTENSION(p) && EXTENSION(p) <= LEASE -> w[p].lease = EXTENSION(p) :: else fi;
+    if :: w[p].lease < EXTENSION(p) && EXTENSION(p) <= LEASE_OF(p) -> w[p].lease = EXTENSION(p) :: else fi;
     for (i : 0 .. NN - 1) {
         if
         :: i == NAME(p) || w[p].ans[i] == STANDS
@@ -672,7 +698,7 @@ proctype Clock() {
             :: else
             fi;
             for (j : 0 .. NN - 1) {
-                if :: w[i].stood[j] < TIMEOUT && (w[i].same[j] || KEEP_STANDING) -> w[i].stood[j]++ :: else fi
+                if :: w[i].stood[j] < LONGEST && (w[i].same[j] || KEEP_STANDING) -> w[i].stood[j]++ :: else fi
             }
         }
         j = 0; skip

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from jobsync_async.core.basis import Basis, Ground
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.errors import ConfigError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
@@ -52,13 +52,22 @@ class Failover:
         self._footing.basis = basis
 
     async def look(self) -> Ground:
-        """What the cluster row records, and which server this is. Raises StoreUnavailable."""
+        """What the cluster row records, and which server this is. Raises StoreUnavailable, and ConfigError where the row is
+        that of a cluster with other settings, which a restored or replaced database may hold."""
 
         async def work(connection: Connection) -> Ground:
             cursor = await connection.execute(self._queries["read_ground"], self._footing.values(connection.server))
             row = await cursor.fetchone()
             assert row is not None, "an outer join has a row"
-            return Ground(**row._asdict())
+            found = row._asdict()
+            for name in ("total_tokens", "hash_function"):
+                ours, theirs = self._settings[name], found.pop(name)
+                if theirs not in (None, ours):
+                    raise ConfigError(
+                        f"{name} is {ours!r} here and {theirs!r} in the cluster that is on this server now; all workers must "
+                        "agree: change this setting, or use another appname for another cluster"
+                    )
+            return Ground(**found)
 
         return await self._looks.run(work)
 

@@ -121,7 +121,7 @@ SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 -- What the cluster was begun on, and what this is; null when the row is missing.
 SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
        coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
-       extract(epoch FROM pg_postmaster_start_time())::text AS running_since, c.longest_wait
+       extract(epoch FROM pg_postmaster_start_time())::text AS running_since, c.longest_wait, c.total_tokens, c.hash_function
 FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster

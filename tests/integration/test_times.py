@@ -155,6 +155,20 @@ async def test_a_cluster_that_lost_its_row_has_the_bound_that_its_workers_know(s
     assert await bound_of(admin) == (6, 6)
 
 
+@pytest.mark.parametrize(("column", "other"), [("total_tokens", 100), ("hash_function", "md5")])
+async def test_a_running_worker_does_not_join_a_cluster_of_other_settings_that_was_put_in_its_place(
+    hasty, admin, column, other
+):
+    job = Job("a", coordination_config=hasty)
+    await job.start()
+    await admin.execute(f"UPDATE sync_cluster SET {column} = %s, server_identity = 'elsewhere'".encode(), [other])
+    worker = job._worker
+    assert await worker.until(lambda: job._engine.failure, 10)
+    with pytest.raises(ConfigError, match=f"{column} is .* here and {other!r} in the cluster"):
+        raise job._engine.failure
+    await job.stop()
+
+
 # -- the command -------------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,21 @@ def test_two_processes_of_one_name_never_hold_a_token_together_in_any_state():
 
 
 @needs_spin
+def test_nor_do_two_of_one_name_whose_timeouts_differ():
+    verdict = check.search("SAME_NAME", mixed=True, limit_sec=60)
+    assert verdict.violated is None
+    assert verdict.whole
+    assert verdict.states > 10_000
+
+
+@needs_spin
+@pytest.mark.parametrize("arrangement", ["SAME_NAME", "EITHER_LEADS"])
+def test_a_watcher_that_judges_by_its_own_timeout_breaks_it(arrangement):
+    verdict = check.search(arrangement, check.MIXED, mixed=True, limit_sec=120)
+    assert check.promise(verdict.violated) == "two holders"
+
+
+@needs_spin
 @pytest.mark.parametrize("rule", ["LEASE_FROM_SENDING", "ASSIGN_RESPECTS_FENCE", "NO_ROW_FENCES", "LEASE_BELOW_TIMEOUT"])
 def test_without_a_rule_the_model_finds_a_violation(rule):
     assert check.search("SAME_NAME", rule, limit_sec=60).violated is not None

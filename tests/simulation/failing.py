@@ -105,8 +105,8 @@ def read_ground(q: Asked) -> Any:
     yield Take(0)
     cluster = q.tx.view().cluster
     values = (cluster.server_identity, actual(q), cluster.generation, cluster.version, str(q.session.server.started))
-    names = "recorded actual generation version running_since longest_wait"
-    return Result(rows(names, [(*values, cluster.longest_wait)]))
+    names = "recorded actual generation version running_since longest_wait total_tokens hash_function"
+    return Result(rows(names, [(*values, cluster.longest_wait, None, None)]))  # settings are not in the model
 
 
 @statement
