@@ -43,8 +43,8 @@ _URI_WITH_ANOTHER_AT = re.compile(r"\s*postgres(?:ql)?://(?:[^@?]*/[^@?]*@|[^@/]
 class CoordinationConfig:
     """How to reach PostgreSQL, and how a worker behaves.
 
-    Making one checks the values and their relations and does no I/O. `total_tokens` and `hash_function` must be the same for all
-    workers of a cluster; what else may differ, and what follows from that, is in docs/usage.md.
+    Making one checks the values and their relations and does no I/O. `total_tokens` and `hash_function` must be the same for
+    all workers of a cluster; what else may differ, and what follows from that, is in docs/usage.md.
 
     Attributes:
         host, port, dbname, user, password: None leaves it to libpq's environment and files.

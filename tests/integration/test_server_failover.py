@@ -245,9 +245,9 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
         await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', version = version + 100")
         seen = await a.store.failover.look()
         assert seen.basis(None, -1) is None
-        assert not await b.store.failover.begin(on_another(seen), None, -1)
-        assert await a.store.failover.begin(seen, Basis("elsewhere", 7), 1_000_000)
-        assert not await b.store.failover.begin(seen, None, -1)
+        assert not await b.store.failover.begin(on_another(seen), None, -1, TIMEOUT_SEC)
+        assert await a.store.failover.begin(seen, Basis("elsewhere", 7), 1_000_000, TIMEOUT_SEC)
+        assert not await b.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
         now = await a.store.failover.look()
         assert now.generation > 7 and now.version > 1_000_000 and now.basis(Basis("elsewhere", 7), 5) is not None
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
@@ -298,7 +298,7 @@ async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoc
         async with await psycopg.AsyncConnection.connect(dsn) as user:
             await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR KEY SHARE")
             await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
-            assert await a.store.failover.begin(await a.store.failover.look(), None, -1)
+            assert await a.store.failover.begin(await a.store.failover.look(), None, -1, TIMEOUT_SEC)
         generation = (await a.store.failover.look()).generation
         assert await (await admin.execute("SELECT epoch FROM sync_token WHERE token_id = 3")).fetchone() == ((1 << 32) + 1,)
         await b.join()

@@ -165,8 +165,7 @@ async def test_a_running_worker_does_not_join_a_cluster_of_other_settings_that_w
     worker = job._worker
     assert await worker.until(lambda: job._engine.failure, 10)
     with pytest.raises(ConfigError, match=f"{column} is .* here and {other!r} in the cluster"):
-        raise job._engine.failure
-    await job.stop()
+        await job.stop()
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------
