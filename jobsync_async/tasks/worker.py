@@ -147,8 +147,10 @@ class Worker:
 
     def look_at(self) -> float:
         """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once
-        more after theirs, and everybody does in time not to miss one whom it watches."""
-        late_at = self.looks.late_at(self.watch.read_within_sec)
+        more after theirs, and everybody does in time not to miss one whom it watches, if its own heartbeats are too rare."""
+        within_sec = round(self.watch.read_within_sec, 6)  # with one interval for all it is that interval, or longer
+        too_rare = within_sec < self.config.heartbeat_interval_sec
+        late_at = self.looks.late_at(within_sec) if too_rare else float("inf")
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
         return min(self.looks.due_at, late_at) if looks_after_beats else late_at
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from jobsync_async import CoordinationConfig, NotOwner
@@ -80,3 +82,19 @@ def test_the_last_bound_that_a_heartbeat_told_of_is_known(worker, clock):
     for bound in (15.0, 60.0, 30.0):
         worker.beat_answered(clock.now, answer(longest_wait=bound), watched_all=False)
         assert worker.bound == bound
+
+
+@pytest.mark.parametrize("interval", [0.1, 0.3, 0.7, 1, 3, 5, 6])
+def test_who_is_neither_leader_nor_next_in_age_looks_only_where_its_own_heartbeats_are_too_rare(interval):
+    clock = Clock()
+    worker = Worker(CoordinationConfig(heartbeat_interval_sec=interval), "anna", Announcement(), clock)
+    leader = Beat("leader", uuid4(), 1)
+
+    def heard(times: Times) -> None:
+        shown = HeartbeatAnswer(version=1, term=1, leader=leader.incarnation, rank=5, beats={leader: times})
+        worker.beat_answered(clock.now, shown, watched_all=False)
+
+    heard(Times(15, interval))
+    assert worker.look_at() == float("inf"), "with the same times nothing more is read than ever"
+    heard(Times(0.12, 0.03))
+    assert worker.look_at() == pytest.approx(clock.now + 0.8 * 0.075)
