@@ -88,13 +88,13 @@ def test_the_last_bound_that_a_heartbeat_told_of_is_known(worker, clock):
 def test_who_is_neither_leader_nor_next_in_age_looks_only_where_its_own_heartbeats_are_too_rare(interval):
     clock = Clock()
     worker = Worker(CoordinationConfig(heartbeat_interval_sec=interval), "anna", Announcement(), clock)
-    leader = Beat("leader", uuid4(), 1)
+    first = Beat("leader", uuid4(), 1)
 
-    def heard(times: Times) -> None:
+    def heard(leader: Beat, times: Times) -> None:
         shown = HeartbeatAnswer(version=1, term=1, leader=leader.incarnation, rank=5, beats={leader: times})
         worker.beat_answered(clock.now, shown, watched_all=False)
 
-    heard(Times(15, interval))
+    heard(first, Times(15, interval))
     assert worker.look_at() == float("inf"), "with the same times nothing more is read than ever"
-    heard(Times(0.12, 0.03))
+    heard(first._replace(incarnation=uuid4()), Times(0.12, 0.03))
     assert worker.look_at() == pytest.approx(clock.now + 0.8 * 0.075)
