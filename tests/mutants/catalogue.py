@@ -14,6 +14,14 @@ DEATHS = ("tests/integration/test_known_death.py",)
 VERSIONS = ("tests/integration/test_versions.py",)
 RUNNERS = ("tests/integration/test_runners.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
+LEASES = ("tests/unit/test_lease.py", "tests/unit/test_leadership.py", "tests/unit/test_worker.py")
+TIMES = ("tests/integration/test_times.py",)
+
+
+def rule(name: str) -> tuple[str, ...]:
+    """The test that misses a rule of the simulation, and sees that nothing is missed with it."""
+    return (f"{SIMULATION[0]}::test_a_rule_that_is_switched_off_is_missed[{name}]",)
+
 
 MUTANTS = (
     # -- the worker's own row ---------------------------------------------------------------------------------------------
@@ -351,15 +359,16 @@ MUTANTS = (
     Mutant(
         "a lease counts from when the answer came",
         "tasks/worker.py",
-        "        self.lease.extend(sent_at)",
-        "        self.lease.extend(arrived)",
-        SIMULATION,
+        "        self.lease.extend(sent_at, lease_sec(answer.timeout_sec))",
+        "        self.lease.extend(arrived, lease_sec(answer.timeout_sec))",
+        LEASES,
+        quick=True,
     ),
     Mutant(
         "a heartbeat that was acknowledged late takes a lease back",
         "core/lease.py",
-        "        self.deadline = max(self.deadline, sent_at + self.length)",
-        "        self.deadline = sent_at + self.length",
+        "        if sent_at >= self._sent_at:",
+        "        if True:",
         ("tests/unit/test_lease.py",),
     ),
     Mutant(
@@ -368,6 +377,141 @@ MUTANTS = (
         "        return token in self.ownership.grants and self.clock() < self.lease.deadline",
         "        return token in self.ownership.grants",
         (*SIMULATION, "tests/integration/test_cluster.py", "tests/integration/test_rejoin.py"),
+    ),
+    Mutant(
+        "a lease is longer than the row allows that its heartbeat left",
+        "core/lease.py",
+        "            self.deadline = sent_at + min(self.length, length)",
+        "            self.deadline = sent_at + self.length",
+        LEASES,
+        quick=True,
+    ),
+    Mutant(
+        "beats are observed from when a heartbeat was sent, not answered",
+        "tasks/worker.py",
+        "        self.beats_seen(answer.beats, arrived)",
+        "        self.beats_seen(answer.beats, sent_at)",
+        rule("beats are observed from when a heartbeat was answered"),
+        quick=True,
+    ),
+    Mutant(
+        "beats are observed from when a look was sent, not answered",
+        "tasks/leader.py",
+        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.clock())",
+        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.looks._last_at)",
+        rule("beats are observed from when a look was answered"),
+    ),
+    Mutant(
+        "a gap in the readings changes nothing",
+        "core/lease.py",
+        "        known = {beat: entry for beat, entry in self._seen.items() if unread_sec <= entry.times.gap_sec}",
+        "        known = self._seen",
+        LEASES,
+        quick=True,
+    ),
+    Mutant(
+        "a reading of any age expires",
+        "core/lease.py",
+        '        return at if max(at, now) - self._read_at <= entry.times.gap_sec else float("inf")',
+        "        return at",
+        LEASES,
+        quick=True,
+    ),
+    Mutant(
+        "a beat is judged by the watcher's times",
+        "tasks/worker.py",
+        "        self.watch.observe(others, arrived)",
+        "        self.watch.observe(dict.fromkeys(others, self.config.times), arrived)",
+        rule("each worker is judged by its own timeout"),
+    ),
+    Mutant(
+        "a name is taken over by the newcomer's timeout",
+        "tasks/heartbeat.py",
+        "        watch.observe({refusal.beat: refusal.times}, arrived)",
+        "        watch.observe({refusal.beat: worker.config.times}, arrived)",
+        rule("a name is taken over by its holder's timeout"),
+    ),
+    Mutant(
+        "a reading is applied without a lease",
+        "tasks/worker.py",
+        "        if not self.lease.valid(now):\n            return\n",
+        "",
+        LEASES,
+        quick=True,
+    ),
+    Mutant(
+        "a claim is begun without a lease",
+        "claims.py",
+        "worker.ownership.enter(claim.token_id, self) if worker.may_act() else None",
+        "worker.ownership.enter(claim.token_id, self)",
+        LEASES,
+        quick=True,
+    ),
+    Mutant(
+        "a worker signs off before its heartbeats have ended",
+        "coordinator.py",
+        "                idle = not self._broken and await self._let_go(store)\n"
+        "            finally:\n"
+        "                await end(tasks)\n",
+        "                idle = not self._broken and await self._let_go(store)\n"
+        "                if idle:\n"
+        "                    await self._sign_off(store)\n"
+        "            finally:\n"
+        "                await end(tasks)\n",
+        rule("heartbeats have ended before the sign-off"),
+        quick=True,
+    ),
+    # -- times ------------------------------------------------------------------------------------------------------------
+    Mutant(
+        "what an older library left in a row counts",
+        "postgres/sql.py",
+        "CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END",
+        "coalesce(n.timeout_sec, c.longest_wait)",
+        TIMES,
+    ),
+    Mutant(
+        "a worker joins above a bound that was lowered meanwhile",
+        QUERIES,
+        "FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision) c",
+        "FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c",
+        (*TIMES, *STATEMENTS),
+        quick=True,
+    ),
+    Mutant(
+        "a worker takes a name over above a bound that was lowered meanwhile",
+        QUERIES,
+        "\n  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)",
+        "",
+        (*TIMES, *STATEMENTS),
+    ),
+    Mutant(
+        "a generation begins after the wait for another bound",
+        QUERIES,
+        "           AND longest_wait IS NOT DISTINCT FROM %(seen_wait)s::double precision\n",
+        "",
+        (*TIMES, *STATEMENTS),
+    ),
+    Mutant(
+        "the wait for a generation is the own timeout",
+        "core/basis.py",
+        "        self.wait_sec = max(self._timeout_sec, *(bounds or [UNSAID_TIMEOUT_SEC]))",
+        "        self.wait_sec = self._timeout_sec",
+        ("tests/unit/test_basis.py",),
+        quick=True,
+    ),
+    Mutant(
+        "a bound is allowed that the replicas do not know",
+        "cli/bound.py",
+        "            if not lagging:\n",
+        "            if True:\n",
+        TIMES,
+    ),
+    Mutant(
+        "a bound is lowered below a worker's timeout",
+        "postgres/bounds.py",
+        "            if above and bound < (UNSAID_TIMEOUT_SEC if before is None else before):",
+        "            if False:",
+        TIMES,
     ),
     # -- the worker's own tokens ------------------------------------------------------------------------------------------
     Mutant(
