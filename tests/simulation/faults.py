@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jobsync_async.core.lease import Times
+from tests.simulation.mixes import QUICK, SLOW, USUAL
 from tests.simulation.network import Weather
 from tests.simulation.statements import TABLE_OID
 from tests.simulation.tables import CLUSTER, Cluster
@@ -39,7 +40,6 @@ _WEIGHTS: Mapping[str, float] = {
     "storm": 0.3,
     "bound": 0.5,
 }
-USUAL, QUICK, SLOW = Times(3, 1), Times(1.5, 0.4), Times(6, 2)
 GOOD = Weather()
 ROUGH = Weather(0.003, 0.01, 0.03, 0.2, 0.05, 0.1, 0.1, 0.1, 0.05)
 TERRIBLE = Weather(0.02, 0.04, 0.2, 0.3, 0.2, 0.2, 0.2, 0.3, 0.15)
@@ -260,7 +260,7 @@ class Faults:
 
     def _bound(self, _: Process | None) -> bool | None:
         """An operator raises the bound on timeouts to what the longest needs, or lowers it to what is left of them."""
-        longest, here = self._simulation.longest_timeout, self._locked_cluster(None)
+        longest, here = self._simulation.mix.longest, self._locked_cluster(None)
         if here is None:
             return False
         if here.longest_allowed is not None and here.longest_allowed < longest:

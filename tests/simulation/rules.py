@@ -24,8 +24,9 @@ from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
-from tests.simulation import scripts
-from tests.simulation.faults import GOOD, QUICK, SLOW, USUAL, Profile
+from tests.simulation import scripts, timing
+from tests.simulation.faults import GOOD, Profile
+from tests.simulation.mixes import QUICK, SLOW, USUAL
 from tests.simulation.network import Weather
 from tests.simulation.simulation import Report, run
 
@@ -301,14 +302,14 @@ def _times(script: Callable[[Any], None], a: Times, b: Times) -> Profile:
 
 
 _MIXED = replace(_CUT, mixes=((QUICK, SLOW),))
-_HASTY = _times(scripts.replaced_by_a_hasty_one, SLOW, SLOW)
-_OLDER = _times(scripts.taken_over_by_an_older_library, USUAL, QUICK)
-_OUTAGE = _times(scripts.short_outage, SLOW, QUICK)
-_KILLED = _times(scripts.killed, SLOW, QUICK)
-_FAILED_OVER = _times(scripts.cut_off_after_a_failover, QUICK, SLOW)
-_RAISED = replace(_script(scripts.raise_is_lost), names=("a", "b", "c"))
-_NEWCOMER = replace(_script(scripts.newcomer_after_a_raise), names=("a", "b", "c", "d"))
-_UNALLOWED = replace(_script(scripts.joined_above_the_bound), names=("a", "b", "c"))
+_HASTY = _times(timing.replaced_by_a_hasty_one, SLOW, SLOW)
+_OLDER = _times(timing.taken_over_by_an_older_library, USUAL, QUICK)
+_OUTAGE = _times(timing.short_outage, SLOW, QUICK)
+_KILLED = _times(timing.killed, SLOW, QUICK)
+_FAILED_OVER = _times(timing.cut_off_after_a_failover, QUICK, SLOW)
+_RAISED = replace(_script(timing.raise_is_lost), names=("a", "b", "c"))
+_NEWCOMER = replace(_script(timing.newcomer_after_a_raise), names=("a", "b", "c", "d"))
+_UNALLOWED = replace(_script(timing.joined_above_the_bound), names=("a", "b", "c"))
 
 _TABLE = (
     Rule("lease counted from before sending", _HOLDS, _script(scripts.late_answer), _lease_from_the_answer),
@@ -354,7 +355,7 @@ _TABLE = (
     Rule("each worker is judged by its own timeout", _HOLDS, _MIXED, _by_the_watchers_timeout),
     Rule("a name is taken over by its holder's timeout", _HOLDS, _HASTY, _name_by_the_newcomers_timeout),
     Rule(
-        "a lease is extended by the timeout that the heartbeat left in the row", _HOLDS, _script(scripts.row_edited), _own_lease
+        "a lease is extended by the timeout that the heartbeat left in the row", _HOLDS, _script(timing.row_edited), _own_lease
     ),
     Rule("a row that an older library made counts as the bound", _HOLDS, _OLDER),
     Rule("a gap is judged by the times of whom it hides", "expired after an outage", _OUTAGE, _by_the_watchers_gap),
@@ -368,14 +369,14 @@ _TABLE = (
     Rule(
         "beats are observed from when a heartbeat was answered",
         _HOLDS,
-        _script(scripts.late_heartbeat),
+        _script(timing.late_heartbeat),
         _observed_from_the_question,
     ),
-    Rule("beats are observed from when a look was answered", _HOLDS, _script(scripts.late_look), _observed_from_the_question),
+    Rule("beats are observed from when a look was answered", _HOLDS, _script(timing.late_look), _observed_from_the_question),
     Rule(
         "heartbeats have ended before the sign-off",
         "joined anew",
-        _script(scripts.beats_while_it_leaves),
+        _script(timing.beats_while_it_leaves),
         _signs_off_while_it_beats,
     ),
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, NodeNameTaken, StoreUnavailable
@@ -17,6 +17,7 @@ from jobsync_async.core.lease import Times
 from tests.simulation.faults import Faults, Profile
 from tests.simulation.hosts import Hosts
 from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.mixes import Mix
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Livelock, ProcessLoop, Scheduler
@@ -33,7 +34,6 @@ _ENDS_WITHIN_SEC = 15.0
 _LEFT_BEHIND_SEC = 20.0
 _LOOK_SEC = 0.25
 _MOST_STATES = 100
-T = TypeVar("T")
 START_FAILURES = (NodeNameTaken, ClusterNotFormed, StoreUnavailable, ConfigError)
 
 
@@ -76,8 +76,9 @@ class Simulation:
         # What a standby may know that has missed some commits: states of the tables, and of the fences.
         self.states: deque[tuple[View, dict[int, tuple[int, UUID]]]] = deque(maxlen=_MOST_STATES)
         self.polling = self.random.choice(profile.polling)
-        self.mix = self._one_of(profile.mixes)
-        self._set_bound()
+        self.mix = Mix(profile, self.random)
+        tables = self.server.tables
+        tables.committed = replace(tables.committed, cluster=tables.committed.cluster._replace(**self.mix.first_bound()))
         self.config = CoordinationConfig(
             poll_interval_sec=0.5,
             total_tokens=profile.tokens,
@@ -92,23 +93,6 @@ class Simulation:
         self._settled_sec = 0.0
         self.scheduler.after_step = self._after_step
         self.server.tables.on_commit = self._on_commit
-
-    def _one_of(self, choices: Sequence[T]) -> T:
-        return self.random.choice(choices) if len(choices) > 1 else choices[0]
-
-    @property
-    def longest_timeout(self) -> float:
-        """That of any worker of this run."""
-        return max(times.timeout_sec for times in (*self.mix, *self.profile.times.values()))
-
-    def _set_bound(self) -> None:
-        """As after a first worker: with the longest timeout, or with the shortest, and then an operator has to raise it."""
-        shortest = min(times.timeout_sec for times in (*self.mix, *self.profile.times.values()))
-        may_rise = self.profile.weights.get("bound") and self.profile.script is None and shortest < self.longest_timeout
-        bound = shortest if may_rise and self.random.random() < 0.5 else self.longest_timeout
-        tables = self.server.tables
-        cluster = tables.committed.cluster._replace(longest_wait=bound, longest_allowed=bound)
-        tables.committed = replace(tables.committed, cluster=cluster)
 
     # -- watching -------------------------------------------------------------------------------------------------------
 
@@ -142,7 +126,7 @@ class Simulation:
         if self.profile.rates:
             rate = random.choice(self.profile.rates)
         loop = ProcessLoop(self.scheduler, name, offset=random.uniform(0, 1000), rate=rate)
-        times = times or self.profile.times.get(name) or self._one_of(self.mix)
+        times = times or self.mix.of(name)
         process = Process(name, loop, self.network, times, self.transcript.note)
         self.hosts.begin(process, random.choice(self.profile.hosts) if self.profile.hosts else f"the host of {name}")
         self.processes.append(process)
