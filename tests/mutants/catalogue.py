@@ -442,8 +442,8 @@ MUTANTS = (
     Mutant(
         "a claim is begun without a lease",
         "claims.py",
-        "worker.ownership.enter(claim.token_id, self) if worker.may_act() else None",
-        "worker.ownership.enter(claim.token_id, self)",
+        "worker.ownership.enter(claim.token_id, self, revoked_too=True) if self._may_enter() else None",
+        "worker.ownership.enter(claim.token_id, self, revoked_too=True)",
         LEASES,
         quick=True,
     ),

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from jobsync_async import CoordinationConfig, NotOwner
-from jobsync_async.claims import ClaimScope
+from jobsync_async.claims import Holding
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Snapshot, TokenRow
 from jobsync_async.tasks.worker import Worker
@@ -60,12 +60,12 @@ def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
 async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
     worker.beat_answered(clock.now, answer(), watched_all=False)
     worker.snapshot_read(reading(worker))
-    async with ClaimScope(worker, "task", 7, None):
+    async with Holding(worker, "task", "task", 7, None):
         pass
     clock.now += 12
     assert 7 in worker.ownership.grants, "the task that forgets it has not come round to it"
     with pytest.raises(NotOwner):
-        async with ClaimScope(worker, "task", 7, None):
+        async with Holding(worker, "task", "task", 7, None):
             pytest.fail("the lease is over")
 
 
