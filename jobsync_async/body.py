@@ -7,30 +7,40 @@ as test fixtures and framework lifespans do.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+
+from jobsync_async.interruption import Interruption
 
 
 class Body:
-    """The body and its task: `enter` and `leave` frame it; `interrupt` may come at any time."""
+    """The body and its task: `enter` and `leave` frame it; `interrupt` and `insist` may come at any time."""
 
     def __init__(self) -> None:
-        self._task: asyncio.Task[Any] | None = None
-        self._interrupted = False
+        self._interruption: Interruption | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has begun and not yet ended."""
+        return self._interruption is not None
 
     def enter(self) -> None:
         """The current task begins the body."""
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        self._interruption = None if task is None else Interruption(task)
 
     def interrupt(self) -> None:
-        """Cancel the body, if one is running."""
-        if self._task is not None and not self._interrupted:
-            self._interrupted = True
-            self._task.cancel()
+        """Cancel the body, if one is running and that has not been done."""
+        if self._interruption is not None:
+            self._interruption.once()
+
+    def insist(self) -> None:
+        """Cancel the body, and again after growing waits if it goes on."""
+        if self._interruption is not None:
+            self._interruption.begin()
 
     def leave(self, error: BaseException | None) -> bool:
-        """The body has ended with `error`. True when that is the cancellation that `interrupt` asked for, and nobody else."""
-        task, self._task = self._task, None
-        if not self._interrupted or not isinstance(error, asyncio.CancelledError):
+        """The body has ended with `error`. True when that is the cancellation that was asked for here, and nobody else's."""
+        interruption, self._interruption = self._interruption, None
+        if interruption is None:
             return False
-        # Python 3.10 does not count cancellations.
-        return task is None or not hasattr(task, "uncancel") or task.uncancel() == 0
+        interruption.end()
+        return interruption.ours(error)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from jobsync_async.errors import UsageError
 from jobsync_async.streams import TokenChanges
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import RebalanceEvent, TokenChange
+from jobsync_async.waiting import end
 
 Callback = Callable[..., Awaitable[object] | object]
 
@@ -22,30 +25,48 @@ async def call(callback: Callback, *args: Any) -> Any:
 class RebalanceCallback:
     """Calls ``on_rebalance`` for every change, one at a time; a token is handed on when the call that told of it has returned.
 
-    The first call is made by `first`, the others by `run`, which is a task.
+    The calls are made in a task of their own, from `begin` to `end`.
+
+    Args:
+        fail: called with the error if a call raises; then there are no more.
+
+    Attributes:
+        begun: the first call has returned, or failed.
+        over: there are no calls any more.
     """
 
-    def __init__(self, worker: Worker, callback: Callback) -> None:
+    def __init__(self, worker: Worker, callback: Callback, fail: Callable[[Exception], object]) -> None:
         self._worker = worker
         self._callback = callback
+        self._fail = fail
         self._takes_event = _takes_argument(callback)
-        self._changes: TokenChanges | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.begun = self.over = False
+        self._ending = False
 
-    async def first(self) -> None:
-        """Tell of what is owned at the start."""
-        self._changes = TokenChanges(self._worker)
+    def begin(self) -> None:
+        """Tell of what is owned, and then of every change."""
+        self._task = asyncio.create_task(self._run(), name=f"jobsync_async {self._worker.identity.name} on_rebalance")
+
+    async def end(self) -> None:
+        """Cancel the call under way, and make no more."""
+        self._ending = True
+        if self._task is not None:
+            await end([self._task])
+
+    async def _run(self) -> None:
         try:
-            await self._tell(await self._changes.__anext__())
-        except BaseException:  # cleaned up, and raised again
-            self._changes.close()  # nothing waits for a callback that failed
-            raise
-
-    async def run(self) -> None:
-        """Tell of every change from then on, until the worker ends."""
-        assert self._changes is not None, "first() comes first"
-        async with self._changes as changes:
-            async for change in changes:
-                await self._tell(change)
+            async with TokenChanges(self._worker, is_callback=True) as changes:
+                async for change in changes:
+                    await self._tell(change)
+                    self.begun = True
+                    if change.is_initial:
+                        self._worker.wake_waiters()
+        except Exception as error:  # the user's, whatever it is: the job ends with it
+            self._fail(error)
+        finally:
+            self.begun = self.over = True
+            self._worker.wake_waiters()
 
     async def _tell(self, change: TokenChange) -> None:
         event = RebalanceEvent(
@@ -57,7 +78,28 @@ class RebalanceCallback:
             revoked=change.revoked,
             lost=change.lost,
         )
-        await call(self._callback, *([event] if self._takes_event else []))
+        try:
+            await call(self._callback, *([event] if self._takes_event else []))
+        except asyncio.CancelledError as error:
+            if self._ending:
+                raise
+            raise not_our_cancellation("on_rebalance") from error
+        except NameError as error:
+            if self.begun:
+                raise
+            raise UsageError(
+                f"on_rebalance raised NameError: {error}. Its first call is made while the job starts, before `async with "
+                "Job(…) as job` binds its name: write `job = Job(…)` first, and then `async with job:`"
+            ) from error
+
+
+def not_our_cancellation(callback: str) -> UsageError:
+    """What to raise in place of a CancelledError that came out of a callback which nobody had cancelled: raised as it is, it
+    would be taken for the cancellation of whoever waits for the job."""
+    return UsageError(
+        f"{callback} raised CancelledError, though nobody had cancelled it: it awaited a task that was cancelled, perhaps by "
+        "itself. Wait for such a task by `asyncio.wait`, or catch the CancelledError"
+    )
 
 
 def _takes_argument(callback: Callback) -> bool:

@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 import psycopg
-from psycopg import pq
 
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
-from jobsync_async.fences import ParamStyle, fence_query, savepoints_refused
+from jobsync_async.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
 from jobsync_async.interruption import Interruption, give_way
 from jobsync_async.tasks.worker import Worker
 
@@ -88,8 +87,8 @@ class Claim:
         Args:
             paramstyle: ``"format"`` for ``%s`` (psycopg), ``"numeric"`` for ``$1`` (asyncpg).
         """
-        if self._fence is None:
-            raise UsageError("a standalone job has no table to fence with; give the Job a coordination_config")
+        if self._fence is None:  # standalone: there is nobody else, and so nothing to lock
+            return standing_query(paramstyle), (self.epoch,)
         return fence_query(self._fence, paramstyle), (self.token_id, self._incarnation, self.epoch)
 
     def lost_error(self, why: str | None = None) -> OwnershipLost:
@@ -141,6 +140,7 @@ class Holding:
             NotOwner: the task is not this worker's, or not any more.
             UsageError: it was entered before; or whoever calls works on the task already, and would wait for itself.
         """
+        self._worker.home.require()
         if self._used:
             raise UsageError(f"a claim can be entered once: call job.claim({self.claim.task_id!r:.200}) again")
         self._used = True
@@ -197,6 +197,7 @@ class Holding:
                 "job.owns(…) first",
                 task_id=claim.task_id,
                 token_id=claim.token_id,
+                owner=worker.owner_known(claim.token_id),
             )
         claim.epoch, claim._incarnation, claim._open = epoch, worker.identity.incarnation, True
         worker.metrics.claims += 1
@@ -229,6 +230,11 @@ class Holding:
             self._worker.wake_waiters()
 
     # -- who works on it ------------------------------------------------------------------------------------------------
+
+    @property
+    def runs_in(self) -> asyncio.Task[Any] | None:
+        """The task whose code works on it; None for none yet."""
+        return None if self._interruption is None else self._interruption.task
 
     def works(self, interruption: Interruption) -> None:
         """From now on this is how to interrupt the work."""
@@ -306,12 +312,11 @@ class ClaimScope:
 
 async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim: Claim) -> None:
     """Lock the claim's token inside the user's transaction; see `Job.fence`."""
-    in_transaction = connection.info.transaction_status != pq.TransactionStatus.IDLE
-    if connection.autocommit and not in_transaction:
-        raise UsageError(
-            "fence() must be inside a transaction, or its lock is gone at once: use `async with conn.transaction():`"
-        )
+    worker.home.require()
+    check_connection(connection)
     claim.check()
+    if claim._fence is None:
+        return
     query, params = claim.fence_sql()
     with savepoints_refused():
         cursor = await connection.execute(query.encode(), params)

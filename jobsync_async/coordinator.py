@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from jobsync_async.callbacks import Callback, RebalanceCallback
 from jobsync_async.clock import lease_clock
@@ -23,21 +21,19 @@ from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import require_storable
 from jobsync_async.core.rows import Announcement
 from jobsync_async.description import describe
-from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable
+from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.locks import Locks
-from jobsync_async.postgres.connection import finish_first
 from jobsync_async.postgres.pooler import REFUSAL
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
-from jobsync_async.process import announce
 from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
-from jobsync_async.waiting import end
+from jobsync_async.waiting import end, ended
 
 if TYPE_CHECKING:
     from jobsync_async.tasks.predecessor import PredecessorWatch
@@ -50,22 +46,8 @@ _REST_OF_FIRST_TOKENS_SEC = 1.0
 _QUICK_LEAVE_SEC = 0.02
 
 
-_coordinators: WeakSet[Coordinator] = WeakSet()
-
-
-def _end_leases_in_child() -> None:
-    """A child made by fork has a copy of everything, but it is not the worker: it holds nothing, also while the parent lives.
-    For when the parent is dead, its tokens are others' at once."""
-    for coordinator in tuple(_coordinators):
-        coordinator.worker.lease.void()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_leases_in_child)
-
-
 class Coordinator:
-    """The worker, its store, and the supervisor of its tasks.
+    """The worker, its store, and the supervisor of its tasks. It lives once: a job that starts again makes another.
 
     Attributes:
         worker: the shared state of the tasks.
@@ -80,15 +62,13 @@ class Coordinator:
         self.store: Store | None = None
         self.failure: BaseException | None = None
         self._on_failure: Callable[[], object] = lambda: None
-        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance)
-        self._callback_due = asyncio.Event()
-        self._told = asyncio.Event()
+        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance, self._fail)
         self._supervisor: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
         self._predecessor: PredecessorWatch | None = None
         self._hurry = False
         self._broken = False
-        _coordinators.add(self)
+        self._ending = False
 
     @property
     def work(self) -> WorkStore:
@@ -121,8 +101,6 @@ class Coordinator:
             await store.close()
             raise
         self.store = store
-        if worker.announcement.pid not in (None, os.getpid()):  # made in one process and started in a child of it
-            worker.announcement = announce(worker.announcement.weight, worker.announcement.address)
         worker.announcement = replace(worker.announcement, session_tag=self.store.tag)
 
     async def start(self, wait_sec: float) -> None:
@@ -148,9 +126,9 @@ class Coordinator:
         supervise = self._supervise(store, feed)
         self._supervisor = asyncio.create_task(supervise, name=f"jobsync_async {worker.identity.name}")
         await self._first_tokens(store, wait_sec)
-        if self._callback is not None:
-            self._callback_due.set()
-            await worker.until(lambda: self._told.is_set() or self.failure)
+        if (callback := self._callback) is not None and self.failure is None:
+            callback.begin()
+            await worker.until(lambda: callback.begun or self.failure)
         if self.failure is not None:
             raise self.failure
         name, tokens, app = worker.identity.name, len(worker.ownership.grants), worker.config.appname
@@ -211,13 +189,17 @@ class Coordinator:
             works.append(partial(self._predecessor.run, self.set_draining))
         try:
             tasks = [asyncio.create_task(self._run(work)) for work in works]
-            if self._callback is not None:
-                tasks.append(asyncio.create_task(self._run_callback(self._callback)))
             try:
                 await self._stop_wanted.wait()
                 idle = not self._broken and await self._let_go(store)
+            except asyncio.CancelledError:
+                self.failure = self.failure or _cancelled_from_outside()
+                raise
             finally:
+                self._ending = True
                 await end(tasks)
+                if self._callback is not None:
+                    await self._callback.end()
             if idle:  # with no heartbeat under way any more, which would find the row gone and join anew
                 await self._sign_off(store)
         finally:
@@ -230,20 +212,16 @@ class Coordinator:
         try:
             await work()
         except Exception as error:  # whatever it is, it reaches the user as it is
-            self._broken = True
-            self.worker.end()
-            self._fail(error)
+            self._break(error)
+        except asyncio.CancelledError:
+            if not self._ending:
+                self._break(_cancelled_from_outside())
+            raise
 
-    async def _run_callback(self, callback: RebalanceCallback) -> None:
-        """The user's callback. If it raises, the worker leaves in order."""
-        await self._callback_due.wait()
-        try:
-            await callback.first()
-            self._told.set()
-            self.worker.wake_waiters()
-            await callback.run()
-        except Exception as error:  # the same
-            self._fail(error)
+    def _break(self, error: Exception) -> None:
+        self._broken = True
+        self.worker.end()
+        self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         name = self.worker.identity.name
@@ -277,8 +255,9 @@ class Coordinator:
         }
         return own | await describe(self._opened())
 
-    async def set_draining(self, draining: bool) -> None:
-        """Say that this worker is to have no tokens, or may have some again; returns when it has none. Raises StoreError."""
+    async def set_draining(self, draining: bool) -> bool:
+        """Say that this worker is to have no tokens, or may have some again; returns when it has none, or with False when that
+        was called off. Raises StoreError."""
         worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
         while not worker.ended:
@@ -291,26 +270,32 @@ class Coordinator:
             # Otherwise it joins anew, and its row may not have been there yet: it says it again.
             if said and worker.identity == me:
                 break
-        if draining:
-            await worker.until(lambda: worker.ended or not worker.ownership.holds_anything())
+        return await worker.drained() if draining else True
 
     # -- stopping -------------------------------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
-        """Hand everything on, leave, and end the tasks. A caller that is cancelled meanwhile makes it hurry: claims that are
-        still open are cancelled at once. Calling it again does nothing."""
-        if self._supervisor is None:
-            await finish_first(self._withdraw())
-            return
+    def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
+        """Hand everything on and leave, from now on. Readers of the task that stops it are closed: it does not come back to
+        them before the job has ended."""
         for stream in tuple(self.worker.streams):
-            stream.stopped_by(asyncio.current_task())
+            if by is not None and stream.asked_by is by:
+                stream.close()
         self._stop_wanted.set()
-        try:
-            await asyncio.shield(self._supervisor)
-        except asyncio.CancelledError:
-            self.hurry()
-            await finish_first(_ended(self._supervisor))
-            raise
+
+    async def ended(self) -> None:
+        """Return when it has left and all tasks have ended; what ended it is in `failure`."""
+        assert self._supervisor is not None, "start() comes first"
+        await ended(self._supervisor)
+        if not self._supervisor.cancelled():
+            self.failure = self.failure or self._supervisor.exception()
+
+    async def stop(self) -> None:
+        """Hand everything on, leave, and end the tasks, at whatever point the start has come to."""
+        if self._supervisor is None:
+            await self._withdraw()
+        else:
+            self.begin_to_stop(None)
+            await self.ended()
 
     def hurry(self) -> None:
         """Cancel the claims that are open when it stops, instead of waiting for them; now, if it is stopping."""
@@ -380,5 +365,8 @@ class Coordinator:
         return not worker.ownership.busy()
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task])
+def _cancelled_from_outside() -> UsageError:
+    return UsageError(
+        "a task of the job itself was cancelled: its event loop ended before the job was stopped, or somebody cancelled all "
+        "tasks; stop the job first, or leave its `async with`"
+    )

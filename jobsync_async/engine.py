@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ class Records(Protocol):
 
 
 class Engine(Protocol):
-    """`Coordinator` and `Standalone`.
+    """`Coordinator` and `Standalone`, for one life of a job: from one start to its end.
 
     Attributes:
         worker: what is owned, and the lease.
@@ -72,8 +73,14 @@ class Engine(Protocol):
     async def start(self, wait_sec: float) -> None:
         """Join, and return when the first tokens are here."""
 
+    def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
+        """Leave, and end everything, from now on; `by` is the task that asks for it."""
+
+    async def ended(self) -> None:
+        """Return when everything has ended, for whatever reason."""
+
     async def stop(self) -> None:
-        """Leave, and end everything; also after an `open` or `start` that raised."""
+        """Leave, and end everything, to the end; also after an `open` or `start` that raised or was cancelled."""
 
     def hurry(self) -> None:
         """Do not wait for work under way, now and when it stops: cancel it."""
@@ -90,5 +97,5 @@ class Engine(Protocol):
     async def owner_of(self, token: int) -> Owner | None:
         """Who owns a token."""
 
-    async def set_draining(self, draining: bool) -> None:
-        """Hand everything on, or take tokens again."""
+    async def set_draining(self, draining: bool) -> bool:
+        """Hand everything on, or take tokens again; False when a drain was called off before it was done."""

@@ -74,7 +74,8 @@ class NodeNameTaken(CoordinationError):
     def __init__(self, node: str, holder: str | None = None) -> None:
         where = f" ({holder})" if holder else ""
         super().__init__(
-            f"another live worker is named {node!r}{where}; give each worker a name of its own, or stop the other first"
+            f"another live worker is named {node!r}{where}; give each worker a name of its own, or stop the other first. Where "
+            "several processes run one program, put the process id into the name, and make the Job in the process that runs it"
         )
         self.node = node
         self.holder = holder

@@ -1,4 +1,5 @@
-"""The fence's query: it locks a token's row in the user's transaction, and refuses where the lock would not last.
+"""The fence: its query, which locks a token's row in the user's transaction and refuses where the lock would not last, and on
+which connections it can be sent.
 
 A lock that is taken after a savepoint is gone when that savepoint is rolled back to, and nobody would say so. So the query
 answers only where the transaction itself has the lock: the row's last locker is the transaction, or no savepoint is under way
@@ -9,11 +10,13 @@ one token at once.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
-from psycopg import errors
+import psycopg
+from psycopg import errors, pq
 
 from jobsync_async.errors import UsageError
 
@@ -52,3 +55,35 @@ def savepoints_refused() -> Iterator[None]:
             "fence() comes after a savepoint (a nested conn.transaction()), and rolling back to that would undo the fence "
             "without a word: fence first, in the outermost transaction, then nest what may fail"
         ) from error
+
+
+def standing_query(paramstyle: ParamStyle = "format") -> str:
+    """What stands for the query where there is no table: always a row, with the epoch."""
+    return f"SELECT CAST({'%s' if paramstyle == 'format' else '$1'} AS bigint) AS epoch"
+
+
+def check_connection(connection: Any) -> None:
+    """Raise UsageError unless a fence that is set on this connection now lasts until the user's commit."""
+    if not isinstance(connection, psycopg.AsyncConnection):
+        kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+        raise UsageError(
+            f"fence() works on a psycopg.AsyncConnection; this is a {kind}. With another driver run the query of "
+            "Claim.fence_sql() yourself, in your transaction: if it gives no row, ownership is lost"
+        )
+    if connection.closed:
+        raise UsageError("fence() was given a closed connection: give it the one in whose transaction you write")
+    bound_to = getattr(getattr(connection, "lock", None), "_loop", None)  # known once two tasks have waited for each other
+    if bound_to not in (None, asyncio.get_running_loop()):
+        raise UsageError(
+            f"fence() was given a connection of another event loop ({bound_to!r}): open the connection on the job's own"
+        )
+    status = connection.info.transaction_status
+    if status == pq.TransactionStatus.INERROR:
+        raise UsageError(
+            "fence() was given a connection whose transaction has failed: nothing of it will be committed; roll it back, and "
+            "set the fence first in a new one"
+        )
+    if connection.autocommit and status == pq.TransactionStatus.IDLE:
+        raise UsageError(
+            "fence() must be inside a transaction, or its lock is gone at once: use `async with conn.transaction():`"
+        )

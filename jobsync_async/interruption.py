@@ -24,12 +24,13 @@ class Interruption:
     """The way to interrupt what a task does from here on, until `end`.
 
     Attributes:
-        count: how often the task was cancelled by this.
+        task: the task.
+        count: how often it was cancelled by this.
     """
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.count = 0
-        self._task = task
+        self.task = task
         self._loop = asyncio.get_running_loop()
         self._outer = _scope_of(task)
         self._at_entry = self._before = _cancelling(task)
@@ -63,7 +64,7 @@ class Interruption:
         after `end`, in the task itself."""
         left = self._before
         for _ in range(self.count):
-            left = _uncancel(self._task)
+            left = _uncancel(self.task)
         if not self.count or not isinstance(error, asyncio.CancelledError):
             return False
         if not _COUNTED:
@@ -86,19 +87,19 @@ class Interruption:
     def _look(self, _: object = None) -> None:
         """Cancel the task if that is due and can be done now; else look again when the task has moved on."""
         self._looking = False
-        if self._ended or not self._due or self._task.done():
+        if self._ended or not self._due or self.task.done():
             return
-        cancelled = _cancelled_already(self._task)
+        cancelled = _cancelled_already(self.task)
         only_once = self._again_sec is None  # then it must not get lost in another one, which may be swallowed
-        if asyncio.current_task(self._loop) is self._task or self._shielded() or (cancelled and only_once):
+        if asyncio.current_task(self._loop) is self.task or self._shielded() or (cancelled and only_once):
             self._look_later()
             return
         self._due = False
         if not cancelled:
             if not self.count:
-                self._before = _cancelling(self._task)
+                self._before = _cancelling(self.task)
             self.count += 1
-            self._task.cancel(self._message)
+            self.task.cancel(self._message)
         if self._again_sec is not None:
             self._stop_timer()
             self._timer = self._loop.call_later(self._again_sec, self._again)
@@ -117,7 +118,7 @@ class Interruption:
         if self._looking:
             return
         self._looking = True
-        waits_for = getattr(self._task, "_fut_waiter", None)
+        waits_for = getattr(self.task, "_fut_waiter", None)
         if waits_for is None:
             self._loop.call_soon(self._look)
         else:
@@ -125,7 +126,7 @@ class Interruption:
 
     def _shielded(self) -> bool:
         """Whether an anyio scope inside of the body shields it."""
-        scope = _scope_of(self._task)
+        scope = _scope_of(self.task)
         while scope is not None and scope is not self._outer:
             if scope.shield:
                 return True

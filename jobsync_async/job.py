@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-import logging
-import signal
 from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import anyio
 import psycopg
-from typing_extensions import Self
 
 from jobsync_async import claims
-from jobsync_async.api.base import State, check_number, check_text, require_asyncio
+from jobsync_async.api.base import check_number, check_text
 from jobsync_async.api.health import Health
+from jobsync_async.api.life import Life, OnEnd
 from jobsync_async.api.ownership import Ownership
-from jobsync_async.api.pins import Pins
-from jobsync_async.api.records import Records
-from jobsync_async.body import Body
-from jobsync_async.callbacks import Callback, call
+from jobsync_async.callbacks import Callback
 from jobsync_async.claims import Claim, ClaimScope, Holding, OnRevoke
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
 from jobsync_async.engine import Engine
-from jobsync_async.errors import ConfigError, StoreError, UsageError
+from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.process import announce
-from jobsync_async.signals import Signals
 from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
 
@@ -40,11 +31,12 @@ if TYPE_CHECKING:
     from jobsync_async.owned import Ids
     from jobsync_async.progress import ProgressCallback
 
-logger = logging.getLogger(__name__)
 
-
-class Job(Ownership, Health, Records, Pins):
+class Job(Life, Ownership, Health):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when leaving it (or `stop`).
+
+    What asks without I/O may be called from any thread, everything else on the event loop that it was started on. A job that is
+    made before a fork can be started in the child; one that is started before is void there.
 
     Args:
         node_name: this worker's name, unique in the cluster; pins match it.
@@ -56,12 +48,15 @@ class Job(Ownership, Health, Records, Pins):
             like without ``await``: what it has called so is done when it returns, in order.
         clear_existing_locks: delete the pins that this worker's name has made before, ahead of `lock_provider`.
         on_rebalance: called on every change of the owned tokens, first when start ends, with a `RebalanceEvent` if it takes an
-            argument. Revoked tokens are handed on when it returns. If it raises, the job leaves and raises that.
+            argument. Revoked tokens are handed on when it returns. If it raises, the job leaves and raises that. The first call
+            comes before ``async with … as job`` binds the name: write ``job = Job(…)`` first, and then ``async with job:``.
         weight: this worker's share relative to the others, 0 or more; 0 gets pinned tasks only.
         address: what `owner_of` tells others, to route requests here.
         handle_signals: in ``async with``, SIGTERM and SIGINT make this worker hand everything on, cancel the body, and leave;
-            the program goes on after the block, with `stop_signal` set. A second signal makes it leave at once. A signal while
-            it still joins ends the program, in order. Works in the main thread only.
+            the program goes on after the block, with `stop_signal` set. A second signal makes it leave at once; if the block
+            has not ended 2 s later, the process dies by that signal. A signal while it still joins ends the program, in order.
+            Works in the main thread only.
+        on_end: called once for every start that succeeded, when the job has ended, with `failure`. What it raises is logged.
 
     Attributes:
         node_name, date: as given.
@@ -86,6 +81,7 @@ class Job(Ownership, Health, Records, Pins):
         weight: float = 1.0,
         address: str | None = None,
         handle_signals: bool = False,
+        on_end: OnEnd | None = None,
     ) -> None:
         check_text("node_name", node_name)
         if coordination_config is not None and not isinstance(coordination_config, CoordinationConfig):
@@ -101,160 +97,40 @@ class Job(Ownership, Health, Records, Pins):
         check_number("wait_on_exit", wait_on_exit)
         self.node_name = node_name
         self.date: dt.date = _date_of(date)
+        self._config = coordination_config
+        self._weight = float(weight)
+        self._address = address
+        self._on_rebalance = on_rebalance
         self._wait_on_enter = wait_on_enter
         self._wait_on_exit = wait_on_exit
         self._lock_provider = lock_provider
         self._clear_existing_locks = clear_existing_locks
-        announcement = announce(float(weight), address)
+        self._on_end = on_end
+        self._handles_signals = handle_signals
+        super().__init__()
+
+    def _renew(self) -> None:
+        announcement = announce(self._weight, self._address)
         self._engine: Engine
-        if coordination_config is None:
+        if self._config is None:
             from jobsync_async.standalone import Standalone  # noqa: PLC0415 - most workers have a cluster
 
-            self._engine = Standalone(node_name, announcement, on_rebalance)
+            self._engine = Standalone(self.node_name, announcement, self._on_rebalance)
         else:
-            self._engine = Coordinator(coordination_config, node_name, announcement, on_rebalance)
+            self._engine = Coordinator(self._config, self.node_name, announcement, self._on_rebalance)
         self._worker = self._engine.worker
         self._token_of = token_hasher(self._worker.config.total_tokens, self._worker.config.hash_function)
         self._task_log = TaskLog(self._engine, self._token_of, self.date)
-        self._body = Body()
-        self._signals = Signals(self._told_to_leave, self._told_to_hurry) if handle_signals else None
-        self._handing_on: asyncio.Task[None] | None = None
-        self._state: State = "new"
 
     def __repr__(self) -> str:
+        worker = self._worker
+        if worker.home.forked:
+            return f"<Job {self.node_name!r} void: a copy, made by fork, of one that runs in the parent process>"
         if self._state != "running":
             return f"<Job {self.node_name!r} {self._state}>"
-        worker = self._worker
-        tokens = f"{len(self.my_tokens)} of {worker.config.total_tokens} tokens"
+        tokens = f"{len(worker.owned_now())} of {worker.config.total_tokens} tokens"
         lease = f"lease for {worker.lease.remaining(worker.clock()):.1f} s"
         return f"<Job {self.node_name!r} running, {tokens}, {lease}{', leads' if self.am_i_leader() else ''}>"
-
-    # -- starting and stopping ------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Join the cluster; returns when the first tokens are here, after the first call of `on_rebalance`.
-
-        Raises:
-            UsageError: it was started before, or no asyncio event loop runs here.
-            NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was too short.
-            ConfigError: the settings disagree with the cluster, or the server is behind a pooler in transaction mode.
-            StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are missing.
-        """
-        require_asyncio()
-        if self._state != "new":
-            raise UsageError("a Job can be started once; make a new one")
-        self._state = "starting"
-        try:
-            await self._engine.open()
-            await self._provide_locks()
-            await self._engine.start(self._wait_on_enter)
-        except BaseException:  # cleaned up, and raised again
-            self._state = "stopped"
-            await self._engine.stop()
-            raise
-        self._state = "running"
-
-    async def _provide_locks(self) -> None:
-        if self._lock_provider is None:
-            return
-        if self._clear_existing_locks:
-            await self.clear_locks_by_creator(self.node_name)
-        async with self._finishing():
-            await call(self._lock_provider, self)
-
-    async def stop(self) -> None:
-        """Hand everything on and leave. Claims that are open may finish, up to ``handoff_timeout_sec``; if this call is
-        cancelled, they are cancelled at once. Stopping again does nothing.
-
-        Raises what ended the job before, if something did.
-        """
-        if self._state == "running":
-            self._state = "stopping"
-            if self._wait_on_exit and self._engine.failure is None and self.stop_signal is None:
-                await asyncio.sleep(self._wait_on_exit)
-        try:
-            await self._engine.stop()
-        finally:
-            failed = self._state == "stopping" and self._engine.failure
-            self._state = "stopped"
-        if failed:
-            raise failed
-
-    async def __aenter__(self) -> Self:
-        require_asyncio()
-        if self._signals is not None:
-            self._signals.install()
-        self._body.enter()
-        try:
-            await self.start()
-        except BaseException as error:  # cleaned up, and raised again
-            interrupted = self._body.leave(error)
-            if self._signals is not None:
-                self._signals.restore()
-                if interrupted:  # there is no block yet that could end, and nothing after it to go on with
-                    raise self._signals.exit() from None
-            raise
-        self._engine.tell_failure_to(self._body.interrupt)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        interrupted = self._body.leave(error)
-        not_written = None
-        try:
-            if self._handing_on is not None:
-                self._handing_on.cancel()
-                await asyncio.wait([self._handing_on])
-            try:
-                if error is None:
-                    not_written = await self._write_last()
-            finally:
-                await self.stop()
-        except Exception:  # whatever it is, an error of the body's own comes first
-            if error is None or interrupted:
-                raise  # what ended the job, in place of the cancellation that it caused
-        finally:
-            if self._signals is not None:
-                self._signals.restore()
-        if not_written is not None:
-            raise not_written
-        return interrupted  # here it was a signal that cancelled the body: the block has ended as it should
-
-    # -- signals --------------------------------------------------------------------------------------------------------
-
-    @property
-    def stop_signal(self) -> signal.Signals | None:
-        """The signal that made this worker leave, with ``handle_signals=True``; None if none did. No I/O."""
-        return None if self._signals is None else self._signals.received
-
-    def _told_to_leave(self) -> None:
-        name, number = self.node_name, self.stop_signal
-        assert number is not None, "that is why this is called"
-        logger.info(
-            "%s was told to end: it hands on and leaves; a second signal makes it leave at once",
-            name,
-            extra={"node": name, "signal": number.name},
-        )
-        if self._state == "running" and isinstance(self._engine, Coordinator):
-            self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
-        else:
-            self._body.interrupt()
-
-    def _told_to_hurry(self) -> None:
-        logger.warning("%s was told again: it leaves at once", self.node_name, extra={"node": self.node_name})
-        self._engine.hurry()
-        self._body.interrupt()
-
-    async def _hand_on(self) -> None:
-        """Let the work under way end while the body still runs, then cancel the body."""
-        try:
-            with anyio.move_on_after(self._worker.config.handoff_timeout_sec + 1):
-                await self._engine.set_draining(True)
-        except StoreError as error:  # leaving hands on what is left, or the lease runs out
-            logger.info("%s could not hand on: %s", self.node_name, error, extra={"node": self.node_name})
-        finally:
-            self._body.interrupt()
 
     # -- beyond jobsync -------------------------------------------------------------------------------------------------
 
@@ -392,13 +268,25 @@ class Job(Ownership, Health, Records, Pins):
         return await self._engine.owner_of(self._token(task_id_of(task)))
 
     async def drain(self) -> None:
-        """Hand every token on and stay in the cluster without any; returns when nothing is owned any more."""
+        """Hand every token on and stay in the cluster without any; returns when nothing is owned any more.
+
+        Standalone there is nobody to hand on to and nobody who waits: nothing is owned from now on, and work under way goes on.
+
+        Raises:
+            UsageError: it was called by one whose end it would wait for, or `undrain` was called before it was done.
+            StoreUnavailable: PostgreSQL could not be told.
+        """
         self._require_started()
-        await self._engine.set_draining(True)
+        if self._config is not None:
+            self._refuse_to_wait_for_oneself("drain")
+        if not await self._engine.set_draining(True):
+            raise UsageError("the drain was called off before it was done, by undrain() here or on the command line")
 
     async def undrain(self) -> None:
-        """Take tokens again."""
+        """Take tokens again. Raises UsageError when the job is leaving, StoreUnavailable."""
         self._require_started()
+        if self._state == "stopping":
+            raise UsageError("the job is leaving, and takes no tokens any more")
         await self._engine.set_draining(False)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jobsync_async.callbacks import Callback, RebalanceCallback
 from jobsync_async.clock import lease_clock
@@ -12,12 +13,9 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Progress, Snapshot, TokenRow, Work
-from jobsync_async.errors import UsageError
 from jobsync_async.locks import Locks
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
-
-_EPOCH = 1
 
 
 class Standalone:
@@ -33,30 +31,66 @@ class Standalone:
         self.locks: Locks = Locks(
             NoPins(), token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function), name
         )
-        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance)
+        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance, self._fail)
+        self._on_failure: Callable[[], object] = lambda: None
+        self._over = asyncio.Event()
+        self._hurry = False
+        self._epoch = 0
 
     async def open(self) -> None:
         """There is nothing to connect to."""
 
     async def start(self, wait_sec: float) -> None:
-        """Own everything, from now on and for ever."""
-        worker = self.worker
-        worker.lease.extend(float("inf"))
-        tokens = [TokenRow(token, _EPOCH, 0, False) for token in range(worker.config.total_tokens)]
-        me = worker.identity.incarnation
-        worker.snapshot_read(Snapshot(me, -1, 0, 0, me, "active", True, tokens, ()))
-        if self._callback is not None:
-            await self._callback.first()
+        """Own everything, until it is drained or stopped."""
+        self.worker.lease.extend(float("inf"))
+        self._read("active")
+        if (callback := self._callback) is not None:
+            callback.begin()
+            await self.worker.until(lambda: callback.begun)
+        if self.failure is not None:
+            raise self.failure
 
-    async def stop(self) -> None:
+    def _read(self, state: Literal["active", "draining"]) -> None:
+        """Take in what tables would say: all tokens are here, or on their way to nobody."""
+        worker, me = self.worker, self.worker.identity.incarnation
+        going = state == "draining"
+        self._epoch += not going  # what comes back is another stay
+        held = worker.ownership.epoch
+        tokens = range(worker.config.total_tokens)
+        version = worker.version + 1
+        rows = [TokenRow(token, held(token) or self._epoch, version, going) for token in tokens if not going or held(token)]
+        worker.snapshot_read(Snapshot(me, worker.ownership.version, version, 0, me, state, not going, rows, ()))
+
+    def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
         """End: claims that are open are cancelled, streams end."""
         self.worker.end()
+        self._over.set()
+
+    async def ended(self) -> None:
+        await self._over.wait()
+        if (callback := self._callback) is not None:
+            await self.worker.until(lambda: callback.over or self._hurry, self.worker.config.handoff_timeout_sec)
+            await callback.end()
+
+    async def stop(self) -> None:
+        self.begin_to_stop(None)
+        await self.ended()
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.begin_to_stop(None)
+        self._on_failure()
 
     def hurry(self) -> None:
-        """Nothing is waited for here."""
+        """Do not wait for `on_rebalance`, which is told of the end."""
+        self._hurry = True
+        self.worker.wake_waiters()
 
     def tell_failure_to(self, listener: Callable[[], object]) -> None:
-        """Nothing fails here."""
+        """Call `listener` when `on_rebalance` raises; at once if it has."""
+        self._on_failure = listener
+        if self.failure is not None:
+            listener()
 
     async def nodes(self) -> list[NodeInfo]:
         return []
@@ -64,11 +98,22 @@ class Standalone:
     async def describe(self) -> dict[str, Any]:
         return {"coordination_enabled": False}
 
-    async def owner_of(self, token: int) -> Owner:
-        return Owner(self.worker.identity.name, self.worker.announcement.address, _EPOCH)
+    async def owner_of(self, token: int) -> Owner | None:
+        worker = self.worker
+        self._release()
+        epoch = worker.ownership.epoch(token)
+        return None if epoch is None else Owner(worker.identity.name, worker.announcement.address, epoch)
 
-    async def set_draining(self, draining: bool) -> None:
-        raise UsageError("a standalone job has nobody to hand its tokens to; give the Job a coordination_config")
+    async def set_draining(self, draining: bool) -> bool:
+        """Own nothing any more, or everything again. Work under way goes on: nobody wants the tokens, and nobody waits."""
+        self._read("draining" if draining else "active")
+        self._release()
+        return True
+
+    def _release(self) -> None:
+        """Let go of the tokens on which nobody works any more."""
+        ownership = self.worker.ownership
+        ownership.released([token for token, _ in ownership.releasable()])
 
 
 class NoPins:

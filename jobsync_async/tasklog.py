@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
 from jobsync_async.engine import Engine
-from jobsync_async.errors import NotOwner, OwnershipLost
+from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
 from jobsync_async.types import TaskOrId, task_id_of
 
 
@@ -32,8 +33,17 @@ class TaskLog:
     async def begin(self, tasks: Iterable[TaskOrId]) -> tuple[list[Work], dict[str, bool]]:
         """Record that tasks begin, all or none; the tasks, and whether each, as text, may begin: False when it is complete.
 
-        Raises NotOwner, OwnershipLost or StoreUnavailable.
+        Raises NotOwner or OwnershipLost, with the owner as the tables have it, or StoreUnavailable.
         """
+        try:
+            return await self._begin(tasks)
+        except (NotOwner, OwnershipLost) as error:
+            with suppress(StoreUnavailable):
+                owner = None if error.token_id is None else await self._engine.owner_of(error.token_id)
+                error.owner = None if owner is None else owner.node
+            raise
+
+    async def _begin(self, tasks: Iterable[TaskOrId]) -> tuple[list[Work], dict[str, bool]]:
         works = [self._work(task) for task in tasks]
         if not works:
             return [], {}

@@ -25,6 +25,11 @@ async def signalled(event: asyncio.Event, most_sec: float) -> None:
     event.clear()
 
 
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait for a task's end, however it comes, and leave its outcome alone."""
+    await asyncio.wait([task])
+
+
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait for their end, whatever cancels the caller meanwhile. One that goes on is cancelled again."""
     cancelled = False

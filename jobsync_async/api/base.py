@@ -30,14 +30,20 @@ class Started:
     _state: State
 
     def _require_started(self) -> None:
-        if self._engine.failure is not None:
-            raise UsageError(
-                f"the job has ended, make a new one; what ended it: {self._engine.failure}"
-            ) from self._engine.failure
-        if self._state in ("new", "starting"):
+        """Raise UsageError unless the job runs, and this is called where it does."""
+        self._require_alive()
+        self._worker.home.require()
+
+    def _require_alive(self) -> None:
+        """Raise UsageError unless the job runs. For what is local, and may be asked from anywhere in its process."""
+        self._worker.home.require_own_process()
+        failure = self._engine.failure
+        if failure is not None:
+            raise UsageError(f"the job has ended; what ended it: {failure}. Start it again, or make a new one") from failure
+        if self._state == "new" or (self._state == "starting" and not self._worker.ownership.known):
             raise UsageError("the job is not started: use `async with Job(…)`, or await start()")
         if self._state == "stopped":
-            raise UsageError("the job has stopped; make a new one")
+            raise UsageError("the job has stopped: start it again, or make a new one")
 
     def _ended(self, meaning: str) -> UsageError:
         """The error for a call that cannot go on because the job has ended: why it has, and what that means for the call."""

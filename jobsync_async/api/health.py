@@ -24,7 +24,7 @@ class Health(Started):
 
     def am_i_leader(self) -> bool:
         """Whether this worker leads, as far as it knows. No I/O."""
-        return self._state == "running" and self._worker.leads and self._worker.may_act()
+        return self._state == "running" and self._worker.may_act() and self._worker.leads
 
     @property
     def lease_remaining_sec(self) -> float:

@@ -1,4 +1,4 @@
-"""What this worker may do now. All of it is local: no I/O."""
+"""What this worker may do now. All of it is local, without I/O; and all but `token_changes` may be asked from any thread."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Ownership(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O; may be
-        asked from any thread. Raises UsageError before start, ConfigError for an id that cannot be one.
+        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O.
+        Raises UsageError before start, ConfigError for an id that cannot be one.
 
         A question about now, and no claim: it holds nothing, and says nothing of what is done already. Between two workers'
         starts the answer changes hands. `claim` holds it; `run_batch` and `run_owned` ask by themselves.
         """
         worker = self._worker  # asked for every task of a batch
         token = self._token(task.id if isinstance(task, Task) else task)
-        if token in worker.ownership.grants and worker.clock() < worker.lease.deadline:
+        if worker.clock() < worker.lease.deadline and token in worker.ownership.grants:  # in this order: see Worker.owns
             return True
-        self._require_started()
+        self._require_alive()
         return False
 
     def owns(self, task: TaskOrId) -> bool:
@@ -32,12 +32,13 @@ class Ownership(Started):
         return self.can_claim_task(task)
 
     def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
-        """Those of the tasks or ids that may start here now, in order. No I/O."""
-        self._require_started()
-        if not self._worker.may_act():
-            return []
-        owned, token_of = self._worker.ownership.grants, self._token
-        return [item for item in ids if token_of(item.id if isinstance(item, Task) else item) in owned]
+        """Those of the tasks or ids that may start here now, when all of them were looked at; in order. No I/O."""
+        self._require_alive()
+        grants, token_of = self._worker.ownership.grants, self._token
+        hashed = ((item, token_of(item.id if isinstance(item, Task) else item)) for item in ids)
+        found = [(item, token) for item, token in hashed if token in grants]
+        owned = self._worker.owned_now()
+        return [item for item, token in found if token in owned]
 
     def task_to_token(self, task: TaskOrId) -> int:
         """The token that a task hashes to. No I/O."""

@@ -110,6 +110,7 @@ class Pins(Started):
 
     def _locks(self) -> Locks:
         if self._state == "starting":  # lock_provider runs before the worker has joined
+            self._worker.home.require()
             return self._engine.locks
         self._require_started()
         return self._engine.locks

@@ -1,5 +1,8 @@
 """What this worker holds, who here uses it, and what may be handed on. Pure: no clock, no I/O, no event loop.
 
+One thread changes it; others may ask at any time what is owned. So a token that stays owned through a change never leaves
+`Ownership.grants` meanwhile, and each step of a change is one operation on a dictionary.
+
 A token is *owned* here from the moment its row was read, or *revoking* once the row says that it is to go. Nothing new
 starts on a revoking token. It may be acknowledged, and so handed on, when nobody here uses it: no user (an open claim) is
 entered, and no reader that was told of it has yet to come back.
@@ -61,7 +64,8 @@ class Ownership(Generic[U]):
         self.version: int = UNKNOWN
         self.grants: dict[int, Grant] = {}
         self.revoking: dict[int, Revocation] = {}
-        self._owned: frozenset[int] | None = frozenset()
+        self._changes = 0
+        self._owned: tuple[int, frozenset[int]] = (0, frozenset())
         self._users: dict[int, set[U]] = {}
         self._readers: WeakSet[Reader] = WeakSet()
         self._last_grant = 0
@@ -77,8 +81,8 @@ class Ownership(Generic[U]):
         fresh: dict[int, Grant] = {}
         assigned, revoked, lost = list[int](), list[int](), list[int]()
         for token, epoch, version, going in snapshot.mine:
-            before = self.revoking.pop(token, None)
-            grant = before.grant if before else self.grants.pop(token, None)
+            there = before = self.revoking.get(token)
+            grant = before.grant if before else self.grants.get(token)
             if grant is not None and grant.epoch != epoch:  # it went and came back between two reads
                 lost.append(token)
                 grant = before = None
@@ -88,10 +92,14 @@ class Ownership(Generic[U]):
             if going or self._leaving:
                 answers = version if going else None
                 self.revoking[token] = Revocation(grant, answers, before.since if before else now)
+                if there is None:
+                    self.grants.pop(token, None)
                 if was_owned:
                     revoked.append(token)
             else:  # new, or withdrawn before we let go: then it is simply ours again
                 self.grants[token] = grant
+                if there is not None:
+                    del self.revoking[token]
                 if not was_owned:
                     assigned.append(token)
         for token in (self.grants.keys() & snapshot.others) | (self.revoking.keys() & snapshot.others):  # of many, few are here
@@ -153,6 +161,11 @@ class Ownership(Generic[U]):
         del self._users[token]
         return token in self.revoking
 
+    def users(self) -> Iterator[U]:
+        """Everybody who uses a token, in no particular order. Safe to ask from another thread."""
+        for users in tuple(self._users.values()):
+            yield from tuple(users)
+
     def users_of(self, tokens: Iterable[int]) -> Iterator[tuple[int, U]]:
         """Pairs of token and user, in no particular order. Safe to leave while iterating."""
         for token in tokens:
@@ -168,6 +181,10 @@ class Ownership(Generic[U]):
     def forget_reader(self, reader: Reader) -> None:
         """The reader is gone; it holds nothing up any more."""
         self._readers.discard(reader)
+
+    def readmit(self, reader: Reader) -> None:
+        """The reader is there, perhaps again: it holds what it is told of."""
+        self._readers.add(reader)
 
     # -- what may go ----------------------------------------------------------------------------------------------------
 
@@ -189,9 +206,14 @@ class Ownership(Generic[U]):
     @property
     def owned(self) -> frozenset[int]:
         """The tokens that work may start on, as a set of its own: made when somebody asks, once per change."""
-        if self._owned is None:
-            self._owned = frozenset(self.grants)
-        return self._owned
+        # Other threads ask, too. A set that one of them makes is kept for others only under the number of the change after
+        # which it was begun: if more has changed meanwhile, nobody asks for that number any more.
+        number = self._changes
+        made_after, owned = self._owned
+        if made_after != number:
+            owned = frozenset(self.grants)
+            self._owned = (number, owned)
+        return owned
 
     @property
     def known(self) -> bool:
@@ -226,7 +248,7 @@ class Ownership(Generic[U]):
     def _changed(self, assigned: Iterable[int], revoked: Iterable[int], lost: Iterable[int]) -> Change:
         change = Change(frozenset(assigned), frozenset(revoked), frozenset(lost))
         if change:
-            self._owned = None
+            self._changes += 1
         return change
 
 

@@ -26,6 +26,7 @@ from psycopg.rows import namedtuple_row
 
 from jobsync_async import __version__
 from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
+from jobsync_async.postgres import forks
 from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import TOO_OLD, Queries
 
@@ -44,6 +45,10 @@ class Connection(AsyncConnection[Any]):
 
     server: str | None = None
     outages = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        forks.connections.add(self)
 
     async def together(self, queries: Sequence[bytes], values: dict[str, Any]) -> list[list[Any]]:
         """Send statements in one message, so that no lock waits for this process between them; the rows of each. All share
@@ -149,7 +154,7 @@ def limit(connection: Connection, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def shut_down(connection: Connection) -> None:
+def shut_down(connection: AsyncConnection[Any]) -> None:
     """End a connection from outside, whatever it is doing. Its waiter sees the end of the stream."""
     if connection.closed:
         return
@@ -178,6 +183,7 @@ class Connector:
         self.patience_sec: float = limit_sec * 1.5
         self.queries: Queries | None = None
         self.codec: str = "utf-8"
+        self.severed = False
 
     def conninfo(self, purpose: str) -> str:
         return self._conninfo(purpose)
@@ -190,6 +196,7 @@ class Connector:
 
     async def open(self, purpose: str, *, plans: str = PLAN_EACH_TIME) -> Connection:
         """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or ConfigError for bad settings."""
+        self._check()
         connection = await self._connect(purpose)
         try:
             await self.prepare(connection, plans=plans)
@@ -226,6 +233,7 @@ class Connector:
 
         Raises ServerChanged, and closes the connection, when it leads to another server than the one adopted.
         """
+        self._check()
         try:
             self.footing.check(connection.server)
         except StoreError:
@@ -239,6 +247,14 @@ class Connector:
             if self.pooled:
                 await connection.execute(self.queries["bound_transaction"], self._bounds())
             return await work(connection)
+
+    def sever(self) -> None:
+        """Open no more, and send nothing more on those that are open."""
+        self.severed = True
+
+    def _check(self) -> None:
+        if self.severed:
+            raise StoreUnavailable("the connections were cut for good")
 
     def _bounds(self) -> dict[str, str]:
         milliseconds = str(round(self.limit_sec * 1000))

@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.postgres.connection import Connector, Link
+from jobsync_async.postgres import forks
+from jobsync_async.postgres.connection import Connector, Link, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.footing import Footing
@@ -55,6 +56,7 @@ class Store:
         self._channel = config.channel
         self._poll_interval_sec = None if config.notify else config.poll_interval_sec
         self._others = others
+        self._heartbeats = heartbeats
         self._heartbeat_link = Link(heartbeats, "heartbeat")
         self._leader_link = Link(others, "leader", idle_sec=_IDLE_SEC)
         # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
@@ -138,6 +140,14 @@ class Store:
     def suspect(self) -> None:
         """A connection broke: others may have. What is idle is looked at before somebody is handed it. No I/O."""
         self._pool.suspect()
+
+    def cut(self) -> None:
+        """End every connection at once, whatever it is doing, and open no more, as when the process dies. No I/O."""
+        self._others.sever()
+        self._heartbeats.sever()
+        for connection in tuple(forks.connections):
+            if not connection.closed and self.tag in connection.info.get_parameters()["application_name"]:
+                shut_down(connection)
 
     async def close(self) -> None:
         """End every connection; nothing is sent."""

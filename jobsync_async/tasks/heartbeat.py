@@ -84,8 +84,7 @@ async def guard_lease(worker: Worker) -> None:
         if remaining > 0:
             await asyncio.sleep(remaining)
             continue
-        if worker.ownership.known:
-            worker.stop_acting("no heartbeat was acknowledged for the length of the lease")
+        worker.look_at_lease()
         await worker.lease_extended.wait()
 
 

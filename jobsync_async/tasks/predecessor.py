@@ -77,7 +77,7 @@ class PredecessorWatch:
                     raise
                 await asyncio.sleep(_LOOK_EVERY_SEC)
 
-    async def run(self, set_draining: Callable[[bool], Awaitable[None]]) -> None:
+    async def run(self, set_draining: Callable[[bool], Awaitable[object]]) -> None:
         """Let go of everything while a worker of jobsync lives that was not there before, for ever."""
         name, yielded = self._worker.identity.name, False
         while True:

@@ -18,6 +18,7 @@ from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.core.turns import Turns
+from jobsync_async.home import Home
 from jobsync_async.metrics import Metrics
 from jobsync_async.tasks.runners import Runners
 
@@ -28,7 +29,14 @@ _MOST_BACKOFF_SEC = 0.5
 
 
 class User(Protocol):
-    """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not block or raise."""
+    """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not block or raise.
+
+    Attributes:
+        runs_in: the task whose code uses it, and which must come to an end of that before the token may go.
+    """
+
+    @property
+    def runs_in(self) -> asyncio.Task[Any] | None: ...
 
     @property
     def task(self) -> str:
@@ -42,10 +50,25 @@ class User(Protocol):
 
 
 class Stream(Protocol):
-    """A reader of changes, which holds revoked tokens until it comes back for its next item."""
+    """A reader of changes, which holds revoked tokens until it comes back for its next item.
 
-    def stopped_by(self, task: asyncio.Task[Any] | None) -> None:
-        """`task` stops the job: if it is the one that reads, there is nothing to wait for."""
+    Attributes:
+        purpose: what it is, for people.
+        asked_by: the task that asked for its last item.
+        at_work: it has an item, and has not yet come back.
+        is_callback: the user does not read it, but is called with each item.
+    """
+
+    asked_by: asyncio.Task[Any] | None
+    is_callback: bool
+
+    @property
+    def purpose(self) -> str: ...
+    @property
+    def at_work(self) -> bool: ...
+
+    def close(self) -> None:
+        """Nothing waits for it any more."""
 
     def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
         """Whether `task` reads this, was told that the token is to go, and has not asked for the next item yet."""
@@ -70,6 +93,7 @@ class Worker:
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes. runners: what it runs. turns: who works on which task here.
         ended: the worker has left and will not own anything again.
+        home: the process and the event loop that it was started in.
         sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
     """
 
@@ -99,6 +123,7 @@ class Worker:
         self.streams: WeakSet[Stream] = WeakSet()
         self.turns: Turns[User] = Turns()
         self.ended: bool = False
+        self.home: Home = Home(name, self.lease.void)
         self.sync_wanted: asyncio.Event = asyncio.Event()
         self.lead_wanted: asyncio.Event = asyncio.Event()
         self.beat_wanted: asyncio.Event = asyncio.Event()
@@ -119,12 +144,31 @@ class Worker:
         return self.lease.valid(self.clock())
 
     def owns(self, token: int) -> bool:
-        """Whether work on the token may start now."""
-        return token in self.ownership.grants and self.clock() < self.lease.deadline
+        """Whether work on the token may start now. Safe in any thread: the lease is looked at first, so what is granted
+        afterwards is granted under that lease or a later one."""
+        return self.clock() < self.lease.deadline and token in self.ownership.grants
 
     def owned_now(self) -> frozenset[int]:
-        """The tokens on which work may start now."""
+        """The tokens on which work may start now. Safe in any thread."""
         return self.ownership.owned if self.may_act() else frozenset()
+
+    def use_by(self, task: asyncio.Task[Any], *, readers: bool = True) -> str | None:
+        """What of that which uses tokens here runs in `task`, for people; None for nothing. That task cannot wait for the
+        moment when nobody uses a token: it would wait for itself. Without `readers`, those that the user reads are left out."""
+        for user in self.ownership.users():
+            if user.runs_in is task:
+                return _work_of(user)
+        asked = (stream for stream in tuple(self.streams) if stream.asked_by is task)
+        return next((stream.purpose for stream in asked if readers or stream.is_callback), None)
+
+    def at_work(self) -> list[str]:
+        """What is at work here on tokens, for people. Safe in any thread."""
+        reading = [stream.purpose for stream in tuple(self.streams) if stream.at_work]
+        return [*map(_work_of, self.ownership.users()), *reading]
+
+    def owner_known(self, token: int) -> str | None:
+        """Who owns a token that is not free for work here, where it is known without I/O: this worker, while it hands it on."""
+        return self.identity.name if self.may_act() and token in self.ownership.revoking else None
 
     @property
     def stuck_after_sec(self) -> float:
@@ -229,6 +273,11 @@ class Worker:
                 self.beat_wanted.set()  # the next answer shows everybody's beats
             self.lead_wanted.set()
 
+    def look_at_lease(self) -> None:
+        """If the lease is over by the clock, everything held is lost, at once; whoever is to be told of tokens looks first."""
+        if self.ownership.known and not self.may_act():
+            self.stop_acting("no heartbeat was acknowledged for the length of the lease")
+
     def stop_acting(self, why: str) -> None:
         """The lease is over, or the worker was expired: everything held is lost, at once."""
         self.lease.end()
@@ -298,6 +347,11 @@ class Worker:
         between."""
         await self._changed.wait()
 
+    async def drained(self) -> bool:
+        """Return when nothing is held any more; or False, when that is not wanted any more."""
+        await self.until(lambda: self.ended or self.state == "active" or not self.ownership.holds_anything())
+        return self.ended or self.state != "active"
+
     async def until(self, condition: Callable[[], object], most_sec: float = float("inf")) -> bool:
         """Wait until the condition holds, which is looked at after every change, for so long at most; whether it holds."""
         loop = asyncio.get_running_loop()
@@ -312,3 +366,7 @@ class Worker:
         finally:
             if timer is not None:
                 timer.cancel()
+
+
+def _work_of(user: User) -> str:
+    return f"the work on task {user.task!r}"

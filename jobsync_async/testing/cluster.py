@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -14,12 +15,12 @@ from typing_extensions import Self
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
-from jobsync_async.core.lease import Lease
-from jobsync_async.errors import UsageError
+from jobsync_async.errors import StoreUnavailable, UsageError
 from jobsync_async.job import Job
 from jobsync_async.postgres.store import Store
 from jobsync_async.testing.detector import OwnerWatch
 from jobsync_async.testing.proxy import Proxy, endpoint, through
+from jobsync_async.waiting import ended
 
 _LOOK_EVERY_SEC = 0.002
 _clusters: WeakKeyDictionary[Job, Cluster] = WeakKeyDictionary()
@@ -127,13 +128,20 @@ class Cluster:
         await self.jobs.pop(self[worker].node_name).stop()
 
     async def crash(self, worker: Job | str) -> None:
-        """End a job's tasks and connections without a word to anybody, as if its process had died. The others expire it after
-        ``heartbeat_timeout_sec``."""
-        job = self.jobs.pop(self[worker].node_name)
-        supervisor = _coordinator(job)._supervisor
-        assert supervisor is not None, "it was started"
-        supervisor.cancel()
-        await asyncio.wait([supervisor])
+        """End a job without a word to anybody, as if its process had died by SIGKILL. The others expire it after
+        ``heartbeat_timeout_sec``.
+
+        Its connections break and no more are opened, its lease is over, and no fence of it holds any more. What runs in this
+        process cannot be kept from running: handlers and the bodies of claims are cancelled, and their cleanup runs, with a
+        claim that is lost. See docs/testing-your-app.md for what of a death this does not show.
+        """
+        job = self[worker]
+        coordinator = _coordinator(job)
+        del self.jobs[job.node_name]
+        with anyio.CancelScope(shield=True):  # who calls this in a claim of the job is about to be cancelled
+            _cut(job, coordinator)
+            await _refuse_fences(self.config, coordinator.worker.identity.incarnation)
+            await _die(job, coordinator)
 
     async def expire(self, worker: Job | str) -> None:
         """Make the cluster take the worker for dead now, as after ``heartbeat_timeout_sec`` without a heartbeat.
@@ -216,18 +224,48 @@ def partition(job: Job, *, silent: bool = True) -> Iterator[None]:
         yield
 
 
-class _Over(Lease):
-    """A lease that no heartbeat extends."""
+def _cut(job: Job, coordinator: Coordinator) -> None:
+    """No connection and no lease, at one moment."""
+    assert coordinator.store is not None, "it was started"
+    coordinator.failure = coordinator.failure or UsageError(f"the test crashed {job.node_name!r}")
+    coordinator.store.cut()
+    coordinator.worker.lease.void()
 
-    def extend(self, sent_at: float, length: float = float("inf")) -> None:
-        """A heartbeat was acknowledged, which changes nothing."""
+
+async def _die(job: Job, coordinator: Coordinator) -> None:
+    """End what runs in this process. What is cancelled finds nothing left."""
+    life, supervisor = job._task, coordinator._supervisor
+    assert life is not None
+    assert supervisor is not None, "it was started"
+    coordinator.worker.end()
+    supervisor.cancel()
+    on_end, job._on_end = job._on_end, None
+    try:
+        await ended(life)
+    finally:
+        job._on_end, job._untold = on_end, None
+
+
+async def _refuse_fences(config: CoordinationConfig, incarnation: UUID) -> None:
+    """Let no fence hold that the cleanup of a dead worker's code asks for: in a real death there is no such code. Its epochs
+    are raised, as they will be once more when its tokens are given to others."""
+    try:
+        store = await Store.open(config, "test kit", observe=True)
+    except StoreUnavailable:
+        return  # then whoever asks for a fence gets no answer either
+    try:
+        query = f"UPDATE {store.queries.table('token')} SET epoch = epoch + 1 WHERE incarnation = %s"  # noqa: S608 - an identifier
+        await store._pool.run(lambda connection: connection.execute(query.encode(), [incarnation]))
+    finally:
+        await store.close()
 
 
 async def _expire(job: Job, config: CoordinationConfig) -> None:
     # A worker is expired when its lease is over. So the lease must be over before its row goes, and must not be extended by a
     # heartbeat that is under way.
     worker = _coordinator(job).worker
-    worker.lease = _Over(worker.lease.length)
+    length = worker.lease.length
+    worker.lease.void()
     worker.stop_acting("expired by the test")
     try:
         with anyio.CancelScope(shield=True):  # who calls this in a claim of the job has just been cancelled
@@ -237,7 +275,7 @@ async def _expire(job: Job, config: CoordinationConfig) -> None:
             finally:
                 await store.close()
     finally:
-        worker.lease = Lease(worker.lease.length)
+        worker.lease.length = length
         worker.beat_wanted.set()  # it finds its row gone, and joins anew
 
 

@@ -277,15 +277,7 @@ async def test_a_forked_child_holds_nothing_while_its_parent_goes_on(config):
             warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: this child does nothing but look
             child = os.fork()
         if child == 0:
-            os._exit(bool(job.my_tokens) * 1 + job.owns(1) * 2 + claim.valid * 4 + job.am_i_healthy() * 8)
+            os._exit(bool(job.my_tokens) * 1 + claim.valid * 4 + job.am_i_healthy() * 8)
         status = await asyncio.to_thread(os.waitpid, child, 0)
         assert os.waitstatus_to_exitcode(status[1]) == 0
         assert len(job.my_tokens) == 1_000 and claim.valid
-
-
-async def test_a_job_made_before_a_fork_announces_the_process_that_starts_it(config, admin):
-    job = Job("made early", config)
-    job._engine.worker.announcement = replace(job._engine.worker.announcement, pid=os.getppid(), process_started=1)
-    async with job:
-        row = await (await admin.execute("SELECT pid, process_started FROM sync_node")).fetchone()
-        assert row == (os.getpid(), process.started(os.getpid()))

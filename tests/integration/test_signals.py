@@ -119,6 +119,78 @@ async def test_a_process_that_is_told_to_end_while_it_joins_withdraws(number, st
     assert await rows(admin) == []
 
 
+STUBBORN = """
+import asyncio, sys, threading, time
+from jobsync_async import CoordinationConfig, Job
+
+where = sys.argv[2]
+
+async def stubborn(*args):
+    print("at work", flush=True)
+    while True:
+        try:
+            if where == "a handler that blocks":
+                while True: time.sleep(0.01)
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+async def main():
+    options = {"lock_provider": stubborn} if where == "lock_provider" else {}
+    config = CoordinationConfig(dsn=sys.argv[1], total_tokens=12)
+    async with Job("process", config, handle_signals=True, **options) as job:
+        if "handler" in where:
+            await job.run_owned(["x"], stubborn)
+        elif where == "a claim":
+            async with job.claim("x"):
+                await stubborn()
+        else:
+            await stubborn()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["the body", "a claim", "a handler", "a handler that blocks", "lock_provider"])
+async def test_a_second_signal_ends_the_process_although_its_code_ignores_the_cancellation(where, dsn):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, dsn, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        await asyncio.to_thread(until, process, "at work")
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(20):
+            _, errors = await asyncio.to_thread(process.communicate)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGTERM, "it died by the second signal, as far as shells can see"
+    line = errors.splitlines()[-1]
+    assert line.startswith("the process ends by SIGTERM: 2 s after the second signal these are still at work: the body of")
+    assert ("the work on task 'x'" in line) == (where not in ("the body", "lock_provider"))
+
+
+async def test_a_third_signal_does_what_it_did_before(dsn):
+    command = [sys.executable, "-c", STUBBORN, dsn, "the body"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        await asyncio.to_thread(until, process, "at work")
+        began = asyncio.get_running_loop().time()
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+        with anyio.fail_after(20):
+            await asyncio.to_thread(process.communicate)
+        assert asyncio.get_running_loop().time() - began < 2
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGTERM
+
+
 # -- in this process ------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +247,17 @@ async def test_a_claim_of_the_body_itself_may_finish_and_a_second_signal_cancels
             await asyncio.sleep(10)
             seen.append("went on")
     assert seen == [True]
+
+
+def test_a_signal_that_no_job_is_there_for_any_more_does_what_it_did_before(handlers):
+    async def abandon() -> None:
+        job = Job("anna", handle_signals=True)
+        await job.__aenter__()
+
+    asyncio.run(abandon())  # the block was never left
+    with pytest.raises(AssertionError, match="the handler from before was called"):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is mine
 
 
 async def test_all_jobs_of_a_process_leave_and_the_last_puts_the_handlers_back(handlers):

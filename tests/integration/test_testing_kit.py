@@ -141,6 +141,70 @@ async def test_what_cannot_be_done_to_a_worker_says_what_can(kit, quick):
         await expire(elsewhere)
 
 
+@pytest.mark.parametrize("who", ["anna", "berta"], ids=["the leader", "a follower"])
+async def test_a_crash_lets_no_cleanup_commit_anything_through_a_fence(kit, quick, who):
+    refused: list[bool] = []
+    told: list[object] = []
+    async with kit as cluster:
+        anna, berta = await cluster.start("anna", "berta", on_end=told.append)
+        job, other = (anna, berta) if who == "anna" else (berta, anna)
+
+        async def save(claim) -> None:
+            query, params = claim.fence_sql()  # also one that was asked for before
+            try:
+                await asyncio.sleep(60)
+            finally:
+                assert not claim.valid
+                with anyio.CancelScope(shield=True):
+                    async with await psycopg.AsyncConnection.connect(quick.conninfo("test")) as connection:
+                        with pytest.raises(OwnershipLost):
+                            await job.fence(connection, claim)
+                        refused.append(await (await connection.execute(query.encode(), params)).fetchone() is None)
+                        query, params = claim.fence_sql()
+                        refused.append(await (await connection.execute(query.encode(), params)).fetchone() is None)
+
+        async def work(task: int) -> None:
+            async with job.claim(task) as claim:
+                await save(claim)
+
+        tasks = [task for task in range(1000) if job.owns(task)][:3]
+        working = [asyncio.create_task(work(task)) for task in tasks]
+        await asyncio.sleep(0)
+        changes = job.token_changes()
+        await changes.__anext__()
+        await cluster.crash(job)
+        assert not job.my_tokens and not job.am_i_healthy() and "crashed" in str(job.failure)
+        with pytest.raises(StopAsyncIteration):
+            while True:
+                assert not (await changes.__anext__()).assigned
+        await asyncio.wait(working)
+        assert refused == [True] * 6
+        assert [type(task.exception()) for task in working] == [OwnershipLost] * 3
+        assert told == [], "a process that is killed calls nothing"
+        assert await cluster.settled() == {other.node_name: 120}
+        assert other.metrics.nodes_expired == 1 and other.metrics.lease_losses == 0
+        await job.start()
+        cluster.add(job)
+        assert await cluster.even() == {"anna": 60, "berta": 60}
+
+
+async def test_a_crash_sends_nothing_more(kit, admin):
+    async with kit as cluster:
+        anna, _ = await cluster.start("anna", "berta")
+        calls = [asyncio.create_task(anna.get_audit()) for _ in range(8)]
+        await asyncio.sleep(0.01)
+        await cluster.crash(anna)
+        await asyncio.wait(calls)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
+        cursor = await admin.execute(query, [f"%{anna._engine.worker.announcement.session_tag}%"])
+        while (await cursor.fetchone())[0]:
+            cursor = await admin.execute(query, [f"%{anna._engine.worker.announcement.session_tag}%"])
+        (beat,) = await (await admin.execute("SELECT beat FROM sync_node WHERE name = 'anna'")).fetchone()
+        await cluster.settled()
+        assert beat >= anna.metrics.heartbeats - 1
+        assert await (await admin.execute("SELECT name FROM sync_node")).fetchall() == [("berta",)]
+
+
 # -- the plugin -----------------------------------------------------------------------------------------------------------
 
 

@@ -374,7 +374,7 @@ MUTANTS = (
     Mutant(
         "ownership does not ask the clock",
         "tasks/worker.py",
-        "        return token in self.ownership.grants and self.clock() < self.lease.deadline",
+        "        return self.clock() < self.lease.deadline and token in self.ownership.grants",
         "        return token in self.ownership.grants",
         (*SIMULATION, "tests/integration/test_cluster.py", "tests/integration/test_rejoin.py"),
     ),
@@ -641,5 +641,42 @@ MUTANTS = (
         "        row = said if me == self._worker.identity else frozenset[Runner]()",
         "        row = said if me else frozenset[Runner]()",
         RUNNERS,
+    ),
+    Mutant(
+        "a reader is told of tokens without a look at the lease",
+        "streams.py",
+        "                worker.look_at_lease()  # what is told of from here on is so at this moment\n",
+        "",
+        ("tests/integration/test_streams.py",),
+    ),
+    Mutant(
+        "an answer that a thread made while tokens changed is kept",
+        "core/ownership.py",
+        "            self._owned = (number, owned)",
+        "            self._owned = (self._changes, owned)",
+        UNIT,
+        quick=True,
+    ),
+    # -- processes --------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a child made by fork goes on under its parent's lease",
+        "home.py",
+        "        self.forked = True\n        self._void()",
+        "        self.forked = True",
+        ("tests/integration/test_known_death.py",),
+    ),
+    Mutant(
+        "a child made by fork writes into its parent's sessions",
+        "postgres/forks.py",
+        "                os.dup2(nowhere, connection.fileno(), inheritable=False)\n",
+        "",
+        ("tests/integration/test_fork.py",),
+    ),
+    Mutant(
+        "a job that was made before a fork starts in each child as the same incarnation",
+        "api/life.py",
+        '        if self._state != "new" or self._made_in != os.getpid():',
+        '        if self._state != "new":',
+        ("tests/integration/test_fork.py",),
     ),
 )

@@ -23,7 +23,12 @@ from tests.simulation.simulation import Report, Simulation
 Make = Callable[[Job], Coroutine[Any, Any, object]]
 _MAY_RAISE = (CoordinationError, StoreUnavailable, UsageError)
 _IDS = range(12)
-_WORKERS_OWN = ("jobsync_async/coordinator.py", "jobsync_async/postgres/")
+_WORKERS_OWN = (
+    "jobsync_async/coordinator.py",
+    "jobsync_async/callbacks.py",
+    "jobsync_async/api/life.py",
+    "jobsync_async/postgres/",
+)
 
 
 class _Cancelled(Coroutine[Any, Any, Any]):

@@ -55,7 +55,7 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
             ("jobsync_async.coordinator.lease_clock", clock),
             ("jobsync_async.postgres.store.os", SimpleNamespace(urandom=chance.randbytes)),
             ("jobsync_async.job.announce", hosts.announce),
-            ("jobsync_async.coordinator.announce", hosts.announce),
+            ("jobsync_async.fences.psycopg", SimpleNamespace(AsyncConnection=Connection)),
             ("jobsync_async.tasks.neighbours.why_unwatchable", lambda announcement: None),
             ("jobsync_async.tasks.neighbours.open_process", hosts.open_process),
             ("jobsync_async.tasks.neighbours.has_ended", hosts.has_ended),

@@ -185,3 +185,21 @@ def test_a_leaver_starts_nothing_and_acknowledges_only_what_the_leader_asked_for
     assert it.releasable() == []
     it.apply(snapshot(1, 2, [TokenRow(2, 7, 2, True)], []), now=0)
     assert it.releasable() == [(2, 2)]
+
+
+def test_a_set_that_another_thread_made_while_tokens_changed_is_not_kept_as_the_answer():
+    it = owned(1, 2)
+    before = it.owned
+
+    class Interrupted(dict):  # type: ignore[type-arg]
+        """Tokens that change when all of them have been read, and before whoever reads has done anything with them."""
+
+        def __iter__(self):
+            yield from list(super().__iter__())
+            it.grants = dict(self)
+            it.apply(snapshot(2, 3, [TokenRow(1, 7, 3, True)], []), now=0)
+
+    it.apply(snapshot(1, 2, [TokenRow(3, 8, 2, False)], []), now=0)
+    it.grants = Interrupted(it.grants)
+    assert it.owned == {1, 2, 3} != before
+    assert it.owned == {2, 3} == it.grants.keys()

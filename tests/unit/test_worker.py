@@ -58,6 +58,7 @@ def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
 
 
 async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
+    worker.home.settle()
     worker.beat_answered(clock.now, answer(), watched_all=False)
     worker.snapshot_read(reading(worker))
     async with Holding(worker, "task", "task", 7, None):
