@@ -130,7 +130,7 @@ async def test_a_job_that_runs_cannot_be_started_and_goes_on(config):
 async def test_what_was_got_before_a_restart_stays_over(config):
     job = Job("a", config)
     await job.start()
-    changes, scope = job.token_changes(), job.claim("x")
+    changes, scope, unused = job.token_changes(), job.claim("x"), job.claim("y")
     claim = await scope.__aenter__()
     await changes.__anext__()
     stopping = asyncio.create_task(job.stop())
@@ -147,7 +147,7 @@ async def test_what_was_got_before_a_restart_stays_over(config):
     with pytest.raises(StopAsyncIteration):
         await changes.__anext__()
     with pytest.raises(NotOwner):
-        await scope.__aenter__()
+        await unused.__aenter__()
     await job.stop()
 
 
@@ -496,7 +496,7 @@ def in_a_thread(function) -> list[BaseException]:
 @pytest.mark.parametrize("clustered", [True, False], ids=["in a cluster", "standalone"])
 async def test_calls_from_another_event_loop_are_refused_at_once_and_name_both(config, clustered):
     async with Job("a", config if clustered else None) as job:
-        changes, scope = job.token_changes(), job.claim("x")
+        changes, scope, unused = job.token_changes(), job.claim("x"), job.claim("y")
         async with job.claim("y") as claim:
             here = repr(asyncio.get_running_loop())
             calls = [
