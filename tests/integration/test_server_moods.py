@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import anyio
 import psycopg
@@ -155,13 +156,13 @@ async def test_row_level_security_is_named_instead_of_hiding_rows(restricted, ad
         await job.add_task("x")
 
 
-async def test_a_role_that_acts_as_another_works_and_reports_the_dead(jobs, admin, dsn_with):
+async def test_a_role_that_acts_as_another_works_and_reports_the_dead(jobs, admin, dsn_with, restricted):
     """`ALTER ROLE … SET role`: such a session may not end those of its own login."""
     login = "jobsync_test_moods_login"
     await admin.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'x' NOINHERIT IN ROLE {ROLE}")
     await admin.execute(f"ALTER ROLE {login} SET role = {ROLE}")
     try:
-        config = CoordinationConfig(dsn=dsn_with(user=login, password="x"), total_tokens=TOKENS)
+        config = replace(restricted, dsn=dsn_with(user=login, password="x"))
         async with Job("c", config, wait_on_enter=10) as job:
             deaths = job._engine.store.deaths
             assert await deaths.end_sessions([job._engine.store.tag])
