@@ -4,6 +4,7 @@ __version__ = "0.2.0"
 
 from typing import TYPE_CHECKING, Any
 
+from jobsync_async import _driver  # noqa: F401 - says what is missing where psycopg cannot be imported
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_to_token

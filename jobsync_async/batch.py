@@ -26,7 +26,7 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Progress, Work
 from jobsync_async.core.texts import error_text
 from jobsync_async.engine import Records
-from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable, UsageError
+from jobsync_async.errors import NotOwner, OwnershipLost, SchemaError, StoreError, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
@@ -360,15 +360,18 @@ class Batch:
         return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self._date, works))
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Try again until PostgreSQL is there. Recording twice does no harm; a claim that is lost meanwhile is cancelled."""
-        failures = 0
+        """Try again until PostgreSQL is there; for the length of a lease, until rights or tables are back. Recording twice does
+        no harm; a claim that is lost meanwhile is cancelled."""
+        failures, begun = 0, self._worker.clock()
         while True:
             try:
                 return await call()
-            except StoreUnavailable as error:
-                if self._worker.ended:
+            except StoreError as error:
+                refused = isinstance(error, SchemaError)
+                if self._worker.ended or (refused and self._worker.clock() - begun > self._worker.config.lease_sec):
                     raise
                 failures += 1
-                name = self._worker.identity.name
-                logger.info("%s: the batch waits for PostgreSQL: %s", name, error, extra={"node": name, "failures": failures})
+                name, level = self._worker.identity.name, logging.WARNING if refused else logging.INFO
+                extra = {"node": name, "failures": failures}
+                logger.log(level, "%s: the batch waits for PostgreSQL: %s", name, error, extra=extra)
                 await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter

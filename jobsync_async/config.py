@@ -140,7 +140,7 @@ class CoordinationConfig:
 
     @property
     def channel(self) -> str:
-        """The NOTIFY channel on which changes are announced."""
+        """The NOTIFY channel on which changes are announced where the cluster's row names none."""
         return f"{self.appname}changes"
 
     def conninfo(self, purpose: str, tag: str | None = None, *, reads_only: bool = False) -> str:

@@ -118,7 +118,7 @@ class Coordinator:
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
             await enter(worker, store.membership, store.failover, store.deaths)
-            if worker.config.notify:
+            if worker.config.notify and store.footing.announces:
                 await self._check_push(feed)
         except BaseException:  # cleaned up, and raised again
             await feed.close()
@@ -126,6 +126,7 @@ class Coordinator:
         supervise = self._supervise(store, feed)
         self._supervisor = asyncio.create_task(supervise, name=f"jobsync_async {worker.identity.name}")
         await self._first_tokens(store, wait_sec)
+        worker.started = True
         if (callback := self._callback) is not None and self.failure is None:
             callback.begin()
             await worker.until(lambda: callback.begun or self.failure)

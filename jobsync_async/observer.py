@@ -17,7 +17,7 @@ from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.view import UNKNOWN, Look, View
 from jobsync_async.description import describe
-from jobsync_async.errors import StoreUnavailable, UsageError
+from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.postgres.connection import finish_first
 from jobsync_async.postgres.observing import ViewFeed
 from jobsync_async.postgres.store import Store
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _CROSSING_SEC = 0.2
 # After a notification that named a version that does not exist, others are not followed for so long.
 _DISTRUST_SEC = 1.0
+# For so long rights or tables may be gone: tools take them and give them back.
+_REFUSED_SEC = 2.0
 
 
 class Observer:
@@ -185,7 +187,7 @@ class _Follower:
         self.connected: bool = True
         self.ended: bool = False
         self.failure: BaseException | None = None
-        self._channel = config.channel
+        self._channel = store.footing.channel
         self._store = store
         self._feed: ViewFeed | None = feed
         self._pushed = config.notify
@@ -229,7 +231,7 @@ class _Follower:
             self.tell()
 
     async def _run(self) -> None:
-        failures = 0
+        failures, begun = 0, 0.0
         while not self.ended:
             try:
                 feed, self._feed = self._feed or await self._store.observe(), None
@@ -241,11 +243,17 @@ class _Follower:
                 finally:
                     feed.abandon()
                     await feed.close()
-            except StoreUnavailable as error:
-                failures = 1 if self.connected else failures + 1
+            except StoreError as error:
+                if self.connected:
+                    failures, begun = 0, lease_clock()
+                failures += 1
+                wait_sec = self._backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+                if isinstance(error, SchemaError) and lease_clock() + wait_sec > begun + _REFUSED_SEC:
+                    raise
                 self.connected = False
-                logger.info("observing anew: %s", error, extra={"channel": self._channel, "failures": failures})
-                await self._pause(self._backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+                level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
+                logger.log(level, "observing anew: %s", error, extra={"channel": self._channel, "failures": failures})
+                await self._pause(wait_sec)
 
     async def _pause(self, seconds: float) -> None:
         """Wait for so long, or until `end`."""

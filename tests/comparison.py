@@ -24,7 +24,7 @@ from tests.simulation.tables import TABLES, Cluster, Node, Token, Transaction, V
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
 _UNREAD = frozenset({"announce_plan"})
-_NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder", "total_tokens", "hash_function"}
+_NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder", "queue_usage", "total_tokens", "hash_function"}
 _CLUSTER = (
     "version",
     "announced",
@@ -106,7 +106,8 @@ class Both:
         await self.compare_tables()
 
     async def _both(self, tx: Transaction, name: str, values: dict[str, Any]) -> tuple[Sequence[Any], int]:
-        values = {"here": self.here, "basis_server": None, "basis_generation": None, "channel": "changes", **values}
+        channel = self.random.choice(("changes", "changes", None))
+        values = {"here": self.here, "basis_server": None, "basis_generation": None, "channel": channel, **values}
         self.sent.append(f"{name} {values}")
         cursor = self.connection.cursor(binary=True, row_factory=namedtuple_row)
         if name == "copy_tokens":

@@ -147,15 +147,19 @@ class Board:
         if reading.pins is not None:
             self._take_pins(reading.pins)
             self.pin_version = reading.cluster.pin_version
+        total = len(self._where)
         for group in reading.groups:
+            token_ids = group.token_ids
+            if token_ids and token_ids[-1] >= total:  # in order; rows of a cluster of more tokens, before on these tables
+                token_ids = [token for token in token_ids if token < total]
             place = Place(group.node, group.incarnation, group.next_node)
             index = self._index.get(place)
             if index is None:
                 index = self._index[place] = len(self._places)
                 self._places.append(place)
-            for token in group.token_ids:
+            for token in token_ids:
                 self._where[token] = index
-            self._astray = self._astray or self._went_astray(place, group.token_ids)
+            self._astray = self._astray or self._went_astray(place, token_ids)
         self.version = reading.cluster.version
 
     def _take_pins(self, pins: Iterable[PinRow]) -> None:

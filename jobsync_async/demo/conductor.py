@@ -18,6 +18,7 @@ from uuid import uuid4
 import anyio
 from anyio.abc import Process
 from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo import tables
@@ -26,8 +27,9 @@ from jobsync_async.demo.tables import Tables
 from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
-from jobsync_async.postgres.connection import Connector, finish_first, translated
+from jobsync_async.postgres.connection import Connector, finish_first
 from jobsync_async.postgres.schema import open_schema
+from jobsync_async.postgres.translation import translated
 
 FIRST = ("alpha", "beta", "gamma")
 KILLED, ADDED = "beta", "delta"
@@ -130,10 +132,12 @@ class Demo:
     @asynccontextmanager
     async def _prepared(self) -> AsyncIterator[None]:
         """Makes the tables, and drops them in the end."""
-        queries = await open_schema(Connector(self._config.conninfo, self._config.bulk_limit_sec), self._config)
+        connector = Connector(self._config.conninfo, self._config.bulk_limit_sec)
+        queries = await open_schema(connector, self._config)
         self._tables = Tables(queries.schema, self._config.appname)
         with translated():
-            self._connection = await AsyncConnection.connect(self._config.conninfo("demo"), autocommit=True)
+            self._connection = await connector.open("demo")
+            self._connection.row_factory = tuple_row
             async with self._connection:
                 try:
                     for statement in tables.CREATE.split(";")[:-1]:

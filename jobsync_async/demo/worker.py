@@ -13,18 +13,20 @@ from functools import partial
 
 import anyio
 from anyio import to_thread
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo import tables
 from jobsync_async.job import Job
+from jobsync_async.postgres.connection import Connection, Connector
+from jobsync_async.postgres.sql import Queries
 
 VARIABLE = "JOBSYNC_ASYNC_DEMO"
 """The environment variable that tells a worker what to do: an environment, unlike arguments, is not for everybody to see."""
 
 _ONE_BY_ONE = 1
+_LIMIT_SEC = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Orders:
         return cls(**json.loads(os.environ[VARIABLE]))
 
 
-async def checksum(job: Job, pool: AsyncConnectionPool[AsyncConnection], orders: Orders, claim: Claim) -> None:
+async def checksum(job: Job, pool: AsyncConnectionPool[Connection], orders: Orders, claim: Claim) -> None:
     """The handler: one file."""
     own = tables.Tables(orders.schema, orders.appname)
     run = {"path": claim.task_id, "worker": job.node_name, "epoch": claim.epoch}
@@ -75,9 +77,21 @@ async def checksum(job: Job, pool: AsyncConnectionPool[AsyncConnection], orders:
 async def work(orders: Orders) -> None:
     """Join, do this worker's part of the batch, and leave."""
     own = tables.Tables(orders.schema, orders.appname)
+    config = orders.config()
+    connector = Connector(config.conninfo, _LIMIT_SEC)
+    connector.queries = Queries(orders.schema, orders.appname)  # whatever the server's defaults are, its sessions are set up
+    pool = AsyncConnectionPool(
+        config.conninfo(f"{orders.name} results"),
+        connection_class=Connection,
+        kwargs=connector.options,
+        configure=connector.prepare,
+        min_size=1,
+        max_size=_ONE_BY_ONE + 1,
+        open=False,
+    )
     async with (
-        AsyncConnectionPool(orders.dsn, min_size=1, max_size=_ONE_BY_ONE + 1, open=False) as pool,
-        Job(orders.name, orders.config()) as job,
+        pool,
+        Job(orders.name, config) as job,
     ):
         async with pool.connection() as connection:
             paths = [path for (path,) in await (await connection.execute(own.fill(tables.READ_PATHS))).fetchall()]

@@ -18,10 +18,11 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
-from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 from jobsync_async.postgres.status import node_info
+from jobsync_async.postgres.translation import translated
 
 _ROUND_TRIPS = 5
 
@@ -92,7 +93,8 @@ class _Patient:
     async def push(self) -> list[Check]:
         """A notification on a channel of its own, so that no worker is disturbed."""
         channel = f"{self._config.appname}doctor_{uuid4().hex[:8]}"[-63:]
-        listener = await Listener.open(self._connector, channel)
+        self._connector.footing.channel = channel
+        listener = await Listener.open(self._connector)
         try:
             began = time.perf_counter()
             await self._execute(sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes())
@@ -135,7 +137,8 @@ class _Patient:
 
     async def _fetch(self, name: str, values: dict[str, Any] | None = None) -> list[Any]:
         with translated(), limit(self._connection, self._connector.patience_sec):
-            return await (await self._connection.execute(self._queries[name], values)).fetchall()
+            cursor = self._connection.cursor(binary=True)  # as text, extra_float_digits may round what it says of clocks
+            return await (await cursor.execute(self._queries[name], values)).fetchall()
 
     async def _execute(self, statement: bytes) -> None:
         with translated(), limit(self._connection, self._connector.patience_sec):

@@ -92,7 +92,10 @@ def connections(used: int, most: int) -> Check:
 def idle_sessions(timeout: str) -> Check:
     """Whether the server ends connections that only listen."""
     if timeout not in ("0", "0ms", "0s"):
-        advice = "set idle_session_timeout = 0 for the workers' role: a connection that listens is idle while nothing happens"
+        advice = (
+            "workers switch it off for their own sessions, but those of 0.1.0 do not: while there are any, set "
+            "idle_session_timeout = 0 for their role, for a connection that listens is idle while nothing happens"
+        )
         return Check("idle sessions", "warn", f"ended after {timeout}", advice)
     return Check("idle sessions", "ok", "never ended")
 
@@ -101,7 +104,10 @@ def queue(usage: float) -> Check:
     """How full the server's queue of notifications is."""
     found = f"{100 * usage:.0f} % full"
     if usage > 0.5:
-        advice = "some session listens and stays in a transaction: end it, for at 100 % no change can be committed any more"
+        advice = (
+            "some session listens and stays in a transaction: end it, for at 100 % no change can be announced any more, and "
+            "workers find it only with their next heartbeat or look"
+        )
         return Check("notification queue", "fail" if usage > 0.9 else "warn", found, advice)
     return Check("notification queue", "ok", found)
 

@@ -24,11 +24,11 @@ import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
-from jobsync_async import __version__
-from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
+from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.sql import TOO_OLD, Queries
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.translation import first_line, translated, without_frames
 
 T = TypeVar("T")
 
@@ -68,65 +68,6 @@ class Connection(AsyncConnection[Any]):
             for piece in pieces:
                 await copy.write(piece)
         return cursor.rowcount
-
-
-# Raised by the server when a bound is reached or a transaction must be tried again: nothing was committed.
-_TRANSIENT = (
-    errors.QueryCanceled,
-    errors.LockNotAvailable,
-    errors.DeadlockDetected,
-    errors.SerializationFailure,
-    errors.IdleInTransactionSessionTimeout,
-    errors.DiskFull,
-)
-_SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.InsufficientPrivilege)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's errors into this library's; what is a mistake in a statement passes as it is."""
-    try:
-        yield
-    except _SCHEMA as error:
-        raise SchemaError(
-            f"PostgreSQL refused: {_first_line(error)}. Create or upgrade the tables, or grant the rights that are missing: "
-            "`jobsync-async init` does it, `jobsync-async init --sql` prints what a database administrator can run"
-        ) from error
-    except errors.CheckViolation as error:
-        if error.diag.constraint_name != TOO_OLD:
-            raise
-        raise SchemaError(
-            f"jobsync_async {__version__} is too old for this cluster, whose tables were contracted for a newer one: "
-            "install the version that the other workers run"
-        ) from error
-    except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
-        raise ConfigError(
-            "the database's encoding cannot hold a text that was given; use another one, or a database with ENCODING 'UTF8'"
-        ) from error
-    except errors.ReadOnlySqlTransaction as error:
-        raise StoreUnavailable(
-            "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
-            "for example with several hosts and target_session_attrs=read-write"
-        ) from error
-    except (*_TRANSIENT, psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise StoreUnavailable(f"PostgreSQL is not available: {_first_line(error)}") from error
-    except psycopg.Rollback as error:  # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
-        raise StoreUnavailable(
-            "PostgreSQL is not available: the connection broke while a transaction was rolled back"
-        ) from error
-
-
-def _first_line(error: psycopg.Error) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def without_frames(error: psycopg.Error) -> psycopg.Error:
-    """The same error without its traceback: the driver's frames hold the connection string, and so the password, in their
-    local variables, which some loggers print."""
-    copy = type(error)(*error.args)
-    copy.__suppress_context__ = True
-    return copy
 
 
 async def finish_first(work: Coroutine[Any, Any, T]) -> T:
@@ -212,7 +153,7 @@ class Connector:
         except psycopg.Error as error:
             failure = without_frames(error)
         if isinstance(failure, psycopg.ProgrammingError):  # nothing was sent: a value that libpq or psycopg cannot take
-            raise ConfigError(f"the connection settings cannot work: {_first_line(failure)}") from failure
+            raise ConfigError(f"the connection settings cannot work: {first_line(failure)}") from failure
         with translated():
             raise failure
 
@@ -220,19 +161,49 @@ class Connector:
         """Set bounds and names for the session. Nothing to do before the schema is known."""
         if self.queries is None or self.pooled:
             return
-        values = {**self._bounds(), "plans": plans}
         with translated(), limit(connection, self.patience_sec):
-            row = await (await connection.execute(self.queries["prepare_session"], values)).fetchone()
+            await self.pin(connection, self.queries, plans=plans)
+
+    async def pin(self, connection: Connection, queries: Queries, *, plans: str = PLAN_EACH_TIME) -> None:
+        """Set what the statements rely on: for the session, or for the transaction that has begun where it may be another's."""
+        values = {**self._bounds(), "plans": plans}
+        if self.pooled:
+            await connection.execute(queries["bound_transaction"], values)
+            return
+        row = await (await connection.execute(queries["prepare_session"], values)).fetchone()
         assert row is not None
         connection.server = row.server
 
     async def call(
-        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False
+        self,
+        connection: Connection,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        one_snapshot: bool = False,
+        again: bool = True,
     ) -> T:
         """Run `work` in the way that the connection needs; with `one_snapshot`, all its statements read the same moment.
 
+        Args:
+            again: whether `work` may be run again when what it announces finds the server's queue of notifications full.
+
         Raises ServerChanged, and closes the connection, when it leads to another server than the one adopted.
         """
+        return await self.announcing(lambda: self._call(connection, work, one_snapshot=one_snapshot), again=again)
+
+    async def announcing(self, work: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
+        """Run `work`. Where it fails at its commit because the queue of notifications is full, run it without announcing."""
+        try:
+            return await work()
+        except errors.ProgramLimitExceeded:
+            if not self.footing.announces:
+                raise
+            self.footing.queue_is_full()
+            if not again:
+                raise
+        return await work()
+
+    async def _call(self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
         self._check()
         try:
             self.footing.check(connection.server)
@@ -245,7 +216,7 @@ class Connector:
         async with connection.transaction():
             await connection.execute(self.queries["one_snapshot" if one_snapshot else "read_committed"])
             if self.pooled:
-                await connection.execute(self.queries["bound_transaction"], self._bounds())
+                await self.pin(connection, self.queries)
             return await work(connection)
 
     def sever(self) -> None:
@@ -286,10 +257,10 @@ class Link:
         """Call `listener` when the server says something, or ends the connection, while nobody uses it."""
         self._on_stir = listener
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False, again: bool = True) -> T:
         """Run `work` with the connection, not cancelled and bounded in time; with `one_snapshot`, everything that it reads is
-        of one moment. Raises StoreUnavailable or SchemaError."""
-        return await finish_first(self._run(work, one_snapshot=one_snapshot))
+        of one moment; `again` is as in `Connector.call`. Raises StoreUnavailable or SchemaError."""
+        return await finish_first(self._run(work, one_snapshot=one_snapshot, again=again))
 
     def renew(self) -> None:
         """Let the next use begin with a fresh connection: the present one may lead to the wrong server."""
@@ -304,14 +275,14 @@ class Link:
 
         return await self.run(in_transaction)
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
+    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool, again: bool) -> T:
         async with self._turn:
             self._stop_idle_timer()
             self._stop_listening()
             connection = await self._ensure()
             try:
                 with translated(), limit(connection, self._connector.patience_sec):
-                    return await self._connector.call(connection, work, one_snapshot=one_snapshot)
+                    return await self._connector.call(connection, work, one_snapshot=one_snapshot, again=again)
             except StoreError:
                 await self._discard()
                 raise

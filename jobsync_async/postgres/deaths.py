@@ -22,10 +22,9 @@ _LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 class Deaths:
     """The statements about the dead."""
 
-    def __init__(self, link: Link, queries: Queries, channel: str, footing: Footing) -> None:
+    def __init__(self, link: Link, queries: Queries, footing: Footing) -> None:
         self._link = link
         self._queries = queries
-        self._channel = channel
         self._footing = footing
 
     async def end_sessions(self, tags: Sequence[str | None]) -> bool:
@@ -62,19 +61,17 @@ class Deaths:
             "started": [process.started for _, process in processes],
         }
 
-        return await delete_nodes(self._link, self._queries, self._footing, self._channel, "delete_dead", values)
+        return await delete_nodes(self._link, self._queries, self._footing, "delete_dead", values)
 
 
-async def delete_nodes(
-    link: Link, queries: Queries, footing: Footing, channel: str, statement: str, values: dict[str, Any]
-) -> list[str]:
+async def delete_nodes(link: Link, queries: Queries, footing: Footing, statement: str, values: dict[str, Any]) -> list[str]:
     """Run a statement that deletes workers, under the next version, and let the oldest lead if the leader was among them; the
     names of those deleted. If there are none, nothing is announced either. Raises StoreUnavailable."""
 
     async def work(connection: Connection) -> list[str]:
         deleted: list[str] = []
         async with connection.transaction() as transaction:
-            await take_version(connection, queries, footing, channel)
+            await take_version(connection, queries, footing)
             cursor = await connection.execute(queries[statement], values)
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:

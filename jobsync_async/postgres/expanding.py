@@ -23,8 +23,9 @@ from psycopg import errors
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.lease import Backoff
 from jobsync_async.errors import SchemaError, StoreUnavailable
-from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit, translated
+from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.translation import translated
 
 _PATIENCE_SEC = 30.0
 _MOST_WAIT_SEC = 0.2
@@ -84,7 +85,7 @@ class Changing:
         self, table: str, statements: Sequence[bytes], *, unless: int | None = None, layout: int | None = None
     ) -> bool:
         """Run statements that lock a table, in one transaction. False: somebody else has brought the tables `unless` far."""
-        first = [self._queries["bound_transaction"], self._queries["hold_schema"]]
+        first = [self._queries[name] for name in ("read_committed", "bound_transaction", "hold_schema")]
         deadline = time.monotonic() + _PATIENCE_SEC
         failures = 0
         while True:
@@ -135,9 +136,9 @@ class Changing:
 
     async def _fetch(self, name: str, **values: Any) -> Any:
         """The first row; behind a pooler, too, no name in the statement is a stranger's."""
-        statements = [self._queries["bound_transaction"], self._queries[name]]
+        statements = [self._queries[one] for one in ("read_committed", "bound_transaction", name)]
         with limit(self._connection, self._limit_sec):
-            _, rows = await self._connection.together(statements, {**self._values, **values})
+            *_, rows = await self._connection.together(statements, {**self._values, **values})
         return rows[0] if rows else None
 
 

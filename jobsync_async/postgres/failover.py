@@ -28,13 +28,10 @@ class Failover:
         settings: the cluster row's constant columns, for a database in which it is missing.
     """
 
-    def __init__(
-        self, looks: Link, changes: Link, queries: Queries, channel: str, footing: Footing, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, looks: Link, changes: Link, queries: Queries, footing: Footing, settings: dict[str, Any]) -> None:
         self._looks = looks
         self._changes = changes
         self._queries = queries
-        self._channel = channel
         self._footing = footing
         self._settings = settings
 
@@ -108,7 +105,6 @@ class Failover:
             "known_version": version,
             "seen_wait": seen.longest_wait,
             "waited": waited_sec,
-            "channel": self._channel,
         }
 
         async def work(connection: Connection) -> bool:

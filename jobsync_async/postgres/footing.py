@@ -1,12 +1,18 @@
-"""The basis that a worker's statements stand on, shared by everything that sends one."""
+"""What a worker's statements stand on, shared by everything that sends one: the basis, and how changes are announced."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from jobsync_async.core.basis import Basis
 from jobsync_async.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+# Once the queue of notifications is no fuller than this again, changes are announced again.
+_ROOM = 0.5
 
 
 class ServerChanged(StoreUnavailable):
@@ -19,20 +25,26 @@ class Footing:
 
     Attributes:
         basis: what the worker has adopted; None requires only that server and row agree.
+        channel: on which changes are announced, as the cluster row says.
+        announces: False while the server's queue of notifications is full: then changes are made without being announced.
         on_change: told when a connection leads elsewhere.
     """
 
     def __init__(self) -> None:
         self.basis: Basis | None = None
+        self.channel: str = ""
+        self.announces: bool = True
         self.on_change: Callable[[], None] = lambda: None
 
     def values(self, server: str | None) -> dict[str, Any]:
-        """The parameters of ``{sound}`` on a connection to `server`; None where each statement has to look."""
+        """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`; None where each statement has to
+        look."""
         basis = self.basis
         return {
             "here": server,
             "basis_server": None if basis is None else basis.server,
             "basis_generation": None if basis is None else basis.generation,
+            "channel": self.channel if self.announces else None,
         }
 
     def check(self, server: str | None) -> None:
@@ -40,6 +52,21 @@ class Footing:
         if self.basis is not None and server is not None and self.basis.server.rpartition("/")[0] != server:
             self.on_change()
             raise self.changed()
+
+    def queue_is_full(self) -> None:
+        """Announce nothing from now on, until `saw_queue` tells of room again."""
+        self.announces = False
+        logger.warning(
+            "the server's queue of notifications is full, for some session listens and stays in a transaction: end it (the "
+            "server's log names it); until then changes are not announced, but found by heartbeats and by polling",
+            extra={"channel": self.channel},
+        )
+
+    def saw_queue(self, usage: float | None) -> None:
+        """How full the queue is, from 0 to 1, where that was asked."""
+        if not self.announces and usage is not None and usage <= _ROOM:
+            self.announces = True
+            logger.info("the server's queue of notifications has room again", extra={"channel": self.channel})
 
     def changed(self) -> ServerChanged:
         """The error for a statement that found no sound row."""

@@ -21,6 +21,7 @@ class ClusterSettings(NamedTuple):
     total_tokens: int
     hash_function: str
     layout: int
+    channel: str | None
 
 
 class Inspection:

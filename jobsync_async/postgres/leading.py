@@ -53,10 +53,9 @@ class Outcome:
 class Leading:
     """The statements that only a leader, or one that is about to be, sends."""
 
-    def __init__(self, link: Link, queries: Queries, channel: str, footing: Footing) -> None:
+    def __init__(self, link: Link, queries: Queries, footing: Footing) -> None:
         self._link = link
         self._queries = queries
-        self._channel = channel
         self._footing = footing
 
     async def read(self, since: int, pin_version: int) -> Reading:
@@ -78,7 +77,7 @@ class Leading:
 
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
-                await take_version(connection, self._queries, self._footing, self._channel)
+                await take_version(connection, self._queries, self._footing)
                 if expire:
                     await connection.execute(self._queries["expire_nodes"], _beats(expire))
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
@@ -124,7 +123,7 @@ class Leading:
                 await self._finish(connection, me, outcome)
             return outcome
 
-        return await self._link.run(work)
+        return await self._link.run(work, again=False)  # what was decided has changed what `decide` knows
 
     async def _look(
         self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
@@ -187,7 +186,7 @@ class Leading:
         cluster, planned = outcome.reading.cluster, outcome.distribution
         values = {
             "version": cluster.version + 1,
-            "channel": self._channel,
+            **self._footing.values(connection.server),
             "concerned": _concerned(outcome),
             "first": planned is not None and planned.first,
             "planned_joined": planned.planned_joined if planned else cluster.planned_joined,

@@ -18,7 +18,8 @@ from psycopg import sql
 from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down, translated
+from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down
+from jobsync_async.postgres.translation import translated
 from jobsync_async.postgres.versions import MOST_NAMED
 
 T = TypeVar("T")
@@ -54,29 +55,28 @@ class Hearing:
 
 
 class Listener(Hearing):
-    """One connection that listens on `channel`. After an error it is closed, and a new `Listener` must be opened.
+    """One connection that listens. After an error it is closed, and a new `Listener` must be opened.
 
     Attributes:
         age: the number by which announcements name the worker that listens; None names nobody.
         notifications: how many came, junk included.
     """
 
-    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
+    def __init__(self, connection: Connection, connector: Connector) -> None:
         self.age: int | None = None
         self.notifications: int = 0
-        self.channel: str = channel
-        self._channel = channel.encode()
+        self._channel = connector.footing.channel.encode()
         self._connection = connection
-        self._patience_sec = connector.patience_sec
+        self._connector = connector
         connection.add_notify_handler(self._on_notify)
 
     @classmethod
-    async def open(cls, connector: Connector, channel: str) -> Self:
-        """Connect and LISTEN. What changed before is not heard: read everything after this. Where the configuration says that
-        nothing can be listened to, nothing is. Raises StoreUnavailable."""
+    async def open(cls, connector: Connector) -> Self:
+        """Connect and LISTEN on the cluster's channel. What changed before is not heard: read everything after this. Where the
+        configuration says that nothing can be listened to, nothing is. Raises StoreUnavailable."""
         connection = await connector.open("listener", plans=PLAN_ONCE)
-        listener = cls(connection, connector, channel)
-        listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        listener = cls(connection, connector)
+        listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.footing.channel))
         if connector.pooled:
             return listener
         try:
@@ -117,8 +117,8 @@ class Listener(Hearing):
         """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
 
         async def bounded() -> T:
-            with translated(), limit(self._connection, self._patience_sec):
-                return await work(self._connection)
+            with translated(), limit(self._connection, self._connector.patience_sec):
+                return await self._connector.announcing(lambda: work(self._connection))
 
         return await finish_first(bounded())
 

@@ -37,7 +37,6 @@ class Membership:
         heartbeats: Link,
         changes: Link,
         queries: Queries,
-        channel: str,
         footing: Footing,
         times: Times,
         *,
@@ -46,7 +45,6 @@ class Membership:
         self._heartbeats = heartbeats
         self._changes = changes
         self._queries = queries
-        self._channel = channel
         self._footing = footing
         self._times = times
         self._session_key = session_key
@@ -146,7 +144,7 @@ class Membership:
 
     def _joining(self, connection: Connection, me: Identity, announcement: Announcement) -> dict[str, Any]:
         """What every statement of a join takes."""
-        ours = {"library": __version__, "layout": LAYOUT, "channel": self._channel, **self._times._asdict()}
+        ours = {"library": __version__, "layout": LAYOUT, **self._times._asdict()}
         unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
         return {**me._asdict(), **asdict(announcement), **ours, **unsaid, **self._footing.values(connection.server)}
 
@@ -200,7 +198,7 @@ class Membership:
         await self._changes.transaction(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        return await take_version(connection, self._queries, self._footing, self._channel)
+        return await take_version(connection, self._queries, self._footing)
 
 
 def _with_times(rows: Iterable[tuple[Any, ...]]) -> dict[Beat, Times]:

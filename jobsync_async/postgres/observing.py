@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobsync_async.core.view import Look, Seen
+from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
@@ -11,11 +12,10 @@ from jobsync_async.postgres.sql import Queries
 class ViewFeed(Listener):
     """The LISTEN connection of an observer, and its one statement."""
 
-    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
-        super().__init__(connection, connector, channel)
+    def __init__(self, connection: Connection, connector: Connector) -> None:
+        super().__init__(connection, connector)
         assert connector.queries is not None, "the schema is opened first"
         self._queries: Queries = connector.queries
-        self._connector = connector
 
     async def look(self, since: int) -> Look:
         """The workers, and the tokens that changed after version `since`, in one atomic read; -1 reads all of them.
@@ -26,7 +26,8 @@ class ViewFeed(Listener):
         async def work(connection: Connection) -> Look:
             cursor = connection.cursor(binary=True)  # thousands of numbers: several times faster than text
             row = await (await cursor.execute(self._queries["look"], {"since": since})).fetchone()
-            assert row is not None, "the cluster row is missing"
+            if row is None:
+                raise StoreUnavailable("the cluster's row is missing: a worker that runs, or that starts, makes it anew")
             workers = zip(row.numbers or (), row.names or (), row.addresses or (), strict=True)
             return Look(
                 since=since,

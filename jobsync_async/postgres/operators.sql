@@ -20,6 +20,7 @@ CROSS JOIN LATERAL (
         UNION ALL  -- as the first distribution made them: see read_changes
         SELECT token_id, incarnation FROM {token} WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
     ) t LEFT JOIN {node} o USING (incarnation)
+    WHERE t.token_id < c.total_tokens  -- others are left over
 ) changed
 
 -- name: owners_of

@@ -19,10 +19,9 @@ from jobsync_async.types import LockInfo
 class Pins:
     """The statements about pins."""
 
-    def __init__(self, link: Pool, queries: Queries, channel: str, footing: Footing) -> None:
+    def __init__(self, link: Pool, queries: Queries, footing: Footing) -> None:
         self._link = link
         self._queries = queries
-        self._channel = channel
         self._footing = footing
 
     async def register(
@@ -92,4 +91,4 @@ class Pins:
         return await self._link.run(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        return await take_version(connection, self._queries, self._footing, self._channel)
+        return await take_version(connection, self._queries, self._footing)

@@ -2,54 +2,99 @@
 -- %(name)s. What safety rests on stands in the WHERE clauses, and the number of rows is the answer.
 --
 -- {server} is the identity of the server that answers: system identifier, timeline and database. {sound} is true for the cluster
--- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it.
+-- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it. {announces} is
+-- false while the server's queue of notifications is full.
 -- {timeout} and {interval} are what a worker's row `n` says of its times. A row that an older library made says none, also where it
 -- took one over that did: its timeout counts as the bound of the cluster's row `c`.
 
+-- name: pinned
+-- What the statements rely on, whatever role, database or server set by default; those that this server does not know are left
+-- out. This is the whole list, for sessions, and for transactions behind a pooler. What is not in it, the statements bear:
+-- tests/integration/test_settings.py runs a cluster under an unusual value of every setting that there is.
+-- Left as they are: default_transaction_read_only, for whoever sets it means it; and what says where rows are stored.
+(VALUES
+    -- Names: none is a stranger's.
+    ('search_path', 'pg_catalog'),
+    -- How long something may take. The first three are bounds of ours. Another's would end what waits in order: a listener is
+    -- idle for as long as nothing happens.
+    ('statement_timeout', %(statement_ms)s),
+    ('lock_timeout', %(lock_ms)s),
+    ('idle_in_transaction_session_timeout', %(idle_ms)s),
+    ('transaction_timeout', '0'),
+    ('idle_session_timeout', '0'),
+    -- The isolation that they are written for: what is read after a lock was taken is the latest state.
+    ('default_transaction_isolation', 'read committed'),
+    -- What was acknowledged survives a crash.
+    ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),
+    -- How values are written and read as text. The driver escapes bytes by the first of them, in parameters too, where nobody
+    -- takes that back; a NULL in an array that is written as text would be a text; a weight would be rounded.
+    ('standard_conforming_strings', 'on'),
+    ('array_nulls', 'on'),
+    ('transform_null_equals', 'off'),
+    ('bytea_output', 'hex'),
+    ('extra_float_digits', '1'),
+    ('DateStyle', 'ISO, MDY'),
+    ('IntervalStyle', 'postgres'),
+    ('TimeZone', 'UTC'),
+    -- Rows that a policy hides would be taken for rows that are not there: an error is raised instead, which names the table.
+    ('row_security', 'off'),
+    -- An error ends a statement, not the session; and nobody reads what the server says beside its answers.
+    ('exit_on_error', 'off'),
+    ('client_min_messages', 'warning'),
+    -- New tables have rows that can be locked.
+    ('default_table_access_method', 'heap'),
+    -- Plans. The tables are small and in memory, so that a row found by an index costs little; to compile a plan, or to start
+    -- a process for a part of it, takes longer than any of them. Lists of tokens fit into memory: past it NOT IN is quadratic.
+    ('plan_cache_mode', %(plans)s),
+    ('random_page_cost', '1.1'),
+    ('seq_page_cost', '1'),
+    ('cpu_tuple_cost', '0.01'),
+    ('cpu_index_tuple_cost', '0.005'),
+    ('cpu_operator_cost', '0.0025'),
+    ('jit', 'off'),
+    ('geqo', 'off'),
+    ('max_parallel_workers_per_gather', '0'),
+    ('work_mem', pg_catalog.concat(greatest(pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')), 4194304), 'B')),
+    ('enable_bitmapscan', 'on'),
+    ('enable_hashagg', 'on'),
+    ('enable_hashjoin', 'on'),
+    ('enable_indexonlyscan', 'on'),
+    ('enable_indexscan', 'on'),
+    ('enable_material', 'on'),
+    ('enable_mergejoin', 'on'),
+    ('enable_nestloop', 'on'),
+    ('enable_seqscan', 'on'),
+    ('enable_sort', 'on')
+) AS settings (name, value)
+WHERE pg_catalog.current_setting(name, true) IS NOT NULL
+
 -- name: prepare_session
--- Once per connection: bounds on the server, the isolation that the statements are written for, and no foreign names. The tables
--- are small and in memory, so that a row found by an index costs little. Until
--- then any name may be a stranger's: what is used here says whose it is. Comes back: which server this is.
-SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)), {server} AS server
-FROM (VALUES ('search_path', 'pg_catalog'),
-             ('statement_timeout', %(statement_ms)s),
-             ('lock_timeout', %(lock_ms)s),
-             ('idle_in_transaction_session_timeout', %(idle_ms)s),
-             ('default_transaction_isolation', 'read committed'),
-             ('plan_cache_mode', %(plans)s),
-             ('random_page_cost', '1.1'),
-             ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
-     ) AS settings (name, value)
+-- Once per connection. Until then any name may be a stranger's: what is used here says whose it is. Comes back: which server this
+-- is.
+SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)), {server} AS server FROM {pinned}
 
 -- name: bound_transaction
 -- The same behind a pooler, where a session is not ours to set up: for one transaction.
-SELECT pg_catalog.count(pg_catalog.set_config(name, value, true))
-FROM (VALUES ('search_path', 'pg_catalog'),
-             ('statement_timeout', %(statement_ms)s),
-             ('lock_timeout', %(lock_ms)s),
-             ('idle_in_transaction_session_timeout', %(idle_ms)s),
-             ('random_page_cost', '1.1'),
-             ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'))
-     ) AS settings (name, value)
+SELECT pg_catalog.count(pg_catalog.set_config(name, value, true)) FROM {pinned}
 
 -- name: read_committed
 -- First statement of such a transaction: the isolation that the statements are written for.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED
+
+-- name: read_server
+-- Does this server say which it is?
+SELECT {server} AS server
 
 -- name: say_something
 -- Does a connection still work?
 SELECT
 
 -- name: inspect_server
--- What start needs to know of the server, before search_path is pinned.
+-- What start needs to know of the server, before anything is pinned.
 SELECT pg_catalog.current_schema() AS schema,
        pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
        pg_catalog.current_setting('server_encoding') AS encoding,
        pg_catalog.current_setting('server_version_num')::integer AS version
-
--- name: pin_search_path
--- From here on every name that is not qualified is PostgreSQL's own; `local` to the transaction where sessions are shared.
-SELECT pg_catalog.set_config('search_path', 'pg_catalog', %(local)s)
 
 -- name: restore_search_path
 -- Until the end of the transaction, names lead where they led before: where jobsync, which qualifies none, finds its tables.
@@ -93,23 +138,38 @@ WHERE l.granted AND l.relation = to_regclass(%(table)s) AND l.pid IS DISTINCT FR
 ORDER BY a.xact_start NULLS FIRST LIMIT 1
 
 -- name: read_settings
--- The layout by way of JSON: tables of 0.1.0 have no such column.
-SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout FROM {cluster} c
+-- The layout and the channel by way of JSON: tables of 0.1.0 have no such columns.
+SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout,
+       to_jsonb(c) ->> 'channel' AS channel
+FROM {cluster} c
+
+-- name: left_over
+-- What other tables kept when the cluster's row was lost, or deleted by hand: the new row begins above all of it, so that no
+-- number comes twice, and whoever still knows the old row finds out. Nothing is left over in new tables.
+(SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version FROM {token}) tokens,
+(SELECT coalesce(max(version), 0) AS version FROM {rebalance}) rebalances,
+(SELECT coalesce(max(joined), 0) AS joined FROM {node}) nodes
 
 -- name: insert_cluster
 -- The first start makes the row, with the identity that it is begun on; all others find it.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, server_identity)
-VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, {server} || '/' || to_regclass(%(cluster)s)::oid)
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation, version, last_joined,
+                       server_identity)
+SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, tokens.generation + 1,
+       greatest(tokens.version, rebalances.version), nodes.joined, {server} || '/' || to_regclass(%(cluster)s)::oid
+FROM {left_over}
 ON CONFLICT DO NOTHING
 
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
 -- the next version; the announcement goes out with the commit. What is read after it is the latest committed state.
+-- Here and elsewhere, what cannot be announced does not count as announced, so that nobody takes it for missed.
 WITH taken AS (
-    UPDATE {cluster} SET version = version + 1, announced = version + 1 WHERE {sound}
+    UPDATE {cluster} SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END
+    WHERE {sound}
     RETURNING version, leader_incarnation, generation
 )
-SELECT version, leader_incarnation, generation, pg_notify(%(channel)s, version::text) FROM taken
+SELECT version, leader_incarnation, generation, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
+FROM taken
 
 -- name: lock_cluster
 -- The same lock, where what follows takes the version.
@@ -126,8 +186,12 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
 -- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, longest_wait, longest_allowed)
-VALUES (%(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(waited)s, %(waited)s) ON CONFLICT DO NOTHING
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation, version, last_joined,
+                       longest_wait, longest_allowed)
+SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, tokens.generation + 1,
+       greatest(tokens.version, rebalances.version), nodes.joined, %(waited)s, %(waited)s
+FROM {left_over}
+ON CONFLICT DO NOTHING
 
 -- name: condemn_ground
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no
@@ -145,7 +209,7 @@ WITH begun AS (
     SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
         server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
         version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
-        announced = greatest(version, %(known_version)s::bigint) + 1,
+        announced = CASE WHEN {announces} THEN greatest(version, %(known_version)s::bigint) + 1 ELSE announced END,
         leader = NULL, leader_incarnation = NULL, term = term + 1, longest_wait = %(waited)s
     WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
       AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
@@ -153,7 +217,7 @@ WITH begun AS (
            AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
     RETURNING version, generation
 )
-SELECT version, generation, pg_notify(%(channel)s, version::text) FROM begun
+SELECT version, generation, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify FROM begun
 
 -- name: free_all_tokens
 -- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader finds the lock gone.
@@ -180,14 +244,15 @@ LEFT JOIN {node} n ON n.name = %(name)s
 -- have joined and there is none, they are of a library that writes none.
 WITH taken AS (
     UPDATE {cluster}
-    SET version = version + 1, announced = version + 1, last_joined = last_joined + 1,
+    SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END, last_joined = last_joined + 1,
         longest_wait = coalesce(longest_wait, CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END),
         longest_allowed = coalesce(longest_allowed, longest_wait,
                                    CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END)
     WHERE {sound}
     RETURNING version, last_joined
 )
-SELECT version, last_joined, pg_notify(%(channel)s, version::text) FROM taken
+SELECT version, last_joined, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
+FROM taken
 
 -- name: insert_node
 -- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
@@ -269,8 +334,9 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 -- == the worker's own tokens ==========================================================================================
 
 -- name: read_version
--- Has anything changed? For workers that cannot listen.
-SELECT version FROM {cluster}
+-- Has anything changed? For workers that cannot listen, and while nothing can be announced. Then it also asks how full the queue
+-- of notifications is: PostgreSQL clears what all have read when somebody asks.
+SELECT version, CASE WHEN NOT {announces} THEN pg_notification_queue_usage() END AS queue_usage FROM {cluster}
 
 -- name: read_changes
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
@@ -350,12 +416,13 @@ WITH answered AS (
                 ELSE string_agg(' ' || joined, '' ORDER BY joined) END AS names
     FROM complete
 ), taken AS (
-    UPDATE {cluster} SET version = version + 1, announced = CASE WHEN told.names IS NULL THEN announced ELSE version + 1 END
+    UPDATE {cluster}
+    SET version = version + 1, announced = CASE WHEN told.names IS NOT NULL AND {announces} THEN version + 1 ELSE announced END
     FROM told WHERE EXISTS (SELECT FROM handed_on) AND {sound}
     RETURNING version, names
 )
 SELECT (SELECT array_agg(token_id) FROM handed_on) AS token_ids,
-       CASE WHEN names IS NOT NULL THEN pg_notify(%(channel)s, version || names) END AS pg_notify
+       CASE WHEN names IS NOT NULL AND {announces} THEN pg_notify(%(channel)s, version || names) END AS pg_notify
 FROM taken
 
 -- name: show_stuck
@@ -475,24 +542,26 @@ FROM owned WHERE t.token_id = owned.token_id
 -- The new version, whether the first tokens were made under it, and up to which worker the plan counts. The next two come in one
 -- message with it.
 UPDATE {cluster}
-SET version = %(version)s, announced = %(version)s, planned_joined = %(planned_joined)s,
-    tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
+SET version = %(version)s, announced = CASE WHEN {announces} THEN %(version)s ELSE announced END,
+    planned_joined = %(planned_joined)s, tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
 
 -- name: record_plan
--- For people, if there is a plan.
+-- For people, if there is a plan. A row that is there already, of a cluster that was before on these tables, stops nothing.
 INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
 VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
+ON CONFLICT DO NOTHING
 
 -- name: announce_plan
 -- To all that listen, when this is committed, with whom it concerns.
-SELECT pg_notify(%(channel)s, %(version)s::text || %(concerned)s)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, %(version)s::text || %(concerned)s) END AS pg_notify
 
 -- == known deaths =====================================================================================================
 
 -- name: end_sessions
--- Sessions of dead workers, known by their tags: ends them, and says how many there still were.
+-- Sessions of dead workers, known by their tags: ends them, and says how many there still were. Whoever acts as another role than
+-- it has logged in as may not be allowed to: then they are left to the server.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND usename = session_user AND pg_has_role(usesysid, 'USAGE') AND pid <> pg_backend_pid()
   AND EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag WHERE length(tag) > 8 AND strpos(application_name, tag) > 0)
 
 -- name: delete_dead
@@ -675,9 +744,9 @@ ORDER BY n.joined
 -- name: read_status
 -- The cluster at a glance.
 SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function, c.schema_version, c.layout,
-       (SELECT count(*) FROM {token} t WHERE t.incarnation IS NULL
-            OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation)) AS unowned,
-       (SELECT count(*) FROM {token}) AS distributed
+       (SELECT count(*) FROM {token} t WHERE token_id < c.total_tokens AND (t.incarnation IS NULL
+            OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation))) AS unowned,
+       (SELECT count(*) FROM {token} WHERE token_id < c.total_tokens) AS distributed
 FROM {cluster} c
 
 -- name: list_handoffs

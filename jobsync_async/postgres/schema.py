@@ -15,22 +15,29 @@ So a worker takes part where ``schema_version <= LAYOUT <= layout`` holds, `LAYO
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Connector, limit, translated
+from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import LAYOUT, Queries
+from jobsync_async.postgres.translation import translated
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.roles import Roles
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 OLDEST_LAYOUT = 1
 """Workers that know this layout and no newer one may work beside this library on the tables that it makes."""
@@ -61,45 +68,74 @@ async def open_schema(
             if not (upgrade or observe):
                 raise ConfigError(REFUSAL)
             connector.pooled = True
-        async with _bounded(connector, connection):
-            schema = await _inspect(connection, config, must_write=not observe, shared=connector.pooled)
-            connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
-            queries = Queries(schema, config.appname)
-            behind = not observe and (upgrade or not await _fits(connection, queries))
-            if observe:
-                await _require(connection, queries)
-            if behind:
-                await _refuse_predecessor(connection, queries)
-                async with _rights_named(connection, queries):
-                    await _create(connection, queries, config, bounds(connector, config))
+        with translated(), limit(connection, connector.patience_sec):
+            async with connection.transaction() if connector.pooled else nullcontext():
+                queries = connector.queries = await _set_up(connector, connection, config, must_write=not observe)
+
+        async def in_turn(work: Callable[[Connection], Awaitable[T]]) -> T:
+            """In a transaction of its own, where sessions are shared."""
+            with translated(), limit(connection, connector.patience_sec):
+                return await connector.call(connection, work)
+
+        make = partial(_make_tables, queries=queries, config=config, connector=connector, upgrade=upgrade, observe=observe)
+        while (behind := await in_turn(make)) is None:
+            pass  # another start has made them: a transaction that begins after it is sure to see what it did
         if behind:  # each step is a transaction of its own, and may have to wait
             with translated():
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
-        async with _bounded(connector, connection):
-            if connector.pooled:  # another transaction than before
-                await connection.execute(queries["pin_search_path"], {"local": True})
-            await _check(connection, queries, config, observe=observe)
+        check = partial(_check, queries=queries, config=config, observe=observe)
+        connector.footing.channel = await in_turn(check)
     finally:
         await connection.close()
-    connector.queries = queries
     return queries
 
 
-@asynccontextmanager
-async def _bounded(connector: Connector, connection: Connection) -> AsyncIterator[None]:
-    """Errors are translated, the time is limited, and where sessions are shared all of it is one transaction."""
-    with translated(), limit(connection, connector.patience_sec):
-        async with connection.transaction() if connector.pooled else nullcontext():
-            yield
+async def _make_tables(
+    connection: Connection, *, queries: Queries, config: CoordinationConfig, connector: Connector, upgrade: bool, observe: bool
+) -> bool | None:
+    """Make the tables that are missing. Whether they may have to be expanded; None when another start was about them, which is
+    done when this returns."""
+    if observe:
+        await _require(connection, queries)
+        return False
+    if not upgrade and await _fits(connection, queries):
+        return False
+    await _refuse_predecessor(connection, queries)
+    async with _rights_named(connection, queries):
+        return await _create(connection, queries, config, bounds(connector, config)) or None
 
 
-async def _inspect(connection: Connection, config: CoordinationConfig, *, must_write: bool, shared: bool) -> str:
-    """The schema that the tables are in."""
+async def _set_up(connector: Connector, connection: Connection, config: CoordinationConfig, *, must_write: bool) -> Queries:
+    """Find out where the tables are, and pin what the statements rely on; from then on every name is PostgreSQL's own."""
     unlocked = Queries("pg_catalog", config.appname)
+    if connector.pooled:
+        await connection.execute(unlocked["read_committed"])
+    schema = await _inspect(connection, unlocked, config, must_write=must_write)
+    connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
+    try:
+        if connector.pooled:
+            async with connection.transaction():  # a savepoint: what is refused ends it alone
+                await connection.execute(unlocked["read_server"])
+        await connector.pin(connection, unlocked)
+    except (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState) as error:
+        logger.warning(
+            "%s: this server does not say on which timeline it is (%s): a failover that loses commits is noticed only where "
+            "the cluster's version went back, or the database or its system identifier is another",
+            config.appname,
+            error.diag.message_primary,
+            extra={"channel": config.channel},
+        )
+        queries = Queries(schema, config.appname, timeline=False)
+        await connector.pin(connection, queries)
+        return queries
+    return Queries(schema, config.appname)
+
+
+async def _inspect(connection: Connection, unlocked: Queries, config: CoordinationConfig, *, must_write: bool) -> str:
+    """The schema that the tables are in."""
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
     assert server is not None
-    await connection.execute(unlocked["pin_search_path"], {"local": shared})
     if server.read_only and must_write:
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < LEAST_SERVER:
@@ -156,16 +192,17 @@ async def _require(connection: Connection, queries: Queries) -> None:
         )
 
 
-async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]) -> None:
-    """Create the tables and indexes that are missing, in one transaction; those that are there are left alone."""
+async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]) -> bool:
+    """Create the tables and indexes that are missing, in one transaction; those that are there are left alone. False when
+    another start was about it."""
     rights = await (await connection.execute(queries["may_create"], {"schema": queries.schema})).fetchone()
     if rights is None:
         raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
     values = {"key": f"{queries.schema}.{config.appname}", **bounds}
-    while not await _create_alone(connection, queries, config, values):
+    alone = await _create_alone(connection, queries, config, values)
+    if not alone:
         await connection.execute(queries["await_schema"], values)
-        if await _fits(connection, queries):
-            return
+    return alone
 
 
 async def _create_alone(connection: Connection, queries: Queries, config: CoordinationConfig, values: dict[str, str]) -> bool:
@@ -203,22 +240,33 @@ async def _rights_named(connection: Connection, queries: Queries) -> AsyncIterat
         ) from error
 
 
-def settings(config: CoordinationConfig) -> dict[str, int | str]:
+def channel_of(schema: str, appname: str) -> str:
+    """The channel on which a new cluster announces its changes: clusters of one prefix in several schemas have one each.
+
+    That of ``public`` is the one that 0.1.0 used for all of them.
+    """
+    told_apart = "" if schema == "public" else f"_{hashlib.sha256(schema.encode()).hexdigest()[:8]}"
+    return f"{appname}changes{told_apart}"
+
+
+def settings(config: CoordinationConfig, channel: str) -> dict[str, int | str]:
     """The columns of the cluster row that never change."""
     return {
         "schema_version": OLDEST_LAYOUT,
         "layout": LAYOUT,
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
+        "channel": channel,
     }
 
 
 async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
-    table = {"cluster": queries.table("cluster")}
-    await connection.execute(queries["insert_cluster"], {**settings(config), **table})
+    values = settings(config, channel_of(queries.schema, config.appname))
+    await connection.execute(queries["insert_cluster"], {**values, "cluster": queries.table("cluster")})
 
 
-async def _check(connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool) -> None:
+async def _check(connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool) -> str:
+    """Whether the tables and the settings fit; the channel on which changes are announced."""
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     if row is None and observe:
         raise SchemaError(f"the tables of {config.appname!r} are there, but no worker has ever started")
@@ -236,8 +284,9 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
             f"the tables are for layout {row.schema_version} and newer, and this library's newest is {LAYOUT}; "
             "install the version of jobsync-async that the other workers run"
         )
+    channel = str(row.channel or config.channel)
     if observe:
-        return
+        return channel
     for name in ("total_tokens", "hash_function"):
         ours, theirs = getattr(config, name), getattr(row, name)
         if ours != theirs:
@@ -245,6 +294,7 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
                 f"{name} is {ours!r} here and {theirs!r} in the running cluster {config.appname!r}; all workers must "
                 "agree: change this setting, or use another appname for another cluster"
             )
+    return channel
 
 
 def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:

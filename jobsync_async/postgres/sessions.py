@@ -21,11 +21,10 @@ class Sessions:
         key: what the locks' names begin with.
     """
 
-    def __init__(self, heartbeats: Link, link: Link, queries: Queries, channel: str, footing: Footing, key: str) -> None:
+    def __init__(self, heartbeats: Link, link: Link, queries: Queries, footing: Footing, key: str) -> None:
         self._heartbeats = heartbeats
         self._link = link
         self._queries = queries
-        self._channel = channel
         self._footing = footing
         self._key = key
 
@@ -57,4 +56,4 @@ class Sessions:
             "beats": [session.beat.beat for session in gone],
         }
 
-        return await delete_nodes(self._link, self._queries, self._footing, self._channel, "expire_sessionless", values)
+        return await delete_nodes(self._link, self._queries, self._footing, "expire_sessionless", values)

@@ -30,19 +30,25 @@ SET LOCAL lock_timeout = '200ms';
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.
-_SERVER = sql.SQL(
-    "(SELECT pg_catalog.concat_ws('/', s.system_identifier, CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN "
-    'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END, d.oid) '
+_SERVER = (
+    "(SELECT pg_catalog.concat_ws('/', s.system_identifier, {timeline}, d.oid) "
     "FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d "
     "WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
 )
-_SOUND = sql.SQL(
-    "server_identity = coalesce(%(here)s::text, {}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
+_TIMELINE = (
+    "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN "
+    'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END'
+)
+_SOUND = (
+    "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
     "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
-).format(_SERVER)
+)
 # What a worker's row `n` says of its times, if the incarnation that it is now has written that; see the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
+_ANNOUNCES = "%(channel)s::text IS NOT NULL"
+# Parts of other statements.
+_PARTS = ("pinned", "left_over")
 
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
@@ -60,18 +66,25 @@ _CHANGED = re.compile(r"(?:ALTER TABLE|UPDATE) \{(\w+)\}")
 
 class Queries:
     """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes, by its name:
-    ``queries["heartbeat"]``."""
+    ``queries["heartbeat"]``.
 
-    def __init__(self, schema: str, appname: str) -> None:
+    Args:
+        timeline: whether the server says on which timeline it is, which then belongs to its identity.
+    """
+
+    def __init__(self, schema: str, appname: str, *, timeline: bool = True) -> None:
         if "%" in schema:  # drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too
             raise ConfigError(f"the tables cannot be in schema {schema!r}: its name has a percent sign; use another schema")
         self.schema = schema
         self.appname = appname
         self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
-        self._names |= {"server": _SERVER, "sound": _SOUND, "timeout": _TIMEOUT, "interval": _INTERVAL}
+        server = sql.SQL(_SERVER).format(timeline=sql.SQL(_TIMELINE if timeline else "NULL"))
+        self._names |= {"server": server, "sound": sql.SQL(_SOUND).format(server=server), "announces": sql.SQL(_ANNOUNCES)}
+        self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         texts = _load("queries.sql") | _load("operators.sql")
+        self._names |= {part: sql.SQL(texts[part]).format(**self._names) for part in _PARTS}
         self._statements = {name: self._compose(text) for name, text in texts.items()}
 
     def __getitem__(self, name: str) -> bytes:
@@ -137,4 +150,4 @@ def split(script: str) -> list[str]:
 
 
 def _without_comments(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--")).strip()

@@ -53,8 +53,8 @@ class Store:
         footing = others.footing
         self.queries = queries
         self.tag = tag
-        self._channel = config.channel
-        self._poll_interval_sec = None if config.notify else config.poll_interval_sec
+        self._notify = config.notify
+        self._poll_interval_sec = config.poll_interval_sec
         self._others = others
         self._heartbeats = heartbeats
         self._heartbeat_link = Link(heartbeats, "heartbeat")
@@ -64,19 +64,19 @@ class Store:
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
         self.membership: Membership = Membership(
-            self._heartbeat_link, self._leader_link, queries, config.channel, footing, config.times, session_key=key
+            self._heartbeat_link, self._leader_link, queries, footing, config.times, session_key=key
         )
-        self.leading: Leading = Leading(self._leader_link, queries, config.channel, footing)
-        self.deaths: Deaths = Deaths(self._deaths_link, queries, config.channel, footing)
+        self.leading: Leading = Leading(self._leader_link, queries, footing)
+        self.deaths: Deaths = Deaths(self._deaths_link, queries, footing)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
         self.sessions: Sessions | None = None
         if key is not None:  # most workers do without, and without the memory that it takes
             from jobsync_async.postgres.sessions import Sessions  # noqa: PLC0415
 
-            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, config.channel, footing, key)
-        self.pins: Pins = Pins(self._pool, queries, config.channel, footing)
+            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, footing, key)
+        self.pins: Pins = Pins(self._pool, queries, footing)
         self.failover: Failover = Failover(
-            self._heartbeat_link, self._leader_link, queries, config.channel, footing, settings(config)
+            self._heartbeat_link, self._leader_link, queries, footing, settings(config, footing.channel)
         )
         self.codec: str = others.codec
         self.work: WorkStore = WorkStore(self._pool, queries, self.codec)
@@ -104,9 +104,14 @@ class Store:
 
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection, or what stands in for it where there is no push. Raises StoreUnavailable."""
-        if self._poll_interval_sec is not None:
-            return PolledFeed(self._others, self._channel, self._poll_interval_sec)
-        return await PushedFeed.open(self._others, self._channel)
+        feed: TokenFeed = await PushedFeed.open(self._others) if self._notify else PolledFeed(self._others)
+        feed.poll_interval_sec = self._poll_interval_sec
+        return feed
+
+    @property
+    def footing(self) -> Footing:
+        """What the statements stand on."""
+        return self._others.footing
 
     @property
     def predecessor(self) -> Predecessor | None:
@@ -135,7 +140,7 @@ class Store:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
         from jobsync_async.postgres.observing import ViewFeed  # noqa: PLC0415 - a worker has no use for it
 
-        return await ViewFeed.open(self._others, self._channel)
+        return await ViewFeed.open(self._others)
 
     def suspect(self) -> None:
         """A connection broke: others may have. What is idle is looked at before somebody is handed it. No I/O."""

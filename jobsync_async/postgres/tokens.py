@@ -31,14 +31,16 @@ class TokenFeed(Hearing, ABC):
         age: the number by which announcements name it, once it was read.
         notifications: how many came, junk included.
         pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to read.
+        poll_interval_sec: seconds between two looks for a change, where none is announced.
     """
 
     age: int | None
     notifications: int
-    channel: str
     pushed: bool
+    poll_interval_sec: float = 1.0
     _queries: Queries
     _footing: Footing
+    _looked_at: float = float("-inf")
     _neighbours_seen: tuple[UUID | None, int, int] = (None, -1, -1)
 
     @abstractmethod
@@ -105,7 +107,6 @@ class TokenFeed(Hearing, ABC):
         next reading tells. Raises StoreUnavailable; they may have been handed on all the same, which it tells too.
         """
         answer = {
-            "channel": self.channel,
             "most_named": MOST_NAMED,
             "incarnation": me.incarnation,
             "token_ids": int_array([token for token, _ in revocations]),
@@ -120,6 +121,24 @@ class TokenFeed(Hearing, ABC):
             return done[0].token_ids if done else []
 
         return await self.run(work)
+
+    def _until_look(self, timeout_sec: float | None) -> float:
+        due = self._looked_at + self.poll_interval_sec - asyncio.get_running_loop().time()
+        return due if timeout_sec is None else min(due, timeout_sec)
+
+    async def _look_if_due(self) -> None:
+        """Has anything changed? And is there room for announcements again, where there was none?"""
+
+        async def work(connection: Connection) -> Any:
+            values = self._footing.values(connection.server)
+            return await (await connection.execute(self._queries["read_version"], values)).fetchone()
+
+        if self._until_look(None) <= 0:
+            self._looked_at = asyncio.get_running_loop().time()
+            row = await self.run(work)
+            if row is not None:
+                self.hear_of(row.version, named=True)
+                self._footing.saw_queue(row.queue_usage)
 
     async def show_stuck(self, me: Identity, stuck: Sequence[Stuck]) -> None:
         """Write into the own row which revoked tokens are still in use, for people to see. Raises StoreUnavailable."""
@@ -160,43 +179,36 @@ class PushedFeed(Listener, TokenFeed):
 
     pushed = True
 
-    def __init__(self, connection: Connection, connector: Connector, channel: str) -> None:
-        super().__init__(connection, connector, channel)
+    def __init__(self, connection: Connection, connector: Connector) -> None:
+        super().__init__(connection, connector)
         assert connector.queries is not None, "the schema is opened first"
         self._queries = connector.queries
         self._footing = connector.footing
+
+    async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
+        if self._footing.announces:
+            await super().wait(wake, timeout_sec)
+        else:  # others may not announce what they change either
+            await super().wait(wake, self._until_look(timeout_sec))
+            await self._look_if_due()
 
 
 class PolledFeed(TokenFeed):
-    """The same where nothing can be listened to: looks at the cluster's version every `interval_sec`."""
+    """The same where nothing can be listened to: looks at the cluster's version every `poll_interval_sec`."""
 
     pushed = False
 
-    def __init__(self, connector: Connector, channel: str, interval_sec: float) -> None:
+    def __init__(self, connector: Connector) -> None:
         assert connector.queries is not None, "the schema is opened first"
         self.age = None
         self.notifications = 0
-        self.channel = channel
         self._queries = connector.queries
         self._footing = connector.footing
-        self._interval_sec = interval_sec
         self._link = Link(connector, "poll")
-        self._looked_at = float("-inf")
 
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
-        clock = asyncio.get_running_loop().time
-        due = self._looked_at + self._interval_sec - clock()
-        await signalled(wake, due if timeout_sec is None else min(due, timeout_sec))
-        if clock() - self._looked_at >= self._interval_sec:
-            self._looked_at = clock()
-            self.hear_of(await self._version(), named=True)
-
-    async def _version(self) -> int:
-        async def work(connection: Connection) -> int:
-            row = await (await connection.execute(self._queries["read_version"])).fetchone()
-            return -1 if row is None else int(row.version)
-
-        return await self.run(work)
+        await signalled(wake, self._until_look(timeout_sec))
+        await self._look_if_due()
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         return await self._link.run(work)

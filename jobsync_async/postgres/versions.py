@@ -24,13 +24,12 @@ def concerned(ages: Iterable[int] | None) -> str:
     return "".join(f" {age}" for age in named or [0])
 
 
-async def take_version(connection: Connection, queries: Queries, footing: Footing, channel: str) -> int:
+async def take_version(connection: Connection, queries: Queries, footing: Footing) -> int:
     """Take the cluster row's lock and the next version, which is announced with the commit.
 
     Raises ServerChanged when the row is not the one that this worker stands on: then nothing may be written.
     """
-    values = {"channel": channel, **footing.values(connection.server)}
-    row = await (await connection.execute(queries["take_version"], values)).fetchone()
+    row = await (await connection.execute(queries["take_version"], footing.values(connection.server))).fetchone()
     if row is None:
         raise footing.changed()
     return int(row.version)

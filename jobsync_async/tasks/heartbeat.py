@@ -18,7 +18,7 @@ from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Beat, Watch
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
-from jobsync_async.errors import NodeNameTaken, StoreUnavailable
+from jobsync_async.errors import NodeNameTaken, StoreError, StoreUnavailable
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
@@ -47,8 +47,9 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
                 worker.metrics.rejoins += 1
                 await enter(worker, membership, failover, deaths)
                 continue
-        except StoreUnavailable as error:
+        except StoreError as error:
             failures += 1
+            wait_sec = worker.wait_after(error, failures, random.random())  # noqa: S311 - a jitter
             worker.metrics.heartbeats_failed += 1
             remaining = worker.lease.remaining(worker.clock())
             logger.warning(
@@ -59,7 +60,7 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
                 error,
                 extra={"node": worker.identity.name, "failures": failures, "lease_sec": remaining},
             )
-            await signalled(worker.beat_wanted, worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            await signalled(worker.beat_wanted, wait_sec)
             continue
         failures = 0
         await signalled(worker.beat_wanted, sent_at + worker.next_beat_in(random.random()) - worker.clock())  # noqa: S311

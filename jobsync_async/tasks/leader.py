@@ -16,7 +16,7 @@ from jobsync_async.core.leadership import Pacing, Succession
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.errors import StoreError
 from jobsync_async.postgres.leading import Leading, Outcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
@@ -62,12 +62,11 @@ class LeaderMonitor:
             try:
                 wait_until = await self._step()
                 failures = 0
-            except StoreUnavailable as error:
+            except StoreError as error:
                 failures += 1
-                name = worker.identity.name
-                logger.info("%s: the leader's work is put off: %s", name, error, extra={"node": name, "failures": failures})
+                wait_sec = worker.put_off("the leader's work is put off", error, failures, 0.5)
                 self._forget_board()  # what was written is not known: read everything before deciding again
-                wait_until = worker.clock() + worker.backoff.wait_sec(failures, 0.5)
+                wait_until = worker.clock() + wait_sec
             await signalled(worker.lead_wanted, wait_until - worker.clock())
 
     async def _step(self) -> float:
@@ -96,7 +95,7 @@ class LeaderMonitor:
         worker.looks.done(worker.clock())
         try:
             beats = await self._membership.read_beats()
-        except StoreUnavailable:
+        except StoreError:
             worker.beat_wanted.set()  # a heartbeat tries again, and has a session again, which is watched where that matters
             return
         if beats is None or me != worker.identity:

@@ -14,7 +14,7 @@ from functools import partial
 
 from jobsync_async.core.neighbours import dead_workers, next_in_ring, visible
 from jobsync_async.core.rows import Neighbour, Process
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.errors import StoreError
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.process import has_ended, open_process, why_unwatchable
 from jobsync_async.tasks.worker import Worker
@@ -51,15 +51,10 @@ class NeighbourWatch:
                     try:
                         await self._report(dead)
                         failures = 0
-                    except StoreUnavailable as error:
+                    except StoreError as error:
                         failures += 1
-                        logger.info(
-                            "%s: a death is not reported yet: %s",
-                            worker.identity.name,
-                            error,
-                            extra={"node": worker.identity.name, "failures": failures},
-                        )
-                        patience = worker.backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
+                        chance = random.random()  # noqa: S311 - a jitter
+                        patience = worker.put_off("a death is not reported yet", error, failures, chance)
                 await signalled(worker.neighbours_wanted, patience)
         finally:
             for process in tuple(self._watched):

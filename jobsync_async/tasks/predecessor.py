@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from jobsync_async.core.predecessor import Watch
-from jobsync_async.errors import ClusterNotFormed, StoreUnavailable
+from jobsync_async.errors import ClusterNotFormed, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.predecessor import Predecessor
 from jobsync_async.tasks.worker import Worker
 
@@ -29,10 +29,10 @@ class PredecessorWatch:
         """The workers of jobsync that live. Raises StoreUnavailable or SchemaError."""
         try:
             beats = await self._predecessor.beats()
-        except StoreUnavailable as error:
+        except StoreError as error:
             self._watch.missed()
-            name = self._worker.identity.name
-            logger.info("%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
+            name, level = self._worker.identity.name, logging.WARNING if isinstance(error, SchemaError) else logging.INFO
+            logger.log(level, "%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
             raise
         return self._watch.saw(beats or {}, self._worker.clock())
 
@@ -82,7 +82,7 @@ class PredecessorWatch:
         name, yielded = self._worker.identity.name, False
         while True:
             await asyncio.sleep(_LOOK_EVERY_SEC)
-            with suppress(StoreUnavailable):  # looked for again, and done again
+            with suppress(StoreError):  # looked for again, and done again
                 live = await self._live()
                 if live and not yielded:
                     who = ", ".join(live)

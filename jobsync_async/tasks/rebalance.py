@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 
 from jobsync_async.core.retries import Retries
-from jobsync_async.errors import CoordinationError, StoreUnavailable
+from jobsync_async.errors import CoordinationError, StoreError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.tasks.overdue import Overdue
@@ -57,14 +57,13 @@ async def follow_changes(
                 feed.abandon()
                 await feed.close()
                 feed = None
-        except StoreUnavailable as error:
+        except StoreError as error:
             failures += 1
             store.suspect()
             worker.metrics.listener_reconnects += 1
-            name = worker.identity.name
-            logger.info("%s: listening anew: %s", name, error, extra={"node": name, "failures": failures})
+            wait_sec = worker.put_off("listening anew", error, failures, random.random())  # noqa: S311 - a jitter
             worker.beat_wanted.set()  # if the server is away or another one, the heartbeat is to know soon
-            await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            await asyncio.sleep(wait_sec)
 
 
 class _Follower:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from jobsync_async.core.sessions import SessionWatch
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.errors import StoreError
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.tasks.worker import Worker
@@ -43,14 +43,10 @@ class SessionMonitor:
                     await self._look()
                     failures = 0
                     wait_sec = max(0.01, min(_LOOK_SEC, watch.next_due() - worker.clock()))
-                except StoreUnavailable as error:
+                except StoreError as error:
                     failures += 1
-                    name = worker.identity.name
-                    logger.info(
-                        "%s: sessions cannot be watched now: %s", name, error, extra={"node": name, "failures": failures}
-                    )
                     watch.forget()
-                    wait_sec = worker.backoff.wait_sec(failures, 0.5)
+                    wait_sec = worker.put_off("sessions cannot be watched now", error, failures, 0.5)
             else:
                 watch.forget()
             worker.metrics.sessions_watched = watch.watched

@@ -18,8 +18,10 @@ from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.core.turns import Turns
+from jobsync_async.errors import SchemaError, StoreError
 from jobsync_async.home import Home
 from jobsync_async.metrics import Metrics
+from jobsync_async.postgres.translation import VersionRefused
 from jobsync_async.tasks.runners import Runners
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class Worker:
         state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes. runners: what it runs. turns: who works on which task here.
+        started: the job's start is over: what is refused from now on may be allowed again.
         ended: the worker has left and will not own anything again.
         home: the process and the event loop that it was started in.
         sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
@@ -122,6 +125,7 @@ class Worker:
         self.neighbours: Sequence[Neighbour] = ()
         self.streams: WeakSet[Stream] = WeakSet()
         self.turns: Turns[User] = Turns()
+        self.started: bool = False
         self.ended: bool = False
         self.home: Home = Home(name, self.lease.void)
         self.sync_wanted: asyncio.Event = asyncio.Event()
@@ -197,6 +201,23 @@ class Worker:
         late_at = self.looks.late_at(within_sec) if too_rare else float("inf")
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
         return min(self.looks.due_at, late_at) if looks_after_beats else late_at
+
+    def wait_after(self, error: StoreError, failures: int, chance: float) -> float:
+        """Seconds until the next try after so many failures in a row. Missing tables or rights are an outage like any other,
+        for tools take and give them; they are waited for longer, since each try is logged. A start raises them at once."""
+        if not isinstance(error, SchemaError):
+            return self.backoff.wait_sec(failures, chance)
+        if not self.started or isinstance(error, VersionRefused):
+            raise error
+        return replace(self.backoff, most_sec=self.config.heartbeat_interval_sec).wait_sec(failures, chance)
+
+    def put_off(self, what: str, error: StoreError, failures: int, chance: float) -> float:
+        """The same, and the log says what waits."""
+        level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
+        wait_sec = self.wait_after(error, failures, chance)
+        name = self.identity.name
+        logger.log(level, "%s: %s: %s", name, what, error, extra={"node": name, "failures": failures})
+        return wait_sec
 
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so

@@ -13,6 +13,8 @@ FAILOVER = ("tests/integration/test_server_failover.py",)
 DEATHS = ("tests/integration/test_known_death.py",)
 VERSIONS = ("tests/integration/test_versions.py",)
 RUNNERS = ("tests/integration/test_runners.py",)
+_SETTINGS = "tests/integration/test_settings.py::"
+SETTINGS = (f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 LEASES = ("tests/unit/test_lease.py", "tests/unit/test_leadership.py", "tests/unit/test_worker.py")
 TIMES = ("tests/integration/test_times.py",)
@@ -347,13 +349,67 @@ MUTANTS = (
     Mutant(
         "names are looked up on the user's search path",
         QUERIES,
-        "FROM (VALUES ('search_path', 'pg_catalog'),\n             ('statement_timeout', %(statement_ms)s),\n"
-        "             ('lock_timeout', %(lock_ms)s),\n             ('idle_in_transaction_session_timeout', %(idle_ms)s),\n"
-        "             ('default_transaction_isolation', 'read committed'),",
-        "FROM (VALUES ('statement_timeout', %(statement_ms)s),\n"
-        "             ('lock_timeout', %(lock_ms)s),\n             ('idle_in_transaction_session_timeout', %(idle_ms)s),\n"
-        "             ('default_transaction_isolation', 'read committed'),",
+        "    ('search_path', 'pg_catalog'),\n",
+        "",
         ("tests/integration/test_hostile_schema.py",),
+    ),
+    Mutant(
+        "what is acknowledged may be lost where the role says so",
+        QUERIES,
+        "    ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),\n",
+        "",
+        (f"{_SETTINGS}test_what_was_acknowledged_survives_a_crash_whatever_the_role_sets",),
+    ),
+    Mutant(
+        "bytes are escaped as the role says",
+        QUERIES,
+        "    ('standard_conforming_strings', 'on'),\n",
+        "",
+        SETTINGS,
+        quick=True,
+    ),
+    Mutant(
+        "a session that listens ends when the role says so",
+        QUERIES,
+        "    ('idle_session_timeout', '0'),\n",
+        "",
+        SETTINGS,
+    ),
+    Mutant(
+        "transactions are isolated as the role says",
+        QUERIES,
+        "    ('default_transaction_isolation', 'read committed'),\n",
+        "",
+        (f"{_SETTINGS}test_transactions_are_isolated_as_the_statements_are_written_for",),
+    ),
+    Mutant(
+        "rows that a policy hides are not there",
+        QUERIES,
+        "    ('row_security', 'off'),\n",
+        "",
+        ("tests/integration/test_server_moods.py::test_row_level_security_is_named_instead_of_hiding_rows",),
+    ),
+    Mutant(
+        "what was not announced is taken for missed",
+        QUERIES,
+        "CASE WHEN {announces} THEN version + 1 ELSE announced END\n    WHERE {sound}\n    RETURNING version, leader_",
+        "version + 1\n    WHERE {sound}\n    RETURNING version, leader_",
+        ("tests/integration/test_simulated_tables.py",),
+    ),
+    Mutant(
+        "a lost cluster row begins with the first generation again",
+        QUERIES,
+        "to_regclass(%(cluster)s)::oid\nFROM {left_over}",
+        "to_regclass(%(cluster)s)::oid\nFROM (SELECT 0 AS generation, 0 AS version) tokens, (SELECT 0 AS version) rebalances, "
+        "(SELECT 0 AS joined) nodes",
+        ("tests/integration/test_leftovers.py::test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left",),
+    ),
+    Mutant(
+        "an old row of the history stops a rebalance",
+        QUERIES,
+        "%(tokens_moved)s, %(duration_ms)s)\nON CONFLICT DO NOTHING",
+        "%(tokens_moved)s, %(duration_ms)s)",
+        ("tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",),
     ),
     # -- leases -----------------------------------------------------------------------------------------------------------
     Mutant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.statements import Asked, Locked, Result, Take, actual, announce, change, rows, statement
+from tests.simulation.statements import Asked, Locked, Result, Take, actual, announce, announced, change, rows, statement
 from tests.simulation.tables import CLUSTER, Cluster, Node
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def begin_generation(q: Asked) -> Any:
         generation=generation if q.keeps("raising the generation") else cluster.generation,
         server_identity=actual(q) if q.keeps("recording the identity") else cluster.server_identity,
         version=version,
-        announced=version,
+        announced=announced(q, version),
         pin_version=version,
         leader=None,
         leader_incarnation=None,

@@ -39,6 +39,7 @@ _WEIGHTS: Mapping[str, float] = {
     "forge": 0.7,
     "storm": 0.3,
     "bound": 0.5,
+    "flood": 0.3,
 }
 GOOD = Weather()
 ROUGH = Weather(0.003, 0.01, 0.03, 0.2, 0.05, 0.1, 0.1, 0.1, 0.05)
@@ -327,6 +328,13 @@ class Faults:
         payload = self._random.choice(("junk", "", "9" * 15, str(self._simulation.server.tables.committed.cluster.version + 3)))
         self._trace("forger", f"announces {payload!r}")
         self._simulation.server.announce([payload] * 3)
+
+    def _flood(self, _: Process | None) -> None:
+        """Somebody listens, stays in a transaction, and lets the queue of notifications fill up."""
+        server = self._simulation.server
+        server.laggard = server.queue_full = True
+        self._trace("server", "cannot announce anything")
+        self._scheduler.after(self._random.uniform(0.2, 8), self._simulation.end_laggard)
 
     # -- users ----------------------------------------------------------------------------------------------------------
 

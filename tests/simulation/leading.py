@@ -13,6 +13,7 @@ from tests.simulation.statements import (
     Result,
     Take,
     announce,
+    announced,
     change,
     numbers,
     rows,
@@ -167,7 +168,8 @@ def revoke_tokens(q: Asked) -> Any:
 def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
     since = q.version if q.first else q.tx.view().cluster.tokens_since
-    q.tx.update(version=q.version, announced=q.version, planned_joined=q.planned_joined, tokens_since=since)
+    said = announced(q, q.version)
+    q.tx.update(version=q.version, announced=said, planned_joined=q.planned_joined, tokens_since=since)
     return Result((), 1)
 
 

@@ -6,7 +6,19 @@ import json
 from collections import namedtuple
 from typing import Any
 
-from tests.simulation.statements import Asked, Locked, Result, Take, announce, change, numbers, rows, sound, statement
+from tests.simulation.statements import (
+    Asked,
+    Locked,
+    Result,
+    Take,
+    announce,
+    announced,
+    change,
+    numbers,
+    rows,
+    sound,
+    statement,
+)
 from tests.simulation.tables import Node, Token, View, in_order
 
 _COLUMNS = ("boot_id", "pid_namespace", "host", "pid", "process_started", "session_tag")
@@ -25,7 +37,8 @@ def changed_since(view: View, since: int) -> list[Token]:
 @statement
 def read_version(q: Asked) -> Any:
     yield Take(0)
-    return Result(rows("version", [(q.tx.view().cluster.version,)]))
+    usage = q.session.server.queue_usage() if q.channel is None else None
+    return Result(rows("version queue_usage", [(q.tx.view().cluster.version, usage)]))
 
 
 @statement
@@ -124,7 +137,7 @@ def acknowledge(q: Asked) -> Any:
     if version == view.cluster.version:
         return Result(rows("token_ids", [(gone,)]))
     if everybody or complete:
-        cluster = q.tx.update(version=version, announced=version)
+        cluster = q.tx.update(version=version, announced=announced(q, version))
         announce(q, cluster, "" if everybody else "".join(f" {age}" for age in complete))
     else:
         q.tx.update(version=version)

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from anyio._backends import _asyncio as anyio_asyncio
 
-from jobsync_async.postgres.connection import translated
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.translation import translated
 from tests.simulation.driver import QUERIES, Connection, Pool, shut_down
 from tests.simulation.scheduler import Ordered
 
@@ -30,6 +30,7 @@ async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     finally:
         await connection.close()
     connector.queries = QUERIES
+    connector.footing.channel = Connection.listens_to
     return QUERIES
 
 

@@ -179,6 +179,10 @@ class Session:
         self._committing = False
         if tx is None:  # the server went down meanwhile
             return
+        if tx.notices and self.server.queue_full:
+            tx.rollback()
+            self._finish(errors.ProgramLimitExceeded("too many notifications in the NOTIFY queue"))
+            return
         tx.commit()
         self.server.announce(tx.notices)
         self._finish(result)
@@ -246,6 +250,7 @@ class Server:
     timeline: raised by every promotion of a standby; part of the server's identity.
     keeps: whether a rule of safety is in force.
     commit_delay: seconds that the next commit takes.
+    laggard: somebody listens and stays in a transaction; queue_full: nothing can be announced.
     deliver: brings a notification to a session's client.
     """
 
@@ -260,6 +265,8 @@ class Server:
         self.started = 0.0
         self.keeps = keeps
         self.commit_delay: Callable[[], float] = lambda: 0.0
+        self.laggard = False
+        self.queue_full = False
         self.deliver: Callable[[Session, str], None] = lambda session, payload: None
 
     @property
@@ -278,6 +285,11 @@ class Server:
             for session in list(self.sessions):
                 if session.listens:
                     self.deliver(session, payload)
+
+    def queue_usage(self) -> float:
+        """PostgreSQL clears the queue when somebody asks how full it is, as far as everybody has read it."""
+        self.queue_full = self.queue_full and self.laggard
+        return 1.0 if self.queue_full else 0.0
 
     def go_down(self, *, crash: bool = False) -> None:
         """Every session ends, and with it what it had not committed; after a crash nobody tells the clients. A pooler keeps

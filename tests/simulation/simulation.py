@@ -292,11 +292,16 @@ class Simulation:
             self.scheduler.run(min(until, self.scheduler.now + _LOOK_SEC))
             self.end_failed_jobs()
 
+    def end_laggard(self) -> None:
+        """Who kept the queue of notifications full is gone; it stays full until somebody asks."""
+        self.server.laggard = False
+
     def calm(self) -> None:
         """No more faults: partitions heal, the server is up, messages arrive in time."""
         self.transcript.note("world", "is calm from now on")
         self.network.weather = Weather()
         self.scheduler.preemption = 0.0
+        self.end_laggard()
         self.server.come_up()
         for process in self.processes:
             self.network.heal(process)

@@ -92,7 +92,13 @@ def rows(names: str, values: Any) -> list[Any]:
 
 
 def announce(q: Asked, cluster: Cluster, concerned: str = "") -> None:
-    q.tx.notices.append(f"{cluster.version}{concerned}")
+    if q.channel is not None:
+        q.tx.notices.append(f"{cluster.version}{concerned}")
+
+
+def announced(q: Asked, version: int) -> int:
+    """What the cluster's row says of it: with nobody to tell, it stays as it is."""
+    return version if q.channel is not None else q.tx.view().cluster.announced
 
 
 def actual(q: Asked) -> str:
@@ -127,7 +133,7 @@ def take_version(q: Asked) -> Any:
     now = q.tx.view().cluster
     if not sound(q, now):
         return Result()
-    cluster = q.tx.update(version=now.version + 1, announced=now.version + 1)
+    cluster = q.tx.update(version=now.version + 1, announced=announced(q, now.version + 1))
     announce(q, cluster)
     return Result([_Taken(cluster.version, cluster.leader_incarnation, cluster.generation)], 1)
 

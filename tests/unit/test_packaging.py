@@ -74,3 +74,21 @@ def test_the_installed_entry_points_are_there():
     (plugin,) = entry_points(group="pytest11", name="jobsync_async")
     assert callable(command.load())
     assert plugin.load().jobsync_cluster
+
+
+WITHOUT_LIBPQ = """
+import ctypes.util, sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("psycopg_binary", "psycopg_c"):
+            raise ImportError(f"no {name}")
+sys.meta_path.insert(0, Without())
+ctypes.util.find_library = lambda name: None
+import jobsync_async
+"""
+
+
+def test_a_missing_libpq_leads_to_the_extra_that_brings_it_along():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LIBPQ], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "`pip install 'jobsync-async[binary]'` brings it along" in done.stderr.splitlines()[-1]

@@ -1,0 +1,95 @@
+"""The driver's errors as this library's, by their SQLSTATE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+
+from jobsync_async import __version__
+from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
+from jobsync_async.postgres.sql import TOO_OLD
+
+# What an SQLSTATE means for who sent a statement. Classes are its first two characters.
+#
+# The server is not in the state for it now, and nothing was committed: connection (08), transaction to be tried again (40),
+# resources (53), an object's state and its locks (55), an operator, a shutdown or a bound (57), the system under it (58).
+# Beside these, of the transactions that are in a wrong state, those that a bound has ended (25P03, 25P04); and the queue of
+# notifications that is full (54000).
+_TRANSIENT = frozenset({"08", "40", "53", "55", "57", "58", "25P03", "25P04", "54000"})
+# The tables or the rights on them are not as they must be: 42501, 42P01, 42703, 3F000.
+_SCHEMA = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
+# All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server, such as a trigger (P0), or
+# damage (XX): they reach the user as they are.
+
+
+class VersionRefused(SchemaError):
+    """The tables refuse this version: it does not help to wait."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into this library's; what is a mistake in a statement passes as it is."""
+    try:
+        yield
+    except _SCHEMA as error:
+        raise SchemaError(f"PostgreSQL refused: {first_line(error)}. {_advice(error)}") from error
+    except errors.CheckViolation as error:
+        if error.diag.constraint_name != TOO_OLD:
+            raise
+        raise VersionRefused(
+            f"jobsync_async {__version__} is too old for this cluster, whose tables were contracted for a newer one: "
+            "install the version that the other workers run"
+        ) from error
+    except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
+        raise ConfigError(
+            "the database's encoding cannot hold a text that was given; use another one, or a database with ENCODING 'UTF8'"
+        ) from error
+    except errors.ReadOnlySqlTransaction as error:
+        raise StoreUnavailable(
+            "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
+            "for example with several hosts and target_session_attrs=read-write"
+        ) from error
+    except psycopg.Rollback as error:  # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
+        raise StoreUnavailable(
+            "PostgreSQL is not available: the connection broke while a transaction was rolled back"
+        ) from error
+    except psycopg.Error as error:
+        if not _transient(error):
+            raise
+        raise StoreUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
+
+
+def _transient(error: psycopg.Error) -> bool:
+    state = error.sqlstate
+    if state is None:  # not the server's: the driver says that there is no connection
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return state in _TRANSIENT or state[:2] in _TRANSIENT
+
+
+def _advice(error: psycopg.Error) -> str:
+    if "row-level security" in str(error):
+        return (
+            "A policy would hide rows, which a worker would take for rows that are not there: disable row level security on "
+            "the table, or give the role BYPASSRLS"
+        )
+    return (
+        "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` does it, `jobsync-async init "
+        "--sql` prints what a database administrator can run"
+    )
+
+
+def first_line(error: psycopg.Error) -> str:
+    """What it says, without details."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def without_frames(error: psycopg.Error) -> psycopg.Error:
+    """The same error without its traceback: the driver's frames hold the connection string, and so the password, in their
+    local variables, which some loggers print."""
+    copy = type(error)(*error.args)
+    copy.__suppress_context__ = True
+    return copy
