@@ -10,13 +10,11 @@ What a handler has done is written down also if its lease ended meanwhile: the s
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -24,68 +22,57 @@ from jobsync_async.claims import Claim, Holding
 from jobsync_async.core.ids import Item
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Progress, Work
+from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
 from jobsync_async.engine import Records
-from jobsync_async.errors import NotOwner, OwnershipLost, SchemaError, StoreError, UsageError
+from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.groups import task_group
 from jobsync_async.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
+from jobsync_async.runs import BatchRun, Grouped, lost
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import BatchResult, Runner
+from jobsync_async.types import BatchResult
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
-_MOST_AT_ONCE = 10_000
 # Refusals are usual while a token moves; so many in a row for one task are not.
 _REFUSALS_TO_WARN = 4
 # Failures from an earlier run are tried again by the owner of the task, if it runs the batch too. Others wait so long for that.
 _OLD_FAILURE_SEC = 3.0
+# Nothing has been heard of ids that others own for so long: they may run another date.
+_ELSEWHERE_SEC = 5.0
 
 
-class Grouped:
-    """Records works in as few statements as possible: those that arrive while a statement is under way share the next one.
+class Gate:
+    """Who may run: several beside each other, or one alone. Whoever comes first is first."""
 
-    Calling it returns what was recorded of a work; it raises OwnershipLost if the fence did not hold. `run` is a task.
-    """
+    def __init__(self) -> None:
+        self._door = asyncio.Lock()
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
-    def __init__(self, record: Callable[[Sequence[Work]], Awaitable[dict[str, bool]]]) -> None:
-        self._record = record
-        self._waiting: list[tuple[Work, asyncio.Future[bool]]] = []
-        self._there = asyncio.Event()
+    @asynccontextmanager
+    async def beside_others(self) -> AsyncIterator[None]:
+        """With others that do not have to be alone."""
+        async with self._door:
+            self._inside += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
 
-    async def __call__(self, work: Work) -> bool:
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, answer))
-        self._there.set()
-        return await answer
-
-    async def run(self) -> None:
-        """Send what waits, for ever."""
-        while True:
-            await self._there.wait()
-            self._there.clear()
-            sent, self._waiting = self._waiting, []
-            held = await self._record([work for work, _ in sent])
-            for work, answer in sent:
-                if answer.done():  # whoever waited was cancelled
-                    continue
-                if work.task_id in held:
-                    answer.set_result(held[work.task_id])
-                else:
-                    answer.set_exception(_lost(work))
-
-
-def _lost(work: Work) -> OwnershipLost:
-    return OwnershipLost(
-        f"task {work.task_id!r} (token {work.token_id}, epoch {work.epoch}) is not this worker's any more",
-        task_id=work.task_id,
-        token_id=work.token_id,
-        epoch=work.epoch,
-    )
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """When all others have left; those that come meanwhile wait."""
+        async with self._door:
+            await self._empty.wait()
+            yield
 
 
 class Batch:
@@ -94,6 +81,7 @@ class Batch:
     Args:
         hold: makes the holding for an id.
         ended: makes the error for a job that has ended, with what that means here.
+        asked: which run of the batch is wanted.
         items: the ids, by their text.
         concurrency: how many handlers may run at once here.
         attempts: how often a handler that fails is called here before the task is given up.
@@ -106,7 +94,7 @@ class Batch:
         records: Records,
         hold: Callable[[Hashable], Holding],
         ended: Callable[[str], UsageError],
-        date: dt.date,
+        asked: Asked,
         items: Mapping[str, Item],
         handler: Handler,
         concurrency: int,
@@ -114,10 +102,8 @@ class Batch:
         progress: ProgressCallback | None = None,
     ) -> None:
         self._worker = worker
-        self._records = records
         self._hold = hold
         self._ended = ended
-        self._date = date
         self._runner = HandlerRunner(worker, handler)
         self._concurrency = concurrency
         self._attempts = attempts
@@ -137,16 +123,20 @@ class Batch:
         self._news = asyncio.Event()
         self._total, self._started_at = len(self._open), worker.clock()
         self._reporter = None if progress is None else Reporter(progress, self._progress)
-        self._begin = Grouped(self._record_claims)
-        self._complete = Grouped(self._record_completions)
+        self._run = BatchRun(worker, records, asked, {text: item.token for text, item in items.items()}, attempts)
+        self._begin = Grouped(self._run.begin)
+        self._complete = Grouped(self._run.complete)
+        self._gate = Gate()
+        self._alone: set[str] = set()
 
     async def run(self) -> BatchResult:
         """Until all ids are done with, anywhere. Raises UsageError when the job ends first."""
+        await self._run.open()
         await self._resume()
         async with task_group() as group:
             for task in (self._watch_ownership, self._poll, self._begin.run, self._complete.run):
                 group.start_soon(task)
-            group.start_soon(self._worker.runners.keep, Runner("batch", None, self._date.isoformat()), self._ids_on)
+            group.start_soon(self._worker.runners.keep, self._run.runner, self._ids_on)
             if self._reporter is not None:
                 group.start_soon(self._reporter.run)
             for _ in range(min(self._concurrency, len(self._open))):
@@ -155,9 +145,11 @@ class Batch:
             group.cancel_scope.cancel()
         if self._open:  # a task of the group was cancelled, by somebody who cancels all tasks there are
             raise UsageError(f"the batch was cut off while {len(self._open)} of its tasks were not done; run it again")
+        await self._run.finish()
         if self._reporter is not None:
             await self._reporter.finish()
-        return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed))
+        date, name = self._run.run
+        return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed), date, name)
 
     def _ids_on(self) -> Mapping[int, int]:
         return Counter(item.token for item in self._open.values())
@@ -176,39 +168,40 @@ class Batch:
     # -- what others did ------------------------------------------------------------------------------------------------
 
     async def _resume(self) -> None:
-        """Leave out what is complete; try again what was given up in an earlier run."""
-        progress = await self._read_progress()
-        self._old_failures = {text: entry for text, entry in progress.items() if entry.error is not None}
-        self._note(progress, earlier=True)
+        """Leave out what is complete or set aside; try again what was given up in an earlier run."""
+        progress = await self._run.read_progress(self._open)
+        set_aside = await self._run.read_set_aside(self._open)
+        given_up = given_up_before(progress, self._run.called_at)
+        self._old_failures = {text: entry for text, entry in given_up.items() if text not in set_aside}
+        self._note(progress | set_aside, earlier=True)
         mine = [text for text in self._old_failures if self._worker.owns(self._open[text].token)]
         if mine:
-            await self._patiently(lambda: self._records.forget_failures(self._date, mine))
+            await self._run.forget_failures(mine)
         for text in mine:
             del self._old_failures[text]
 
     async def _poll(self) -> None:
         """Ask for the progress of others while there is nothing to do here, less often while nothing happens."""
         worker = self._worker
-        started_at = worker.clock()
+        started_at = quiet_since = worker.clock()
         wait_sec = _FIRST_POLL_SEC
         while self._open:
             await anyio.sleep(wait_sec)
             if self._queued:
+                quiet_since = worker.clock()
                 continue
             if worker.clock() - started_at >= _OLD_FAILURE_SEC:
                 self._old_failures.clear()
-            noted = self._note(await self._read_progress())
+            noted = self._note(await self._run.read_progress(self._waited_for()))
             wait_sec = _FIRST_POLL_SEC if noted else min(_MOST_POLL_SEC, 1.5 * wait_sec)
+            if noted or worker.clock() - quiet_since >= _ELSEWHERE_SEC:
+                if not noted:
+                    await self._run.look_elsewhere(self._waited_for())
+                quiet_since = worker.clock()
 
-    async def _read_progress(self) -> dict[str, Progress]:
-        return await self._read([text for text in self._open if text not in self._queued])
-
-    async def _read(self, texts: Sequence[str]) -> dict[str, Progress]:
-        progress: dict[str, Progress] = {}
-        for start in range(0, len(texts), _MOST_AT_ONCE):
-            some = texts[start : start + _MOST_AT_ONCE]
-            progress |= await self._patiently(partial(self._records.read_progress, self._date, some))
-        return progress
+    def _waited_for(self) -> list[str]:
+        """What is open and not ours to do."""
+        return [text for text in self._open if text not in self._queued]
 
     def _note(self, progress: dict[str, Progress], *, earlier: bool = False, queued: bool = False) -> int:
         """Take in what is done with, `earlier` than this run or in it, and what is `queued` here too; how much was new."""
@@ -252,7 +245,8 @@ class Batch:
         while True:
             item = await self._queue.get()
             try:
-                async with (holding := self._hold(item.task_id)):
+                inside = self._gate.alone() if item.text in self._alone else self._gate.beside_others()
+                async with inside, (holding := self._hold(item.task_id)):
                     await self._attempt(item, holding)
             except (NotOwner, OwnershipLost) as error:  # of this claim: what the handler raises does not come out here
                 self._refused(item, error)
@@ -292,20 +286,44 @@ class Batch:
         """Do a task whose claim is held. Raises OwnershipLost when the claim did not last."""
         claim = holding.claim
         work = Work(item.text, claim.token_id, claim.epoch)
-        if holding.waited and self._note(await self._read([item.text]), queued=True):
+        if holding.waited and self._note(await self._run.read_progress([item.text]), queued=True):
             return  # whoever was before us in this worker has done it, or has given it up
-        if not await self._begin(work):
-            self._note(await self._read([item.text]), queued=True)
-            return
-        error = await self._handle(item, holding)
-        if error is not None:
-            if not await self._patiently(lambda: self._records.record_failures(self._date, [(work, error)])):
-                raise _lost(work)
-            self._close(item, self._elsewhere, error)
-        elif await self._complete(work):
-            self._close(item, self._here)
+        begun = await self._begin_one(work)
+        if begun.complete:
+            self._note(await self._run.read_progress([item.text]), queued=True)
+        elif begun.set_aside is not None:
+            self._close(item, self._elsewhere, begun.set_aside)
+        elif not begun.begun:  # the next worker that ends at work on it is the last: then it must be the only one
+            self._alone.add(item.text)
         else:
-            self._note(await self._read([item.text]), queued=True)
+            await self._do(item, work, holding)
+
+    async def _begin_one(self, work: Work) -> Begun:
+        if work.task_id not in self._alone:
+            return await self._begin(work)
+        held = await self._run.begin([work], alone=True)
+        if work.task_id not in held:
+            raise lost(work)
+        return held[work.task_id]
+
+    async def _do(self, item: Item, work: Work, holding: Holding) -> None:
+        """Call the handler of a task that was begun, and record how it ended."""
+        me, recorded = self._worker.identity, False
+        try:
+            error = await self._handle(item, holding)
+            if error is not None:
+                if not await self._run.give_up(work, error):
+                    raise lost(work)
+                self._close(item, self._elsewhere, error)
+            elif await self._complete(work):
+                self._close(item, self._here)
+            else:
+                self._note(await self._run.read_progress([item.text]), queued=True)
+            recorded = True
+        finally:
+            # A lease that is over is the end of an incarnation, in whose work this task was.
+            if not recorded and self._worker.may_act() and self._worker.identity == me:
+                await self._run.let_go(work)
 
     async def _handle(self, item: Item, holding: Holding) -> str | None:
         """Call the handler, again if it fails; the last error's text, None when it succeeded."""
@@ -352,26 +370,3 @@ class Batch:
             self._reporter.changed()
         if not self._open:
             self._news.set()
-
-    async def _record_claims(self, works: Sequence[Work]) -> dict[str, bool]:
-        return await self._patiently(lambda: self._records.record_claims(self._worker.identity, self._date, works))
-
-    async def _record_completions(self, works: Sequence[Work]) -> dict[str, bool]:
-        return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self._date, works))
-
-    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Try again until PostgreSQL is there; for the length of a lease, until rights or tables are back. Recording twice does
-        no harm; a claim that is lost meanwhile is cancelled."""
-        failures, begun = 0, self._worker.clock()
-        while True:
-            try:
-                return await call()
-            except StoreError as error:
-                refused = isinstance(error, SchemaError)
-                if self._worker.ended or (refused and self._worker.clock() - begun > self._worker.config.lease_sec):
-                    raise
-                failures += 1
-                name, level = self._worker.identity.name, logging.WARNING if refused else logging.INFO
-                extra = {"node": name, "failures": failures}
-                logger.log(level, "%s: the batch waits for PostgreSQL: %s", name, error, extra=extra)
-                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter

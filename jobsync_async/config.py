@@ -72,6 +72,8 @@ class CoordinationConfig:
         predecessor: the `appname` of a jobsync cluster in this database that this one replaces. While a worker of it lives, a
             worker here holds nothing: `start` waits for them to leave, up to ``wait_on_enter``, and if one comes later, this
             one hands on. See docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
+        time_zone: an IANA name, such as ``"Europe/Berlin"``. The cluster's date is what the server's clock says there. Every
+            worker must give the same.
 
     Raises:
         ConfigError: a value, or a relation between two, cannot work. The message says what to change.
@@ -98,6 +100,7 @@ class CoordinationConfig:
     poll_interval_sec: float = 1
     failover: Literal["lease", "session"] = "lease"
     predecessor: str | None = None
+    time_zone: str = "UTC"
 
     def __repr__(self) -> str:
         """What differs from the defaults; of a DSN, where it leads and nothing that could be secret."""
@@ -206,6 +209,7 @@ class CoordinationConfig:
             )
         if self.failover not in ("lease", "session"):
             raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
+        _check_time_zone(self.time_zone)
 
     def _check_predecessor(self) -> None:
         if not isinstance(self.predecessor, str) or not re.fullmatch(_PREFIX, self.predecessor, re.ASCII):
@@ -244,6 +248,22 @@ class CoordinationConfig:
                 raise ConfigError(f"{name} must be a string that UTF-8 can encode, without NUL characters, or None")
         if self.dsn is not None:
             _checked_dsn(self.dsn)
+
+
+def _check_time_zone(name: object) -> None:
+    """Raise ConfigError for what is no time zone. Where this machine has no list of them, the server has the last word."""
+    if name == "UTC":
+        return
+    refusal = ConfigError(f'time_zone must be an IANA name, such as "UTC" or "Europe/Berlin"; got {name!r:.100}')
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", name, re.ASCII):
+        raise refusal
+    import zoneinfo  # noqa: PLC0415 - most clusters keep the default
+
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError):  # a folder of zones, such as "Europe", cannot be read as one
+        if zoneinfo.available_timezones():
+            raise refusal from None
 
 
 def _checked_dsn(dsn: object) -> dict[str, Any]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.locks import Locks
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 
 
 class Records(Protocol):
-    """Claims and completions of tasks. Recording again is safe; all raise StoreUnavailable."""
+    """Claims and completions of tasks, and batches. Recording again is safe; all raise StoreUnavailable."""
+
+    async def read_date(self) -> dt.date:
+        """The cluster's date."""
 
     async def record_claims(
-        self, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
         """Write down that tasks begin; for each whose ownership held, whether it may begin (False: it is complete already).
 
@@ -25,23 +29,50 @@ class Records(Protocol):
             all_or_none: write nothing when the ownership of any of them did not hold.
         """
 
-    async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
+    async def begin_tasks(
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+    ) -> dict[str, Begun]:
+        """Begin tasks of a batch; what came of each whose ownership held.
+
+        Args:
+            lost_limit: a task is set aside when so many workers have ended while they were at work on it.
+            alone: nothing else of the batch runs at this worker.
+        """
+
+    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
         """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
 
-    async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
+    async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         """Write down tasks as done, whoever owns them now; how many were not written down before."""
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
 
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
-        """Write down that tasks were given up, with the error; of how many: those that nobody has begun anew since."""
+    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+        """Write down that tasks ended in order without being completed: given up with the error, or, with None, let go of.
+        For how many of them the claim was still the last."""
 
-    async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
+    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
 
-    async def read_progress(self, date: dt.date, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
         """Which of the tasks are done with."""
+
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+        """Which of the tasks are set aside, on whatever date, and not complete in this run."""
+
+    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
+        """Begin a run of a batch, or continue one that is open."""
+
+    async def finish_batch(self, key: bytes, opened: Opened) -> None:
+        """All ids of a run are done with. Does nothing when it was opened anew meanwhile."""
+
+    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+        """Under which dates the owners of tasks work on them, as worker and date; nothing where the batch has one open run.
+
+        Args:
+            tokens: the token of each task's text.
+        """
 
 
 class Engine(Protocol):

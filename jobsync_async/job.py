@@ -20,6 +20,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
+from jobsync_async.core.runs import Asked, date_of
 from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.process import announce
@@ -41,7 +42,8 @@ class Job(Life, Ownership, Health):
     Args:
         node_name: this worker's name, unique in the cluster; pins match it.
         coordination_config: the cluster. None is standalone: everything is owned, nothing is connected to.
-        date: the date that claims and completions are written under; None is today's local date.
+        date: the date that claims and completions are written under where a call gives none; None asks for the cluster's at
+            each call, which the database's clock says in the configuration's ``time_zone``.
         wait_on_enter: how many seconds start waits at most for ``minimum_nodes`` and the first tokens.
         wait_on_exit: seconds to stay before leaving.
         lock_provider: called with this job before it joins, to register pins. A plain function may call `register_lock` and the
@@ -59,7 +61,8 @@ class Job(Life, Ownership, Health):
         on_end: called once for every start that succeeded, when the job has ended, with `failure`. What it raises is logged.
 
     Attributes:
-        node_name, date: as given.
+        node_name: as given.
+        date: as given, None by default: it does not tell today's date.
 
     Callbacks may be plain or asynchronous; a plain one blocks the event loop while it runs.
 
@@ -96,7 +99,7 @@ class Job(Life, Ownership, Health):
         check_number("wait_on_enter", wait_on_enter)
         check_number("wait_on_exit", wait_on_exit)
         self.node_name = node_name
-        self.date: dt.date = _date_of(date)
+        self.date: dt.date | None = date_of(date)
         self._config = coordination_config
         self._weight = float(weight)
         self._address = address
@@ -215,29 +218,35 @@ class Job(Life, Ownership, Health):
         ids: Iterable[TaskOrId],
         handler: Handler,
         *,
+        name: str | None = None,
+        date: dt.date | None = None,
         concurrency: int = 8,
         attempts: int = 3,
         progress: ProgressCallback | None = None,
     ) -> BatchResult:
         """Complete every id once per date, together with all workers that run the same batch; returns when all are complete.
 
-        Run again, it resumes: what is complete is not begun again, and what was given up is tried anew.
+        Run again, it resumes: what is complete is not begun again, and what was given up is tried anew. An id at work on which
+        `attempts` workers (two at least) have ended is set aside: it is in `failed` until ``jobsync-async release``.
 
         Args:
             ids: the ids of the whole cluster, the same at every worker.
+            name: tells batches over the same ids apart; the same at every worker. Without one, a batch is told by its ids.
+            date: the run's; None is that of the batch's unfinished run, else the job's, else the cluster's.
             handler: a function that takes the `Claim`, async, or plain and run in a thread of its own; it may be called again
                 for an id if a worker dies or loses the token half-way, so make its effects repeatable, or commit them through
                 `fence`. Each call is a task of its own, with the context variables of whoever calls this.
             concurrency: how many handlers run at once here.
-            attempts: how often a handler fails here before the id is reported as failed: it raises, or it blocks the event loop
-                until its lease is over.
+            attempts: how often a handler fails here before the id is reported as failed (it raises, or it blocks the event loop
+                until its lease is over), and how many workers an id may end before it is set aside.
             progress: called with a `BatchProgress`, plain or async: at the start, when something has changed, though not more
                 than five times a second, and at the end. `jobsync_async.progress.RichProgress` is one that draws a bar. If it
                 raises, so does this.
 
         Raises:
             UsageError: the job ended before the batch; what ended it is the cause.
-            ConfigError: an id cannot be one, or two are equal and have different texts.
+            CoordinationError: open ids belong to workers that run this batch under another date, and will not do them.
+            ConfigError: an id cannot be one, or two are equal and have different texts; or another argument cannot work.
         """
         from jobsync_async.batch import Batch  # noqa: PLC0415 - many workers do without
         from jobsync_async.handlers import check_handler, check_ids  # noqa: PLC0415
@@ -245,15 +254,17 @@ class Job(Life, Ownership, Health):
         self._require_started()
         check_handler(handler)
         check_ids(ids)
-        for name, value in (("concurrency", concurrency), ("attempts", attempts)):
+        if name is not None:
+            check_text("name", name)
+        for setting, value in (("concurrency", concurrency), ("attempts", attempts)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
+                raise ConfigError(f"{setting} must be a whole number of at least 1; got {value!r}")
         batch = Batch(
             self._worker,
             self._engine.work,
             self._hold,
             self._ended,
-            self.date,
+            Asked(name, date_of(date), self.date),
             items_of(ids, self._token_of, self._engine.codec),
             handler,
             concurrency,
@@ -288,13 +299,3 @@ class Job(Life, Ownership, Health):
         if self._state == "stopping":
             raise UsageError("the job is leaving, and takes no tokens any more")
         await self._engine.set_draining(False)
-
-
-def _date_of(value: object) -> dt.date:
-    if value is None:
-        return dt.date.today()  # noqa: DTZ011 - the user's day, as documented
-    if isinstance(value, dt.datetime):
-        return value.date()
-    if isinstance(value, dt.date):
-        return value
-    raise ConfigError(f"date must be a datetime.date or None; got {value!r}")

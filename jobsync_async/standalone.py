@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from jobsync_async.callbacks import Callback, RebalanceCallback
@@ -13,6 +13,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Progress, Snapshot, TokenRow, Work
+from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.locks import Locks
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
@@ -132,43 +133,77 @@ class NoPins:
 
 
 class MemoryWork:
-    """The `Records` of one process, which end with it."""
+    """The `Records` of one process, which end with it. Its date is what this machine's clock says in UTC."""
 
     def __init__(self) -> None:
-        self._completed: dict[tuple[dt.date, str], dict[str, Any]] = {}
+        self._completed: dict[tuple[Run, str], dict[str, Any]] = {}
+        self._open: dict[bytes, dict[dt.date, Opened]] = {}
+
+    async def read_date(self) -> dt.date:
+        return _now().date()
 
     async def record_claims(
-        self, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
-        return {work.task_id: (date, work.task_id) not in self._completed for work in works}
+        return {work.task_id: (run, work.task_id) not in self._completed for work in works}
 
-    async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
-        return {work.task_id: self._complete(me, date, work) for work in works}
+    async def begin_tasks(
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+    ) -> dict[str, Begun]:
+        done = {work.task_id: (run, work.task_id) in self._completed for work in works}
+        return {text: Begun(not complete, complete) for text, complete in done.items()}
 
-    async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
-        return sum(self._complete(me, date, work) for work in works)
+    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
+        return {work.task_id: self._complete(me, run, work) for work in works}
 
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
-        """There is nobody to tell."""
-        return len(failures)
+    async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
+        return sum(self._complete(me, run, work) for work in works)
 
-    async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
+    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+        return len(ended)  # there is nobody to tell
+
+    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """There are none."""
 
-    async def read_progress(self, date: dt.date, texts: Iterable[str]) -> dict[str, Progress]:
-        rows = ((text, self._completed.get((date, text))) for text in texts)
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+        rows = ((text, self._completed.get((run, text))) for text in texts)
         return {text: Progress(row["node"], None) for text, row in rows if row is not None}
 
-    async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
-        return [row for (day, _), row in self._completed.items() if day == date]
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+        return {}  # an id that ended this process ended these records with it
 
-    def _complete(self, me: Identity, date: dt.date, work: Work) -> bool:
-        if (date, work.task_id) in self._completed:
+    async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
+        return [row for (run, _), row in self._completed.items() if run.date == date]
+
+    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
+        runs = self._open.setdefault(key, {})
+        fresh = asked.date or asked.default_date or await self.read_date()
+        chosen = asked.date or max(runs, default=fresh)
+        before = runs.get(chosen) or Opened(chosen, _now(), me.name, fresh, _now())
+        runs[chosen] = before._replace(fresh=fresh, at=_now())
+        return runs[chosen]
+
+    async def finish_batch(self, key: bytes, opened: Opened) -> None:
+        runs = self._open.get(key, {})
+        runs.pop(opened.date, None)
+        if not runs:
+            self._open.pop(key, None)
+
+    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+        return set()
+
+    def _complete(self, me: Identity, run: Run, work: Work) -> bool:
+        if (run, work.task_id) in self._completed:
             return False
-        self._completed[date, work.task_id] = {
-            "date": date,
+        self._completed[run, work.task_id] = {
+            "date": run.date,
             "node": me.name,
             **work._asdict(),
-            "completed_at": dt.datetime.now(dt.timezone.utc),
+            "completed_at": _now(),
+            "batch": run.batch,
         }
         return True
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc)

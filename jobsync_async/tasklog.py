@@ -9,46 +9,54 @@ from typing import Any
 
 from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
+from jobsync_async.core.runs import Run, date_of
 from jobsync_async.engine import Engine
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
 from jobsync_async.types import TaskOrId, task_id_of
 
 
 class TaskLog:
-    """What was begun, and what is to be written down as done, under one date."""
+    """What was begun, and what is to be written down as done, each under the date of its beginning.
 
-    def __init__(self, engine: Engine, token_of: Callable[[Hashable], int], date: dt.date) -> None:
+    Args:
+        date: the date where a call gives none; None asks for the cluster's at each call.
+    """
+
+    def __init__(self, engine: Engine, token_of: Callable[[Hashable], int], date: dt.date | None) -> None:
         self._engine = engine
         self._token_of = token_of
         self._date = date
-        self._added: list[Work] = []
+        self._added: dict[dt.date, list[Work]] = {}
 
-    async def add(self, tasks: Iterable[TaskOrId]) -> list[TaskOrId]:
+    async def add(self, tasks: Iterable[TaskOrId], date: object) -> list[TaskOrId]:
         """Begin tasks, and keep them for `write`; those that may begin, for they are not complete for the date already."""
         given = list(tasks)
-        works, held = await self.begin(given)
-        self._added += [work for work in works if held[work.task_id]]
+        day, works, held = await self._begin(given, date)
+        self._keep(day, [work for work in works if held[work.task_id]])
         return [task for task, work in zip(given, works, strict=True) if held[work.task_id]]
 
-    async def begin(self, tasks: Iterable[TaskOrId]) -> tuple[list[Work], dict[str, bool]]:
-        """Record that tasks begin, all or none; the tasks, and whether each, as text, may begin: False when it is complete.
+    async def begin(self, tasks: Iterable[TaskOrId], date: object) -> None:
+        """Record that tasks begin, all or none. Raises NotOwner or OwnershipLost, with the owner as the tables have it, or
+        StoreUnavailable."""
+        await self._begin(tasks, date)
 
-        Raises NotOwner or OwnershipLost, with the owner as the tables have it, or StoreUnavailable.
-        """
+    async def _begin(self, tasks: Iterable[TaskOrId], date: object) -> tuple[dt.date, list[Work], dict[str, bool]]:
+        """The date, the tasks, and whether each, as text, may begin: False when it is complete."""
         try:
-            return await self._begin(tasks)
+            return await self._record(tasks, date_of(date))
         except (NotOwner, OwnershipLost) as error:
             with suppress(StoreUnavailable):
                 owner = None if error.token_id is None else await self._engine.owner_of(error.token_id)
                 error.owner = None if owner is None else owner.node
             raise
 
-    async def _begin(self, tasks: Iterable[TaskOrId]) -> tuple[list[Work], dict[str, bool]]:
+    async def _record(self, tasks: Iterable[TaskOrId], given: dt.date | None) -> tuple[dt.date, list[Work], dict[str, bool]]:
         works = [self._work(task) for task in tasks]
+        day = await self._day(given)
         if not works:
-            return [], {}
+            return day, [], {}
         me = self._engine.worker.identity
-        held = await self._engine.work.record_claims(me, self._date, works, all_or_none=True)
+        held = await self._engine.work.record_claims(me, Run(day), works, all_or_none=True)
         for work in works:
             if work.task_id not in held:
                 raise OwnershipLost(
@@ -57,7 +65,7 @@ class TaskLog:
                     token_id=work.token_id,
                     epoch=work.epoch,
                 )
-        return works, held
+        return day, works, held
 
     def _work(self, task: TaskOrId) -> Work:
         task_id, worker = task_id_of(task), self._engine.worker
@@ -71,17 +79,27 @@ class TaskLog:
             )
         return Work(text, token, epoch)
 
-    async def write(self) -> int:
-        """Write what was added as completed; how much of it was not before. What cannot be written is kept."""
-        works, self._added = self._added, []
-        if not works:
-            return 0
-        try:
-            return await self._engine.work.write_audit(self._engine.worker.identity, self._date, works)
-        except BaseException:  # cleaned up, and raised again
-            self._added = works + self._added  # writing it twice does no harm
-            raise
+    def _keep(self, day: dt.date, works: list[Work]) -> None:
+        if works:
+            self._added.setdefault(day, []).extend(works)
 
-    async def read(self) -> list[dict[str, Any]]:
-        """The completions of the date by all workers."""
-        return await self._engine.work.read_audit(self._date)
+    async def write(self, date: object) -> int:
+        """Write what was added as completed, all of it or that of one date; how much of it was not before. What cannot be
+        written is kept."""
+        given = date_of(date)
+        written = 0
+        for day in [day for day in self._added if given in (None, day)]:
+            works = self._added.pop(day, [])
+            try:
+                written += await self._engine.work.write_audit(self._engine.worker.identity, Run(day), works)
+            except BaseException:  # cleaned up, and raised again
+                self._keep(day, works)  # writing it twice does no harm
+                raise
+        return written
+
+    async def read(self, date: object) -> list[dict[str, Any]]:
+        """The completions of a date by all workers."""
+        return await self._engine.work.read_audit(await self._day(date_of(date)))
+
+    async def _day(self, given: dt.date | None) -> dt.date:
+        return given or self._date or await self._engine.work.read_date()

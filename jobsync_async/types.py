@@ -228,9 +228,13 @@ class BatchResult:
     Attributes:
         completed_here: ids that this worker completed.
         completed_elsewhere: ids that others completed, or that were complete before.
-        failed: ids whose handler raised at every attempt, with the last error's text.
+        failed: ids whose handler raised at every attempt, with the last error's text; and ids that are set aside, with why.
+        date: the date under which it ran.
+        name: the batch's name, None for one without.
     """
 
     completed_here: frozenset[Hashable]
     completed_elsewhere: frozenset[Hashable]
     failed: Mapping[Hashable, str]
+    date: dt.date | None = None
+    name: str | None = None

@@ -19,12 +19,24 @@ from tests.copies import copied
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import Server
 from tests.simulation.statements import STATEMENTS, Asked, Locked, Result
-from tests.simulation.tables import TABLES, Cluster, Node, Token, Transaction, View
+from tests.simulation.tables import TABLES, Claim, Cluster, Node, Token, Transaction, View
 
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
 _UNREAD = frozenset({"announce_plan"})
-_NOT_IN_THE_MODEL = {"pg_notify", "running_since", "holder", "queue_usage", "total_tokens", "hash_function"}
+_NOT_IN_THE_MODEL = {
+    "pg_notify",
+    "pg_advisory_xact_lock",
+    "running_since",
+    "holder",
+    "claimed_at",
+    "completed_at",
+    "started_at",
+    "at",
+    "queue_usage",
+    "total_tokens",
+    "hash_function",
+}
 _CLUSTER = (
     "version",
     "announced",
@@ -121,6 +133,9 @@ class Both:
         if name == "begin_generation" and rows:
             self.model.begins(rows[0].generation, values["known_generation"])
         modelled = self.model.run(tx, name, values)
+        if name == "begin_batch":  # what was begun at which moment is told again when it is finished
+            key = (values["batch_key"], rows[0].date)
+            tx.write("batch", key, tx.row("batch", key)._replace(started_at=rows[0].started_at))
         if cursor.description is None:
             assert cursor.rowcount == modelled.count, f"{name}: {cursor.rowcount} rows, not {modelled.count}"
         elif name not in _UNREAD:
@@ -151,6 +166,26 @@ class Both:
         assert nodes == [tuple(getattr(view.node[name], column) for column in _NODE) for name in sorted(view.node)]
         tokens = await self._rows(f"SELECT {', '.join(Token._fields)} FROM {token} ORDER BY token_id")
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
+        await self._compare_records(view)
+
+    async def _compare_records(self, view: View) -> None:
+        """Moments are compared by whether they are there."""
+        names = [name for name in Claim._fields if name not in ("claimed_at", "set_aside_at")]
+        chosen = f"date, task_key, {', '.join(names)}, set_aside_at IS NOT NULL"
+        claims = await self._rows(f"SELECT {chosen} FROM {self.queries.table('claim')} ORDER BY 1, 2")
+        assert claims == [
+            (*key, *(getattr(row, name) for name in names), row.set_aside_at is not None)
+            for key, row in sorted(view.claim.items())
+        ]
+        chosen = "task_key, task_id, batch, date, owners_lost, reason"
+        aside = await self._rows(f"SELECT {chosen} FROM {self.queries.table('set_aside')} ORDER BY 1")
+        assert aside == [(key, *row) for key, row in sorted(view.set_aside.items())]
+        chosen = "date, task_key, task_id, token_id, node, epoch, batch"
+        audit = await self._rows(f"SELECT {chosen} FROM {self.queries.table('audit')} ORDER BY 1, 2")
+        assert audit == [(*key, *row[:4], row[5]) for key, row in sorted(view.audit.items())]
+        chosen = "batch_key, date, name, total, started_at, started_by, finished_at IS NOT NULL"
+        batches = await self._rows(f"SELECT {chosen} FROM {self.queries.table('batch')} ORDER BY 1, 2")
+        assert batches == [(*key, *row) for key, row in sorted(view.batch.items())]
 
     async def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return await (await self.connection.cursor(row_factory=tuple_row).execute(query.encode())).fetchall()
@@ -221,7 +256,7 @@ async def some_tokens_locked(both: Both) -> AsyncIterator[None]:
 
 
 async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, identity: str) -> None:
-    for name in ("node", "token", "claim", "audit", "rebalance"):
+    for name in ("node", "token", "claim", "set_aside", "audit", "batch", "rebalance"):
         await connection.execute(f"DELETE FROM {queries.table(name)}".encode())
     fresh = {name: getattr(Cluster(server_identity=identity), name) for name in _CLUSTER}
     assigned = ", ".join(f"{name} = %({name})s" for name in fresh)

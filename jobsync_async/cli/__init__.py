@@ -10,6 +10,7 @@ from jobsync_async.cli import (  # noqa: F401 - each adds its commands to the ap
     locks,
     owners,
     plan,
+    release,
     status,
     watch,
 )

@@ -27,6 +27,7 @@ from jobsync_async.cli.app import (
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text, token_hasher
+from jobsync_async.core.runs import date_of
 from jobsync_async.operations.explaining import explain as explain_task
 
 
@@ -76,21 +77,22 @@ def explain(
     dsn: Dsn = None,
     appname: Appname = DEFAULT_APPNAME,
     schema: Schema = None,
-    date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the completion. Default: today.")] = None,
+    date: Annotated[
+        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of claim and completion. Default: the cluster's date.")
+    ] = None,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
-    """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun or completed.
+    """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun, completed or set aside.
 
     Exits with 1 when it has no live owner.
     """
-    day = dt.date.today() if date is None else date.date()  # noqa: DTZ011 - the user's day, as in Job
-    run(_explain(config_of(dsn, appname, schema), task_id, day, timeout, as_json))
+    run(_explain(config_of(dsn, appname, schema), task_id, date_of(date), timeout, as_json))
 
 
-async def _explain(config: CoordinationConfig, task_id: str, day: dt.date, timeout: float | None, as_json: bool) -> int:
+async def _explain(config: CoordinationConfig, task_id: str, date: dt.date | None, timeout: float | None, as_json: bool) -> int:
     async with opened(config) as store:
-        told = await explain_task(store, task_id, day, timeout)
+        told = await explain_task(store, task_id, date, timeout)
     emit(told, rendered_explanation(told), as_json)
     return 0 if told["owner"] else 1
 
@@ -111,11 +113,24 @@ def rendered_explanation(told: dict[str, Any]) -> RenderableType:
         ("pin", None if pin is None else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}"),
         ("may have it", ", ".join(told["eligible"]) or "nobody"),
         ("distribution", None if rebalance is None else f"version {rebalance['version']} at {moment(rebalance['at'])}"),
-        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {moment(told['claimed_at'])}"),
-        ("gave up", told["error"]),
-        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {moment(told['completed_at'])}"),
+        ("date", told["date"]),
+        *_recorded(told),
     ]
+    for one in told["batches"]:
+        rows += [("in batch", one["batch"]), *_recorded(one)]
     for name, value in rows:
         if value is not None:
             facts.add_row(name, Text(str(value)))
     return Group(Text(told["why"], style="bold"), facts)
+
+
+def _recorded(told: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What became of the task, on its own or in a batch."""
+    aside = told["set_aside_at"]
+    return [
+        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {moment(told['claimed_at'])}"),
+        ("lost owners", told["owners_lost"] or None),
+        ("set aside", aside and f"at {moment(aside)}, in the run of {told['set_aside_on']}, until it is released"),
+        ("gave up", told["error"]),
+        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {moment(told['completed_at'])}"),
+    ]

@@ -7,7 +7,7 @@ numbered partitions, spread with perfect evenness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from struct import Struct
@@ -97,9 +97,30 @@ def task_text(task_id: Hashable) -> str:
     return text
 
 
-def task_key(text: str) -> bytes:
-    """The key under which a task is stored: the SHA-256 of its text, so that texts of any length have one."""
-    key: bytes = _sha256(text.encode()).digest()
+def task_key(text: str, batch: str | None = None) -> bytes:
+    """The key under which a task is stored: a SHA-256, so that texts of any length have one.
+
+    What is hashed is the text, or, in a batch that has a name, the name, NUL and the text. Neither holds a NUL. So what is
+    hashed tells name and text, and no two tasks of any batches share it.
+    """
+    key: bytes = _sha256((text if batch is None else f"{batch}\0{text}").encode()).digest()
+    return key
+
+
+def name_key(name: str) -> bytes:
+    """The key of a batch that has a name: the SHA-256 of it."""
+    key: bytes = _sha256(name.encode()).digest()
+    return key
+
+
+def ids_key(texts: Iterable[str]) -> bytes:
+    """The key of a batch without a name: the same for the same set of ids, in any order. Each text is to be given once.
+
+    The keys of its tasks are added up, so that the order makes no difference and nothing has to be sorted or kept. A NUL before
+    the sum keeps it apart from every name.
+    """
+    total = sum(int.from_bytes(task_key(text), "big") for text in texts) % 2**256
+    key: bytes = _sha256(b"\0" + total.to_bytes(32, "big")).digest()
     return key
 
 

@@ -14,22 +14,30 @@ from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
 
 
-async def explain(store: Store, task_id: str, date: dt.date, timeout_sec: float | None) -> dict[str, Any]:
-    """Everything about one task. A few statements that each see the tables at their own moment. Raises StoreUnavailable."""
+async def explain(store: Store, task_id: str, date: dt.date | None, timeout_sec: float | None) -> dict[str, Any]:
+    """Everything about one task. A few statements that each see the tables at their own moment. Raises StoreUnavailable.
+
+    Args:
+        date: whose claims and completions are told; None is the cluster's.
+    """
     settings = await store.inspection.settings()
     token_id = token_hasher(settings.total_tokens, settings.hash_function)(task_id)
     text = task_text(task_id)
     token = await store.inspection.token(token_id)
     nodes = await store.status.nodes()
     pins = [pin for pin in await store.pins.list() if pin.token_id == token_id]
+    day = date or await store.work.read_date()
+    (bare, *named) = (plain(row) for row in await store.inspection.task(text, day))
+    del bare["batch"]
     return {
         "task_id": text,
         "token_id": token_id,
         "total_tokens": settings.total_tokens,
         "hash_function": settings.hash_function,
         **explained(token, pins, nodes, timeout_sec),
-        "date": date.isoformat(),
-        **plain(await store.inspection.task(text, date)),
+        "date": day.isoformat(),
+        **bare,
+        "batches": named,
     }
 
 

@@ -1,4 +1,4 @@
-"""Reading single things for people: whose a token is, and why."""
+"""Single things for people: whose a token is, and why; what is set aside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jobsync_async.core.hashing import task_key
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
@@ -22,10 +21,11 @@ class ClusterSettings(NamedTuple):
     hash_function: str
     layout: int
     channel: str | None
+    time_zone: str | None
 
 
 class Inspection:
-    """Read-only statements. All raise StoreUnavailable or SchemaError."""
+    """Statements of the command line, which read, but for one. All raise StoreUnavailable or SchemaError."""
 
     def __init__(self, pool: Pool, queries: Queries) -> None:
         self._pool = pool
@@ -46,10 +46,14 @@ class Inspection:
         rows = await self._fetch("explain_token", {"token_id": token_id})
         return dict(rows[0]._asdict()) if rows else None
 
-    async def task(self, text: str, date: dt.date) -> dict[str, Any]:
-        """Whether a task was begun or completed on a date."""
-        (row,) = await self._fetch("explain_task", {"task_key": task_key(text), "date": date})
-        return dict(row._asdict())
+    async def task(self, text: str, date: dt.date) -> list[dict[str, Any]]:
+        """Whether a task was begun or completed on a date: outside of named batches first, then in each that has it."""
+        return [row._asdict() for row in await self._fetch("explain_task", {"task_id": text, "date": date})]
+
+    async def release(self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None) -> list[dict[str, Any]]:
+        """Let tasks be begun again that are set aside; which they were. None stands for all."""
+        values = {"task_ids": None if ids is None else list(ids), "batch": batch, "date": date}
+        return [row._asdict() for row in await self._fetch("release_tasks", values)]
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:

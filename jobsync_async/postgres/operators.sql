@@ -1,5 +1,5 @@
--- The statements for people who look after a cluster: the observer's, and those of the command line. They read; what the
--- command line writes, it writes by the statements that workers use, in queries.sql. Form and rules are as there.
+-- The statements for people who look after a cluster: the observer's, and those of the command line. Most read; where a worker
+-- writes the same, the command line uses its statement, in queries.sql. Form and rules are as there.
 
 -- name: look
 -- All that an observer shows, in one atomic read: the cluster, its workers, and the tokens changed since, each with the age
@@ -44,11 +44,33 @@ LEFT JOIN LATERAL (
 WHERE t.token_id = %(token_id)s
 
 -- name: explain_task
--- Whether the task was begun or completed on a date, and by whom.
-SELECT c.node AS begun_by, c.claimed_at, c.error, a.node AS completed_by, a.completed_at
-FROM (SELECT 1) one
-LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = %(task_key)s
-LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = %(task_key)s
+-- Whether the task was begun or completed on a date, and by whom: outside of named batches first, then in each that has it.
+-- `set_aside_on` is the date on which it was set aside, whichever that was.
+SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error, greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
+       s.date AS set_aside_on, s.set_aside_at, a.node AS completed_by, a.completed_at
+FROM (SELECT NULL AS name UNION SELECT name FROM {batch} WHERE date = %(date)s) b
+CROSS JOIN LATERAL (
+    SELECT sha256(coalesce(convert_to(b.name, 'UTF8') || decode('00', 'hex'), '') || convert_to(%(task_id)s::text, 'UTF8'))
+               AS task_key  -- as core/hashing.py makes it
+) k
+LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = k.task_key
+LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = k.task_key
+LEFT JOIN {set_aside} s ON s.task_key = k.task_key
+WHERE b.name IS NULL OR c.date IS NOT NULL OR a.date IS NOT NULL OR s.date IS NOT NULL
+ORDER BY b.name NULLS FIRST
+
+-- name: release_tasks
+-- What is set aside may be begun again, with nobody lost to it. Null stands for all: tasks, batches, dates.
+WITH released AS (
+    DELETE FROM {set_aside}
+    WHERE (%(task_ids)s::text[] IS NULL OR task_id = ANY(%(task_ids)s)) AND (%(batch)s::text IS NULL OR batch = %(batch)s)
+      AND (%(date)s::date IS NULL OR date = %(date)s)
+    RETURNING task_key, task_id, batch, date
+), forgotten AS (
+    UPDATE {claim} c SET set_aside_at = NULL, owners_lost = 0, error = NULL
+    FROM released r WHERE c.date = r.date AND c.task_key = r.task_key
+)
+SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
 -- == doctor ===========================================================================================================
 

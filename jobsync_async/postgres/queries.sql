@@ -138,9 +138,9 @@ WHERE l.granted AND l.relation = to_regclass(%(table)s) AND l.pid IS DISTINCT FR
 ORDER BY a.xact_start NULLS FIRST LIMIT 1
 
 -- name: read_settings
--- The layout and the channel by way of JSON: tables of 0.1.0 have no such columns.
+-- Some by way of JSON: tables of 0.1.0 have no such columns.
 SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout,
-       to_jsonb(c) ->> 'channel' AS channel
+       to_jsonb(c) ->> 'channel' AS channel, to_jsonb(c) ->> 'time_zone' AS time_zone
 FROM {cluster} c
 
 -- name: left_over
@@ -158,6 +158,10 @@ SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(ch
        greatest(tokens.version, rebalances.version), nodes.joined, {server} || '/' || to_regclass(%(cluster)s)::oid
 FROM {left_over}
 ON CONFLICT DO NOTHING
+
+-- name: set_time_zone
+-- The first worker that compares it writes it. Fails where this server does not know the name.
+UPDATE {cluster} SET time_zone = %(time_zone)s WHERE time_zone IS NULL AND now() AT TIME ZONE %(time_zone)s::text IS NOT NULL
 
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
@@ -186,10 +190,10 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
 -- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation, version, last_joined,
-                       longest_wait, longest_allowed)
-SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, tokens.generation + 1,
-       greatest(tokens.version, rebalances.version), nodes.joined, %(waited)s, %(waited)s
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, time_zone, generation, version,
+                       last_joined, longest_wait, longest_allowed)
+SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, %(time_zone)s,
+       tokens.generation + 1, greatest(tokens.version, rebalances.version), nodes.joined, %(waited)s, %(waited)s
 FROM {left_over}
 ON CONFLICT DO NOTHING
 
@@ -681,6 +685,42 @@ WITH fenced AS (
 )
 SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 
+-- name: begin_tasks
+-- The same for tasks of a batch, which must not end one worker after the other. An incarnation that ended while it was at work on
+-- a task left its claim open: whoever finds that counts it. With so many lost owners as the limit says, the task is set aside. The
+-- one before that is to run alone, so that the next end names the guilty one: unless `alone` says that it does, nothing is written.
+WITH fenced AS (
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete, s.reason,
+           coalesce(c.owners_lost, 0) + CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost
+    FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
+         AS w(task_key, task_id, token_id, epoch)
+    JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+    LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = w.task_key
+    LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = w.task_key
+    LEFT JOIN {set_aside} s ON s.task_key = w.task_key
+    FOR KEY SHARE OF t
+), judged AS (
+    SELECT task_key, task_id, token_id, epoch, complete, lost, reason IS NULL AND lost >= %(lost_limit)s AND NOT complete AS guilty,
+           reason IS NULL AND lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END AND NOT complete AS begun,
+           coalesce(reason, replace(%(reason)s, '#', lost::text)) AS reason, reason IS NOT NULL OR lost >= %(lost_limit)s AS aside
+    FROM fenced
+), written AS (
+    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch, batch, incarnation, open, owners_lost)
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch, %(batch)s::text, %(incarnation)s, true, lost
+    FROM judged WHERE begun
+    ON CONFLICT (date, task_key) DO UPDATE
+    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL, batch = excluded.batch,
+        incarnation = excluded.incarnation, open = true, owners_lost = excluded.owners_lost
+), closed AS (
+    UPDATE {claim} c SET open = false, owners_lost = j.lost, error = j.reason, set_aside_at = now()
+    FROM judged j WHERE j.guilty AND c.date = %(date)s AND c.task_key = j.task_key
+), put_aside AS (
+    INSERT INTO {set_aside} (task_key, task_id, batch, date, owners_lost, reason)
+    SELECT task_key, task_id, %(batch)s::text, %(date)s, lost, reason FROM judged WHERE guilty
+    ON CONFLICT (task_key) DO NOTHING
+)
+SELECT task_key, complete, begun, CASE WHEN aside AND NOT complete THEN reason END AS set_aside FROM judged
+
 -- name: record_completions
 -- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every
 -- task whose fence held, and whether this statement completed it.
@@ -691,8 +731,8 @@ WITH fenced AS (
     JOIN {token} t ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
     FOR KEY SHARE OF t
 ), written AS (
-    INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
-    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
+    INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch, batch)
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch, %(batch)s::text FROM fenced
     ON CONFLICT (date, task_key) DO NOTHING
     RETURNING task_key
 )
@@ -707,16 +747,19 @@ FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer
 ON CONFLICT (date, task_key) DO NOTHING
 
 -- name: read_audit
-SELECT date, task_id, token_id, node, epoch, completed_at FROM {audit} WHERE date = %(date)s ORDER BY completed_at, task_id
+SELECT date, task_id, token_id, node, epoch, completed_at, batch FROM {audit}
+WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 
--- name: record_failures
-UPDATE {claim} c SET error = w.error
+-- name: end_claims
+-- Tasks that were begun and have ended in order without being completed: given up with an error, or let go of with none.
+UPDATE {claim} c SET error = w.error, open = false
 FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[]) AS w(task_key, error, epoch)
-WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
+WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch AND c.set_aside_at IS NULL
 
 -- name: forget_failures
--- A batch is run again: what was given up is tried anew.
-UPDATE {claim} SET error = NULL WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
+-- A batch is run again: what was given up is tried anew, but for what is set aside.
+UPDATE {claim} SET error = NULL
+WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL AND set_aside_at IS NULL
 
 -- name: read_progress
 -- Of the given tasks, those that are completed, and those that were given up, with the error and when they were begun.
@@ -725,6 +768,65 @@ UNION ALL
 SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
 WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT NULL
   AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key)
+
+-- name: read_set_aside
+-- Of the given tasks, those that are set aside, and not complete on this date; who had them last.
+SELECT s.task_key, coalesce(c.node, '') AS node, s.reason AS error, s.set_aside_at AS claimed_at
+FROM {set_aside} s LEFT JOIN {claim} c USING (date, task_key)
+WHERE s.task_key = ANY(%(task_keys)s) AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
+
+-- == batches and dates ================================================================================================
+
+-- name: read_date
+-- The cluster's date: what the server's clock says in the cluster's time zone.
+SELECT (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date AS date FROM {cluster}
+
+-- name: lock_batch
+-- Beginning a batch, first of two statements in a transaction: one at a time, so that the second sees what others have begun.
+SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
+
+-- name: begin_batch
+-- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the default, or the cluster's.
+-- That run is open from now on. A run that was finished is opened anew.
+WITH fresh AS (
+    SELECT coalesce(%(default_date)s::date, (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
+), begun AS (
+    INSERT INTO {batch} AS b (batch_key, date, name, total, started_by)
+    SELECT %(batch_key)s, coalesce(%(date)s::date, (
+               SELECT max(date) FROM {batch} WHERE batch_key = %(batch_key)s AND finished_at IS NULL
+           ), date), %(name)s, %(total)s::bigint, %(node)s
+    FROM fresh
+    ON CONFLICT (batch_key, date) DO UPDATE
+    SET total = excluded.total, finished_at = NULL,
+        started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE excluded.started_at END,
+        started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END
+    RETURNING date, started_at, started_by
+)
+SELECT begun.date, begun.started_at, begun.started_by, coalesce(%(date)s::date, fresh.date) AS fresh, clock_timestamp() AS at
+FROM begun CROSS JOIN fresh
+
+-- name: finish_batch
+-- All its ids are done with: the very opening that was seen is over.
+UPDATE {batch} SET finished_at = now()
+WHERE batch_key = %(batch_key)s AND date = %(date)s AND started_at = %(started_at)s AND finished_at IS NULL
+
+-- name: find_dates
+-- Who owns some of the given tasks and runs their batch under another date: as this very start it has begun them there, or it says
+-- that it runs that. Only where that run is open; and nobody who says that it runs this one, too.
+WITH elsewhere AS (
+    SELECT date FROM {batch} WHERE batch_key = %(batch_key)s AND finished_at IS NULL AND date <> %(date)s
+), owner AS (
+    SELECT w.task_key, n.name, n.incarnation, CASE WHEN n.said_by = n.incarnation THEN n.runs END AS runs
+    FROM unnest(%(task_keys)s::bytea[], %(token_ids)s::integer[]) AS w(task_key, token_id)
+    JOIN {token} t ON t.token_id = w.token_id JOIN {node} n ON n.incarnation = t.incarnation
+    WHERE EXISTS (SELECT FROM elsewhere) AND NOT coalesce(n.said_by = n.incarnation AND n.runs @> %(this_run)s::jsonb, false)
+)
+SELECT o.name AS node, c.date FROM owner o JOIN {claim} c ON c.task_key = o.task_key AND c.incarnation = o.incarnation
+WHERE c.date = %(date)s OR c.date IN (SELECT date FROM elsewhere)
+UNION
+SELECT o.name, e.date FROM owner o CROSS JOIN elsewhere e
+WHERE o.runs @> jsonb_build_array(jsonb_build_object('kind', 'batch', 'name', %(name)s::text, 'date', e.date::text))
+  AND %(name)s::text IS NOT NULL
 
 -- == for people =======================================================================================================
 

@@ -20,7 +20,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import errors, sql
 
@@ -54,7 +54,7 @@ async def open_schema(
         observe: create nothing, and take the cluster as it is, for somebody who only looks.
 
     Raises:
-        ConfigError: total_tokens or hash_function disagree with the cluster's; or LISTEN cannot work on the way there.
+        ConfigError: total_tokens, hash_function or time_zone disagree with the cluster's; or LISTEN cannot work on the way.
         SchemaError: no right to create the tables, or they are of another version, or the database cannot hold them.
         StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
     """
@@ -257,6 +257,7 @@ def settings(config: CoordinationConfig, channel: str) -> dict[str, int | str]:
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
         "channel": channel,
+        "time_zone": config.time_zone,
     }
 
 
@@ -287,7 +288,9 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
     channel = str(row.channel or config.channel)
     if observe:
         return channel
-    for name in ("total_tokens", "hash_function"):
+    if row.time_zone is None:
+        row = await _set_time_zone(connection, queries, config)
+    for name in ("total_tokens", "hash_function", "time_zone"):
         ours, theirs = getattr(config, name), getattr(row, name)
         if ours != theirs:
             raise ConfigError(
@@ -295,6 +298,17 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
                 "agree: change this setting, or use another appname for another cluster"
             )
     return channel
+
+
+async def _set_time_zone(connection: Connection, queries: Queries, config: CoordinationConfig) -> Any:
+    """Write the cluster's time zone, unless another start is faster; the settings that there are then."""
+    try:
+        await connection.execute(queries["set_time_zone"], {"time_zone": config.time_zone})
+    except errors.InvalidParameterValue as error:
+        raise ConfigError(
+            f"the server does not know the time zone {config.time_zone!r}; its view pg_timezone_names shows those that it knows"
+        ) from error
+    return await (await connection.execute(queries["read_settings"])).fetchone()
 
 
 def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:

@@ -95,8 +95,19 @@ CREATE TABLE IF NOT EXISTS {claim} (
     incarnation       uuid,                          -- the start of the worker that began it
     open              boolean,                       -- begun, and not ended in order by that worker
     owners_lost       integer NOT NULL DEFAULT 0,    -- how many of its workers ended while it was open
-    set_aside_at      timestamptz,                   -- not begun again until it is released
+    set_aside_at      timestamptz,                   -- when it was set aside
     PRIMARY KEY (date, task_key)
+);
+
+-- A task of a batch that is not begun any more on any date, until it is released: its workers ended while they were at work on it.
+CREATE TABLE IF NOT EXISTS {set_aside} (
+    task_key          bytea PRIMARY KEY,
+    task_id           text NOT NULL,
+    batch             text,                          -- name of the batch, null is none
+    date              date NOT NULL,                 -- of the run in which that happened
+    owners_lost       integer NOT NULL,
+    reason            text NOT NULL,
+    set_aside_at      timestamptz NOT NULL DEFAULT now()
 );
 
 -- A task that was completed: at most once per date.

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from jobsync_async.errors import ConfigError
 
-TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "batch", "rebalance")
+TABLES = ("cluster", "node", "token", "lock", "claim", "set_aside", "audit", "batch", "rebalance")
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),
@@ -19,6 +19,7 @@ WORKER_WRITES = {
     "token": ("INSERT", "UPDATE"),
     "lock": ("INSERT", "UPDATE", "DELETE"),
     "claim": ("INSERT", "UPDATE"),
+    "set_aside": ("INSERT", "DELETE"),
     "audit": ("INSERT",),
     "batch": ("INSERT", "UPDATE"),
     "rebalance": ("INSERT",),

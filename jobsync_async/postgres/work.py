@@ -1,107 +1,162 @@
-"""Claims and completions: lists of tasks in one round trip each, fenced by token, incarnation and epoch in the statement."""
+"""Claims, completions and batches: lists of tasks in one round trip each, fenced by token, incarnation and epoch in the
+statement."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jobsync_async.core.hashing import task_key
 from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.core.texts import storable
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import int_array
 
+SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async release` releases it"
+"""Why a task is set aside; # is how often."""
+
 
 class WorkStore:
-    """The statements about tasks."""
+    """The statements about tasks. All raise StoreUnavailable; sending one again is safe."""
 
     def __init__(self, link: Pool, queries: Queries, codec: str = "utf-8") -> None:
         self._link = link
         self._codec = codec
         self._queries = queries
 
+    async def read_date(self) -> dt.date:
+        """The cluster's date."""
+        (row,) = await self._fetch("read_date", {})
+        date: dt.date = row.date
+        return date
+
+    # -- claims and completions -----------------------------------------------------------------------------------------
+
     async def record_claims(
-        self, me: Identity, date: dt.date, works: Sequence[Work], *, all_or_none: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
         """Write down that tasks begin; for each whose ownership held, whether it may begin (False: it is complete already).
 
         Args:
             all_or_none: write nothing when the ownership of any of them did not hold.
-
-        Raises StoreUnavailable; recording again is safe.
         """
         if len(works) == 1:
             (work,) = works
-            values = {**work._asdict(), "task_key": task_key(work.task_id), "date": date, "node": me.name}
+            values = {**work._asdict(), "task_key": run.key(work.task_id), "date": run.date, "node": me.name}
             held = await self._fetch("record_claim", {**values, "incarnation": me.incarnation})
             return {work.task_id: not held[0].complete} if held else {}
-        values = {**self._fenced(me, date, works), "all_or_none": all_or_none}
-        rows = await self._record("record_claims", values, works)
+        values = {**self._fenced(me, run, works), "all_or_none": all_or_none}
+        rows = await self._record("record_claims", values, run, works)
         return {text: not row.complete for text, row in rows.items()}
 
-    async def record_completions(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, bool]:
-        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before).
+    async def begin_tasks(
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+    ) -> dict[str, Begun]:
+        """Begin tasks of a batch; what came of each whose ownership held.
 
-        Raises StoreUnavailable; recording again is safe.
+        Args:
+            lost_limit: a task is set aside when so many workers have ended while they were at work on it.
+            alone: nothing else of the batch runs at this worker.
         """
-        rows = await self._record("record_completions", self._fenced(me, date, works), works)
+        values = {**self._fenced(me, run, works), "lost_limit": lost_limit, "alone": alone, "reason": SET_ASIDE}
+        rows = await self._record("begin_tasks", values, run, works)
+        return {text: Begun(row.begun, row.complete, row.set_aside) for text, row in rows.items()}
+
+    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
+        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
+        rows = await self._record("record_completions", self._fenced(me, run, works), run, works)
         return {text: row.completed for text, row in rows.items()}
 
-    async def write_audit(self, me: Identity, date: dt.date, works: Sequence[Work]) -> int:
+    async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         """Write down tasks as done, whoever owns them now; how many were not written down before."""
-        values = self._fenced(me, date, works)
+        return await self._execute("write_audit", self._fenced(me, run, works))
 
-        async def work(connection: Connection) -> int:
-            return (await connection.execute(self._queries["write_audit"], values)).rowcount
-
-        return await self._link.run(work)
-
-    async def record_failures(self, date: dt.date, failures: Sequence[tuple[Work, str]]) -> int:
-        """Write down that tasks were given up, with the error; of how many: those that nobody has begun anew since."""
+    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+        """Write down that tasks ended in order without being completed: given up with the error, or, with None, let go of.
+        For how many of them the claim was still the last."""
         values = {
-            "date": date,
-            "task_keys": [task_key(work.task_id) for work, _ in failures],
-            "errors": [storable(error, self._codec) for _, error in failures],
-            "epochs": int_array([work.epoch for work, _ in failures]),
+            "date": run.date,
+            "task_keys": [run.key(work.task_id) for work, _ in ended],
+            "errors": [None if error is None else storable(error, self._codec) for _, error in ended],
+            "epochs": int_array([work.epoch for work, _ in ended]),
         }
+        return await self._execute("end_claims", values)
 
-        async def work(connection: Connection) -> int:
-            return (await connection.execute(self._queries["record_failures"], values)).rowcount
-
-        return await self._link.run(work)
-
-    async def forget_failures(self, date: dt.date, texts: Iterable[str]) -> None:
+    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
-        values = {"date": date, "task_keys": [task_key(text) for text in texts]}
+        await self._execute("forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]})
 
-        async def work(connection: Connection) -> None:
-            await connection.execute(self._queries["forget_failures"], values)
-
-        await self._link.run(work)
-
-    async def read_progress(self, date: dt.date, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
         """Which of the tasks are done with."""
-        keys = {task_key(text): text for text in texts}
-        rows = await self._fetch("read_progress", {"date": date, "task_keys": list(keys)})
-        return {keys[row.task_key]: Progress(row.node, row.error, row.claimed_at) for row in rows}
+        return await self._progress("read_progress", run, texts)
+
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+        """Which of the tasks are set aside, on whatever date, and not complete in this run."""
+        return await self._progress("read_set_aside", run, texts)
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
         return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
 
-    async def _record(self, name: str, values: Mapping[str, Any], works: Sequence[Work]) -> dict[str, Any]:
+    # -- batches --------------------------------------------------------------------------------------------------------
+
+    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
+        """Begin a run of a batch, or continue one that is open."""
+        values = {**asked._asdict(), "batch_key": key, "total": total, "node": me.name}
+        lock = {"lock": f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"}
+
+        async def work(connection: Connection) -> Opened:
+            await connection.execute(self._queries["lock_batch"], lock)
+            cursor = connection.cursor(binary=True)
+            row = await (await cursor.execute(self._queries["begin_batch"], values)).fetchone()
+            assert row is not None, "the cluster row is missing"
+            return Opened(*row)
+
+        return await self._link.transaction(work)
+
+    async def finish_batch(self, key: bytes, opened: Opened) -> None:
+        """All ids of a run are done with. Does nothing when it was opened anew meanwhile."""
+        values = {"batch_key": key, "date": opened.date, "started_at": opened.started_at}
+        await self._execute("finish_batch", values)
+
+    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+        """Under which dates the owners of tasks work on them, as worker and date; nothing where the batch has one open run.
+
+        Args:
+            tokens: the token of each task's text.
+        """
+        values = {
+            "batch_key": key,
+            "date": run.date,
+            "name": run.batch,
+            "this_run": json.dumps([{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}]),
+            "task_keys": [run.key(text) for text in tokens],
+            "token_ids": int_array(list(tokens.values())),
+        }
+        return {(row.node, row.date) for row in await self._fetch("find_dates", values)}
+
+    # -------------------------------------------------------------------------------------------------------------------
+
+    async def _progress(self, name: str, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+        keys = {run.key(text): text for text in texts}
+        rows = await self._fetch(name, {"date": run.date, "task_keys": list(keys)})
+        return {keys[row.task_key]: Progress(row.node, row.error, row.claimed_at) for row in rows}
+
+    async def _record(self, name: str, values: Mapping[str, Any], run: Run, works: Sequence[Work]) -> dict[str, Any]:
         rows = {row.task_key: row for row in await self._fetch(name, values)}
-        keys = ((work.task_id, task_key(work.task_id)) for work in works)
+        keys = ((work.task_id, run.key(work.task_id)) for work in works)
         return {text: rows[key] for text, key in keys if key in rows}
 
-    def _fenced(self, me: Identity, date: dt.date, works: Sequence[Work]) -> dict[str, Any]:
+    def _fenced(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, Any]:
         # Sorted, so that two statements over the same tasks lock rows in the same order.
-        by_key = sorted({task_key(work.task_id): work for work in works}.items())
+        by_key = sorted({run.key(work.task_id): work for work in works}.items())
         return {
-            "date": date,
+            "date": run.date,
+            "batch": run.batch,
             "node": me.name,
             "incarnation": me.incarnation,
             "task_keys": [key for key, _ in by_key],
@@ -114,5 +169,13 @@ class WorkStore:
         async def work(connection: Connection) -> list[Any]:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(self._queries[name], values)).fetchall()
+
+        return await self._link.run(work)
+
+    async def _execute(self, name: str, values: Mapping[str, Any]) -> int:
+        """How many rows it wrote."""
+
+        async def work(connection: Connection) -> int:
+            return (await connection.execute(self._queries[name], values)).rowcount
 
         return await self._link.run(work)

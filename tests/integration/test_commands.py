@@ -87,7 +87,7 @@ def commands(dsn) -> Commands:
 
 
 LOOKING = {"status", "owner-of", "history", "plan", "doctor"}
-CHANGING = {"locks add", "locks list", "locks clear", "explain", "drain", "undrain", "init", "contract", "bound"}
+CHANGING = {"locks add", "locks list", "locks clear", "explain", "release", "drain", "undrain", "init", "contract", "bound"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():

@@ -496,7 +496,7 @@ def in_a_thread(function) -> list[BaseException]:
 @pytest.mark.parametrize("clustered", [True, False], ids=["in a cluster", "standalone"])
 async def test_calls_from_another_event_loop_are_refused_at_once_and_name_both(config, clustered):
     async with Job("a", config if clustered else None) as job:
-        changes, scope, unused = job.token_changes(), job.claim("x"), job.claim("y")
+        changes, scope = job.token_changes(), job.claim("x")
         async with job.claim("y") as claim:
             here = repr(asyncio.get_running_loop())
             calls = [

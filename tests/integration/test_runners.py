@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import logging
 import subprocess
@@ -56,10 +57,10 @@ def told(caplog, level: int, word: str) -> list[str]:
 
 
 async def test_the_row_says_what_a_worker_runs_and_says_it_again_after_a_rejoin(quick_jobs, admin):
-    (anna,) = await quick_jobs.start("anna")
+    (anna,) = await quick_jobs.start("anna", date=dt.date(2026, 1, 5))
     assert await said(admin, "anna") == []
     feed = {"kind": "owned", "name": "feed", "date": None}
-    batch = {"kind": "batch", "name": None, "date": anna.date.isoformat()}
+    batch = {"kind": "batch", "name": None, "date": "2026-01-05"}
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: anna.run_owned(IDS, forever, name="feed"))
         await until_said(admin, "anna", [feed])

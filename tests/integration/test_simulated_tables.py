@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -25,7 +26,8 @@ from tests.hands import hand
 from tests.simulation import statements
 
 _SECONDS = 6.0
-_DATE = dt.date(2024, 2, 29)
+Kind = Callable[[Both], Steps]
+_DATES = (dt.date(2024, 2, 29), dt.date(2024, 3, 1))
 
 
 # == what is sent =======================================================================================================
@@ -217,9 +219,13 @@ def report(q: Both) -> Steps:
 
 def work(q: Both) -> Steps:
     name, incarnation = q.somebody()
-    tasks = [(task_key(str(token)), str(token), q.view.token[token]) for token in q.some() if token in q.view.token]
+    batch = q.random.choice((None, None, None, None, "b"))
+    tasks = [(task_key(str(token), batch), str(token), q.view.token[token]) for token in q.some() if token in q.view.token]
+    if tasks and q.random.random() < 0.7:  # most often those of somebody who may
+        incarnation = tasks[0][2].incarnation or incarnation
     values = {
-        "date": _DATE,
+        "date": _DATES[q.random.random() < 0.2],
+        "batch": batch,
         "node": name,
         "incarnation": incarnation,
         "task_keys": [key for key, *_ in tasks],
@@ -227,14 +233,53 @@ def work(q: Both) -> Steps:
         "token_ids": int_array([token.token_id for *_, token in tasks]),
         "epochs": int_array([token.epoch + (q.random.random() < 0.2) for *_, token in tasks]),
     }
-    yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
-    if q.random.random() < 0.3:
+    chosen = q.random.random()
+    if chosen < 0.2:
+        yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
+    elif chosen < 0.8:
+        judged = {"lost_limit": q.random.choice((2, 2, 3)), "alone": q.random.random() < 0.7, "reason": "# times"}
+        yield "begin_tasks", {**values, **judged}
+    if q.random.random() < 0.05:
         yield "record_completions", values
+    if q.random.random() < 0.1:
+        yield "end_claims", {**values, "errors": [q.random.choice(("wrong", None)) for _ in tasks]}
+    if q.random.random() < 0.1:
+        yield "forget_failures", values
+    if q.random.random() < 0.05:
+        yield "write_audit", values
+    for name in ("read_progress", "read_set_aside", "read_audit"):
+        yield name, values
     if tasks:
         key, task, token = q.random.choice(tasks)
         one = {**values, "task_key": key, "task_id": task, "token_id": token.token_id}
         one |= {"epoch": token.epoch + (q.random.random() < 0.2), "incarnation": token.incarnation or incarnation}
         yield "record_claim", one
+    return q.random.random() < 0.8
+
+
+def inherit(q: Both) -> Steps:
+    """Somebody is started again under a name that owns tokens."""
+    old = q.random.choice([q.view.token[number].incarnation for number in sorted(q.view.token)])
+    yield (
+        "inherit_tokens",
+        {"old_incarnation": old or q.somebody()[1], "incarnation": q.incarnation(), "version": q.view.cluster.version + 1},
+    )
+    return True
+
+
+def batch(q: Both) -> Steps:
+    """Runs of two batches, and where their tasks are worked on."""
+    name, _ = q.somebody()
+    key, batch = q.random.choice(((b"of its ids", None), (b"of its name", "b")))
+    asked = {"date": q.random.choice((None, None, *_DATES)), "default_date": q.random.choice(_DATES)}
+    yield "lock_batch", {"lock": key.hex()}
+    ((opened,), _) = yield "begin_batch", {"batch_key": key, "name": batch, "total": TOKENS, "node": name, **asked}
+    tokens = q.some()
+    run = {"batch_key": key, "date": opened.date, "started_at": opened.started_at, "name": batch}
+    run["this_run"] = json.dumps([{"kind": "batch", "name": batch, "date": str(opened.date)}])
+    yield "find_dates", {**run, "task_keys": [task_key(str(t), batch) for t in tokens], "token_ids": int_array(tokens)}
+    if q.random.random() < 0.5:
+        yield "finish_batch", run
     return q.random.random() < 0.8
 
 
@@ -258,26 +303,22 @@ def begin(q: Both) -> Steps:
 
 
 _KINDS = (
-    join,
-    join,
-    beat,
-    beat,
-    announce,
-    read,
-    read,
-    lead,
-    lead,
-    lead,
-    acknowledge,
-    acknowledge,
-    take_over,
-    leave,
-    report,
+    *(join, join, beat, beat, announce, read, read, lead, lead, lead, acknowledge, acknowledge, take_over, leave, report),
     work,
 )
 
 
-async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn, monkeypatch):
+def anything(q: Both) -> Kind:
+    return begin if q.random.random() < 0.03 else q.random.choice(_KINDS)
+
+
+def records(q: Both) -> Kind:
+    """As soon as there are tokens: what is recorded of their tasks, while they go from one owner to the next."""
+    return q.random.choice((*(work, work, inherit, batch) * 3, join, lead) if q.view.token else (join, lead))
+
+
+@pytest.mark.parametrize("choose", [anything, records])
+async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn, monkeypatch, choose):
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
     config = make_config(total_tokens=TOKENS)
@@ -297,7 +338,7 @@ async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn
             both = Both(connection, other, queries, Model(f"{here}/{oid}"), random, here, [], [])
             try:
                 for _ in range(60):
-                    kind = begin if random.random() < 0.03 else random.choice(_KINDS)
+                    kind = choose(both)
                     if random.random() < 0.2 and kind is not work:
                         async with some_tokens_locked(both):
                             await both.transaction(kind(both))

@@ -15,6 +15,9 @@ VERSIONS = ("tests/integration/test_versions.py",)
 RUNNERS = ("tests/integration/test_runners.py",)
 _SETTINGS = "tests/integration/test_settings.py::"
 SETTINGS = (f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",)
+POISON = ("tests/integration/test_poison.py",)
+DATES = ("tests/integration/test_dates.py",)
+UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 LEASES = ("tests/unit/test_lease.py", "tests/unit/test_leadership.py", "tests/unit/test_worker.py")
 TIMES = ("tests/integration/test_times.py",)
@@ -344,6 +347,84 @@ MUTANTS = (
         "FROM fenced WHERE NOT EXISTS (SELECT FROM done)",
         "FROM fenced",
         (*CLAIMS, *STATEMENTS),
+    ),
+    Mutant(
+        "a task of a batch begins without a lock on its token's row",
+        QUERIES,
+        "    FOR KEY SHARE OF t\n), judged AS (",
+        "), judged AS (",
+        CLAIMS,
+    ),
+    Mutant(
+        "a claim that was left open counts nothing",
+        QUERIES,
+        "CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost",
+        "0 AS lost",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a claim that its own worker left open counts",
+        QUERIES,
+        "CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost",
+        "CASE WHEN c.open THEN 1 ELSE 0 END AS lost",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an id with one loss left does not have to run alone",
+        QUERIES,
+        "lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END AS free",
+        "lost < %(lost_limit)s AS free",
+        POISON,
+    ),
+    Mutant(
+        "what must run alone runs beside others",
+        "batch.py",
+        "self._gate.alone() if item.text in self._alone else self._gate.beside_others()",
+        "self._gate.beside_others()",
+        POISON,
+    ),
+    Mutant(
+        "an end in order is not written",
+        "batch.py",
+        "                await self._run.let_go(work)",
+        "                pass",
+        POISON,
+    ),
+    Mutant(
+        "an end in order is written also when the lease is over",
+        "batch.py",
+        "if not recorded and self._worker.may_act() and self._worker.identity == me:",
+        "if not recorded:",
+        POISON,
+    ),
+    Mutant(
+        "what is set aside is tried again by the next run",
+        QUERIES,
+        "error IS NOT NULL AND set_aside_at IS NULL",
+        "error IS NOT NULL",
+        STATEMENTS,
+    ),
+    Mutant(
+        "two that begin a batch at the same moment begin two",
+        "postgres/work.py",
+        '            await connection.execute(self._queries["lock_batch"], lock)\n',
+        "",
+        DATES,
+    ),
+    Mutant(
+        "a run that somebody has opened again is finished by who opened it before",
+        QUERIES,
+        "AND date = %(date)s AND started_at = %(started_at)s AND finished_at IS NULL",
+        "AND date = %(date)s AND finished_at IS NULL",
+        DATES,
+    ),
+    Mutant(
+        "a batch's name is no part of a task's key",
+        "core/hashing.py",
+        '(text if batch is None else f"{batch}\\0{text}")',
+        "text",
+        UNIT_RUNS,
+        quick=True,
     ),
     # -- the session ------------------------------------------------------------------------------------------------------
     Mutant(

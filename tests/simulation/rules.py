@@ -24,7 +24,7 @@ from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
-from tests.simulation import scripts, timing
+from tests.simulation import batches, scripts, timing
 from tests.simulation.faults import GOOD, Profile
 from tests.simulation.mixes import QUICK, SLOW, USUAL
 from tests.simulation.network import Weather
@@ -379,6 +379,9 @@ _TABLE = (
         _script(timing.beats_while_it_leaves),
         _signs_off_while_it_beats,
     ),
+    Rule("a claim left open is an owner lost", batches.LOST, _script(batches.killed_at_work)),
+    Rule("an orderly end is said before the token goes", batches.LOST, _script(batches.left_at_work), batches.ends_in_silence),
+    Rule("a batch is a name and a date", batches.NOT_ONCE, _script(batches.two_over_the_same_ids), batches.named_as_others),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
-from tests.simulation import failing, leading, owning, records  # noqa: F401 - they enter their statements
+from tests.simulation import failing, leading, owning, records, working  # noqa: F401 - they enter their statements
 from tests.simulation.scheduler import Call, Scheduler
 from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result, in_turn
 from tests.simulation.tables import Tables, Transaction, View

@@ -7,6 +7,7 @@ Committed rows are never changed in place, so a reader's view stays what it was.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Cluster(NamedTuple):
     server_identity: str | None = None
     longest_wait: float | None = None
     longest_allowed: float | None = None
+    time_zone: str | None = "UTC"
 
 
 class Node(NamedTuple):
@@ -62,6 +64,28 @@ class Node(NamedTuple):
     said_by: UUID | None = None
 
 
+class Claim(NamedTuple):
+    task_id: str
+    token_id: int
+    node: str
+    epoch: int
+    error: str | None
+    claimed_at: float
+    batch: str | None = None
+    incarnation: UUID | None = None
+    open: bool | None = None
+    owners_lost: int = 0
+    set_aside_at: float | None = None
+
+
+class Batch(NamedTuple):
+    name: str | None
+    total: int
+    started_at: dt.datetime
+    started_by: str
+    finished: bool = False
+
+
 class Token(NamedTuple):
     token_id: int
     node: str | None
@@ -71,7 +95,7 @@ class Token(NamedTuple):
     version: int
 
 
-TABLES = ("node", "token", "lock", "claim", "audit", "rebalance")
+TABLES = ("node", "token", "lock", "claim", "set_aside", "audit", "batch", "rebalance")
 Rows = Mapping[Any, Any]
 
 
@@ -84,7 +108,9 @@ class View:
     token: Rows
     lock: Rows
     claim: Rows
+    set_aside: Rows
     audit: Rows
+    batch: Rows
     rebalance: Rows
 
     def alive(self, incarnation: UUID | None) -> bool:

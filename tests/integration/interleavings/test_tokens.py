@@ -11,6 +11,7 @@ import pytest
 from jobsync_async import StoreUnavailable
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Work
+from jobsync_async.core.runs import Run
 from tests.hands import Hand, blocked, rows
 from tests.integration.interleavings.conftest import TOKENS, two_with_a_handoff
 
@@ -123,11 +124,11 @@ async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_reco
     await a.lead()
     mine = await a.mine()
     works = [Work(str(token), token, mine[token][0]) for token in tokens]
-    date = dt.date(2026, 1, 2)
+    run = Run(dt.date(2026, 1, 2))
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
         changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
         await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
-        claiming = asyncio.ensure_future(a.store.work.record_claims(a.me, date, works, all_or_none=all_or_none))
+        claiming = asyncio.ensure_future(a.store.work.record_claims(a.me, run, works, all_or_none=all_or_none))
         await blocked(admin, "sync_claim")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
@@ -141,11 +142,11 @@ async def test_a_completion_that_waited_for_a_row_which_changed_its_owner_is_not
     await a.lead()
     mine = await a.mine()
     works = [Work(str(token), token, mine[token][0]) for token in range(5)]
-    date = dt.date(2026, 1, 2)
+    run = Run(dt.date(2026, 1, 2))
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
         changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
         await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
-        completing = asyncio.ensure_future(a.store.work.record_completions(a.me, date, works))
+        completing = asyncio.ensure_future(a.store.work.record_completions(a.me, run, works))
         await blocked(admin, "sync_audit")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
@@ -157,16 +158,34 @@ async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_fail
     a = await join("a")
     await a.lead()
     epoch = (await a.mine())[2][0]
-    date = dt.date(2026, 1, 2)
+    run = Run(dt.date(2026, 1, 2))
     before = Work("2", 2, epoch)
-    assert await a.store.work.record_claims(a.me, date, [before]) == {"2": True}
+    assert await a.store.work.record_claims(a.me, run, [before]) == {"2": True}
     await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")  # it went, and came back
     now = Work("2", 2, epoch + 1)
-    assert await a.store.work.record_claims(a.me, date, [now]) == {"2": True}
-    assert await a.store.work.record_failures(date, [(before, "of the claim before")]) == 0
-    assert await a.store.work.read_progress(date, ["2"]) == {}
-    assert await a.store.work.record_failures(date, [(now, "of this claim")]) == 1
-    assert (await a.store.work.read_progress(date, ["2"]))["2"].error == "of this claim"
+    assert await a.store.work.record_claims(a.me, run, [now]) == {"2": True}
+    assert await a.store.work.end_claims(run, [(before, "of the claim before")]) == 0
+    assert await a.store.work.read_progress(run, ["2"]) == {}
+    assert await a.store.work.end_claims(run, [(now, "of this claim")]) == 1
+    assert (await a.store.work.read_progress(run, ["2"]))["2"].error == "of this claim"
+
+
+async def test_a_beginning_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config):
+    a = await join("a")
+    await a.lead()
+    mine = await a.mine()
+    works = [Work(str(token), token, mine[token][0]) for token in range(5)]
+    run = Run(dt.date(2026, 1, 2), "b")
+    async with await psycopg.AsyncConnection.connect(config.dsn) as other:
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
+        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
+        beginning = asyncio.ensure_future(a.store.work.begin_tasks(a.me, run, works, lost_limit=2))
+        await blocked(admin, "sync_claim")
+        await other.commit()
+    kept = {work.task_id for work in works if work.token_id != 2}
+    assert {text: begun.begun for text, begun in (await beginning).items()} == dict.fromkeys(kept, True)
+    written = {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim WHERE open")).fetchall()}
+    assert written == kept
 
 
 # 6, 10 -- Slow readers, withdrawn revocations

@@ -1,0 +1,127 @@
+"""Runs: under which date, and in which batch, tasks are begun and completed. Pure.
+
+A batch is a name and a date; without a name, it is the set of its ids and a date. What is recorded of a task is kept by the
+*task key* and the date, so two named batches over the same ids on one date are two.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from jobsync_async.core.hashing import ids_key, name_key, task_key
+from jobsync_async.core.rows import Progress
+from jobsync_async.errors import ConfigError
+
+LEAST_LOST = 2
+"""An id is never set aside at its first loss: any id that was open then may be the one that ended its worker."""
+
+
+class Run(NamedTuple):
+    """What tasks are recorded under: a date and, in a batch that has one, its name."""
+
+    date: dt.date
+    batch: str | None = None
+
+    def key(self, text: str) -> bytes:
+        """The key under which a task is stored in this run."""
+        return task_key(text, self.batch)
+
+    def __str__(self) -> str:
+        return f"{'the batch' if self.batch is None else f'batch {self.batch!r}'} of {self.date}"
+
+
+class Asked(NamedTuple):
+    """Which run of a batch is wanted.
+
+    Attributes:
+        name: the batch's, None for none.
+        date: the call's; None continues the open run, else takes `default_date`, else the cluster's.
+    """
+
+    name: str | None = None
+    date: dt.date | None = None
+    default_date: dt.date | None = None
+
+
+class Opened(NamedTuple):
+    """A run of a batch that was begun or continued, as its row says.
+
+    Attributes:
+        date: the run's.
+        started_at, started_by: when it was opened, and the worker that did it.
+        fresh: the date that a run begun now would have had.
+        at: when it was asked for. Both moments are the server's.
+    """
+
+    date: dt.date
+    started_at: dt.datetime
+    started_by: str
+    fresh: dt.date
+    at: dt.datetime
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a run that is begun now would have the same date."""
+        return self.date == self.fresh
+
+
+class Begun(NamedTuple):
+    """What came of beginning a task.
+
+    Attributes:
+        begun: it may be worked on now. If it is not, and none of the others holds, it has to run alone: ask again, `alone`.
+        complete: it was complete before.
+        set_aside: why it is not begun any more until it is released; None for one that is not set aside.
+    """
+
+    begun: bool
+    complete: bool = False
+    set_aside: str | None = None
+
+
+class Elsewhere(NamedTuple):
+    """A worker that owns tasks of a run, and works on them under another date."""
+
+    node: str
+    date: dt.date
+
+
+def date_of(value: object) -> dt.date | None:
+    """The date that a user gave: None, a date, or a datetime, which counts by its date. Raises ConfigError for others."""
+    if isinstance(value, dt.datetime):
+        return value.date()
+    if value is None or isinstance(value, dt.date):
+        return value
+    raise ConfigError(f"date must be a datetime.date or None; got {value!r:.100}")
+
+
+def batch_key(name: str | None, texts: Iterable[str]) -> bytes:
+    """The key of a batch: by its name, or by the set of its ids' texts, of which each is given once, in any order."""
+    return ids_key(texts) if name is None else name_key(name)
+
+
+def lost_limit(attempts: int) -> int:
+    """How many workers an id may take with it before it is set aside."""
+    return max(attempts, LEAST_LOST)
+
+
+def given_up_before(progress: Mapping[str, Progress], moment: dt.datetime) -> dict[str, Progress]:
+    """What was given up, of the tasks that were begun before this moment."""
+    return {
+        text: entry
+        for text, entry in progress.items()
+        if entry.error is not None and (entry.claimed_at is None or entry.claimed_at < moment)
+    }
+
+
+def elsewhere(seen: Iterable[tuple[str, dt.date]], date: dt.date) -> list[Elsewhere]:
+    """Of workers that are at work under dates, those that are so under another date and not under this one."""
+    pairs = set(seen)
+    return [Elsewhere(node, other) for node, other in sorted(pairs) if other != date and (node, date) not in pairs]
+
+
+def is_done(texts: Iterable[str], progress: Mapping[str, Progress]) -> bool:
+    """Whether a run has nothing left to do: each id is complete, or was given up."""
+    return all(text in progress for text in texts)

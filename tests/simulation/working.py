@@ -1,0 +1,238 @@
+"""What the statements of ``queries.sql`` about claims, completions and batches do, and the fence."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+from tests.simulation.records import moment, quick
+from tests.simulation.statements import Asked, Locked, Result, numbers, rows, statement
+from tests.simulation.tables import Batch, Claim, Node
+
+# == the fence, claims and audit ========================================================================================
+
+
+def _fence(q: Asked, token_id: int, epoch: int) -> Any:
+    """FOR KEY SHARE of the token's row, if it is this incarnation's under this epoch; whether it is, and was before waiting."""
+    by_epoch = q.keeps("the fence's epoch")
+
+    def holds(token: Any) -> bool:
+        return token is not None and token.incarnation == q.incarnation and (token.epoch == epoch or not by_epoch)
+
+    if not holds(q.tx.view().token.get(token_id)):
+        return False
+    if q.keeps("the fence's lock"):
+        yield Locked(("token", token_id), "key share")
+        if not holds(q.tx.row("token", token_id)):
+            return False
+    q.tx.fenced.append((token_id, q.incarnation, epoch))
+    return True
+
+
+@statement
+def fence(q: Asked) -> Any:
+    """What `Claim.fence_sql` gives."""
+    held = yield from _fence(q, q.token_id, q.epoch)
+    return Result(rows("epoch", [(q.epoch,)])) if held else Result()
+
+
+def _fenced(q: Asked) -> Any:
+    held = []
+    for key, task, token, epoch in zip(q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True):
+        if (yield from _fence(q, token, epoch)):
+            held.append((key, task, token, epoch))
+    return held
+
+
+def _begin(q: Asked, key: bytes, task: str, token: int, epoch: int) -> None:
+    """The claim of a task that begins, by hand: what a batch keeps in the row stays."""
+    row = q.tx.row("claim", (q.date, key)) or Claim(task, token, q.node, epoch, None, q.now)
+    q.tx.write("claim", (q.date, key), row._replace(node=q.node, epoch=epoch, error=None, claimed_at=q.now))
+
+
+@statement
+def record_claims(q: Asked) -> Any:
+    audit = q.tx.view().audit  # as the statement saw it when it began
+    held = yield from _fenced(q)
+    writes = not q.all_or_none or len(held) == len(q.task_keys)
+    for key, task, token, epoch in held:
+        if writes and (q.date, key) not in audit:
+            _begin(q, key, task, token, epoch)
+    return Result(rows("task_key complete", ((key, (q.date, key) in audit) for key, *_ in held)))
+
+
+@statement
+def record_claim(q: Asked) -> Any:
+    complete = (q.date, q.task_key) in q.tx.view().audit
+    if not (yield from _fence(q, q.token_id, q.epoch)):
+        return Result()
+    if not complete:
+        _begin(q, q.task_key, q.task_id, q.token_id, q.epoch)
+    return Result(rows("complete", [(complete,)]))
+
+
+@statement
+def begin_tasks(q: Asked) -> Any:
+    view, came = q.tx.view(), []  # claims and completions as the statement saw them when it began
+    for key, task, token, epoch in (yield from _fenced(q)):
+        complete, row = (q.date, key) in view.audit, view.claim.get((q.date, key))
+        before = row or Claim(task, token, q.node, epoch, None, q.now)
+        lost = before.owners_lost + bool(
+            before.open and before.incarnation != q.incarnation and q.keeps("a claim left open is an owner lost")
+        )
+        put = view.set_aside.get(key)
+        free = put is None and lost < q.lost_limit - (not q.alone) and not complete
+        guilty = put is None and lost >= q.lost_limit and not complete
+        reason = q.reason.replace("#", str(lost)) if put is None else put[4]
+        came.append((key, complete, free, reason if (guilty or put is not None) and not complete else None))
+        if free:
+            begun = (task, token, q.node, epoch, None, q.now, q.batch, q.incarnation, True, lost)
+            set_aside_at = row.set_aside_at if row else None
+            q.tx.write("claim", (q.date, key), Claim(*begun, set_aside_at))
+        elif guilty:
+            closed = before._replace(open=False, owners_lost=lost, error=reason, set_aside_at=q.now)
+            q.tx.write("claim", (q.date, key), closed)
+            q.tx.write("set_aside", key, (task, q.batch, q.date, lost, reason))
+    return Result(rows("task_key complete begun set_aside", came))
+
+
+@statement
+def record_completions(q: Asked) -> Any:
+    held = yield from _fenced(q)
+    done = []
+    for key, task, token, epoch in held:
+        fresh = q.tx.row("audit", (q.date, key)) is None
+        if fresh:
+            q.tx.write("audit", (q.date, key), (task, token, q.node, epoch, q.now, q.batch))
+        done.append((key, fresh))
+    return Result(rows("task_key completed", done))
+
+
+@quick
+def write_audit(q: Asked) -> Result:
+    written = 0
+    for key, task, token, epoch in zip(q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True):
+        if q.tx.row("audit", (q.date, key)) is None:
+            q.tx.write("audit", (q.date, key), (task, token, q.node, epoch, q.now, None))
+            written += 1
+    return Result((), written)
+
+
+@quick
+def read_audit(q: Asked) -> Result:
+    entries = [(d, *row[:4], moment(row[4]), row[5]) for (d, _), row in q.tx.view().audit.items() if d == q.date]
+    names = "date task_id token_id node epoch completed_at batch"
+    return Result(rows(names, sorted(entries, key=lambda e: (e[5], e[1], e[6] or ""))))
+
+
+@quick
+def end_claims(q: Asked) -> Result:
+    ended = 0
+    for key, error, epoch in zip(q.task_keys, q.errors, numbers(q.epochs), strict=True):
+        row = q.tx.row("claim", (q.date, key))
+        if row is not None and row.epoch == epoch and row.set_aside_at is None:
+            q.tx.write("claim", (q.date, key), row._replace(error=error, open=False))
+            ended += 1
+    return Result((), ended)
+
+
+@quick
+def forget_failures(q: Asked) -> Result:
+    forgotten = 0
+    for key in q.task_keys:
+        row = q.tx.row("claim", (q.date, key))
+        if row is not None and row.error is not None and row.set_aside_at is None:
+            q.tx.write("claim", (q.date, key), row._replace(error=None))
+            forgotten += 1
+    return Result((), forgotten)
+
+
+@quick
+def read_progress(q: Asked) -> Result:
+    view, found = q.tx.view(), []
+    for key in q.task_keys:
+        done, begun = view.audit.get((q.date, key)), view.claim.get((q.date, key))
+        if done is not None:
+            found.append((key, done[2], None, None))
+        elif begun is not None and begun.error is not None:
+            found.append((key, begun.node, begun.error, moment(begun.claimed_at)))
+    return Result(rows("task_key node error claimed_at", found))
+
+
+@quick
+def read_set_aside(q: Asked) -> Result:
+    view = q.tx.view()
+    found = []
+    for key in q.task_keys:
+        row = view.set_aside.get(key)
+        if row is not None and (q.date, key) not in view.audit:
+            claim = view.claim.get((row[2], key))
+            found.append((key, claim.node if claim else "", row[4], moment(0)))
+    return Result(rows("task_key node error claimed_at", found))
+
+
+# == batches and dates ==================================================================================================
+
+
+def _today(q: Asked) -> dt.date:
+    assert q.tx.view().cluster.time_zone == "UTC"
+    return moment(q.now).date()
+
+
+@quick
+def read_date(q: Asked) -> Result:
+    return Result(rows("date", [(_today(q),)]))
+
+
+@statement
+def lock_batch(q: Asked) -> Any:
+    yield Locked(("advisory", q.lock))
+    return Result(rows("pg_advisory_xact_lock", [("",)]))
+
+
+@quick
+def begin_batch(q: Asked) -> Result:
+    fresh = q.default_date or _today(q)
+    dates = (date for (key, date), row in q.tx.view().batch.items() if key == q.batch_key and not row.finished)
+    date = q.date or max(dates, default=None) or fresh
+    row = q.tx.row("batch", (q.batch_key, date))
+    if row is None or row.finished:
+        row = Batch(row.name if row else q.name, q.total, moment(q.now), q.node)
+    q.tx.write("batch", (q.batch_key, date), row._replace(total=q.total))
+    opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
+    return Result(rows("date started_at started_by fresh at", [opened]), 1)
+
+
+@quick
+def finish_batch(q: Asked) -> Result:
+    row = q.tx.row("batch", (q.batch_key, q.date))
+    if row is None or row.finished or row.started_at != q.started_at:
+        return Result()
+    q.tx.write("batch", (q.batch_key, q.date), row._replace(finished=True))
+    return Result((), 1)
+
+
+def _runs(node: Node, run: dict[str, str | None]) -> bool:
+    """Whether it says of itself that it runs that."""
+    return node.said_by == node.incarnation and run in (node.runs or ())
+
+
+@quick
+def find_dates(q: Asked) -> Result:
+    view, found = q.tx.view(), set()
+    runs = {date for (key, date), row in view.batch.items() if key == q.batch_key and not row.finished}
+    for date in runs | {q.date} if runs - {q.date} else ():
+        for key, number in zip(q.task_keys, numbers(q.token_ids), strict=True):
+            claim, token = view.claim.get((date, key)), view.token.get(number)
+            names = [
+                node.name
+                for node in view.node.values()
+                if token and node.incarnation == token.incarnation and not _runs(node, json.loads(q.this_run)[0])
+            ]
+            if claim and names and claim.incarnation == token.incarnation:
+                found.add((*names, date))
+            says = {"kind": "batch", "name": q.name, "date": str(date)}
+            if date != q.date and q.name is not None:
+                found |= {(name, date) for name in names if _runs(view.node[name], says)}
+    return Result(rows("node date", sorted(found)))
