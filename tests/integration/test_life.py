@@ -146,7 +146,7 @@ async def test_what_was_got_before_a_restart_stays_over(config):
         claim.check()
     with pytest.raises(StopAsyncIteration):
         await changes.__anext__()
-    with pytest.raises(NotOwner):
+    with pytest.raises(UsageError):
         await scope.__aenter__()
     await job.stop()
 
