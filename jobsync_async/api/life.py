@@ -93,6 +93,11 @@ class Life(Records, Pins):
         task.add_done_callback(self._is_over)
         try:
             await asyncio.wait([task, runs], return_when=asyncio.FIRST_COMPLETED)
+            if runs.done():
+                return
+            if task.cancelled():
+                raise UsageError("stop() was called while the job was starting: it has not joined, and may be started again")
+            task.result()  # raises
         except asyncio.CancelledError:
             self._engine.hurry()
             self._end(None)
@@ -101,10 +106,8 @@ class Life(Records, Pins):
             if not task.cancelled():
                 task.exception()  # retrieved: the cancellation is what the caller must see
             raise
-        if not runs.done():
-            if task.cancelled():
-                raise UsageError("stop() was called while the job was starting: it has not joined, and may be started again")
-            task.result()  # raises
+        finally:
+            del task  # with the frames of its cancellation, which hold a connection that was being opened
 
     def _check_startable(self) -> None:
         """Raise UsageError unless it may be started now."""
@@ -133,13 +136,17 @@ class Life(Records, Pins):
             await finish_first(engine.ended())
         finally:
             self._untold = engine.failure
-            self._is_over(self._task)
+            self._stopped()
             await self._tell_end(engine.failure)
 
-    def _is_over(self, task: asyncio.Task[None] | None) -> None:
-        if task is self._task and self._state != "stopped":
-            self._state = "stopped"
-            self._worker.home.leave()
+    def _is_over(self, task: asyncio.Task[None]) -> None:
+        if task is self._task:
+            self._stopped()
+            self._task = None
+
+    def _stopped(self) -> None:
+        self._state = "stopped"
+        self._worker.home.leave()
 
     async def _provide_locks(self) -> None:
         if self._lock_provider is None:
