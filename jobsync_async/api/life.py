@@ -220,6 +220,7 @@ class Life(Records, Pins):
     async def _leave(self) -> None:
         """`stop`, whoever asks for it."""
         task, me = self._task, asyncio.current_task()
+        self._task_log.let_go()
         if task is me:  # on_end, which is called when all is over
             return
         if task is not None and not task.done():
@@ -302,6 +303,7 @@ class Life(Records, Pins):
             extra={"node": name, "signal": number.name},
         )
         if self._state == "running":
+            self._task_log.let_go()
             self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
         else:
             self._worker.wake_waiters()

@@ -25,6 +25,8 @@ class Records(Started):
         """Record that work on the task begins here, and keep it for `write_audit`, which writes it under the same date. True
         when it may begin; False when it is complete for the date already, and then nothing is recorded.
 
+        Until it is written, its token stays here, for up to ``handoff_timeout_sec`` after it is wanted elsewhere.
+
         What was done and not yet written as complete, by whomever, it does not know: write soon, or use `run_batch`.
 
         Raises NotOwner or OwnershipLost when it is not this worker's, and then records nothing; StoreUnavailable.

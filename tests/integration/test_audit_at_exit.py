@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 
 import psycopg
 import pytest
 
 from jobsync_async import Job, StoreUnavailable
+from jobsync_async.testing import Cluster
 
 DAY = dt.date(2026, 1, 2)
 
@@ -103,3 +105,48 @@ async def test_add_task_tells_whether_it_may_begin(config):
             assert await job.add_task("x") is False
             assert await job.add_tasks(["x", "y", 7]) == ["y", 7]
             assert await job.write_audit() == 2
+
+
+async def test_a_task_that_was_added_keeps_its_token_here_until_it_is_written(jobs):
+    (anna,) = await jobs.start("anna")
+    await anna.add_tasks(range(100))
+    held = {anna.task_to_token(task) for task in range(100)}
+    (berta,) = await jobs.start("berta")
+    assert not held & berta.my_tokens, "the first half of a rebalance is over, and none of these went"
+    await anna.write_audit()
+    await jobs.even()
+    assert held & berta.my_tokens
+    assert await berta.add_tasks(task for task in range(100) if berta.owns(task)) == []
+
+
+async def test_the_loop_of_jobsync_works_no_task_twice_whenever_another_worker_starts(config):
+    done = Counter[int]()
+    halfway = asyncio.Event()
+
+    async def worker(name: str) -> None:
+        async with Job(name, config) as job:
+            for task in range(200):
+                if job.can_claim_task(task) and await job.add_task(task):
+                    await asyncio.sleep(0.001)  # the work
+                    done[task] += 1
+                if task == 100:
+                    halfway.set()
+
+    first = asyncio.create_task(worker("anna"))
+    await halfway.wait()
+    await worker("berta")
+    await first
+    assert done == dict.fromkeys(range(200), 1)
+
+
+async def test_a_token_waits_for_an_added_task_no_longer_than_the_handoff_timeout(make_config, caplog):
+    config = make_config(total_tokens=2, hash_function="modulo", handoff_timeout_sec=0.3)
+    async with Cluster(config) as jobs:
+        (anna,) = await jobs.start("anna")
+        await anna.add_tasks([0, 1])
+        (berta,) = await jobs.start("berta")
+        await jobs.even()
+        (task,) = (task for task in (0, 1) if berta.owns(task))
+        assert f"task '{task}' was added and is not written as complete" in caplog.text
+        assert await berta.add_task(task)
+        assert await anna.write_audit() == 2
