@@ -29,7 +29,7 @@ class Interruption:
     """
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.count = 0
+        self.count: int = 0
         self.task = task
         self._loop = asyncio.get_running_loop()
         self._outer = _scope_of(task)

@@ -124,7 +124,7 @@ class Connector:
         self.patience_sec: float = limit_sec * 1.5
         self.queries: Queries | None = None
         self.codec: str = "utf-8"
-        self.severed = False
+        self.severed: bool = False
 
     def conninfo(self, purpose: str) -> str:
         return self._conninfo(purpose)
