@@ -402,7 +402,7 @@ MUTANTS = (
         QUERIES,
         "LEFT JOIN {set_aside} s ON s.task_key = w.task_key",
         "LEFT JOIN {set_aside} s ON false",
-        STATEMENTS,
+        CLAIMS,
     ),
     Mutant(
         "two that begin a batch at the same moment begin two",
