@@ -754,12 +754,11 @@ WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 -- Tasks that were begun and have ended in order without being completed: given up with an error, or let go of with none.
 UPDATE {claim} c SET error = w.error, open = false
 FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[]) AS w(task_key, error, epoch)
-WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch AND c.set_aside_at IS NULL
+WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
 
 -- name: forget_failures
--- A batch is run again: what was given up is tried anew, but for what is set aside.
-UPDATE {claim} SET error = NULL
-WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL AND set_aside_at IS NULL
+-- A batch is run again: what was given up is tried anew.
+UPDATE {claim} SET error = NULL WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
 
 -- name: read_progress
 -- Of the given tasks, those that are completed, and those that were given up, with the error and when they were begun.

@@ -372,8 +372,8 @@ MUTANTS = (
     Mutant(
         "an id with one loss left does not have to run alone",
         QUERIES,
-        "lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END AS free",
-        "lost < %(lost_limit)s AS free",
+        "lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END AND NOT complete AS begun",
+        "lost < %(lost_limit)s AND NOT complete AS begun",
         POISON,
     ),
     Mutant(
@@ -398,11 +398,11 @@ MUTANTS = (
         POISON,
     ),
     Mutant(
-        "what is set aside is tried again by the next run",
+        "what is set aside is begun again",
         QUERIES,
-        "error IS NOT NULL AND set_aside_at IS NULL",
-        "error IS NOT NULL",
-        STATEMENTS,
+        "LEFT JOIN {set_aside} s ON s.task_key = w.task_key",
+        "LEFT JOIN {set_aside} s ON false",
+        CLAIMS,
     ),
     Mutant(
         "two that begin a batch at the same moment begin two",

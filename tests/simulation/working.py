@@ -131,7 +131,7 @@ def end_claims(q: Asked) -> Result:
     ended = 0
     for key, error, epoch in zip(q.task_keys, q.errors, numbers(q.epochs), strict=True):
         row = q.tx.row("claim", (q.date, key))
-        if row is not None and row.epoch == epoch and row.set_aside_at is None:
+        if row is not None and row.epoch == epoch:
             q.tx.write("claim", (q.date, key), row._replace(error=error, open=False))
             ended += 1
     return Result((), ended)
@@ -142,7 +142,7 @@ def forget_failures(q: Asked) -> Result:
     forgotten = 0
     for key in q.task_keys:
         row = q.tx.row("claim", (q.date, key))
-        if row is not None and row.error is not None and row.set_aside_at is None:
+        if row is not None and row.error is not None:
             q.tx.write("claim", (q.date, key), row._replace(error=None))
             forgotten += 1
     return Result((), forgotten)

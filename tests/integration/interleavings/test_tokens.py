@@ -11,7 +11,7 @@ import pytest
 from jobsync_async import StoreUnavailable
 from jobsync_async.core.ownership import Ownership
 from jobsync_async.core.rows import Work
-from jobsync_async.core.runs import Run
+from jobsync_async.core.runs import Begun, Run
 from tests.hands import Hand, blocked, rows
 from tests.integration.interleavings.conftest import TOKENS, two_with_a_handoff
 
@@ -186,6 +186,20 @@ async def test_a_beginning_that_waited_for_a_row_which_changed_its_owner_is_not_
     assert {text: begun.begun for text, begun in (await beginning).items()} == dict.fromkeys(kept, True)
     written = {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim WHERE open")).fetchall()}
     assert written == kept
+
+
+async def test_a_task_that_was_set_aside_since_the_batch_resumed_is_not_begun_on_any_date(join, admin):
+    a = await join("a")
+    await a.lead()
+    mine = await a.mine()
+    run, works = Run(dt.date(2026, 1, 2)), [Work(str(token), token, mine[token][0]) for token in (1, 2)]
+    await admin.execute(
+        "INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason) VALUES (%s, '2', '2025-12-31', 3, 'why')",
+        [run.key("2")],
+    )
+    begun = await a.store.work.begin_tasks(a.me, run, works, lost_limit=3)
+    assert begun == {"1": Begun(True), "2": Begun(False, set_aside="why")}
+    assert await (await admin.execute("SELECT task_id FROM sync_claim")).fetchall() == [("1",)]
 
 
 # 6, 10 -- Slow readers, withdrawn revocations
