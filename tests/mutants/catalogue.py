@@ -587,14 +587,10 @@ MUTANTS = (
     Mutant(
         "a worker signs off before its heartbeats have ended",
         "coordinator.py",
-        "                idle = not self._broken and await self._let_go(store)\n"
-        "            finally:\n"
-        "                await end(tasks)\n",
+        "                idle = not self._broken and await self._let_go(store)\n",
         "                idle = not self._broken and await self._let_go(store)\n"
         "                if idle:\n"
-        "                    await self._sign_off(store)\n"
-        "            finally:\n"
-        "                await end(tasks)\n",
+        "                    await self._sign_off(store)\n",
         rule("heartbeats have ended before the sign-off"),
         quick=True,
     ),
