@@ -140,12 +140,12 @@ class FaultWorker:
             await self.job.fence(connection, claim)
             n = await self._write(connection, claim)
             if sleep_sec:
-                self.log("said", clock(), "holding", claim.task_id, claim.epoch)
+                self.log("said", clock(), "holding", claim.token_id, claim.epoch)
                 await connection.execute("SELECT pg_sleep(%s)", [sleep_sec])
-        self.log("commit", checked, claim.task_id, claim.epoch, n)
+        self.log("commit", checked, claim.token_id, claim.epoch, n)
 
     async def _write(self, connection: psycopg.AsyncConnection[Any], claim: Claim) -> int:
-        values = {"task": claim.task_id, "epoch": claim.epoch, "worker": self.name}
+        values = {"task": claim.token_id, "epoch": claim.epoch, "worker": self.name}
         row = await (await connection.execute(_WRITE, values)).fetchone()
         assert row is not None
         return int(row[0])
@@ -164,11 +164,16 @@ class FaultWorker:
     async def _batch(self) -> None:
         """A batch that all workers share."""
         if self.settings["batch"]:
-            result = await self.job.run_batch(range(self.settings["batch"]), self._piece, concurrency=4)
+            ids = [self._beside(n) for n in range(self.settings["batch"])]
+            result = await self.job.run_batch(ids, self._piece, concurrency=4)
             self.log("said", clock(), "batch is done", len(result.failed))
 
+    def _beside(self, task: int) -> int:
+        """Another task on the same token: a worker works on one task once at a time, and `_work` is at work on the first."""
+        return task + len(self.tasks)
+
     async def _piece(self, claim: Claim) -> None:
-        self.log("piece", clock(), claim.task_id)
+        self.log("piece", clock(), claim.task_id - len(self.tasks))
         await anyio.sleep(0.05)
 
     # -- what is told -----------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ class FaultWorker:
 
     async def do_block(self, seconds: float) -> None:
         """Block the event loop inside a claim, and look at once: here, and in a task that was ready to run all the while."""
-        task = min(self.job.my_tokens)
+        task = self._beside(min(self.job.my_tokens))
         with contextlib.suppress(OwnershipLost):
             async with self.job.claim(task) as claim, self._turn:  # not in a transaction, whose fence would hold its token up
                 other = asyncio.ensure_future(self._look("another task", claim))
@@ -229,14 +234,14 @@ class FaultWorker:
     async def do_hold_fence(self, task: int, seconds: float) -> None:
         """A user's transaction that takes long, on a connection of its own."""
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(task) as claim, await self._connect() as connection:
+            async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
                 with anyio.CancelScope(shield=True):
                     await self._transaction(connection, claim, seconds)
         self.log("said", clock(), "done", task)
 
     async def do_last_words(self, task: int, seconds: float) -> None:
         """A fenced transaction whose COMMIT is already on the way to the server, which takes its time to get there."""
-        async with self.job.claim(task) as claim, await self._connect() as connection:
+        async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
             await connection.execute("BEGIN")
             await self.job.fence(connection, claim)
             await self._write(connection, claim)
@@ -246,7 +251,7 @@ class FaultWorker:
     async def do_late_fence(self, task: int) -> None:
         """Ask the fence, and only the fence, after the process was stopped for more than a second."""
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(task) as claim, await self._connect() as connection:
+            async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
                 with anyio.CancelScope(shield=True):
                     self.log("said", clock(), "waiting")
                     before = clock()
