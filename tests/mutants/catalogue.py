@@ -35,7 +35,9 @@ MUTANTS = (
         QUERIES,
         "    WHERE name = %(name)s AND incarnation = %(incarnation)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
         "    WHERE name = %(name)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
-        STATEMENTS,
+        (
+            "tests/integration/interleavings/test_members.py::test_the_old_incarnation_can_do_nothing_after_its_name_was_taken_over",
+        ),
         quick=True,
     ),
     Mutant(
@@ -58,14 +60,15 @@ MUTANTS = (
         "WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s",
         "WHERE name = %(name)s AND incarnation = %(old_incarnation)s",
         STATEMENTS,
-        quick=True,
     ),
     Mutant(
         "a take-over of a name leaves the epochs as they are",
         QUERIES,
         "UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()",
         "UPDATE {token} SET incarnation = %(incarnation)s, version = %(version)s, assigned_at = now()",
-        STATEMENTS,
+        (
+            "tests/integration/interleavings/test_members.py::test_the_old_incarnation_can_do_nothing_after_its_name_was_taken_over",
+        ),
         quick=True,
     ),
     Mutant(
@@ -112,7 +115,7 @@ MUTANTS = (
         QUERIES,
         "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
         "WHERE t.token_id = a.token_id AND incarnation = %(incarnation)s",
-        STATEMENTS,
+        ("tests/integration/interleavings/test_tokens.py::test_a_late_acknowledgement_does_not_answer_the_next_revocation",),
         quick=True,
     ),
     Mutant(
@@ -121,7 +124,6 @@ MUTANTS = (
         "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
         "WHERE t.token_id = a.token_id AND t.version + 0 = a.version",
         STATEMENTS,
-        quick=True,
     ),
     Mutant(
         "an acknowledgement gives a token to a receiver that drains",
@@ -165,7 +167,6 @@ MUTANTS = (
         "WHERE term = %(term)s AND leader_incarnation = %(incarnation)s\n",
         "WHERE term = %(term)s\n",
         STATEMENTS,
-        quick=True,
     ),
     Mutant(
         "a leader without a row writes",
@@ -179,7 +180,7 @@ MUTANTS = (
         QUERIES,
         "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
         "WHERE n.name = w.name AND n.incarnation = w.incarnation\nRETURNING n.name, n.incarnation",
-        STATEMENTS,
+        ("tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",),
         quick=True,
     ),
     Mutant(
@@ -209,7 +210,6 @@ MUTANTS = (
         "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n",
         "",
         STATEMENTS,
-        quick=True,
     ),
     Mutant(
         "a plan writes over what changed since its reading",
@@ -447,7 +447,6 @@ MUTANTS = (
         "    ('standard_conforming_strings', 'on'),\n",
         "",
         SETTINGS,
-        quick=True,
     ),
     Mutant(
         "a session that listens ends when the role says so",
@@ -529,7 +528,6 @@ MUTANTS = (
         "        self.beats_seen(answer.beats, arrived)",
         "        self.beats_seen(answer.beats, sent_at)",
         rule("beats are observed from when a heartbeat was answered"),
-        quick=True,
     ),
     Mutant(
         "beats are observed from when a look was sent, not answered",
@@ -592,7 +590,6 @@ MUTANTS = (
         "                if idle:\n"
         "                    await self._sign_off(store)\n",
         rule("heartbeats have ended before the sign-off"),
-        quick=True,
     ),
     # -- times ------------------------------------------------------------------------------------------------------------
     Mutant(
@@ -608,7 +605,6 @@ MUTANTS = (
         "FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision) c",
         "FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c",
         (*TIMES, *STATEMENTS),
-        quick=True,
     ),
     Mutant(
         "a worker takes a name over above a bound that was lowered meanwhile",
@@ -660,15 +656,13 @@ MUTANTS = (
         "        if snapshot.incarnation != self.incarnation or snapshot.since != self.version:",
         "        if snapshot.incarnation != self.incarnation:",
         (*UNIT, "tests/integration/interleavings"),
-        quick=True,
     ),
     Mutant(
         "a token in use is acknowledged",
         "core/ownership.py",
         "        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}",
         "        return {token for token in tokens if any(reader.holds(token) for reader in readers)}",
-        UNIT,
-        quick=True,
+        ("tests/unit/test_ownership.py",),
     ),
     Mutant(
         "a token that a reader was told of is acknowledged before it comes back",
@@ -691,7 +685,6 @@ MUTANTS = (
         "AND incarnation = {incarnation} AND epoch = {epoch} FOR KEY SHARE",
         "AND incarnation = {incarnation} AND epoch >= {epoch} FOR KEY SHARE",
         CLAIMS,
-        quick=True,
     ),
     Mutant(
         "a fence locks nothing",
@@ -714,7 +707,6 @@ MUTANTS = (
         "known if known is not None and known[0] == beat else (beat, now)",
         "known if known is not None else (beat, now)",
         ("tests/integration/test_predecessor.py::test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still",),
-        quick=True,
     ),
     Mutant(
         "an outage does not interrupt the watch over workers of jobsync",
@@ -722,7 +714,6 @@ MUTANTS = (
         " if at - seen[1] >= self._timeout_sec}",
         "}",
         ("tests/integration/test_predecessor.py::test_an_outage_takes_nobody_for_dead_and_wakes_no_dead",),
-        quick=True,
     ),
     Mutant(
         "a clone begins anew while workers may act",
@@ -745,7 +736,6 @@ MUTANTS = (
         "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
         "    ADD CONSTRAINT {too_old} CHECK (true)",
         VERSIONS,
-        quick=True,
     ),
     Mutant(
         "contracted tables take an older worker that takes over a newer one's row",
@@ -788,7 +778,6 @@ MUTANTS = (
         "            self._owned = (number, owned)",
         "            self._owned = (self._changes, owned)",
         UNIT,
-        quick=True,
     ),
     # -- processes --------------------------------------------------------------------------------------------------------
     Mutant(

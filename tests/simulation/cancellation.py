@@ -112,10 +112,13 @@ class Interrupted(Simulation):
 
     @staticmethod
     def _nothing_held(process: Process) -> None:
-        worker = process.worker
+        worker, job = process.worker, process.job
         assert worker is not None
-        if worker.ownership._users:
-            raise Violation(f"claims were left: {worker.ownership._users}")
+        assert job is not None
+        added = {one for day in job._task_log._added.values() for one in day}  # these wait to be written, whoever is cancelled
+        left = set(worker.ownership.users()) - added
+        if left:
+            raise Violation(f"claims were left: {left}")
         if any(reader._letting_go for reader in worker.ownership._readers):
             raise Violation("a reader was left that holds up a token")
         extra = [task.get_name() for task in process.loop.tasks() if not _belongs_to_the_worker(task)]
