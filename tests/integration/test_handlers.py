@@ -252,10 +252,7 @@ async def test_a_handler_whose_fence_is_refused_is_started_again_after_growing_w
     assert 2 <= calls <= 4
 
 
-async def test_whatever_a_handlers_error_says_is_recorded_and_ends_nothing(config, admin, monkeypatch):
-    # What is logged holds half a surrogate pair, which no report of a test can.
-    monkeypatch.setattr(logging.getLogger("jobsync_async"), "propagate", False)
-
+async def test_whatever_a_handlers_error_says_is_recorded_and_ends_nothing(config, admin):
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text")
