@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
+from jobsync_async.callbacks import not_our_cancellation
 from jobsync_async.claims import Claim, Holding, mark_held
 from jobsync_async.errors import ConfigError, UsageError, _OwnershipError
 from jobsync_async.groups import BaseExceptionGroup
@@ -177,9 +178,7 @@ async def apart(what: str, function: Callable[..., Any], *args: Any) -> Any:
         interruption.end()
     error = _error_of(task)
     if isinstance(error, asyncio.CancelledError):
-        raise UsageError(
-            f"{what} raised CancelledError, though nobody had cancelled it: it awaited something that was"
-        ) from error
+        raise not_our_cancellation(what) from error
     return task.result()
 
 

@@ -66,6 +66,7 @@ class Fleet:
         write_every_sec: float = 0.4,
         drains: bool = False,
         batch: int = 0,
+        batch_from: int | None = None,
         nursery: Nursery | None = None,
         times: dict[str, float] | None = None,
     ) -> Member:
@@ -76,7 +77,8 @@ class Fleet:
             network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the nursery.
-            drains: hand everything on before leaving. batch: pieces of a batch to work on, besides the tasks.
+            drains: hand everything on before leaving.
+            batch: pieces of a batch to work on. batch_from: its first id, if those of the tasks are not to be left out.
             nursery: whose child it is, if not the fleet's.
             times: settings that differ from the fleet's.
         """
@@ -96,6 +98,7 @@ class Fleet:
             "write_every_sec": write_every_sec,
             "drains": drains,
             "batch": batch,
+            "batch_from": batch_from,
         }
         if environment is None:
             born = nursery or self._nursery

@@ -83,7 +83,7 @@ def test_four_workers_of_0_1_0_are_replaced_one_by_one_by_todays_and_back_under_
     make_fleet: MakeFleet, old: Nursery, old_dsn: str
 ):
     fleet = make_fleet(STEADY, dsn=old_dsn, tasks=60)
-    work = {"batch": PIECES}
+    work = {"batch": PIECES, "batch_from": 0}  # as workers of 0.1.0 take them
     fleet.start(*(f"old-{n}" for n in range(4)), **LOAD, **work, nursery=old)
     assert fleet.work_goes_on(fleet.now(), 10)
     assert layout(fleet) == (1, 1)

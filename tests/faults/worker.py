@@ -40,7 +40,6 @@ from tests.faults import history, wires
 
 LONGEST_LIFE_SEC = 1200
 CLEANUP_SEC = 0.03
-MOST_BESIDE = 2500
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _WRITE = """
     WITH next AS (UPDATE public.counter SET n = n + 1 WHERE task = %(task)s RETURNING task, n)
@@ -175,8 +174,9 @@ class FaultWorker:
         return task + len(self.tasks)
 
     def _first_piece(self) -> int:
-        """The first id of the batch: beside those of `_work`; but 0 where workers of 0.1.0, which take that, share it."""
-        return 0 if self.settings["batch"] > MOST_BESIDE else self._beside(0)
+        """The first id of the batch: the one that was given, else the first beside those of `_work`."""
+        given = self.settings["batch_from"]
+        return self._beside(0) if given is None else int(given)
 
     async def _piece(self, claim: Claim) -> None:
         self.log("piece", clock(), claim.task_id - self._first_piece())
