@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,13 +18,25 @@ DEFAULT = {"heartbeat_interval_sec": 5.0, "heartbeat_timeout_sec": 15.0}
 
 
 @contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A server process that does not run."""
+def frozen(fleet: Fleet, pid: int) -> Iterator[None]:
+    """A server process that does not run. It is stopped between two transactions: in one, it would keep its locks from all."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        fleet.until(lambda: stopped_idle(fleet, pid), 5, "the server process is stopped outside a transaction")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def stopped_idle(fleet: Fleet, pid: int) -> bool:
+    """Whether it has stopped, and holds no lock; if it holds one, it runs on until the next look."""
+    if Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "T":
+        os.kill(pid, signal.SIGSTOP)
+        return False
+    holds_locks = fleet.admin.execute("SELECT 1 FROM pg_locks WHERE pid = %s LIMIT 1", [pid]).fetchone()
+    if holds_locks:
+        os.kill(pid, signal.SIGCONT)
+    return not holds_locks
 
 
 def sessions_are_back(fleet: Fleet, than: dict[str, int] | None = None) -> Callable[[], bool]:
@@ -41,7 +54,7 @@ def test_a_frozen_listener_is_found_by_the_next_heartbeat_and_renewed(make_fleet
     fleet = make_fleet(STEADY)
     fleet.start("a", "b")
     listener = fleet.sessions("listener")["b"]
-    with frozen(listener):
+    with frozen(fleet, listener):
         fleet.launch("c")
         fleet.until(lambda: fleet["c"].said("up") or fleet["c"].state[3], 10, "c has joined")
         assert fleet.even(10) <= fleet.interval_sec + 1 + SLACK_SEC
@@ -53,7 +66,7 @@ def test_a_frozen_heartbeat_session_is_replaced_before_the_lease_ends(make_fleet
     fleet = make_fleet(STEADY)
     fleet.start("a", "b")
     before = fleet.sessions("heartbeat")["b"]
-    with frozen(before), fleet.no_token_moves():
+    with frozen(fleet, before), fleet.no_token_moves():
         fleet.watch(fleet.timeout_sec + fleet.interval_sec)
         assert fleet.sessions("heartbeat")["b"] != before
 
