@@ -38,6 +38,18 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where the tests are spread over processes, each tells the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["server"] = session.config.stash.get(_SERVER, None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if told := getattr(node, "workeroutput", {}).get("server"):
+        node.config.stash[_SERVER] = told
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if _SERVER in config.stash:
         terminalreporter.write_line(f"server: {config.stash[_SERVER]}")

@@ -134,7 +134,11 @@ def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
     print(f"== {name}:", _run(str(python), "-c", where, cwd=source).strip(), flush=True)
     started = time.monotonic()
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", *arguments], cwd=source, env=environment, check=False, timeout=LIMIT_SEC
+        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *arguments],
+        cwd=source,
+        env=environment,
+        check=False,
+        timeout=LIMIT_SEC,
     )
     print(f"== {name}: {'passed' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
     return done.returncode == 0

@@ -152,7 +152,10 @@ COMMANDS = [block for block in blocks("bash") if block.excuse is None]
 async def test_a_command_line_in_the_documents_works(block, dsn, tmp_path):
     """The README's own two commands are run by `.ci/run` and by tests/integration/test_command_line.py."""
     if block.page == ROOT / "README.md":
-        assert block.text.strip() in ("pip install '.[demo]' && jobsync-async demo", "pip install uv && uv run pytest")
+        assert block.text.strip() in (
+            "pip install '.[demo]' && jobsync-async demo",
+            "pip install uv && uv run pytest -n 2 --dist loadfile",
+        )
         return
     async with Job("worker-1", CoordinationConfig(dsn=dsn)) as job:
         assert job.my_tokens
