@@ -26,6 +26,7 @@ _COPIED = (
     "LICENSE",
 )
 _LIMIT_SEC = 400
+_UNCHANGED_LIMIT_SEC = 1800  # for the tests of all mutants together
 _RED = 1  # pytest's exit status when tests failed; others say that it could not run them
 
 
@@ -74,9 +75,9 @@ class Workshop:
                 shutil.copy(source, folder / name)
 
     def passes(self, tests: Collection[str]) -> Verdict:
-        """Run tests on the code as it is: what is red here proves nothing of a mutant."""
+        """Run tests on the code as it is, in two processes: what is red here proves nothing of a mutant."""
         started = time.monotonic()
-        status, output = self._run(tuple(tests))
+        status, output = self._run(("-n", "2", "--dist", "loadfile", *tests), _UNCHANGED_LIMIT_SEC)
         return Verdict("green" if status == 0 else "broken", time.monotonic() - started, output[-2000:])
 
     def judge(self, mutant: Mutant, tests: tuple[str, ...] = ()) -> Verdict:
@@ -99,7 +100,7 @@ class Workshop:
             return Verdict("survived", seconds, "every test stayed green")
         return Verdict("broken", seconds, output[-2000:])
 
-    def _run(self, tests: tuple[str, ...]) -> tuple[int, str]:
+    def _run(self, tests: tuple[str, ...], limit_sec: float = _LIMIT_SEC) -> tuple[int, str]:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--timeout=60", "-p", "no:cacheprovider", *tests]
         env = {**os.environ, "JOBSYNC_TEST_DSN": self._dsn, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"}
         process = subprocess.Popen(
@@ -112,9 +113,9 @@ class Workshop:
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(timeout=_LIMIT_SEC)
+            output, _ = process.communicate(timeout=limit_sec)
         except subprocess.TimeoutExpired:  # a mutant may wait for ever: that is a failure, too
             os.killpg(process.pid, 9)
             output, _ = process.communicate()
-            return _RED, output
+            return _RED, f"{output}\nnot over after {limit_sec:g} s"
         return process.returncode, output
