@@ -14,8 +14,8 @@ import psycopg
 
 from benchmarks.results import Result
 from jobsync_async import CoordinationConfig, Job
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Board, Distribution, Reading
 from jobsync_async.core.rows import Announcement, Identity
 from jobsync_async.postgres.store import Store
 

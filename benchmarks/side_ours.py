@@ -26,8 +26,8 @@ async def wal(connection: psycopg.AsyncConnection) -> float:
 
 async def distribution(appname: str, total: str) -> dict[str, float]:
     """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death; and the latter's WAL."""
-    from jobsync_async.core.board import Board, Distribution, Reading
     from jobsync_async.core.hashing import token_hasher
+    from jobsync_async.core.leader_state import Board, Distribution, Reading
     from jobsync_async.core.rows import Announcement, Identity
     from jobsync_async.postgres.store import Store
 
@@ -172,7 +172,7 @@ async def worker(appname: str, total: str, name: str) -> None:
 
 async def worker_elsewhere(appname: str, total: str, name: str) -> None:
     """A worker that takes itself to be alone on its host, so that nobody sees its death before its lease is over."""
-    from jobsync_async import process
+    from jobsync_async.host import process
 
     process._boot_id = lambda: f"the host of {name}"
     await worker(appname, total, name)

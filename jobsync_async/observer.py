@@ -11,16 +11,16 @@ from typing import Any
 
 from typing_extensions import Self
 
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.view import UNKNOWN, Look, View
-from jobsync_async.description import describe
+from jobsync_async.core.observer_state import UNKNOWN, Look, View
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.postgres.connection import finish_first
-from jobsync_async.postgres.observing import ViewFeed
+from jobsync_async.postgres.observer import ViewFeed
 from jobsync_async.postgres.store import Store
+from jobsync_async.runtime.cluster_status import describe
 from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
 
 logger = logging.getLogger(__name__)

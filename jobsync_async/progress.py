@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import anyio
 from typing_extensions import Self
 
-from jobsync_async.callbacks import call
 from jobsync_async.errors import UsageError
-from jobsync_async.handlers import apart
+from jobsync_async.work.callbacks import call
+from jobsync_async.work.handlers import apart
 
 if TYPE_CHECKING:
     from rich.console import Console

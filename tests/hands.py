@@ -12,11 +12,11 @@ import anyio
 import psycopg
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Board, Distribution, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse, Snapshot
-from jobsync_async.postgres.leading import Outcome
+from jobsync_async.postgres.leader import Outcome
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 

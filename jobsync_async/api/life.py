@@ -32,12 +32,12 @@ from typing_extensions import Self
 from jobsync_async.api.base import State, require_asyncio
 from jobsync_async.api.pins import Pins
 from jobsync_async.api.records import Records
-from jobsync_async.body import Body
-from jobsync_async.callbacks import Callback, call, not_our_cancellation
 from jobsync_async.errors import StoreError, UsageError
+from jobsync_async.host.waiting import ended
 from jobsync_async.postgres.connection import finish_first
-from jobsync_async.signals import Signals
-from jobsync_async.waiting import ended
+from jobsync_async.runtime.body import Body
+from jobsync_async.runtime.signals import Signals
+from jobsync_async.work.callbacks import Callback, call, not_our_cancellation
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
 
 from jobsync_async.api.base import Started, check_text
 from jobsync_async.errors import LockConflict
-from jobsync_async.locks import Locks
 from jobsync_async.types import LockInfo, TaskOrId
+from jobsync_async.work.pins import Locks
 
 if TYPE_CHECKING:
     from typing import ParamSpec

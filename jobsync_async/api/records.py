@@ -9,8 +9,8 @@ from typing import Any
 
 from jobsync_async.api.base import Started
 from jobsync_async.errors import StoreError
-from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import Task, TaskOrId
+from jobsync_async.work.task_log import TaskLog
 
 logger = logging.getLogger(__name__)
 

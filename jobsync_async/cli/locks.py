@@ -26,8 +26,8 @@ from jobsync_async.cli.app import (
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text, token_hasher
-from jobsync_async.description import plain
-from jobsync_async.locks import Locks
+from jobsync_async.runtime.cluster_status import plain
+from jobsync_async.work.pins import Locks
 
 locks = typer.Typer(no_args_is_help=True, help="Pins: which tasks must run on which workers.")
 app.add_typer(locks, name="locks")

@@ -28,8 +28,8 @@ from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
 from jobsync_async.postgres.connection import Connector, finish_first
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.schema import open_schema
-from jobsync_async.postgres.translation import translated
 
 FIRST = ("alpha", "beta", "gamma")
 KILLED, ADDED = "beta", "delta"

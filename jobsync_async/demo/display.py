@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobsync_async.demo.conductor import Progress
-from jobsync_async.groups import task_group
+from jobsync_async.host.task_groups import task_group
 
 _LINE_EVERY_SEC = 1.0
 _FRAME_EVERY_SEC = 0.1

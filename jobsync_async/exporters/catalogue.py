@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jobsync_async.core.board import REASONS
+from jobsync_async.core.leader_state import REASONS
 from jobsync_async.job import Job
 from jobsync_async.metrics import Histogram
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.rows import Announcement
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.postgres.store import Store
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from jobsync_async.core.board import Board, Distribution, Moves, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Board, Distribution, Moves, Reading
 from jobsync_async.core.rows import Member
 from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.store import Store

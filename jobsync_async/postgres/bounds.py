@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 
 
 class Bound(NamedTuple):

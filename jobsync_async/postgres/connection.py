@@ -26,9 +26,9 @@ from psycopg.rows import namedtuple_row
 
 from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.postgres import forks
-from jobsync_async.postgres.footing import Footing
+from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.translation import first_line, translated, without_frames
+from jobsync_async.postgres.statement_context import Footing
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 
 from jobsync_async.core.rows import Neighbour
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.versions import take_version
+from jobsync_async.postgres.statement_context import Footing
 
 # A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
 # still there is stuck, and not waited for.

@@ -12,11 +12,11 @@ from typing import Any
 
 import psycopg
 
-from jobsync_async.core.basis import Basis, Ground
+from jobsync_async.core.server_history import Basis, Ground
 from jobsync_async.errors import ConfigError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 
 
 class Failover:

@@ -10,15 +10,15 @@ from uuid import UUID
 import psycopg
 
 from jobsync_async import __version__
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.errors import ConfigError
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing, ServerChanged
 from jobsync_async.postgres.sql import LAYOUT, Queries
+from jobsync_async.postgres.statement_context import Footing, ServerChanged
 from jobsync_async.postgres.tokens import neighbour_from
-from jobsync_async.postgres.versions import take_version
 
 
 class Membership:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 from jobsync_async.postgres.tokens import int_array
-from jobsync_async.postgres.versions import take_version
 from jobsync_async.types import LockInfo
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jobsync_async.core.lease import Beat
-from jobsync_async.core.sessions import Ground, Session, SessionReading
+from jobsync_async.core.session_loss import Ground, Session, SessionReading
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.deaths import delete_nodes
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 
 
 class Sessions:

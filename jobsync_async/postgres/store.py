@@ -14,13 +14,13 @@ from jobsync_async.postgres import forks
 from jobsync_async.postgres.connection import Connector, Link, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
-from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.leading import Leading
+from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import Pins
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema, settings
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
@@ -28,7 +28,7 @@ from jobsync_async.postgres.work import WorkStore
 if TYPE_CHECKING:
     from jobsync_async.postgres.bounds import Bounds
     from jobsync_async.postgres.inspection import Inspection
-    from jobsync_async.postgres.observing import ViewFeed
+    from jobsync_async.postgres.observer import ViewFeed
     from jobsync_async.postgres.predecessor import Predecessor
     from jobsync_async.postgres.sessions import Sessions
 
@@ -138,7 +138,7 @@ class Store:
 
     async def observe(self) -> ViewFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
-        from jobsync_async.postgres.observing import ViewFeed  # noqa: PLC0415 - a worker has no use for it
+        from jobsync_async.postgres.observer import ViewFeed  # noqa: PLC0415 - a worker has no use for it
 
         return await ViewFeed.open(self._others)
 

@@ -13,13 +13,13 @@ from uuid import UUID
 from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.core.serving import Idler
+from jobsync_async.host.waiting import signalled
+from jobsync_async.postgres.cluster_version import MOST_NAMED
 from jobsync_async.postgres.connection import Connection, Connector, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.versions import MOST_NAMED
+from jobsync_async.postgres.statement_context import Footing
 from jobsync_async.types import Runner
-from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
 

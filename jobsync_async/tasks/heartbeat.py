@@ -14,17 +14,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from jobsync_async.core.basis import Ground, Waiting
 from jobsync_async.core.lease import Beat, Watch
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
+from jobsync_async.core.server_history import Ground, Waiting
 from jobsync_async.errors import NodeNameTaken, StoreError, StoreUnavailable
+from jobsync_async.host.process import known_dead
+from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
-from jobsync_async.process import known_dead
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leadership import Pacing, Succession
+from jobsync_async.core.leader_state import Board, Distribution, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
+from jobsync_async.core.takeover import Pacing, Succession
 from jobsync_async.errors import StoreError
-from jobsync_async.postgres.leading import Leading, Outcome
+from jobsync_async.host.waiting import signalled
+from jobsync_async.postgres.leader import Leading, Outcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from functools import partial
 from jobsync_async.core.neighbours import dead_workers, next_in_ring, visible
 from jobsync_async.core.rows import Neighbour, Process
 from jobsync_async.errors import StoreError
+from jobsync_async.host.process import has_ended, open_process, why_unwatchable
+from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
-from jobsync_async.process import has_ended, open_process, why_unwatchable
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 logger = logging.getLogger(__name__)
 

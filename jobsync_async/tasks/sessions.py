@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from jobsync_async.core.sessions import SessionWatch
+from jobsync_async.core.session_loss import SessionWatch
 from jobsync_async.errors import StoreError
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.sessions import Sessions

@@ -10,18 +10,18 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakSet
 
-from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.core.basis import Basis
+from jobsync_async.core.heartbeat_schedule import Looks, wait_for_next
 from jobsync_async.core.lease import Backoff, Beat, Lease, Times, Watch, lease_sec
 from jobsync_async.core.ownership import Change, Ownership
-from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
+from jobsync_async.core.server_history import Basis
 from jobsync_async.core.turns import Turns
 from jobsync_async.errors import SchemaError, StoreError
-from jobsync_async.home import Home
+from jobsync_async.host.clock import Clock
+from jobsync_async.host.home import Home
 from jobsync_async.metrics import Metrics
-from jobsync_async.postgres.translation import VersionRefused
+from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
 
 logger = logging.getLogger(__name__)

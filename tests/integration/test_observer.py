@@ -12,7 +12,7 @@ from psycopg import sql
 
 from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, StoreUnavailable, UsageError
 from jobsync_async.cli.watch import _follow
-from jobsync_async.postgres.observing import ViewFeed
+from jobsync_async.postgres.observer import ViewFeed
 from jobsync_async.types import ClusterChange
 
 

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable
-from jobsync_async.clock import lease_clock
-from jobsync_async.core.basis import Basis
 from jobsync_async.core.rows import Announcement
+from jobsync_async.core.server_history import Basis
 from jobsync_async.embedded import EmbeddedPostgres
-from jobsync_async.postgres.footing import ServerChanged
+from jobsync_async.host.clock import lease_clock
+from jobsync_async.postgres.statement_context import ServerChanged
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
 from tests.clusters import Cluster, cluster

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig, Job
-from jobsync_async.clock import lease_clock
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC, Waiting
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.core.rows import Announcement
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, Waiting
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
 from tests.clusters import cluster

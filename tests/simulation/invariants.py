@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from jobsync_async.core.basis import Basis
+from jobsync_async.core.server_history import Basis
 from tests.simulation.process import shown
 from tests.simulation.statements import TABLE_OID
 from tests.simulation.tables import Transaction, View

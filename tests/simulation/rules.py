@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from jobsync_async.coordinator import Coordinator
-from jobsync_async.core.basis import Ground, Waiting
+from jobsync_async.core.heartbeat_schedule import Looks
 from jobsync_async.core.lease import Beat, Lease, Times, Watch
 from jobsync_async.core.ownership import Ownership
-from jobsync_async.core.phase import Looks
 from jobsync_async.core.rows import Identity
-from jobsync_async.postgres.footing import Footing
+from jobsync_async.core.server_history import Ground, Waiting
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.postgres.statement_context import Footing
+from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
 from tests.simulation import batches, scripts, timing
@@ -140,7 +140,7 @@ def _nothing_forgotten() -> Context[Any]:
     async def guard_lease(worker: Worker) -> None:
         await worker.until(lambda: False)
 
-    return patch("jobsync_async.coordinator.guard_lease", guard_lease)
+    return patch("jobsync_async.runtime.coordinator.guard_lease", guard_lease)
 
 
 def _no_waiting_for_claims() -> Context[Any]:

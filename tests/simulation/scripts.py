@@ -12,7 +12,7 @@ from tests.simulation.invariants import Violation
 from tests.simulation.tables import CLUSTER
 
 if TYPE_CHECKING:
-    from jobsync_async.claims import Claim
+    from jobsync_async.work.claims import Claim
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
 

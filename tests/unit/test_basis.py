@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC, Basis, Ground, Waiting
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, Basis, Ground, Waiting
 
 GROUND = Ground(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
 BASIS = Basis("1/01/5/9", 3)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from jobsync_async.core.board import Board, Distribution, PinRow, Reading
+from jobsync_async.core.leader_state import Board, Distribution, PinRow, Reading
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
 

@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from jobsync_async.core.board import Need
-from jobsync_async.core.leadership import Pacing, Succession
+from jobsync_async.core.leader_state import Need
 from jobsync_async.core.lease import Beat, Times, Watch
 from jobsync_async.core.rows import HeartbeatAnswer
+from jobsync_async.core.takeover import Pacing, Succession
 
 LEADER, NEXT, CROWD = Beat("leader", uuid4(), 5), Beat("next", uuid4(), 7), Beat("crowd", uuid4(), 9)
 

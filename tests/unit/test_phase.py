@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.phase import CROWD, LOOK, SETTLING, SUCCESSORS, Looks, place_of, wait_for_next
+from jobsync_async.core.heartbeat_schedule import CROWD, LOOK, SETTLING, SUCCESSORS, Looks, place_of, wait_for_next
 
 INTERVAL_SEC = 5.0
 TIMER_LATE_SEC = 1e-6

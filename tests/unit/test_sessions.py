@@ -6,7 +6,7 @@ import datetime as dt
 from uuid import UUID
 
 from jobsync_async.core.lease import Beat
-from jobsync_async.core.sessions import Ground, Session, SessionReading, SessionWatch
+from jobsync_async.core.session_loss import Ground, Session, SessionReading, SessionWatch
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
 GROUND = Ground(START, 10, START)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobsync_async.core.view import Look, Seen, View
+from jobsync_async.core.observer_state import Look, Seen, View
 
 TOKENS = 6
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobsync_async import StoreUnavailable
 from jobsync_async.core.rows import Announcement, Identity
-from jobsync_async.postgres.footing import ServerChanged
+from jobsync_async.postgres.statement_context import ServerChanged
 from tests.hands import blocked, hand, rows
 from tests.integration.interleavings.conftest import TOKENS, two_with_a_handoff
 

@@ -18,20 +18,20 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from jobsync_async.claims import Claim, Holding
 from jobsync_async.core.ids import Item
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Progress, Work
 from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
-from jobsync_async.engine import Records
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
-from jobsync_async.groups import task_group
-from jobsync_async.handlers import Handler, HandlerRunner, blocked_text
+from jobsync_async.host.task_groups import task_group
 from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
-from jobsync_async.runs import BatchRun, Grouped, lost
+from jobsync_async.runtime.engine import Records
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult
+from jobsync_async.work.batch_run import BatchRun, Grouped, lost
+from jobsync_async.work.claims import Claim, Holding
+from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
 
 logger = logging.getLogger(__name__)
 

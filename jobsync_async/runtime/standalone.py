@@ -7,16 +7,16 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from jobsync_async.callbacks import Callback, RebalanceCallback
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Progress, Snapshot, TokenRow, Work
 from jobsync_async.core.runs import Asked, Begun, Opened, Run
-from jobsync_async.locks import Locks
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
+from jobsync_async.work.callbacks import Callback, RebalanceCallback
+from jobsync_async.work.pins import Locks
 
 
 class Standalone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from jobsync_async.core.board import Need
+from jobsync_async.core.leader_state import Need
 from jobsync_async.core.lease import Beat, Watch
 from jobsync_async.core.rows import HeartbeatAnswer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from jobsync_async.interruption import Interruption
+from jobsync_async.host.interruption import Interruption
 
 
 class Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobsync_async.core.view import Look, Seen
+from jobsync_async.core.observer_state import Look, Seen
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.listener import Listener

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import psycopg
 
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
-from jobsync_async.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
-from jobsync_async.interruption import Interruption, give_way
+from jobsync_async.host.interruption import Interruption, give_way
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
 
 logger = logging.getLogger(__name__)
 

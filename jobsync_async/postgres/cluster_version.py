@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jobsync_async.postgres.connection import Connection
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import Footing
 
 # More than these are not named: then it concerns all. A payload may have 8,000 bytes, and each listener is sent it.
 MOST_NAMED = 500

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jobsync_async.errors import UsageError
-from jobsync_async.streams import TokenChanges
+from jobsync_async.host.waiting import end
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import RebalanceEvent, TokenChange
-from jobsync_async.waiting import end
+from jobsync_async.work.streams import TokenChanges
 
 Callback = Callable[..., Awaitable[object] | object]
 

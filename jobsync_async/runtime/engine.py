@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from jobsync_async.core.rows import Identity, Progress, Work
 from jobsync_async.core.runs import Asked, Begun, Opened, Run
-from jobsync_async.locks import Locks
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
+from jobsync_async.work.pins import Locks
 
 
 class Records(Protocol):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from jobsync_async.core.basis import Basis
+from jobsync_async.core.server_history import Basis
 from jobsync_async.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)

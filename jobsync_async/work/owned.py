@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 
-from jobsync_async.claims import Holding
 from jobsync_async.core.ids import Item, items_of
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.ownership import Grant
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, UsageError
-from jobsync_async.groups import task_group
-from jobsync_async.handlers import Handler, HandlerRunner, Outcome, apart, check_ids
+from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
+from jobsync_async.work.claims import Holding
+from jobsync_async.work.handlers import Handler, HandlerRunner, Outcome, apart, check_ids
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

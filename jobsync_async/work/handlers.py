@@ -24,12 +24,12 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
-from jobsync_async.callbacks import not_our_cancellation
-from jobsync_async.claims import Claim, Holding, mark_held
 from jobsync_async.errors import ConfigError, UsageError, _OwnershipError
-from jobsync_async.groups import BaseExceptionGroup
-from jobsync_async.interruption import Interruption
+from jobsync_async.host.interruption import Interruption
+from jobsync_async.host.task_groups import BaseExceptionGroup
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.callbacks import not_our_cancellation
+from jobsync_async.work.claims import Claim, Holding, mark_held
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -14,26 +14,26 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobsync_async.callbacks import Callback, RebalanceCallback
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import require_storable
 from jobsync_async.core.rows import Announcement
-from jobsync_async.description import describe
 from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable, UsageError
-from jobsync_async.locks import Locks
+from jobsync_async.host.clock import lease_clock
+from jobsync_async.host.waiting import end, ended
 from jobsync_async.postgres.pooler import REFUSAL
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
+from jobsync_async.runtime.cluster_status import describe
 from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
 from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
-from jobsync_async.waiting import end, ended
+from jobsync_async.work.callbacks import Callback, RebalanceCallback
+from jobsync_async.work.pins import Locks
 
 if TYPE_CHECKING:
     from jobsync_async.tasks.predecessor import PredecessorWatch

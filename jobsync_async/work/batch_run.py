@@ -16,8 +16,8 @@ import anyio
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Progress, Work
 from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
-from jobsync_async.engine import Records
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
+from jobsync_async.runtime.engine import Records
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
 
