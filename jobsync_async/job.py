@@ -12,7 +12,7 @@ import psycopg
 from jobsync_async.api.base import check_number, check_text
 from jobsync_async.api.health import Health
 from jobsync_async.api.life import Life, OnEnd
-from jobsync_async.api.ownership import Ownership
+from jobsync_async.api.ownership import OwnershipCalls
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jobsync_async.work.owned import Ids
 
 
-class Job(Life, Ownership, Health):
+class Job(Life, OwnershipCalls, Health):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when leaving it (or `stop`).
 
     What asks without I/O may be called from any thread, everything else on the event loop that it was started on. A job that is

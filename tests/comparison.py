@@ -19,7 +19,7 @@ from tests.copies import copied
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import Server
 from tests.simulation.statements import STATEMENTS, Asked, Locked, Result
-from tests.simulation.tables import TABLES, Claim, Cluster, Node, Token, Transaction, View
+from tests.simulation.tables import TABLES, Claim, Cluster, Node, ObserverState, Token, Transaction
 
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
@@ -62,7 +62,7 @@ class Model:
 
     def __init__(self, here: str) -> None:
         self.server = Server(Scheduler(Random(0)), Random(0), lambda rule: True)
-        self.server.tables.committed = View(Cluster(server_identity=here), **{name: {} for name in TABLES})
+        self.server.tables.committed = ObserverState(Cluster(server_identity=here), **{name: {} for name in TABLES})
         client = SimpleNamespace(process=SimpleNamespace(old_library=False))
         self.session: Any = SimpleNamespace(server=self.server, client=client)
 
@@ -119,7 +119,7 @@ class Both:
 
     async def _both(self, tx: Transaction, name: str, values: dict[str, Any]) -> tuple[Sequence[Any], int]:
         channel = self.random.choice(("changes", "changes", None))
-        values = {"here": self.here, "basis_server": None, "basis_generation": None, "channel": channel, **values}
+        values = {"here": self.here, "adopted_server": None, "adopted_generation": None, "channel": channel, **values}
         self.sent.append(f"{name} {values}")
         cursor = self.connection.cursor(binary=True, row_factory=namedtuple_row)
         if name == "copy_tokens":
@@ -168,7 +168,7 @@ class Both:
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
         await self._compare_records(view)
 
-    async def _compare_records(self, view: View) -> None:
+    async def _compare_records(self, view: ObserverState) -> None:
         """Moments are compared by whether they are there."""
         names = [name for name in Claim._fields if name not in ("claimed_at", "set_aside_at")]
         chosen = f"date, task_key, {', '.join(names)}, set_aside_at IS NOT NULL"
@@ -193,7 +193,7 @@ class Both:
     # -- what is chosen -------------------------------------------------------------------------------------------------
 
     @property
-    def view(self) -> View:
+    def view(self) -> ObserverState:
         return self.model.server.tables.committed
 
     def somebody(self) -> tuple[str, UUID]:

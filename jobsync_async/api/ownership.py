@@ -10,7 +10,7 @@ from jobsync_async.types import Task, TaskOrId, task_id_of
 from jobsync_async.work.streams import TokenChanges
 
 
-class Ownership(Started):
+class OwnershipCalls(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class BeatSlot(NamedTuple):
     """When after the leader's beat others are to come, as fractions of the interval: `aim`, and up to `spread` either way, so
     that hundreds do not come all at once, and small drifts are left alone."""
 
@@ -24,9 +24,9 @@ class Place(NamedTuple):
     spread: float
 
 
-CROWD = Place(-0.08, 0.05)
+CROWD = BeatSlot(-0.08, 0.05)
 """Before the leader's beat (0.4 s of 5 s)."""
-SUCCESSORS = (Place(0.05, 0.03), Place(0.12, 0.03))
+SUCCESSORS = (BeatSlot(0.05, 0.03), BeatSlot(0.12, 0.03))
 """The next in age, and the one after it."""
 LOOK = 0.17
 """How long after its own beat a watcher looks once more: the successors' have been sent by then."""
@@ -34,7 +34,7 @@ SETTLING = 3.0
 """In how many intervals whoever is new comes to its place, or all to that after another leader's beat."""
 
 
-def place_of(rank: int) -> Place:
+def slot_of(rank: int) -> BeatSlot:
     """Where in the leader's interval a worker's beats belong; `rank` counts those who are older, the leader left out."""
     return SUCCESSORS[rank] if rank < len(SUCCESSORS) else CROWD
 
@@ -50,7 +50,7 @@ def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, rank: in
     """
     if leader_age_sec is None or not 0 <= leader_age_sec < 1.5 * interval_sec:
         return interval_sec  # a leader that is late, or a clock that was set, says nothing about the next beat
-    aim, spread = place_of(rank)
+    aim, spread = slot_of(rank)
     half = 0.5 + spread  # who is half an interval off counts as early: no step is shorter than half
     late = (leader_age_sec / interval_sec - aim + half) % 1 - half
     if abs(late) <= spread:
@@ -59,7 +59,7 @@ def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, rank: in
     return interval_sec * (1 - late if late > 0 else (1 - late) / 2)  # who is early comes round in two shorter steps
 
 
-class Looks:
+class LookSchedule:
     """When a watcher looks at beats without sending one: once after each of its own, again and again while somebody is new; and
     whoever watches somebody, before it is too late."""
 

@@ -23,7 +23,7 @@ REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
 joined, changed pins, and tokens that are not where they were planned to be. Of several, the one that comes first here."""
 
 
-class Place(NamedTuple):
+class TokenLocation(NamedTuple):
     """Where a token is: its owner's name and incarnation, and who is to have it next."""
 
     node: str | None
@@ -96,7 +96,7 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class RebalanceReason:
     """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing but joins asks for it, which
     may wait for more of them."""
 
@@ -105,7 +105,7 @@ class Need:
     reason: str = "joined"
 
 
-class Board:
+class LeaderState:
     """The picture.
 
     Attributes:
@@ -125,8 +125,8 @@ class Board:
         self._token_of = token_of
         self._minimum_nodes = minimum_nodes
         # Tokens refer to their place by an index, so that a pass over all of them is a pass over small numbers.
-        self._places: list[Place | None] = [None]
-        self._index: dict[Place, int] = {}
+        self._places: list[TokenLocation | None] = [None]
+        self._index: dict[TokenLocation, int] = {}
         self._where = [0] * total_tokens
         self._pins: dict[int, tuple[str, ...]] = {}
         self._planned: list[str | None] | None = None
@@ -138,21 +138,21 @@ class Board:
 
     # -- taking in ------------------------------------------------------------------------------------------------------
 
-    def take(self, reading: Reading) -> None:
+    def update(self, reading: Reading) -> None:
         """Bring the picture up to date."""
         self.members = {member.incarnation: member for member in reading.members}
         self._receivers = {member.name for member in reading.members if member.active}
         self._youngest = reading.youngest
         self._planned_joined = reading.cluster.planned_joined
         if reading.pins is not None:
-            self._take_pins(reading.pins)
+            self._update_pins(reading.pins)
             self.pin_version = reading.cluster.pin_version
         total = len(self._where)
         for group in reading.groups:
             token_ids = group.token_ids
             if token_ids and token_ids[-1] >= total:  # in order; rows of a cluster of more tokens, before on these tables
                 token_ids = [token for token in token_ids if token < total]
-            place = Place(group.node, group.incarnation, group.next_node)
+            place = TokenLocation(group.node, group.incarnation, group.next_node)
             index = self._index.get(place)
             if index is None:
                 index = self._index[place] = len(self._places)
@@ -162,7 +162,7 @@ class Board:
             self._astray = self._astray or self._went_astray(place, token_ids)
         self.version = reading.cluster.version
 
-    def _take_pins(self, pins: Iterable[PinRow]) -> None:
+    def _update_pins(self, pins: Iterable[PinRow]) -> None:
         by_token: dict[int, tuple[str, ...]] = {}
         for pin in pins:  # the oldest first: of two tasks on one token, the first pin stays
             by_token.setdefault(self._token_of(pin.task_id), pin.node_patterns)
@@ -171,7 +171,7 @@ class Board:
         expiries = [pin.expires_in for pin in pins if pin.expires_in is not None]
         self.next_expiry_in = min(expiries, default=float("inf"))
 
-    def _went_astray(self, place: Place, tokens: Iterable[int]) -> bool:
+    def _went_astray(self, place: TokenLocation, tokens: Iterable[int]) -> bool:
         if self._planned is None:
             return True
         if place.incarnation is not None and place.incarnation not in self.members:
@@ -191,7 +191,7 @@ class Board:
         """Read the pins again: one of them has expired."""
         self.pin_version = UNKNOWN
 
-    def come_back(self) -> None:
+    def plan_again(self) -> None:
         """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
         self._astray = True
 
@@ -202,7 +202,7 @@ class Board:
 
     # -- judging --------------------------------------------------------------------------------------------------------
 
-    def need(self) -> Need | None:
+    def rebalance_reason(self) -> RebalanceReason | None:
         """Whether a rebalance is due. None too while a forming cluster waits for more workers."""
         if self._forming():
             return None
@@ -225,7 +225,7 @@ class Board:
         else:
             found = (("left", gone), ("state", changed), ("pins", self._pins_changed), ("joined", joined), ("astray", urgent))
             reason = next((kind for kind, so in found if so), "joined")
-        return Need((*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason)
+        return RebalanceReason((*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason)
 
     def _forming(self) -> bool:
         active = sum(member.active for member in self.members.values())
@@ -233,13 +233,13 @@ class Board:
             place is not None and place.incarnation in self.members for place in self._used_places()
         )
 
-    def _used_places(self) -> list[Place | None]:
+    def _used_places(self) -> list[TokenLocation | None]:
         return [self._places[index] for index in set(self._where)]
 
     def _membership(self) -> dict[str, tuple[UUID, float, bool]]:
         return {member.name: (member.incarnation, member.weight, member.active) for member in self.members.values()}
 
-    def _destination(self, place: Place | None) -> str | None:
+    def _destination(self, place: TokenLocation | None) -> str | None:
         """The live worker that has the token and keeps it, or that is getting it; None for nobody."""
         owner = self.members.get(place.incarnation) if place is not None and place.incarnation else None
         if place is None or owner is None:
@@ -252,7 +252,7 @@ class Board:
 
     def distribute(self) -> Distribution | None:
         """Plan anew and say what to write. None when a forming cluster waits. The picture then takes the plan for true."""
-        need = self.need()
+        need = self.rebalance_reason()
         if need is None:
             return None
         destinations = [self._destination(place) for place in self._places]
@@ -325,7 +325,7 @@ class Board:
             alike[self._where[token]].append(token)
         return alike
 
-    def _write_for(self, place: Place | None, wanted: str | None) -> tuple[str, str | None] | None:
+    def _write_for(self, place: TokenLocation | None, wanted: str | None) -> tuple[str, str | None] | None:
         """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""
         if place is None:
             return "create", wanted

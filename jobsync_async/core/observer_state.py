@@ -19,7 +19,7 @@ UNKNOWN = -1
 _NOBODY = 0
 
 
-class Seen(NamedTuple):
+class SeenWorker(NamedTuple):
     """A worker as a look shows it. `number` is its place by age, which no other start of any worker has."""
 
     number: int
@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ClusterReading:
     """One atomic read.
 
     Attributes:
@@ -48,13 +48,13 @@ class Look:
     leader: str | None
     total_tokens: int
     hash_function: str
-    workers: Sequence[Seen]
+    workers: Sequence[SeenWorker]
     tokens: Sequence[int]
     owners: Sequence[int | None]
     announced: int = -1
 
 
-class View:
+class ObserverState:
     """The picture, kept from look to look.
 
     Attributes:
@@ -67,12 +67,12 @@ class View:
         self.looks: int = 0
         self.term: int = 0
         self.leader: str | None = None
-        self.workers: dict[int, Seen] = {}
+        self.workers: dict[int, SeenWorker] = {}
         self.owners: list[int] = []
         self._generation = 0
-        self._readers: WeakSet[ViewReader] = WeakSet()
+        self._readers: WeakSet[ObserverReader] = WeakSet()
 
-    def take(self, look: Look) -> bool:
+    def update(self, look: ClusterReading) -> bool:
         """Bring the picture up to date. False when the look does not continue it, because commits were lost in between:
         forget it, and look at everything."""
         anew = look.since == UNKNOWN
@@ -90,13 +90,13 @@ class View:
         self.workers, self.version, self._generation = workers, look.version, look.generation
         self.term, self.leader = look.term, look.leader
         for reader in tuple(self._readers):
-            reader.note(changed)
+            reader.tokens_moved(changed)
         self.looks += bool(news)
         return True
 
-    def reader(self) -> ViewReader:
+    def reader(self) -> ObserverReader:
         """A new reader of changes, forgotten when nobody refers to it any more."""
-        reader = ViewReader(self)
+        reader = ObserverReader(self)
         self._readers.add(reader)
         return reader
 
@@ -108,7 +108,7 @@ class View:
     def _make_room(self, total_tokens: int) -> None:
         self.owners += [_NOBODY] * (total_tokens - len(self.owners))
 
-    def _place(self, look: Look) -> dict[int, int]:
+    def _place(self, look: ClusterReading) -> dict[int, int]:
         """Put the tokens where the look says; those that moved, with the number of who had them before."""
         before: dict[int, int] = {}
         owners = self.owners
@@ -127,41 +127,41 @@ class View:
         return before
 
 
-class ViewReader:
+class ObserverReader:
     """One reader's place: what it was told, where that differs from what is so now."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, state: ObserverState) -> None:
+        self._state = state
         self._looks = -1
-        self._workers: dict[int, Seen] = {}
+        self._workers: dict[int, SeenWorker] = {}
         self._told: dict[int, int] = {}
 
-    def note(self, changed: dict[int, int]) -> None:
+    def tokens_moved(self, changed: dict[int, int]) -> None:
         """These tokens moved; of each, who had it before is what the reader was told, unless it was told something older."""
         if self._looks >= 0:
             for token, before in changed.items():
                 self._told.setdefault(token, before)
 
-    def take(self) -> ClusterChange | None:
+    def next_change(self) -> ClusterChange | None:
         """The next change, None when there is nothing new. The first one shows everything."""
-        view = self._view
-        if view.version == UNKNOWN or self._looks == view.looks:
+        state = self._state
+        if state.version == UNKNOWN or self._looks == state.looks:
             return None
         initial = self._looks < 0
         if initial:
-            moved = {token: view.owner(token) for token in range(len(view.owners))}
+            moved = {token: state.owner(token) for token in range(len(state.owners))}
         else:
-            moved = {token: view.owner(token) for token, told in self._told.items() if view.owners[token] != told}
-        came, went = view.workers.keys() - self._workers.keys(), self._workers.keys() - view.workers.keys()
+            moved = {token: state.owner(token) for token, told in self._told.items() if state.owners[token] != told}
+        came, went = state.workers.keys() - self._workers.keys(), self._workers.keys() - state.workers.keys()
         change = ClusterChange(
-            version=view.version,
-            term=view.term,
-            leader=view.leader,
-            workers=MappingProxyType({worker.name: worker.address for worker in view.workers.values()}),
-            joined=frozenset(view.workers[number].name for number in came),
+            version=state.version,
+            term=state.term,
+            leader=state.leader,
+            workers=MappingProxyType({worker.name: worker.address for worker in state.workers.values()}),
+            joined=frozenset(state.workers[number].name for number in came),
             left=frozenset(self._workers[number].name for number in went),
             moved=MappingProxyType(moved),
             is_initial=initial,
         )
-        self._looks, self._workers, self._told = view.looks, view.workers, {}
+        self._looks, self._workers, self._told = state.looks, state.workers, {}
         return change

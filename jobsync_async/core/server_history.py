@@ -1,4 +1,4 @@
-"""On which history of commits a worker stands, and when another one may be begun. Pure: time is an argument.
+"""Which history of commits a worker has adopted, and when another one may be begun. Pure: time is an argument.
 
 A server that was failed over, restored or replaced may have lost commits. It is recognised by its *identity*: system
 identifier, timeline, database and table. The cluster row records the identity that its `generation` was begun on. Where the
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Basis(NamedTuple):
+class AdoptedHistory(NamedTuple):
     """What a worker has adopted: the identity of the server, and the generation that was begun there."""
 
     server: str
@@ -23,7 +23,7 @@ class Basis(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ServerReading:
     """What one look at the server showed.
 
     Attributes:
@@ -46,26 +46,26 @@ class Ground:
         """Whether the row was begun on this very server: then others may act on it, and extend their leases."""
         return self.recorded is not None and self.recorded == self.actual
 
-    def basis(self, known: Basis | None, version: int) -> Basis | None:
-        """The basis to adopt, None when none may be: the row was begun on another server, or is older than what is known.
+    def adoptable(self, known: AdoptedHistory | None, version: int) -> AdoptedHistory | None:
+        """The history to adopt, None when none may be: the row was begun on another server, or is older than what is known.
 
         Args:
-            known: the basis adopted before, with the highest `version` seen under it.
+            known: the history adopted before, with the highest `version` seen under it.
         """
         if self.recorded is None or self.recorded != self.actual:
             return None
-        basis = Basis(self.recorded, self.generation)
+        history = AdoptedHistory(self.recorded, self.generation)
         if known is None or self.generation > known.generation:
-            return basis
-        return basis if basis == known and self.version >= version else None
+            return history
+        return history if history == known and self.version >= version else None
 
 
 UNSAID_TIMEOUT_SEC = 15.0
 """A library that writes no bound (0.1.0) lets its workers have this timeout, if they choose none themselves."""
 
 
-class Waiting:
-    """How long the same unfit ground has been seen.
+class OldLeasesWait:
+    """How long the same unfit reading has been seen.
 
     Nothing else needs to be watched in between: while the row stays as it is on a server that goes on running, nobody has
     begun anything there.
@@ -82,13 +82,13 @@ class Waiting:
         self._since = 0.0
         self.wait_sec: float = timeout_sec
 
-    def saw(self, ground: Ground, now: float) -> bool:
+    def observe(self, reading: ServerReading, now: float) -> bool:
         """One look; `now` is when its answer arrived. True when the wait begins with it."""
-        seen = (ground.recorded, ground.actual, ground.generation, ground.running_since, ground.longest_wait)
+        seen = (reading.recorded, reading.actual, reading.generation, reading.running_since, reading.longest_wait)
         if seen == self._seen:
             return False
         self._seen, self._since = seen, now
-        bounds = [bound for bound in (self._bound, ground.longest_wait) if bound is not None]
+        bounds = [bound for bound in (self._bound, reading.longest_wait) if bound is not None]
         self.wait_sec = max(self._timeout_sec, *(bounds or [UNSAID_TIMEOUT_SEC]))
         return True
 

@@ -4,7 +4,7 @@ A worker holds a lock in the session that carries its heartbeats. That the lock 
 worker is probably dead: a worker that lives connects again at once and takes the lock anew. It is no proof. What the watcher
 demands before it takes the lock's absence for a death:
 
-* it has seen this worker's lock held, on the ground it stands on now;
+* it has seen this worker's lock held, on the watcher it stands on now;
 * the lock was seen absent for the whole grace, at the same beat, with no gap between the watcher's own readings;
 * its own session, and the server, are the very same all the time. A server that restarted has ended all sessions, and one
   that failed over has none of them: then nobody is missed.
@@ -21,7 +21,7 @@ from uuid import UUID
 from jobsync_async.core.lease import Beat
 
 
-class Ground(NamedTuple):
+class WatcherSession(NamedTuple):
     """What a reading of sessions stands on: the start of the server, and the watcher's own session there."""
 
     server_started: dt.datetime
@@ -41,7 +41,7 @@ class Session(NamedTuple):
 class SessionReading:
     """All workers and their locks at one moment."""
 
-    ground: Ground
+    watcher: WatcherSession
     sessions: Sequence[Session]
 
 
@@ -56,7 +56,7 @@ class SessionWatch:
     def __init__(self, grace_sec: float, gap_sec: float) -> None:
         self.grace_sec = grace_sec
         self.gap_sec = gap_sec
-        self.ground: Ground | None = None
+        self.watcher: WatcherSession | None = None
         self._held: set[UUID] = set()
         self._absent: dict[Session, float] = {}
         self._read_at = float("-inf")
@@ -68,9 +68,9 @@ class SessionWatch:
 
     def observe(self, reading: SessionReading, now: float) -> None:
         """Take in a reading; `now` is when it arrived."""
-        if reading.ground != self.ground:
+        if reading.watcher != self.watcher:
             self.forget()
-            self.ground = reading.ground
+            self.watcher = reading.watcher
         known = self._absent if now - self._read_at <= self.gap_sec else {}
         sessions = reading.sessions
         held = {session.beat.incarnation for session in sessions if session.held}
@@ -82,7 +82,7 @@ class SessionWatch:
 
     def forget(self) -> None:
         """Start anew: nobody is missed who was not seen before."""
-        self.ground = None
+        self.watcher = None
         self._held, self._absent = set(), {}
 
     def gone(self, now: float) -> list[Session]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from jobsync_async.core.leader_state import Need
-from jobsync_async.core.lease import Beat, Watch
+from jobsync_async.core.leader_state import RebalanceReason
+from jobsync_async.core.lease import Beat, BeatWatch
 from jobsync_async.core.rows import HeartbeatAnswer
 
 
-class Succession:
+class Takeover:
     """Whether this worker is to take over from a leader that is gone or stands still.
 
     The next in age (rank 0) takes over as soon as the leader's beat has stood still for the leader's timeout, the one after it
@@ -18,7 +18,7 @@ class Succession:
     deaths leaves the cluster without a leader, and two rarely try at once. When they do, the term decides.
     """
 
-    def __init__(self, watch: Watch, step_sec: float) -> None:
+    def __init__(self, watch: BeatWatch, step_sec: float) -> None:
         self._watch = watch
         self._step_sec = step_sec
         self._gone_since: float | None = None
@@ -30,10 +30,10 @@ class Succession:
             self._gone_since = None
         elif self._gone_since is None:
             self._gone_since = now
-        due = now >= self.next_look(leader, answer, now)
+        due = now >= self.due_at_latest(leader, answer, now)
         return due, (beat,) if due and beat is not None else ()
 
-    def next_look(self, leader: UUID | None, answer: HeartbeatAnswer, now: float) -> float:
+    def due_at_latest(self, leader: UUID | None, answer: HeartbeatAnswer, now: float) -> float:
         """When to take over if nothing changes; infinity while the leader is not watched, or before the next reading."""
         beat = self._leaders_beat(leader)
         if beat is not None:
@@ -73,7 +73,7 @@ class Pacing:
         self._last = 0.0
         self._reasons: tuple[str, ...] = ()
 
-    def due_at(self, need: Need, now: float) -> float:
+    def due_at(self, need: RebalanceReason, now: float) -> float:
         """When the rebalance that is needed is to be done; call it again whenever the need is looked at anew."""
         if need.urgent:
             return now

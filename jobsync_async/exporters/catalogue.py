@@ -1,7 +1,7 @@
 """Which metrics there are: their names, units, meaning, and where each is read.
 
 Names and units follow OpenTelemetry's conventions; `prometheus_name` translates them as its exporters do. Labels are the
-cluster's ``appname`` and the ``worker``; rebalances also have a ``reason``, one of `core.board.REASONS`.
+cluster's ``appname`` and the ``worker``; rebalances also have a ``reason``, one of `core.leader_state.REASONS`.
 """
 
 from __future__ import annotations

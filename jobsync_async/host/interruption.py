@@ -45,14 +45,14 @@ class Interruption:
             self._timer = self._loop.call_later(patience_sec, self.begin)
         if not self.count:
             self._due = True
-            self._look()
+            self._check()
 
     def begin(self) -> None:
         """Cancel the task now, and again after growing waits until it ends. Calling it again does nothing."""
         if self._again_sec is None:
             self._again_sec = _FIRST_SEC
             self._due = True
-            self._look()
+            self._check()
 
     def end(self) -> None:
         """The body has ended; nothing is cancelled any more."""
@@ -84,7 +84,7 @@ class Interruption:
 
     # -- when to cancel -------------------------------------------------------------------------------------------------
 
-    def _look(self, _: object = None) -> None:
+    def _check(self, _: object = None) -> None:
         """Cancel the task if that is due and can be done now; else look again when the task has moved on."""
         self._looking = False
         if self._ended or not self._due or self.task.done():
@@ -92,7 +92,7 @@ class Interruption:
         cancelled = _cancelled_already(self.task)
         only_once = self._again_sec is None  # then it must not get lost in another one, which may be swallowed
         if asyncio.current_task(self._loop) is self.task or self._shielded() or (cancelled and only_once):
-            self._look_later()
+            self._check_later()
             return
         self._due = False
         if not cancelled:
@@ -111,18 +111,18 @@ class Interruption:
 
     def _again(self) -> None:
         self._due = True
-        self._look()
+        self._check()
 
-    def _look_later(self) -> None:
+    def _check_later(self) -> None:
         """When the task has made its next step: what it waits for wakes the task first."""
         if self._looking:
             return
         self._looking = True
         waits_for = getattr(self.task, "_fut_waiter", None)
         if waits_for is None:
-            self._loop.call_soon(self._look)
+            self._loop.call_soon(self._check)
         else:
-            waits_for.add_done_callback(self._look)
+            waits_for.add_done_callback(self._check)
 
     def _shielded(self) -> bool:
         """Whether an anyio scope inside of the body shields it."""

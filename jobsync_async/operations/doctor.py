@@ -93,7 +93,7 @@ class _Patient:
     async def push(self) -> list[Check]:
         """A notification on a channel of its own, so that no worker is disturbed."""
         channel = f"{self._config.appname}doctor_{uuid4().hex[:8]}"[-63:]
-        self._connector.footing.channel = channel
+        self._connector.context.channel = channel
         listener = await Listener.open(self._connector)
         try:
             began = time.perf_counter()

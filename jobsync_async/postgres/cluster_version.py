@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.statement_context import Footing
+from jobsync_async.postgres.statement_context import StatementContext
 
 # More than these are not named: then it concerns all. A payload may have 8,000 bytes, and each listener is sent it.
 MOST_NAMED = 500
@@ -24,12 +24,12 @@ def concerned(ages: Iterable[int] | None) -> str:
     return "".join(f" {age}" for age in named or [0])
 
 
-async def take_version(connection: Connection, queries: Queries, footing: Footing) -> int:
+async def take_version(connection: Connection, queries: Queries, context: StatementContext) -> int:
     """Take the cluster row's lock and the next version, which is announced with the commit.
 
     Raises ServerChanged when the row is not the one that this worker stands on: then nothing may be written.
     """
-    row = await (await connection.execute(queries["take_version"], footing.values(connection.server))).fetchone()
+    row = await (await connection.execute(queries["take_version"], context.values(connection.server))).fetchone()
     if row is None:
-        raise footing.changed()
+        raise context.changed()
     return int(row.version)

@@ -28,7 +28,7 @@ from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.statement_context import Footing
+from jobsync_async.postgres.statement_context import StatementContext
 
 T = TypeVar("T")
 
@@ -109,16 +109,16 @@ class Connector:
     Args:
         conninfo: makes the connection string for a purpose.
         limit_sec: how long a statement may take on the server; the client waits half as long again.
-        footing: what the worker has adopted; a connection that leads elsewhere is refused.
+        context: what the worker has adopted; a connection that leads elsewhere is refused.
         pooled: behind a pooler in transaction mode, where nothing of a session may be relied on: neither settings, nor
             prepared statements, nor which server it leads to.
     """
 
     def __init__(
-        self, conninfo: Callable[[str], str], limit_sec: float, footing: Footing | None = None, *, pooled: bool = False
+        self, conninfo: Callable[[str], str], limit_sec: float, context: StatementContext | None = None, *, pooled: bool = False
     ) -> None:
         self._conninfo = conninfo
-        self.footing: Footing = footing or Footing()
+        self.context: StatementContext = context or StatementContext()
         self.pooled = pooled
         self.limit_sec = limit_sec
         self.patience_sec: float = limit_sec * 1.5
@@ -141,7 +141,7 @@ class Connector:
         connection = await self._connect(purpose)
         try:
             await self.prepare(connection, plans=plans)
-            self.footing.check(connection.server)
+            self.context.check(connection.server)
         except BaseException:  # cleaned up, and raised again
             await connection.close()
             raise
@@ -196,9 +196,9 @@ class Connector:
         try:
             return await work()
         except errors.ProgramLimitExceeded:
-            if not self.footing.announces:
+            if not self.context.announces:
                 raise
-            self.footing.queue_is_full()
+            self.context.queue_is_full()
             if not again:
                 raise
         return await work()
@@ -206,7 +206,7 @@ class Connector:
     async def _call(self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
         self._check()
         try:
-            self.footing.check(connection.server)
+            self.context.check(connection.server)
         except StoreError:
             await connection.close()
             raise

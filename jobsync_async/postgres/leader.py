@@ -1,4 +1,4 @@
-"""The leader's statements: reading the board, taking over, expiring, distributing."""
+"""The leader's statements: reading the cluster, taking over, expiring, distributing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.cluster_version import concerned, take_version
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.statement_context import Footing
+from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RebalanceOutcome:
     """What a rebalance did.
 
     Attributes:
@@ -53,19 +53,19 @@ class Outcome:
 class Leading:
     """The statements that only a leader, or one that is about to be, sends."""
 
-    def __init__(self, link: Link, queries: Queries, footing: Footing) -> None:
+    def __init__(self, link: Link, queries: Queries, context: StatementContext) -> None:
         self._link = link
         self._queries = queries
-        self._footing = footing
+        self._context = context
 
     async def read(self, since: int, pin_version: int) -> Reading:
-        """What changed on the board since; without a lock, to find out whether anything is to be done."""
+        """What has changed since; without a lock, to find out whether anything is to be done."""
 
         async def work(connection: Connection) -> Reading:
-            values = {"since": since, **self._footing.values(connection.server)}
-            found = await self._look(connection, ("read_cluster",), values, pin_version)
+            values = {"since": since, **self._context.values(connection.server)}
+            found = await self._read(connection, ("read_cluster",), values, pin_version)
             if found is None:
-                raise self._footing.changed()
+                raise self._context.changed()
             return found[0]
 
         # One snapshot for all statements: members and tokens must fit together.
@@ -77,7 +77,7 @@ class Leading:
 
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
-                await take_version(connection, self._queries, self._footing)
+                await take_version(connection, self._queries, self._context)
                 if expire:
                     await connection.execute(self._queries["expire_nodes"], _beats(expire))
                 cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
@@ -96,19 +96,19 @@ class Leading:
         since: int,
         pin_version: int,
         decide: Callable[[Reading], Distribution | None],
-    ) -> Outcome | None:
+    ) -> RebalanceOutcome | None:
         """One transaction: lock, expire, read, decide, write, announce. None: this worker does not lead any more.
 
-        Raises StoreUnavailable; it may have been committed all the same: forget the board and read anew.
+        Raises StoreUnavailable; it may have been committed all the same: forget the state and read anew.
         """
 
-        async def work(connection: Connection) -> Outcome | None:
+        async def work(connection: Connection) -> RebalanceOutcome | None:
             outcome = None
             async with connection.transaction() as transaction:
                 started = time.perf_counter()
-                values = {**me._asdict(), "term": term, "since": since, **self._footing.values(connection.server)}
+                values = {**me._asdict(), "term": term, "since": since, **self._context.values(connection.server)}
                 first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
-                found = await self._look(connection, first, {**values, **_beats(expire)}, pin_version)
+                found = await self._read(connection, first, {**values, **_beats(expire)}, pin_version)
                 if found is None:
                     raise psycopg.Rollback(transaction)
                 reading, expired = found
@@ -117,7 +117,7 @@ class Leading:
                 if distribution is not None:
                     skipped = await self._write(connection, reading, distribution)
                 duration_ms = (time.perf_counter() - started) * 1000
-                outcome = Outcome(reading, expired, distribution, skipped, duration_ms)
+                outcome = RebalanceOutcome(reading, expired, distribution, skipped, duration_ms)
                 if not outcome.wrote:
                     raise psycopg.Rollback(transaction)
                 await self._finish(connection, me, outcome)
@@ -125,13 +125,13 @@ class Leading:
 
         return await self._link.run(work, again=False)  # what was decided has changed what `decide` knows
 
-    async def _look(
+    async def _read(
         self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
     ) -> tuple[Reading, list[str]] | None:
         """What the first statement found of the cluster, and what changed, in one message; who was expired by the second.
         None where the first found nothing: what came after it was carried out all the same, and is to be rolled back."""
         found, *expired, members, groups = await connection.together(
-            [self._queries[name] for name in (*first, "read_members", "read_board")], values
+            [self._queries[name] for name in (*first, "read_members", "read_token_groups")], values
         )
         if not found:
             return None
@@ -182,11 +182,11 @@ class Leading:
         except errors.UniqueViolation as error:
             raise StoreUnavailable("rows of tokens were made by somebody else than the leader: all is read anew") from error
 
-    async def _finish(self, connection: Connection, me: Identity, outcome: Outcome) -> None:
+    async def _finish(self, connection: Connection, me: Identity, outcome: RebalanceOutcome) -> None:
         cluster, planned = outcome.reading.cluster, outcome.distribution
         values = {
             "version": cluster.version + 1,
-            **self._footing.values(connection.server),
+            **self._context.values(connection.server),
             "concerned": _concerned(outcome),
             "first": planned is not None and planned.first,
             "planned_joined": planned.planned_joined if planned else cluster.planned_joined,
@@ -216,7 +216,7 @@ def _beats(beats: Sequence[Beat]) -> dict[str, list[Any]]:
     return {"names": list(names), "incarnations": list(incarnations), "beats": list(counts)}
 
 
-def _concerned(outcome: Outcome) -> str:
+def _concerned(outcome: RebalanceOutcome) -> str:
     """Whom the announcement names: who was expired is everybody's concern, for its neighbours watch it no more."""
     planned, reading = outcome.distribution, outcome.reading
     if planned is None or outcome.expired or planned.create:

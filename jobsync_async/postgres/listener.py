@@ -65,7 +65,7 @@ class Listener(Hearing):
     def __init__(self, connection: Connection, connector: Connector) -> None:
         self.age: int | None = None
         self.notifications: int = 0
-        self._channel = connector.footing.channel.encode()
+        self._channel = connector.context.channel.encode()
         self._connection = connection
         self._connector = connector
         connection.add_notify_handler(self._on_notify)
@@ -76,7 +76,7 @@ class Listener(Hearing):
         configuration says that nothing can be listened to, nothing is. Raises StoreUnavailable."""
         connection = await connector.open("listener", plans=PLAN_ONCE)
         listener = cls(connection, connector)
-        listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.footing.channel))
+        listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.context.channel))
         if connector.pooled:
             return listener
         try:

@@ -85,7 +85,7 @@ async def open_schema(
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
         check = partial(_check, queries=queries, config=config, observe=observe)
-        connector.footing.channel = await in_turn(check)
+        connector.context.channel = await in_turn(check)
     finally:
         await connection.close()
     return queries

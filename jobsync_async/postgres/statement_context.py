@@ -1,4 +1,4 @@
-"""What a worker's statements stand on, shared by everything that sends one: the basis, and how changes are announced."""
+"""What every statement of a worker is sent with: the history that it must be on, and how changes are announced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from jobsync_async.core.server_history import Basis
+from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -20,18 +20,18 @@ class ServerChanged(StoreUnavailable):
     Nothing was written. The heartbeat task finds out which, and what to do."""
 
 
-class Footing:
+class StatementContext:
     """What the statements of one worker require of server and cluster row.
 
     Attributes:
-        basis: what the worker has adopted; None requires only that server and row agree.
+        history: what the worker has adopted; None requires only that server and row agree.
         channel: on which changes are announced, as the cluster row says.
         announces: False while the server's queue of notifications is full: then changes are made without being announced.
         on_change: told when a connection leads elsewhere.
     """
 
     def __init__(self) -> None:
-        self.basis: Basis | None = None
+        self.history: AdoptedHistory | None = None
         self.channel: str = ""
         self.announces: bool = True
         self.on_change: Callable[[], None] = lambda: None
@@ -39,22 +39,22 @@ class Footing:
     def values(self, server: str | None) -> dict[str, Any]:
         """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`; None where each statement has to
         look."""
-        basis = self.basis
+        history = self.history
         return {
             "here": server,
-            "basis_server": None if basis is None else basis.server,
-            "basis_generation": None if basis is None else basis.generation,
+            "adopted_server": None if history is None else history.server,
+            "adopted_generation": None if history is None else history.generation,
             "channel": self.channel if self.announces else None,
         }
 
     def check(self, server: str | None) -> None:
         """A connection to `server` was opened, or is used: raises ServerChanged when that is not the adopted one."""
-        if self.basis is not None and server is not None and self.basis.server.rpartition("/")[0] != server:
+        if self.history is not None and server is not None and self.history.server.rpartition("/")[0] != server:
             self.on_change()
             raise self.changed()
 
     def queue_is_full(self) -> None:
-        """Announce nothing from now on, until `saw_queue` tells of room again."""
+        """Announce nothing from now on, until `learn_queue_usage` tells of room again."""
         self.announces = False
         logger.warning(
             "the server's queue of notifications is full, for some session listens and stays in a transaction: end it (the "
@@ -62,7 +62,7 @@ class Footing:
             extra={"channel": self.channel},
         )
 
-    def saw_queue(self, usage: float | None) -> None:
+    def learn_queue_usage(self, usage: float | None) -> None:
         """How full the queue is, from 0 to 1, where that was asked."""
         if not self.announces and usage is not None and usage <= _ROOM:
             self.announces = True

@@ -33,7 +33,7 @@ from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.work.callbacks import Callback, RebalanceCallback
-from jobsync_async.work.pins import Locks
+from jobsync_async.work.pins import PinRegistry
 
 if TYPE_CHECKING:
     from jobsync_async.tasks.predecessor import PredecessorWatch
@@ -75,10 +75,10 @@ class Coordinator:
         return self._opened().work
 
     @property
-    def locks(self) -> Locks:
+    def locks(self) -> PinRegistry:
         config = self.worker.config
         token_of = token_hasher(config.total_tokens, config.hash_function)
-        return Locks(self._opened().pins, token_of, self.worker.identity.name, self.codec)
+        return PinRegistry(self._opened().pins, token_of, self.worker.identity.name, self.codec)
 
     @property
     def fence_table(self) -> str:
@@ -118,7 +118,7 @@ class Coordinator:
         feed = await store.listen()  # before joining, so that no announcement is missed
         try:
             await enter(worker, store.membership, store.failover, store.deaths)
-            if worker.config.notify and store.footing.announces:
+            if worker.config.notify and store.context.announces:
                 await self._check_push(feed)
         except BaseException:  # cleaned up, and raised again
             await feed.close()

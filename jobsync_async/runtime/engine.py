@@ -7,11 +7,11 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.core.rows import Identity, TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
-from jobsync_async.work.pins import Locks
+from jobsync_async.work.pins import PinRegistry
 
 
 class Records(Protocol):
@@ -55,10 +55,10 @@ class Records(Protocol):
     async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
 
-    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are done with."""
 
-    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are set aside, on whatever date, and not complete in this run."""
 
     async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
@@ -92,7 +92,7 @@ class Engine(Protocol):
     @property
     def work(self) -> Records: ...
     @property
-    def locks(self) -> Locks: ...
+    def locks(self) -> PinRegistry: ...
     @property
     def fence_table(self) -> str | None: ...
     @property

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
-from jobsync_async.core.rows import Announcement, Identity, Progress, Snapshot, TokenRow, Work
+from jobsync_async.core.rows import Announcement, Identity, Snapshot, TaskProgress, TokenRow, Work
 from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
 from jobsync_async.work.callbacks import Callback, RebalanceCallback
-from jobsync_async.work.pins import Locks
+from jobsync_async.work.pins import PinRegistry
 
 
 class Standalone:
@@ -29,7 +29,7 @@ class Standalone:
         self.worker: Worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
         self.failure: BaseException | None = None
         self.work: MemoryWork = MemoryWork()
-        self.locks: Locks = Locks(
+        self.locks: PinRegistry = PinRegistry(
             NoPins(), token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function), name
         )
         self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance, self._fail)
@@ -165,11 +165,11 @@ class MemoryWork:
     async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """There are none."""
 
-    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         rows = ((text, self._completed.get((run, text))) for text in texts)
-        return {text: Progress(row["node"], None) for text, row in rows if row is not None}
+        return {text: TaskProgress(row["node"], None) for text, row in rows if row is not None}
 
-    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         return {}  # an id that ended this process ended these records with it
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:

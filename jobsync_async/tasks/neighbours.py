@@ -47,7 +47,7 @@ class NeighbourWatch:
         try:
             while True:
                 patience = float("inf")
-                if dead := self._look():
+                if dead := self._watch_ring():
                     try:
                         await self._report(dead)
                         failures = 0
@@ -60,7 +60,7 @@ class NeighbourWatch:
             for process in tuple(self._watched):
                 self._forget(process)
 
-    def _look(self) -> list[Neighbour]:
+    def _watch_ring(self) -> list[Neighbour]:
         """Watch those that are next in the ring; the dead that are to be reported."""
         worker = self._worker
         ring = [neighbour for neighbour in worker.neighbours if visible(worker.announcement, neighbour)]

@@ -20,7 +20,7 @@ import anyio
 
 from jobsync_async.core.ids import Item
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.rows import Progress, Work
+from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
@@ -116,7 +116,7 @@ class Batch:
         self._failures: Counter[str] = Counter()
         self._errors: dict[str, str] = {}
         self._refusals: Counter[str] = Counter()
-        self._old_failures: dict[str, Progress] = {}
+        self._old_failures: dict[str, TaskProgress] = {}
         self._here: set[Hashable] = set()
         self._elsewhere: set[Hashable] = set()
         self._failed: dict[Hashable, str] = {}
@@ -173,7 +173,7 @@ class Batch:
         set_aside = await self._run.read_set_aside(self._open)
         given_up = given_up_before(progress, self._run.called_at)
         self._old_failures = {text: entry for text, entry in given_up.items() if text not in set_aside}
-        self._note(progress | set_aside, earlier=True)
+        self._close_done(progress | set_aside, earlier=True)
         mine = [text for text in self._old_failures if self._worker.owns(self._open[text].token)]
         if mine:
             await self._run.forget_failures(mine)
@@ -192,18 +192,18 @@ class Batch:
                 continue
             if worker.clock() - started_at >= _OLD_FAILURE_SEC:
                 self._old_failures.clear()
-            noted = self._note(await self._run.read_progress(self._waited_for()))
+            noted = self._close_done(await self._run.read_progress(self._waited_for()))
             wait_sec = _FIRST_POLL_SEC if noted else min(_MOST_POLL_SEC, 1.5 * wait_sec)
             if noted or worker.clock() - quiet_since >= _ELSEWHERE_SEC:
                 if not noted:
-                    await self._run.look_elsewhere(self._waited_for())
+                    await self._run.warn_of_other_dates(self._waited_for())
                 quiet_since = worker.clock()
 
     def _waited_for(self) -> list[str]:
         """What is open and not ours to do."""
         return [text for text in self._open if text not in self._queued]
 
-    def _note(self, progress: dict[str, Progress], *, earlier: bool = False, queued: bool = False) -> int:
+    def _close_done(self, progress: dict[str, TaskProgress], *, earlier: bool = False, queued: bool = False) -> int:
         """Take in what is done with, `earlier` than this run or in it, and what is `queued` here too; how much was new."""
         me = self._worker.identity.name
         noted = 0
@@ -286,11 +286,11 @@ class Batch:
         """Do a task whose claim is held. Raises OwnershipLost when the claim did not last."""
         claim = holding.claim
         work = Work(item.text, claim.token_id, claim.epoch)
-        if holding.waited and self._note(await self._run.read_progress([item.text]), queued=True):
+        if holding.waited and self._close_done(await self._run.read_progress([item.text]), queued=True):
             return  # whoever was before us in this worker has done it, or has given it up
         begun = await self._begin_one(work)
         if begun.complete:
-            self._note(await self._run.read_progress([item.text]), queued=True)
+            self._close_done(await self._run.read_progress([item.text]), queued=True)
         elif begun.set_aside is not None:
             self._close(item, self._elsewhere, begun.set_aside)
         elif not begun.begun:  # the next worker that ends at work on it is the last: then it must be the only one
@@ -318,7 +318,7 @@ class Batch:
             elif await self._complete(work):
                 self._close(item, self._here)
             else:
-                self._note(await self._run.read_progress([item.text]), queued=True)
+                self._close_done(await self._run.read_progress([item.text]), queued=True)
             recorded = True
         finally:
             # A lease that is over is the end of an incarnation, in whose work this task was.

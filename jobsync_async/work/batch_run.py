@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.rows import Progress, Work
+from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
 from jobsync_async.runtime.engine import Records
@@ -149,7 +149,7 @@ class BatchRun:
         with suppress(StoreError):  # the job has ended: whoever opens this run finds that nothing is left of it
             await self._patiently(partial(self._records.finish_batch, self._key, self._opened))
 
-    async def look_elsewhere(self, texts: Iterable[str]) -> None:
+    async def warn_of_other_dates(self, texts: Iterable[str]) -> None:
         """Ask whether owners of these tasks run the batch under another date. They do these tasks there, and never here.
 
         Raises CoordinationError when two looks, one after the other, say so.
@@ -170,18 +170,18 @@ class BatchRun:
 
     # -- what is done with ------------------------------------------------------------------------------------------------
 
-    async def read_progress(self, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are done with."""
         return await self._read(self._records.read_progress, texts)
 
-    async def read_set_aside(self, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_set_aside(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are set aside, on whatever date."""
         return await self._read(self._records.read_set_aside, texts)
 
     async def _read(
-        self, read: Callable[[Run, Sequence[str]], Awaitable[dict[str, Progress]]], texts: Iterable[str]
-    ) -> dict[str, Progress]:
-        found: dict[str, Progress] = {}
+        self, read: Callable[[Run, Sequence[str]], Awaitable[dict[str, TaskProgress]]], texts: Iterable[str]
+    ) -> dict[str, TaskProgress]:
+        found: dict[str, TaskProgress] = {}
         for some in _portions(texts):
             found |= await self._patiently(partial(read, self.run, some))
         return found

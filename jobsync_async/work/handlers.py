@@ -42,7 +42,7 @@ _BLOCKS_SEC = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallOutcome:
     """How a call of a handler ended.
 
     Attributes:
@@ -72,7 +72,7 @@ class HandlerRunner:
         self._in_thread = not _is_async(handler)
         self._context = copy_context()
 
-    async def run(self, holding: Holding) -> Outcome:
+    async def run(self, holding: Holding) -> CallOutcome:
         """Call it for a claim that is held, to its end."""
         claim = holding.claim
         context = self._context.copy()
@@ -96,24 +96,24 @@ class HandlerRunner:
         if steps.blocked_sec:
             self._tell_blocked(claim, steps.blocked_sec)
         outcome = self._outcome(task, claim, cut=interruption.count > 0)
-        return Outcome(outcome.error, outcome.cut, outcome.lost, steps.blocked_sec)
+        return CallOutcome(outcome.error, outcome.cut, outcome.lost, steps.blocked_sec)
 
     async def _call(self, claim: Claim) -> None:
         result = await _in_thread(self._handler, claim) if self._in_thread else self._handler(claim)
         if inspect.isawaitable(result):
             await result
 
-    def _outcome(self, task: asyncio.Task[Any], claim: Claim, *, cut: bool) -> Outcome:
+    def _outcome(self, task: asyncio.Task[Any], claim: Claim, *, cut: bool) -> CallOutcome:
         error = _error_of(task)
         if error is None:
-            return Outcome(cut=cut)
+            return CallOutcome(cut=cut)
         if _is_about(error, claim):
-            return Outcome(cut=cut, lost=True)
+            return CallOutcome(cut=cut, lost=True)
         if not cut:
-            return Outcome(error)
+            return CallOutcome(error)
         if not isinstance(error, asyncio.CancelledError):
             self._tell_cleanup(claim, error)
-        return Outcome(cut=True)
+        return CallOutcome(cut=True)
 
     def _tell_cleanup(self, claim: Claim, error: BaseException) -> None:
         name = self._worker.identity.name

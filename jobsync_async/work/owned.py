@@ -19,7 +19,7 @@ from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
 from jobsync_async.work.claims import Holding
-from jobsync_async.work.handlers import Handler, HandlerRunner, Outcome, apart, check_ids
+from jobsync_async.work.handlers import CallOutcome, Handler, HandlerRunner, apart, check_ids
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -144,7 +144,7 @@ class OwnedRunner:
                         outcome = await self._runner.run(run.holding)
                 except NotOwner:
                     break  # it went while this waited
-                self._note(run.item, outcome, worker.clock() - started_at)
+                self._record_end(run.item, outcome, worker.clock() - started_at)
                 if outcome.returned and grant is not None:
                     self._finished[text] = (token, grant)
                     break
@@ -152,7 +152,7 @@ class OwnedRunner:
         if worker.owns(token) and text not in self._finished:
             worker.wake_waiters()  # the token came back while this was ending
 
-    def _note(self, item: Item, outcome: Outcome, seconds: float) -> None:
+    def _record_end(self, item: Item, outcome: CallOutcome, seconds: float) -> None:
         """Count and tell a failure, which makes the next start wait."""
         if outcome.error is not None:
             what = "raised"

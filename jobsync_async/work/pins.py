@@ -35,7 +35,7 @@ class PinStore(Protocol):
         """The pins in force, oldest first."""
 
 
-class Locks:
+class PinRegistry:
     """The pins of one cluster, registered in the name of one worker."""
 
     def __init__(self, store: PinStore, token_of: Callable[[Hashable], int], creator: str, codec: str = "utf-8") -> None:

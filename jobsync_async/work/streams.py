@@ -76,9 +76,9 @@ class TokenChanges:
         self._belongs_to(asker)
         try:
             while not self._closed:
-                worker.look_at_lease()  # what is told of from here on is so at this moment
+                worker.check_lease()  # what is told of from here on is so at this moment
                 if self._reader.started or worker.ownership.known:
-                    change = self._reader.take()
+                    change = self._reader.next_change()
                     if change is not None:
                         if asker is None or asker.done():
                             self._belongs_to(asyncio.current_task())

@@ -19,7 +19,7 @@ POISON = ("tests/integration/test_poison.py",)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
-LEASES = ("tests/unit/test_lease.py", "tests/unit/test_leadership.py", "tests/unit/test_worker.py")
+LEASES = ("tests/unit/test_lease.py", "tests/unit/test_takeover.py", "tests/unit/test_worker.py")
 TIMES = ("tests/integration/test_times.py",)
 
 
@@ -302,15 +302,15 @@ MUTANTS = (
         "core/server_history.py",
         "        if known is None or self.generation > known.generation:",
         "        if known is None or self.generation != known.generation:",
-        ("tests/unit/test_basis.py",),
+        ("tests/unit/test_server_history.py",),
         quick=True,
     ),
     Mutant(
         "a state from before what was seen is adopted",
         "core/server_history.py",
-        "        return basis if basis == known and self.version >= version else None",
-        "        return basis if basis == known else None",
-        ("tests/unit/test_basis.py",),
+        "        return history if history == known and self.version >= version else None",
+        "        return history if history == known else None",
+        ("tests/unit/test_server_history.py",),
     ),
     # -- claims and completions -------------------------------------------------------------------------------------------
     Mutant(
@@ -533,7 +533,7 @@ MUTANTS = (
         "beats are observed from when a look was sent, not answered",
         "tasks/leader.py",
         "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.clock())",
-        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.looks._last_at)",
+        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.look_schedule._last_at)",
         rule("beats are observed from when a look was answered"),
     ),
     Mutant(
@@ -625,7 +625,7 @@ MUTANTS = (
         "core/server_history.py",
         "        self.wait_sec = max(self._timeout_sec, *(bounds or [UNSAID_TIMEOUT_SEC]))",
         "        self.wait_sec = self._timeout_sec",
-        ("tests/unit/test_basis.py",),
+        ("tests/unit/test_server_history.py",),
         quick=True,
     ),
     Mutant(
@@ -768,7 +768,7 @@ MUTANTS = (
     Mutant(
         "a reader is told of tokens without a look at the lease",
         "work/streams.py",
-        "                worker.look_at_lease()  # what is told of from here on is so at this moment\n",
+        "                worker.check_lease()  # what is told of from here on is so at this moment\n",
         "",
         ("tests/integration/test_streams.py",),
     ),

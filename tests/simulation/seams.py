@@ -30,7 +30,7 @@ async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     finally:
         await connection.close()
     connector.queries = QUERIES
-    connector.footing.channel = Connection.listens_to
+    connector.context.channel = Connection.listens_to
     return QUERIES
 
 

@@ -1,4 +1,4 @@
-"""On which ground a worker may stand, and how long it waits before it begins anew."""
+"""On which reading a worker may stand, and how long it waits before it begins anew."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from dataclasses import replace
 import pytest
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, Basis, Ground, Waiting
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, AdoptedHistory, OldLeasesWait, ServerReading
 
-GROUND = Ground(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
-BASIS = Basis("1/01/5/9", 3)
+READING = ServerReading(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
+HISTORY = AdoptedHistory("1/01/5/9", 3)
 
 
 def test_a_newcomer_adopts_what_row_and_server_agree_on():
-    assert GROUND.basis(None, -1) == BASIS
+    assert READING.adoptable(None, -1) == HISTORY
 
 
 @pytest.mark.parametrize("other", [{"actual": "1/02/5/9"}, {"recorded": None}, {"recorded": None, "actual": None}])
 def test_nobody_adopts_what_they_do_not_agree_on(other):
-    assert replace(GROUND, **other).basis(None, -1) is None
-    assert replace(GROUND, **other).basis(BASIS, 70) is None
+    assert replace(READING, **other).adoptable(None, -1) is None
+    assert replace(READING, **other).adoptable(HISTORY, 70) is None
 
 
 def test_what_is_known_is_adopted_again_while_it_is_not_older_than_what_was_seen():
-    assert GROUND.basis(BASIS, 70) == BASIS
-    assert GROUND.basis(BASIS, 71) is None
+    assert READING.adoptable(HISTORY, 70) == HISTORY
+    assert READING.adoptable(HISTORY, 71) is None
 
 
 def test_a_later_generation_is_adopted_whatever_its_version():
-    assert replace(GROUND, generation=4, version=0).basis(BASIS, 70) == Basis("1/01/5/9", 4)
-    assert replace(GROUND, generation=4, recorded="2", actual="2").basis(BASIS, 70) == Basis("2", 4)
+    assert replace(READING, generation=4, version=0).adoptable(HISTORY, 70) == AdoptedHistory("1/01/5/9", 4)
+    assert replace(READING, generation=4, recorded="2", actual="2").adoptable(HISTORY, 70) == AdoptedHistory("2", 4)
 
 
 def test_an_earlier_generation_is_not_gone_back_to():
-    assert replace(GROUND, generation=2, version=1000).basis(BASIS, 70) is None
+    assert replace(READING, generation=2, version=1000).adoptable(HISTORY, 70) is None
 
 
 def test_the_same_generation_of_another_server_is_not_the_same():
-    assert replace(GROUND, recorded="2", actual="2", version=1000).basis(BASIS, 70) is None
+    assert replace(READING, recorded="2", actual="2", version=1000).adoptable(HISTORY, 70) is None
 
 
 def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
-    waiting = Waiting(15)
-    assert waiting.saw(GROUND, 100)
-    assert not waiting.saw(replace(GROUND, version=71), 108)
+    waiting = OldLeasesWait(15)
+    assert waiting.observe(READING, 100)
+    assert not waiting.observe(replace(READING, version=71), 108)
     assert waiting.remaining(114) == 1
     assert waiting.remaining(115) == 0
 
@@ -55,9 +55,9 @@ def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
     ids=lambda other: next(iter(other)),
 )
 def test_the_wait_begins_anew_on_another_ground(other):
-    waiting = Waiting(15)
-    waiting.saw(GROUND, 100)
-    assert waiting.saw(replace(GROUND, **other), 114)
+    waiting = OldLeasesWait(15)
+    waiting.observe(READING, 100)
+    assert waiting.observe(replace(READING, **other), 114)
     assert waiting.remaining(115) == 14
 
 
@@ -74,14 +74,14 @@ def test_the_wait_begins_anew_on_another_ground(other):
     ],
 )
 def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_known(own, known, recorded, waits):
-    waiting = Waiting(own, known)
-    waiting.saw(replace(GROUND, longest_wait=recorded), 100)
+    waiting = OldLeasesWait(own, known)
+    waiting.observe(replace(READING, longest_wait=recorded), 100)
     assert waiting.wait_sec == waiting.remaining(100) == waits
 
 
 def test_where_no_bound_was_ever_written_the_workers_of_before_may_have_an_older_librarys_timeout():
-    waiting = Waiting(4)
-    waiting.saw(GROUND, 100)
+    waiting = OldLeasesWait(4)
+    waiting.observe(READING, 100)
     assert waiting.remaining(100) == UNSAID_TIMEOUT_SEC
 
 

@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from jobsync_async.core.leader_state import Need
-from jobsync_async.core.lease import Beat, Times, Watch
+from jobsync_async.core.leader_state import RebalanceReason
+from jobsync_async.core.lease import Beat, BeatWatch, Times
 from jobsync_async.core.rows import HeartbeatAnswer
-from jobsync_async.core.takeover import Pacing, Succession
+from jobsync_async.core.takeover import Pacing, Takeover
 
 LEADER, NEXT, CROWD = Beat("leader", uuid4(), 5), Beat("next", uuid4(), 7), Beat("crowd", uuid4(), 9)
 
@@ -22,7 +22,7 @@ def answer(*beats: Beat, rank: int = 0) -> HeartbeatAnswer:
     return HeartbeatAnswer(version=1, term=1, leader=LEADER.incarnation, rank=rank, beats=shown)
 
 
-class Watched(Watch):
+class Watched(BeatWatch):
     """A watch that reads every second, so that none of its readings is too old."""
 
     def see(self, *beats: Beat, since: float, until: float, times: Times = USUAL) -> None:
@@ -31,9 +31,9 @@ class Watched(Watch):
             since += 1
 
 
-def succession() -> tuple[Succession, Watched]:
+def succession() -> tuple[Takeover, Watched]:
     watch = Watched()
-    return Succession(watch, step_sec=5), watch
+    return Takeover(watch, step_sec=5), watch
 
 
 def test_the_next_in_age_takes_over_when_the_leader_stood_still_for_the_timeout():
@@ -56,13 +56,13 @@ def test_who_has_not_read_for_long_does_not_take_over_but_reads_first():
     succeed, watch = succession()
     watch.see(LEADER, since=100, until=107)
     assert succeed.due(LEADER.incarnation, answer(LEADER), 115) == (False, ())
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 115) == float("inf")
+    assert succeed.due_at_latest(LEADER.incarnation, answer(LEADER), 115) == float("inf")
 
 
 def test_each_further_one_waits_a_heartbeat_longer():
     succeed, watch = succession()
     watch.see(LEADER, since=100, until=120)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER, rank=2), 120) == 125
+    assert succeed.due_at_latest(LEADER.incarnation, answer(LEADER, rank=2), 120) == 125
     assert not succeed.due(LEADER.incarnation, answer(LEADER, rank=2), 124.9)[0]
 
 
@@ -75,16 +75,16 @@ def test_the_one_after_the_next_takes_over_when_both_stood_still_for_the_timeout
     succeed, watch = succession()
     watch.see(LEADER, NEXT, CROWD, since=100, until=101)
     watch.see(LEADER, NEXT._replace(beat=8), CROWD, since=102, until=114)
-    assert succeed.next_look(LEADER.incarnation, both, 114) == 117
+    assert succeed.due_at_latest(LEADER.incarnation, both, 114) == 117
     watch.see(LEADER, NEXT._replace(beat=9), CROWD, since=108, until=114)
-    assert succeed.next_look(LEADER.incarnation, both, 114) == 120, "a heartbeat later at the latest"
+    assert succeed.due_at_latest(LEADER.incarnation, both, 114) == 120, "a heartbeat later at the latest"
 
 
 def test_a_look_between_two_heartbeats_tells_of_a_leader_that_has_sent_one():
     succeed, watch = succession()
     watch.see(LEADER, since=100, until=102)
     watch.see(LEADER._replace(beat=6), since=103, until=112)
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 112) == 118
+    assert succeed.due_at_latest(LEADER.incarnation, answer(LEADER), 112) == 118
 
 
 def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
@@ -97,29 +97,29 @@ def test_a_leader_whose_row_is_gone_is_replaced_at_once_and_nobody_expired():
 
 def test_a_leader_that_is_not_watched_yet_is_left_alone():
     succeed, _ = succession()
-    assert succeed.next_look(LEADER.incarnation, answer(LEADER), 100) == float("inf")
+    assert succeed.due_at_latest(LEADER.incarnation, answer(LEADER), 100) == float("inf")
 
 
 def test_what_is_urgent_waits_for_nothing():
-    assert Pacing(0.1).due_at(Need(("anna left",), urgent=True), 100) == 100
+    assert Pacing(0.1).due_at(RebalanceReason(("anna left",), urgent=True), 100) == 100
 
 
 def test_joins_wait_for_more_of_them_but_not_for_ever():
     pacing = Pacing(0.1)
-    due = pacing.due_at(Need(("a joined",), urgent=False), 100)
+    due = pacing.due_at(RebalanceReason(("a joined",), urgent=False), 100)
     assert due == 100.1
     for number in range(20):
         now = 100 + 0.05 * number
-        due = pacing.due_at(Need((f"{number} joined",), urgent=False), now)
+        due = pacing.due_at(RebalanceReason((f"{number} joined",), urgent=False), now)
         assert due <= 100.5 + 1e-9
     assert due == 100.5
     pacing.done()
-    assert pacing.due_at(Need(("b joined",), urgent=False), 200) == 200.1
+    assert pacing.due_at(RebalanceReason(("b joined",), urgent=False), 200) == 200.1
 
 
 def test_looking_again_does_not_put_it_off():
     pacing = Pacing(0.1)
-    need = Need(("a joined",), urgent=False)
+    need = RebalanceReason(("a joined",), urgent=False)
     assert pacing.due_at(need, 100) == pacing.due_at(need, 100.05) == 100.1
 
 
@@ -132,7 +132,7 @@ def rebalances(joins: list[float]) -> list[float]:
             pacing.done()
             due = float("inf")
         if at < float("inf"):
-            due = pacing.due_at(Need((f"{number} joined",), urgent=False), at)
+            due = pacing.due_at(RebalanceReason((f"{number} joined",), urgent=False), at)
     return done
 
 

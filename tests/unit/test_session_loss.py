@@ -6,10 +6,10 @@ import datetime as dt
 from uuid import UUID
 
 from jobsync_async.core.lease import Beat
-from jobsync_async.core.session_loss import Ground, Session, SessionReading, SessionWatch
+from jobsync_async.core.session_loss import Session, SessionReading, SessionWatch, WatcherSession
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
-GROUND = Ground(START, 10, START)
+WATCHER = WatcherSession(START, 10, START)
 
 
 def session(held: bool, *, number: int = 1, beat: int = 5) -> Session:
@@ -18,12 +18,12 @@ def session(held: bool, *, number: int = 1, beat: int = 5) -> Session:
 
 def watch_that_saw_it_held() -> SessionWatch:
     watch = SessionWatch(grace_sec=1, gap_sec=1)
-    watch.observe(SessionReading(GROUND, [session(True)]), 100)
+    watch.observe(SessionReading(WATCHER, [session(True)]), 100)
     return watch
 
 
-def look(watch: SessionWatch, now: float, *sessions: Session, ground: Ground = GROUND) -> list[Session]:
-    watch.observe(SessionReading(ground, sessions), now)
+def look(watch: SessionWatch, now: float, *sessions: Session, watcher: WatcherSession = WATCHER) -> list[Session]:
+    watch.observe(SessionReading(watcher, sessions), now)
     return watch.gone(now)
 
 
@@ -61,10 +61,10 @@ def test_a_beat_that_moves_is_a_sign_of_life():
 
 def test_nobody_is_missed_after_the_watchers_own_session_or_the_server_was_another():
     later = START + dt.timedelta(seconds=1)
-    for ground in (GROUND._replace(pid=11), GROUND._replace(backend_start=later), GROUND._replace(server_started=later)):
+    for watcher in (WATCHER._replace(pid=11), WATCHER._replace(backend_start=later), WATCHER._replace(server_started=later)):
         watch = watch_that_saw_it_held()
         look(watch, 100.5, session(False))
-        assert [look(watch, 101 + n / 2, session(False), ground=ground) for n in range(9)] == [[]] * 9
+        assert [look(watch, 101 + n / 2, session(False), watcher=watcher) for n in range(9)] == [[]] * 9
 
 
 def test_a_gap_in_the_watchers_own_readings_begins_the_grace_anew():

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from jobsync_async.core.leader_state import Board, Distribution, PinRow, Reading
+from jobsync_async.core.leader_state import Distribution, LeaderState, PinRow, Reading
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
 
@@ -49,17 +49,17 @@ class Tables:
         if patterns:
             self.pins[task] = patterns
 
-    def read(self, board: Board) -> Reading:
+    def read(self, state: LeaderState) -> Reading:
         groups: dict[tuple, list[int]] = {}
         for token, (node, incarnation, next_node, version, _) in self.tokens.items():
-            if version > board.version:
+            if version > state.version:
                 groups.setdefault((node, incarnation, next_node), []).append(token)
         pins = [PinRow(task, patterns, None) for task, patterns in self.pins.items()]
         return Reading(
             ClusterRow(self.version, 1, None, 1, self.pin_version, self.planned_joined),
             sorted(self.members.values(), key=lambda m: self.joined[m.name]),
             [TokenGroup(*key, tokens) for key, tokens in groups.items()],
-            pins if self.pin_version != board.pin_version else None,
+            pins if self.pin_version != state.pin_version else None,
             max((self.joined[name] for name in self.members), default=0),
         )
 
@@ -110,17 +110,17 @@ def token_of(task: object) -> int:
     return int(str(task)) % TOTAL
 
 
-def lead(tables: Tables, board: Board, locked: set[int] | None = None) -> Distribution | None:
-    board.take(tables.read(board))
-    distribution = board.distribute()
+def lead(tables: Tables, state: LeaderState, locked: set[int] | None = None) -> Distribution | None:
+    state.update(tables.read(state))
+    distribution = state.distribute()
     if distribution is not None and tables.write(distribution, locked or set()):
-        board.come_back()
+        state.plan_again()
     return distribution
 
 
-def come_to_rest(tables: Tables, board: Board) -> None:
+def come_to_rest(tables: Tables, state: LeaderState) -> None:
     for _ in range(20):
-        distribution = lead(tables, board)
+        distribution = lead(tables, state)
         going = [token for token, row in tables.tokens.items() if row[2] is not None and tables.alive(row[1])]
         if distribution is None and not going:
             return
@@ -151,7 +151,7 @@ def check(tables: Tables) -> None:
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_happens_it_comes_to_rest_where_everybody_has_his_share(seed):
     random = Random(seed)
-    tables, board, names = Tables(), Board(TOTAL, token_of), count()
+    tables, state, names = Tables(), LeaderState(TOTAL, token_of), count()
     tables.join("w0")
     for _ in range(60):
         members = list(tables.members)
@@ -174,81 +174,81 @@ def test_whatever_happens_it_comes_to_rest_where_everybody_has_his_share(seed):
         elif what == "unpin" and tables.pins:
             tables.pin(random.choice(list(tables.pins)), None)
         elif what == "lead":
-            lead(tables, board, locked=set(random.sample(range(TOTAL), random.choice([0, 0, 5]))))
+            lead(tables, state, locked=set(random.sample(range(TOTAL), random.choice([0, 0, 5]))))
         elif what == "ack":
             going = [token for token, row in tables.tokens.items() if row[2] is not None]
             tables.acknowledge(random.sample(going, random.randint(0, len(going))))
         elif what == "new leader":
-            board = Board(TOTAL, token_of)
-    come_to_rest(tables, board)
+            state = LeaderState(TOTAL, token_of)
+    come_to_rest(tables, state)
     check(tables)
-    board.take(tables.read(board))
-    assert board.need() is None
+    state.update(tables.read(state))
+    assert state.rebalance_reason() is None
 
 
 def test_a_forming_cluster_waits_and_a_formed_one_does_not():
-    tables, board = Tables(), Board(TOTAL, token_of, minimum_nodes=2)
+    tables, state = Tables(), LeaderState(TOTAL, token_of, minimum_nodes=2)
     tables.join("a")
-    assert lead(tables, board) is None
+    assert lead(tables, state) is None
     tables.join("b")
-    assert lead(tables, board) is not None
+    assert lead(tables, state) is not None
     tables.die("b")
-    assert lead(tables, board) is not None
+    assert lead(tables, state) is not None
 
 
 def test_joins_are_not_urgent_and_deaths_are():
-    tables, board = Tables(), Board(TOTAL, token_of)
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
     tables.join("a")
-    lead(tables, board)
+    lead(tables, state)
     tables.join("b")
-    board.take(tables.read(board))
-    assert not board.need().urgent
+    state.update(tables.read(state))
+    assert not state.rebalance_reason().urgent
     tables.die("b")
     tables.join("c")
     tables.die("a")
-    board.take(tables.read(board))
-    assert board.need().urgent
-    assert board.need().reasons == ("a left", "c joined")
+    state.update(tables.read(state))
+    assert state.rebalance_reason().urgent
+    assert state.rebalance_reason().reasons == ("a left", "c joined")
 
 
 def test_a_token_changed_by_hand_is_found_when_everything_is_read_anew():
-    tables, board = Tables(), Board(TOTAL, token_of)
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
     tables.join("a")
-    come_to_rest(tables, board)
+    come_to_rest(tables, state)
     tables.tokens[5] = (None, None, None, 0, 9)  # no version was taken for it
-    board.take(tables.read(board))
-    assert board.need() is None
-    board.read_anew()
-    assert lead(tables, board).reason == "tokens astray"
+    state.update(tables.read(state))
+    assert state.rebalance_reason() is None
+    state.read_anew()
+    assert lead(tables, state).reason == "tokens astray"
     assert tables.tokens[5][0] == "a"
 
 
 def test_a_draining_worker_is_revoked_to_nobody_when_there_is_nobody_else():
-    tables, board = Tables(), Board(TOTAL, token_of)
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
     tables.join("a")
-    come_to_rest(tables, board)
+    come_to_rest(tables, state)
     tables.drain("a", active=False)
-    lead(tables, board)
+    lead(tables, state)
     assert {row[2] for row in tables.tokens.values()} == {NOBODY}
 
 
 def test_a_rebalance_concerns_those_who_give_get_or_no_longer_get_a_token():
-    tables, board = Tables(), Board(TOTAL, token_of)
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
     for name in "abcd":
         tables.join(name)
-    first = lead(tables, board)
+    first = lead(tables, state)
     assert first is not None
     assert first.concerned == {"a", "b", "c", "d"}
     tables.pin("1", ("d",))
     owner = tables.tokens[1][0]
-    pinned = lead(tables, board)
+    pinned = lead(tables, state)
     assert pinned is not None
     assert pinned.concerned == {owner, "d"}
     tables.pin("1", (str(owner),))
-    withdrawn = lead(tables, board)
+    withdrawn = lead(tables, state)
     assert withdrawn is not None
     assert withdrawn.concerned >= {owner, "d"}
     tables.die("b")
-    after = lead(tables, board)
+    after = lead(tables, state)
     assert after is not None
     assert "b" not in after.concerned

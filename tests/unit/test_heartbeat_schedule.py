@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.heartbeat_schedule import CROWD, LOOK, SETTLING, SUCCESSORS, Looks, place_of, wait_for_next
+from jobsync_async.core.heartbeat_schedule import CROWD, LOOK, SETTLING, SUCCESSORS, LookSchedule, slot_of, wait_for_next
 
 INTERVAL_SEC = 5.0
 TIMER_LATE_SEC = 1e-6
@@ -36,7 +36,7 @@ def after_the_leaders(moment: float) -> float:
 
 @given(st.floats(0, INTERVAL_SEC), chances, st.floats(TIMER_LATE_SEC, 0.01), ranks)
 def test_from_any_moment_beats_come_to_their_place_and_stay_there(first: float, chance: float, late_by: float, rank: int):
-    aim, spread = place_of(rank)
+    aim, spread = slot_of(rank)
     for moment in islice(beats(first, rank, chance, late_by), 4, 500):
         assert abs(after_the_leaders(moment) - aim) <= spread + 0.01
         if rank >= len(SUCCESSORS):
@@ -90,7 +90,7 @@ def test_the_leader_and_whoever_sees_no_leader_keep_the_interval():
 
 
 def test_a_watcher_looks_once_after_each_beat_and_again_and_again_while_somebody_is_new():
-    looks = Looks(INTERVAL_SEC)
+    looks = LookSchedule(INTERVAL_SEC)
     looks.begin(100)
     assert looks.due_at == 100 + LOOK * INTERVAL_SEC
     looks.done(101)
@@ -105,7 +105,7 @@ def test_a_watcher_looks_once_after_each_beat_and_again_and_again_while_somebody
 
 
 def test_everybody_looks_in_time_for_the_shortest_timeout_that_it_watches():
-    looks = Looks(INTERVAL_SEC)
+    looks = LookSchedule(INTERVAL_SEC)
     assert looks.late_at(2) == float("inf"), "before the first beat nobody is watched"
     looks.begin(100)
     assert looks.late_at(2) == 102
