@@ -20,17 +20,17 @@ from jobsync_async.core.runs import Asked, date_of
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.host.process import announce
 from jobsync_async.runtime.coordinator import Coordinator
-from jobsync_async.runtime.engine import Engine
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
 from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
 from jobsync_async.work.claims import Claim, ClaimScope, Holding, OnRevoke
+from jobsync_async.work.engine import Engine
 from jobsync_async.work.task_log import TaskLog
 
 if TYPE_CHECKING:
-    from jobsync_async.progress import ProgressCallback
     from jobsync_async.work.handlers import Handler
     from jobsync_async.work.owned import Ids
+    from jobsync_async.work.progress import ProgressCallback
 
 
 class Job(Life, OwnershipCalls, Health):

@@ -17,7 +17,7 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.observer_state import UNKNOWN, ClusterReading, ObserverState
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.host.clock import lease_clock
-from jobsync_async.postgres.connection import finish_first
+from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.cluster_status import describe

@@ -11,8 +11,8 @@ from jobsync_async.core import ids
 from jobsync_async.core.hashing import task_text
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import ConfigError, UsageError
-from jobsync_async.runtime.engine import Engine
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.engine import Engine
 
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 

@@ -33,8 +33,8 @@ from jobsync_async.api.base import State, require_asyncio
 from jobsync_async.api.pins import PinCalls
 from jobsync_async.api.records import RecordCalls
 from jobsync_async.errors import StoreError, UsageError
+from jobsync_async.host.finishing import finish_first
 from jobsync_async.host.waiting import ended
-from jobsync_async.postgres.connection import finish_first
 from jobsync_async.runtime.body import Body
 from jobsync_async.runtime.signals import Signals
 from jobsync_async.work.callbacks import Callback, call, not_our_cancellation

@@ -27,7 +27,8 @@ from jobsync_async.demo.tables import Tables
 from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
-from jobsync_async.postgres.connection import Connector, finish_first
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.schema import open_schema
 

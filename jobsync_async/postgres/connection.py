@@ -15,16 +15,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-import anyio
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
 from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
+from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.sql import Queries
@@ -68,21 +68,6 @@ class Connection(AsyncConnection[Any]):
             for piece in pieces:
                 await copy.write(piece)
         return cursor.rowcount
-
-
-async def finish_first(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if the caller is cancelled meanwhile; then the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):  # a cancelled scope would cancel this wait anew at every turn of the loop
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # retrieved: the cancellation is what the caller must see
-        raise
 
 
 @contextmanager

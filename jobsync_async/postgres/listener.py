@@ -18,8 +18,9 @@ from psycopg import sql
 from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
+from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.cluster_version import MOST_NAMED
-from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down
+from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, limit, shut_down
 from jobsync_async.postgres.driver_errors import translated
 
 T = TypeVar("T")

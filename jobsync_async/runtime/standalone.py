@@ -133,7 +133,7 @@ class NoPins:
 
 
 class MemoryWork:
-    """The `Records` of one process, which end with it. Its date is what this machine's clock says in UTC."""
+    """The `WorkRecords` of one process, which end with it. Its date is what this machine's clock says in UTC."""
 
     def __init__(self) -> None:
         self._completed: dict[tuple[Run, str], dict[str, Any]] = {}

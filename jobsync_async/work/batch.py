@@ -25,13 +25,13 @@ from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.progress import BatchProgress, ProgressCallback, Reporter
-from jobsync_async.runtime.engine import Records
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult
 from jobsync_async.work.batch_run import BatchRun, Grouped, lost
 from jobsync_async.work.claims import Claim, Holding
+from jobsync_async.work.engine import WorkRecords
 from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
+from jobsync_async.work.progress import BatchProgress, ProgressCallback, Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Batch:
     def __init__(
         self,
         worker: Worker,
-        records: Records,
+        records: WorkRecords,
         hold: Callable[[Hashable], Holding],
         ended: Callable[[str], UsageError],
         asked: Asked,

@@ -17,9 +17,9 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
-from jobsync_async.runtime.engine import Records
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
+from jobsync_async.work.engine import WorkRecords
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class BatchRun:
     run: Run
     called_at: dt.datetime
 
-    def __init__(self, worker: Worker, records: Records, asked: Asked, tokens: Mapping[str, int], attempts: int) -> None:
+    def __init__(self, worker: Worker, records: WorkRecords, asked: Asked, tokens: Mapping[str, int], attempts: int) -> None:
         self._worker = worker
         self._records = records
         self._asked = asked

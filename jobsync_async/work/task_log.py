@@ -17,9 +17,9 @@ from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
 from jobsync_async.core.runs import Run, date_of
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
-from jobsync_async.runtime.engine import Engine
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import TaskOrId, task_id_of
+from jobsync_async.work.engine import Engine
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.work.pins import PinRegistry
 
 
-class Records(Protocol):
+class WorkRecords(Protocol):
     """Claims and completions of tasks, and batches. Recording again is safe; all raise StoreUnavailable."""
 
     async def read_date(self) -> dt.date:
@@ -90,7 +90,7 @@ class Engine(Protocol):
     failure: BaseException | None
 
     @property
-    def work(self) -> Records: ...
+    def work(self) -> WorkRecords: ...
     @property
     def locks(self) -> PinRegistry: ...
     @property
