@@ -89,7 +89,7 @@ class Cluster:
 
         def decide(reading: Reading) -> Distribution | None:
             started = time.perf_counter()
-            self._state.take(reading)
+            self._state.update(reading)
             distribution = self._state.distribute()
             decided[0] = time.perf_counter() - started
             return distribution

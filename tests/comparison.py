@@ -19,7 +19,7 @@ from tests.copies import copied
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import Server
 from tests.simulation.statements import STATEMENTS, Asked, Locked, Result
-from tests.simulation.tables import TABLES, Claim, Cluster, Node, ObserverState, Token, Transaction
+from tests.simulation.tables import TABLES, Claim, Cluster, Node, Token, Transaction, View
 
 NAMES = ("a", "b", "c", "d")
 TOKENS = 9
@@ -62,7 +62,7 @@ class Model:
 
     def __init__(self, here: str) -> None:
         self.server = Server(Scheduler(Random(0)), Random(0), lambda rule: True)
-        self.server.tables.committed = ObserverState(Cluster(server_identity=here), **{name: {} for name in TABLES})
+        self.server.tables.committed = View(Cluster(server_identity=here), **{name: {} for name in TABLES})
         client = SimpleNamespace(process=SimpleNamespace(old_library=False))
         self.session: Any = SimpleNamespace(server=self.server, client=client)
 
@@ -168,7 +168,7 @@ class Both:
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
         await self._compare_records(view)
 
-    async def _compare_records(self, view: ObserverState) -> None:
+    async def _compare_records(self, view: View) -> None:
         """Moments are compared by whether they are there."""
         names = [name for name in Claim._fields if name not in ("claimed_at", "set_aside_at")]
         chosen = f"date, task_key, {', '.join(names)}, set_aside_at IS NOT NULL"
@@ -193,7 +193,7 @@ class Both:
     # -- what is chosen -------------------------------------------------------------------------------------------------
 
     @property
-    def view(self) -> ObserverState:
+    def view(self) -> View:
         return self.model.server.tables.committed
 
     def somebody(self) -> tuple[str, UUID]:

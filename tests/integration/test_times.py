@@ -12,7 +12,7 @@ import pytest
 from jobsync_async import ConfigError, CoordinationConfig, Job
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.core.rows import Announcement
-from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, Waiting
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, OldLeasesWait
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
@@ -139,7 +139,7 @@ async def test_a_new_generation_is_begun_only_after_the_wait_of_the_bound_and_ke
         seen = await b.store.failover.read_server()
         await admin.execute("UPDATE sync_cluster SET longest_wait = 5")
         assert not await b.store.failover.begin(seen, None, -1, 2), "it waited for another bound"
-        waiting = Waiting(hasty.heartbeat_timeout_sec, 7)
+        waiting = OldLeasesWait(hasty.heartbeat_timeout_sec, 7)
         waiting.observe(seen := await b.store.failover.read_server(), 0)
         assert await b.store.failover.begin(seen, None, -1, waiting.wait_sec)
         assert await bound_of(admin) == (7, 3), "what is allowed is an operator's word, given when the replicas know"
