@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 OLDEST_LAYOUT = 1
 """Workers that know this layout and no newer one may work beside this library on the tables that it makes."""
 LEAST_SERVER = 130000
+_MOST_TRIES = 5
 
 
 async def open_schema(
@@ -78,8 +79,7 @@ async def open_schema(
                 return await connector.call(connection, work)
 
         make = partial(_make_tables, queries=queries, config=config, connector=connector, upgrade=upgrade, observe=observe)
-        while (behind := await in_turn(make)) is None:
-            pass  # another start has made them: a transaction that begins after it is sure to see what it did
+        behind = await _until_made(partial(in_turn, make))
         if behind:  # each step is a transaction of its own, and may have to wait
             with translated():
                 async with _rights_named(connection, queries):
@@ -89,6 +89,23 @@ async def open_schema(
     finally:
         await connection.close()
     return queries
+
+
+async def _until_made(make: Callable[[], Awaitable[bool | None]]) -> bool:
+    """Make the tables, or wait until another start has. Whether they may have to be expanded."""
+    tries = 0
+    while True:
+        try:
+            behind = await make()
+        except StoreUnavailable as error:
+            tries += 1
+            # Making them takes several statements, and each may take as long as the one that waits for all of them.
+            if tries == _MOST_TRIES or not isinstance(error.__cause__, errors.QueryCanceled):
+                raise
+            continue
+        if behind is not None:
+            return behind
+        # Another start has made them: a transaction that begins after it is sure to see what it did.
 
 
 async def _make_tables(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import anyio
 import psycopg
 import pytest
 from psycopg import sql
@@ -85,6 +86,23 @@ async def test_twenty_processes_start_at_once_on_an_empty_database(empty_dsn):
         for process in processes:
             process.communicate()
     assert [process.returncode for process in processes] == [0] * 20
+
+
+async def test_a_start_waits_for_another_that_makes_the_tables_for_longer_than_one_statement_may_take(empty_dsn):
+    config = CoordinationConfig(dsn=empty_dsn, heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1, total_tokens=100)
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
+        await other.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('public.sync_', 0))")
+        starting = asyncio.create_task((job := Job("a", config)).start())
+        async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as admin:
+            for waiting in (1, 0, 1):  # it waits, gives up, and waits again
+                with anyio.fail_after(20):
+                    while (await (await admin.execute(waits)).fetchone())[0] != waiting:
+                        await asyncio.sleep(0.001)
+        await other.execute("COMMIT")
+        await starting
+        assert len(job.my_tokens) == 100
+        await job.stop()
 
 
 async def test_a_role_that_may_not_create_tables_is_told_what_to_run(role, empty_dsn):
