@@ -79,7 +79,7 @@ async def hour(dsn: str, workers: int, beats: int, fill: int | None) -> Hour:
 async def _beat(dsn: str, store: Store, names: list[Identity], beats: int) -> None:
     """One session of several: the heartbeats of some workers in turn, without waiting for each answer."""
     heartbeat = store.queries["heartbeat"]
-    values = {"watch_all": False, "version": -1, "here": None, "basis_server": None, "basis_generation": None}
+    values = {"watch_all": False, "version": -1, "here": None, "adopted_server": None, "adopted_generation": None}
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute("SET synchronous_commit = off")
         await connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -14,7 +14,7 @@ import psycopg
 from benchmarks.results import Result
 from benchmarks.sides import Side, interleaved, server
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.phase import SETTLING
+from jobsync_async.core.heartbeat_schedule import SETTLING
 from jobsync_async.embedded import EmbeddedPostgres
 
 LOGGED = {"log_statement": "all", "log_line_prefix": "%a|"}

@@ -16,11 +16,11 @@ import psycopg
 from benchmarks.results import Result
 from jobsync_async import CoordinationConfig
 from jobsync_async.core.assignment import PlanNode, plan
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, Identity
-from jobsync_async.postgres.leading import Outcome
+from jobsync_async.postgres.leader import RebalanceOutcome
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 
@@ -42,7 +42,7 @@ class Cluster:
         self._feed = feed
         self._connection = connection
         self._total = config.total_tokens
-        self._board = Board(self._total, token_hasher(self._total, config.hash_function))
+        self._state = LeaderState(self._total, token_hasher(self._total, config.hash_function))
         self._alike = [Identity(f"w{number}", uuid4()) for number in range(_ALIKE)]
         self._small = Identity("small", uuid4())
         self._version = -1
@@ -51,7 +51,7 @@ class Cluster:
 
     async def begin(self) -> None:
         """All join, and share out the tokens."""
-        await self._store.failover.look()
+        await self._store.failover.read_server()
         for one in self._alike:
             await self._store.membership.join(one, Announcement())
         await self._join()
@@ -89,16 +89,16 @@ class Cluster:
 
         def decide(reading: Reading) -> Distribution | None:
             started = time.perf_counter()
-            self._board.take(reading)
-            distribution = self._board.distribute()
+            self._state.update(reading)
+            distribution = self._state.distribute()
             decided[0] = time.perf_counter() - started
             return distribution
 
         term = (await self._feed.read_changes(self._alike[0], -1 if what == "first" else self._version)).term
-        board, before = self._board, await self._wal()
+        state, before = self._state, await self._wal()
         started = time.perf_counter()
-        outcome: Outcome | None = await self._store.leading.rebalance(
-            self._alike[0], term, expire, board.version, board.pin_version, decide
+        outcome: RebalanceOutcome | None = await self._store.leading.rebalance(
+            self._alike[0], term, expire, state.version, state.pin_version, decide
         )
         took = time.perf_counter() - started
         assert outcome is not None

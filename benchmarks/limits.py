@@ -14,8 +14,8 @@ import psycopg
 
 from benchmarks.results import Result
 from jobsync_async import CoordinationConfig, Job
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
 from jobsync_async.core.rows import Announcement, Identity
 from jobsync_async.postgres.store import Store
 
@@ -28,17 +28,17 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
     """Milliseconds of a rebalance when 1 of 7 dies, and of one bare statement that writes the same rows."""
     config = CoordinationConfig(dsn=dsn, appname="commit_")
     store = await Store.open(config, "benchmark")
-    board = Board(TOTAL, token_hasher(TOTAL, config.hash_function))
+    state = LeaderState(TOTAL, token_hasher(TOTAL, config.hash_function))
     leader = Identity("leader", uuid4())
     ours, bare = [], []
 
     def decide(reading: Reading) -> Distribution | None:
-        board.take(reading)
-        return board.distribute()
+        state.update(reading)
+        return state.distribute()
 
     async def lead() -> float:
         started = time.perf_counter()
-        outcome = await store.leading.rebalance(leader, 1, (), board.version, board.pin_version, decide)
+        outcome = await store.leading.rebalance(leader, 1, (), state.version, state.pin_version, decide)
         assert outcome is not None
         assert outcome.wrote
         return (time.perf_counter() - started) * 1000
@@ -51,7 +51,7 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
         await lead()
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             for _ in range(rounds):
-                board.take(await store.leading.read(board.version, board.pin_version))
+                state.update(await store.leading.read(state.version, state.pin_version))
                 dying = others.pop(0)
                 row = await (
                     await connection.execute(
@@ -76,7 +76,7 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
                 born = Identity(f"n{len(ours)}", uuid4())
                 await store.membership.join(born, Announcement())
                 others.append(born)
-                board.take(await store.leading.read(board.version, board.pin_version))
+                state.update(await store.leading.read(state.version, state.pin_version))
                 await lead()
                 await _hand_on(store, [leader, *others])
     finally:
@@ -90,18 +90,18 @@ async def firsts(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
     for number in range(rounds):
         config = CoordinationConfig(dsn=dsn, appname=f"first{number}_", total_tokens=TOTAL)
         store = await Store.open(config, "benchmark")
-        board = Board(TOTAL, token_hasher(TOTAL, config.hash_function))
+        state = LeaderState(TOTAL, token_hasher(TOTAL, config.hash_function))
         workers = [Identity(f"w{worker}", uuid4()) for worker in range(6)]
 
-        def decide(reading: Reading, board: Board = board) -> Distribution | None:
-            board.take(reading)
-            return board.distribute()
+        def decide(reading: Reading, state: LeaderState = state) -> Distribution | None:
+            state.update(reading)
+            return state.distribute()
 
         try:
             for worker in workers:
                 await store.membership.join(worker, Announcement())
             started = time.perf_counter()
-            outcome = await store.leading.rebalance(workers[0], 1, (), board.version, board.pin_version, decide)
+            outcome = await store.leading.rebalance(workers[0], 1, (), state.version, state.pin_version, decide)
             ours.append((time.perf_counter() - started) * 1000)
             assert outcome is not None
             assert outcome.wrote

@@ -19,7 +19,7 @@ from benchmarks.crowds import Crowd, Process, server_cpu_sec
 from benchmarks.results import Result
 from benchmarks.sides import Side
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.phase import SETTLING
+from jobsync_async.core.heartbeat_schedule import SETTLING
 from jobsync_async.embedded import EmbeddedPostgres
 
 _PROCESSES = 4

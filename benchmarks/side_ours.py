@@ -26,19 +26,19 @@ async def wal(connection: psycopg.AsyncConnection) -> float:
 
 async def distribution(appname: str, total: str) -> dict[str, float]:
     """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death; and the latter's WAL."""
-    from jobsync_async.core.board import Board, Distribution, Reading
     from jobsync_async.core.hashing import token_hasher
+    from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
     from jobsync_async.core.rows import Announcement, Identity
     from jobsync_async.postgres.store import Store
 
     config = CoordinationConfig(total_tokens=int(total), appname=appname)
     store = await Store.open(config, "benchmark")
-    board = Board(config.total_tokens, token_hasher(config.total_tokens, config.hash_function))
+    state = LeaderState(config.total_tokens, token_hasher(config.total_tokens, config.hash_function))
     workers = [Identity(f"w{number}", uuid4()) for number in range(7)]
 
     def decide(reading: Reading) -> Distribution | None:
-        board.take(reading)
-        return board.distribute()
+        state.update(reading)
+        return state.distribute()
 
     took: dict[str, float] = {}
     try:
@@ -47,7 +47,7 @@ async def distribution(appname: str, total: str) -> dict[str, float]:
         async with await psycopg.AsyncConnection.connect("", autocommit=True) as connection:
             for event in ("first", "join", "death"):
                 # What changed before, a leader has read by the time of the event: it looks before it distributes.
-                board.take(await store.leading.read(board.version, board.pin_version))
+                state.update(await store.leading.read(state.version, state.pin_version))
                 if event == "join":
                     await store.membership.join(workers[6], Announcement())
                 if event == "death":
@@ -56,12 +56,12 @@ async def distribution(appname: str, total: str) -> dict[str, float]:
                         rows = [row for row in (await feed.read_changes(worker, -1)).mine if row.revoking]
                         await feed.acknowledge(worker, [(row.token_id, row.version) for row in rows])
                     await feed.close()
-                    board.take(await store.leading.read(board.version, board.pin_version))
+                    state.update(await store.leading.read(state.version, state.pin_version))
                     await connection.execute(f"DELETE FROM {appname}node WHERE name = 'w6'")
                     await connection.execute("CHECKPOINT")
                 before = await wal(connection)
                 started = time.perf_counter()
-                outcome = await store.leading.rebalance(workers[0], 1, (), board.version, board.pin_version, decide)
+                outcome = await store.leading.rebalance(workers[0], 1, (), state.version, state.pin_version, decide)
                 took[event] = (time.perf_counter() - started) * 1000
                 took["wal"] = await wal(connection) - before
                 assert outcome is not None
@@ -172,7 +172,7 @@ async def worker(appname: str, total: str, name: str) -> None:
 
 async def worker_elsewhere(appname: str, total: str, name: str) -> None:
     """A worker that takes itself to be alone on its host, so that nobody sees its death before its lease is over."""
-    from jobsync_async import process
+    from jobsync_async.host import process
 
     process._boot_id = lambda: f"the host of {name}"
     await worker(appname, total, name)

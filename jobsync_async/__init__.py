@@ -4,8 +4,9 @@ __version__ = "0.2.0"
 
 from typing import TYPE_CHECKING, Any
 
-from jobsync_async import _driver  # noqa: F401 - says what is missing where psycopg cannot be imported
-from jobsync_async.claims import Claim
+from jobsync_async.postgres import driver as _driver  # noqa: F401 - before all others: says what is missing where psycopg cannot be imported
+
+# isort: split
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_to_token
 from jobsync_async.errors import (
@@ -24,6 +25,7 @@ from jobsync_async.errors import (
 )
 from jobsync_async.job import Job
 from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, RebalanceEvent, Task, TokenChange
+from jobsync_async.work.claims import Claim
 
 if TYPE_CHECKING:
     from jobsync_async.observer import Observer

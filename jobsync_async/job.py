@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 
-from jobsync_async import claims
 from jobsync_async.api.base import check_number, check_text
 from jobsync_async.api.health import Health
 from jobsync_async.api.life import Life, OnEnd
-from jobsync_async.api.ownership import Ownership
-from jobsync_async.callbacks import Callback
-from jobsync_async.claims import Claim, ClaimScope, Holding, OnRevoke
+from jobsync_async.api.ownership import OwnershipCalls
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.coordinator import Coordinator
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
 from jobsync_async.core.runs import Asked, date_of
-from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, UsageError
-from jobsync_async.process import announce
-from jobsync_async.tasklog import TaskLog
+from jobsync_async.host.process import announce
+from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
+from jobsync_async.work import claims
+from jobsync_async.work.callbacks import Callback
+from jobsync_async.work.claims import Claim, ClaimScope, Holding, OnRevoke
+from jobsync_async.work.engine import Engine
+from jobsync_async.work.task_log import TaskLog
 
 if TYPE_CHECKING:
-    from jobsync_async.handlers import Handler
-    from jobsync_async.owned import Ids
-    from jobsync_async.progress import ProgressCallback
+    from jobsync_async.work.handlers import Handler
+    from jobsync_async.work.owned import Ids
+    from jobsync_async.work.progress import ProgressCallback
 
 
-class Job(Life, Ownership, Health):
+class Job(Life, OwnershipCalls, Health):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when leaving it (or `stop`).
 
     What asks without I/O may be called from any thread, everything else on the event loop that it was started on. A job that is
@@ -116,7 +116,7 @@ class Job(Life, Ownership, Health):
         announcement = announce(self._weight, self._address)
         self._engine: Engine
         if self._config is None:
-            from jobsync_async.standalone import Standalone  # noqa: PLC0415 - most workers have a cluster
+            from jobsync_async.runtime.standalone import Standalone  # noqa: PLC0415 - most workers have a cluster
 
             self._engine = Standalone(self.node_name, announcement, self._on_rebalance)
         else:
@@ -199,8 +199,8 @@ class Job(Life, Ownership, Health):
             UsageError: the job has ended; what ended it is the cause.
             ConfigError: an id cannot be one.
         """
-        from jobsync_async.handlers import check_handler, check_ids  # noqa: PLC0415 - many workers do without
-        from jobsync_async.owned import OwnedRunner  # noqa: PLC0415
+        from jobsync_async.work.handlers import check_handler, check_ids  # noqa: PLC0415 - many workers do without
+        from jobsync_async.work.owned import OwnedRunner  # noqa: PLC0415
 
         self._require_started()
         check_handler(handler)
@@ -248,8 +248,8 @@ class Job(Life, Ownership, Health):
             CoordinationError: open ids belong to workers that run this batch under another date, and will not do them.
             ConfigError: an id cannot be one, or two are equal and have different texts; or another argument cannot work.
         """
-        from jobsync_async.batch import Batch  # noqa: PLC0415 - many workers do without
-        from jobsync_async.handlers import check_handler, check_ids  # noqa: PLC0415
+        from jobsync_async.work.batch import Batch  # noqa: PLC0415 - many workers do without
+        from jobsync_async.work.handlers import check_handler, check_ids  # noqa: PLC0415
 
         self._require_started()
         check_handler(handler)

@@ -50,7 +50,7 @@ class Metrics:
         notifications: heard, junk included. resyncs: readings of the own tokens.
         listener_reconnects: fresh LISTEN connections after the first.
         rebalances, tokens_moved, rebalance_ms: distributions that this worker wrote as leader; the last one's duration.
-        rebalances_by_reason: how many of these for each of `core.board.REASONS`.
+        rebalances_by_reason: how many of these for each of `core.leader_state.REASONS`.
         nodes_expired, takeovers: workers that it expired, and how often it took the leadership over.
         deaths_reported: workers of this host that it saw dead and took out of the cluster.
         sessions_watched, sessions_expired: with ``failover="session"``: workers whose sessions it watches now, and workers that

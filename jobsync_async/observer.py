@@ -11,16 +11,16 @@ from typing import Any
 
 from typing_extensions import Self
 
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.view import UNKNOWN, Look, View
-from jobsync_async.description import describe
+from jobsync_async.core.observer_state import UNKNOWN, ClusterReading, ObserverState
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
-from jobsync_async.postgres.connection import finish_first
-from jobsync_async.postgres.observing import ViewFeed
+from jobsync_async.host.clock import lease_clock
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.postgres.store import Store
+from jobsync_async.runtime.cluster_status import describe
 from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Observer:
         self._name = name
         self._store: Store | None = None
         self._token_of: Callable[[Any], int] | None = None
-        self._follower: _Follower | None = None
+        self._follower: _ClusterFollower | None = None
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -65,9 +65,9 @@ class Observer:
         store = await Store.open(self._config, self._name, observe=True)
         try:
             feed = await store.observe()
-            follower = _Follower(self._config, store, feed)
+            follower = _ClusterFollower(self._config, store, feed)
             try:
-                first = await follower.first_look()
+                first = await follower.first_reading()
             except BaseException:  # cleaned up, and raised again
                 await feed.close()
                 raise
@@ -141,9 +141,9 @@ class Observer:
 class ClusterChanges:
     """An asynchronous iterator of `ClusterChange`, made by `Observer.changes`; also an ``async with``."""
 
-    def __init__(self, follower: _Follower) -> None:
+    def __init__(self, follower: _ClusterFollower) -> None:
         self._follower = follower
-        self._reader = follower.view.reader()
+        self._reader = follower.state.reader()
         self._closed = False
 
     def __aiter__(self) -> Self:
@@ -153,7 +153,7 @@ class ClusterChanges:
         """The next change. Raises what ended the observer, if something did."""
         follower = self._follower
         while not self._closed and not follower.ended:
-            change = self._reader.take()
+            change = self._reader.next_change()
             if change is not None:
                 return change
             await follower.changed()
@@ -175,21 +175,21 @@ class ClusterChanges:
         self._follower.tell()
 
 
-class _Follower:
+class _ClusterFollower:
     """The observer's task: waits for news, looks, and listens anew when the connection broke.
 
     A look by the clock, every heartbeat interval, is the net under the notifications: it finds a dead connection, and one
     that does not hear what it should.
     """
 
-    def __init__(self, config: CoordinationConfig, store: Store, feed: ViewFeed) -> None:
-        self.view: View = View()
+    def __init__(self, config: CoordinationConfig, store: Store, feed: ObserverFeed) -> None:
+        self.state: ObserverState = ObserverState()
         self.connected: bool = True
         self.ended: bool = False
         self.failure: BaseException | None = None
-        self._channel = store.footing.channel
+        self._channel = store.context.channel
         self._store = store
-        self._feed: ViewFeed | None = feed
+        self._feed: ObserverFeed | None = feed
         self._pushed = config.notify
         self._interval_sec = config.heartbeat_interval_sec if config.notify else config.poll_interval_sec
         self._due = 0.0
@@ -212,10 +212,10 @@ class _Follower:
         self._wake.set()
         self.tell()
 
-    async def first_look(self) -> Look:
-        """Fill the view. Raises StoreUnavailable or SchemaError."""
+    async def first_reading(self) -> ClusterReading:
+        """Fill the state. Raises StoreUnavailable or SchemaError."""
         assert self._feed is not None
-        return await self._look(self._feed)
+        return await self._read_changes(self._feed)
 
     async def run(self) -> None:
         """Follow the cluster until `end`. What it cannot go on after is kept in `failure`, for the readers."""
@@ -238,7 +238,7 @@ class _Follower:
                 try:
                     if not self.connected:
                         self._store.suspect()
-                        await self._look(feed)  # what happened in between was not heard
+                        await self._read_changes(feed)  # what happened in between was not heard
                     await self._serve(feed)
                 finally:
                     feed.abandon()
@@ -267,10 +267,10 @@ class _Follower:
         if not self.ended:
             self._wake.clear()
 
-    async def _serve(self, feed: ViewFeed) -> None:
+    async def _serve(self, feed: ObserverFeed) -> None:
         """Wait and look, until `end`. Raises StoreUnavailable when the connection broke or does not hear what it should."""
         while not self.ended:
-            if feed.heard > self.view.version:
+            if feed.heard > self.state.version:
                 await self._follow(feed)
             elif lease_clock() >= self._due:
                 await self._check(feed)
@@ -278,18 +278,18 @@ class _Follower:
                 await feed.wait(self._wake, self._due - lease_clock())
                 self._clear_wake()
 
-    async def _follow(self, feed: ViewFeed) -> None:
+    async def _follow(self, feed: ObserverFeed) -> None:
         heard = feed.take_heard()
-        await self._look(feed)
-        if heard > self.view.version:  # nobody's commit: forged, or meant for somebody else
+        await self._read_changes(feed)
+        if heard > self.state.version:  # nobody's commit: forged, or meant for somebody else
             await self._pause(_DISTRUST_SEC)
             if not self.ended:
-                await self._look(feed)
+                await self._read_changes(feed)
 
-    async def _check(self, feed: ViewFeed) -> None:
+    async def _check(self, feed: ObserverFeed) -> None:
         """Look without having been told to; what is found should have been announced."""
-        before = self.view.version
-        announced = (await self._look(feed)).announced
+        before = self.state.version
+        announced = (await self._read_changes(feed)).announced
         if not self._pushed or announced <= before or self.ended:
             return
         deadline = lease_clock() + _CROSSING_SEC
@@ -299,16 +299,16 @@ class _Follower:
             await feed.wait(self._wake, deadline - lease_clock())
             self._clear_wake()
 
-    async def _look(self, feed: ViewFeed) -> Look:
-        view = self.view
-        looks = view.looks
-        look = await feed.look(view.version)
-        if not view.take(look):
-            look = await feed.look(UNKNOWN)
-            view.take(look)
+    async def _read_changes(self, feed: ObserverFeed) -> ClusterReading:
+        state = self.state
+        looks = state.looks
+        look = await feed.read(state.version)
+        if not state.update(look):
+            look = await feed.read(UNKNOWN)
+            state.update(look)
         self.connected = True
         self._due = lease_clock() + self._interval_sec
-        if view.looks != looks:
+        if state.looks != looks:
             self.tell()
         return look
 

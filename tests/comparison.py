@@ -119,7 +119,7 @@ class Both:
 
     async def _both(self, tx: Transaction, name: str, values: dict[str, Any]) -> tuple[Sequence[Any], int]:
         channel = self.random.choice(("changes", "changes", None))
-        values = {"here": self.here, "basis_server": None, "basis_generation": None, "channel": channel, **values}
+        values = {"here": self.here, "adopted_server": None, "adopted_generation": None, "channel": channel, **values}
         self.sent.append(f"{name} {values}")
         cursor = self.connection.cursor(binary=True, row_factory=namedtuple_row)
         if name == "copy_tokens":

@@ -12,11 +12,11 @@ import anyio
 import psycopg
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse, Snapshot
-from jobsync_async.postgres.leading import Outcome
+from jobsync_async.postgres.leader import RebalanceOutcome
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 
@@ -29,7 +29,7 @@ class Hand:
         self.feed = feed
         self.me = Identity(name, uuid4())
         token_of = token_hasher(config.total_tokens, config.hash_function)
-        self.board = Board(config.total_tokens, token_of, config.minimum_nodes)
+        self.state = LeaderState(config.total_tokens, token_of, config.minimum_nodes)
 
     async def join(self, replace: Beat | None = None) -> NameInUse | None:
         return await self.store.membership.join(self.me, Announcement(), replace=replace)
@@ -56,17 +56,17 @@ class Hand:
         rows = [row for row in (await self.read()).mine if row.revoking and (tokens is None or row.token_id in tokens)]
         return await self.feed.acknowledge(self.me, [(row.token_id, row.version) for row in rows])
 
-    async def lead(self, expire: Sequence[Beat] = ()) -> Outcome | None:
+    async def lead(self, expire: Sequence[Beat] = ()) -> RebalanceOutcome | None:
         """One rebalance, as the leader's task would write it."""
 
         def decide(reading: Reading) -> Distribution | None:
-            self.board.take(reading)
-            return self.board.distribute()
+            self.state.update(reading)
+            return self.state.distribute()
 
         term = (await self.read()).term
-        outcome = await self.store.leading.rebalance(self.me, term, expire, self.board.version, self.board.pin_version, decide)
+        outcome = await self.store.leading.rebalance(self.me, term, expire, self.state.version, self.state.pin_version, decide)
         if outcome is not None and outcome.skipped:
-            self.board.come_back()
+            self.state.plan_again()
         return outcome
 
 

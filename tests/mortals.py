@@ -19,7 +19,8 @@ from typing import Any
 import anyio
 import psycopg
 
-from jobsync_async import CoordinationConfig, Job, process
+from jobsync_async import CoordinationConfig, Job
+from jobsync_async.host import process
 
 
 class Mortal:

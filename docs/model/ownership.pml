@@ -562,7 +562,7 @@ inline end_transaction(p) {
     w[p].f = 0; w[p].f_right = 0
 }
 
-/* ---- leading (tasks/leader.py, postgres/leading.py): each transaction holds the cluster row's lock, so it is one step ---- */
+/* ---- leading (tasks/leader.py, postgres/leader.py): each transaction holds the cluster row's lock, so it is one step ---- */
 
 #define as_leader(p) assert(leader != 0 && leader == w[p].ident)        /* nobody else ever writes as the leader */
 

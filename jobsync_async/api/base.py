@@ -10,9 +10,9 @@ from typing import Any, Literal
 from jobsync_async.core import ids
 from jobsync_async.core.hashing import task_text
 from jobsync_async.core.texts import error_text
-from jobsync_async.engine import Engine
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.engine import Engine
 
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobsync_async.api.base import Started
-from jobsync_async.description import plain, silent
 from jobsync_async.metrics import Metrics
+from jobsync_async.runtime.cluster_status import plain, silent
 from jobsync_async.types import NodeInfo
 
 

@@ -30,21 +30,21 @@ import anyio
 from typing_extensions import Self
 
 from jobsync_async.api.base import State, require_asyncio
-from jobsync_async.api.pins import Pins
-from jobsync_async.api.records import Records
-from jobsync_async.body import Body
-from jobsync_async.callbacks import Callback, call, not_our_cancellation
+from jobsync_async.api.pins import PinCalls
+from jobsync_async.api.records import RecordCalls
 from jobsync_async.errors import StoreError, UsageError
-from jobsync_async.postgres.connection import finish_first
-from jobsync_async.signals import Signals
-from jobsync_async.waiting import ended
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.host.waiting import ended
+from jobsync_async.runtime.body import Body
+from jobsync_async.runtime.signals import Signals
+from jobsync_async.work.callbacks import Callback, call, not_our_cancellation
 
 logger = logging.getLogger(__name__)
 
 OnEnd = Callable[[BaseException | None], Awaitable[object] | object]
 
 
-class Life(Records, Pins):
+class Life(RecordCalls, PinCalls):
     """Starting, stopping, and what happens in between."""
 
     _wait_on_enter: float

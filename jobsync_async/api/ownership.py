@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from jobsync_async.api.base import Started
-from jobsync_async.streams import TokenChanges
 from jobsync_async.types import Task, TaskOrId, task_id_of
+from jobsync_async.work.streams import TokenChanges
 
 
-class Ownership(Started):
+class OwnershipCalls(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
 
 from jobsync_async.api.base import Started, check_text
 from jobsync_async.errors import LockConflict
-from jobsync_async.locks import Locks
 from jobsync_async.types import LockInfo, TaskOrId
+from jobsync_async.work.pins import PinRegistry
 
 if TYPE_CHECKING:
     from typing import ParamSpec
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def _remembered(
-    method: Callable[Concatenate[Pins, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Pins, P], Coroutine[Any, Any, T]]:
+    method: Callable[Concatenate[PinCalls, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[PinCalls, P], Coroutine[Any, Any, T]]:
     """While `lock_provider` runs, remember the call: a plain function may have called it as in jobsync, without ``await``."""
 
     @wraps(method)
-    def call(self: Pins, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    def call(self: PinCalls, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         work = method(self, *args, **kwargs)
         if self._called is not None:
             self._called.append(work)
@@ -36,7 +36,7 @@ def _remembered(
     return call
 
 
-class Pins(Started):
+class PinCalls(Started):
     """Registering, listing and clearing pins. All of it asks PostgreSQL, and raises StoreUnavailable."""
 
     _called: list[Coroutine[Any, Any, Any]] | None = None
@@ -108,7 +108,7 @@ class Pins(Started):
         """Delete all pins; how many there were."""
         return await self._locks().clear(None)
 
-    def _locks(self) -> Locks:
+    def _locks(self) -> PinRegistry:
         if self._state == "starting":  # lock_provider runs before the worker has joined
             self._worker.home.require()
             return self._engine.locks

@@ -9,13 +9,13 @@ from typing import Any
 
 from jobsync_async.api.base import Started
 from jobsync_async.errors import StoreError
-from jobsync_async.tasklog import TaskLog
 from jobsync_async.types import Task, TaskOrId
+from jobsync_async.work.task_log import TaskLog
 
 logger = logging.getLogger(__name__)
 
 
-class Records(Started):
+class RecordCalls(Started):
     """Claims and completions of tasks, under a date: the one that a call gives, else the job's, else the cluster's, which is
     asked for at each call. All of it asks PostgreSQL, and raises StoreUnavailable, and ConfigError for what is no date."""
 

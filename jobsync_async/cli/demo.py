@@ -12,7 +12,7 @@ import typer
 from jobsync_async.cli.app import Json, Output, app, emit, run
 from jobsync_async.demo.conductor import Demo, DemoFailed, server
 from jobsync_async.demo.display import result, shown
-from jobsync_async.groups import task_group
+from jobsync_async.host.task_groups import task_group
 
 
 @app.command()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, moment, opened, run, table
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.description import plain
+from jobsync_async.runtime.cluster_status import plain
 
 
 @app.command()

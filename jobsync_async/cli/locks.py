@@ -26,8 +26,8 @@ from jobsync_async.cli.app import (
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text, token_hasher
-from jobsync_async.description import plain
-from jobsync_async.locks import Locks
+from jobsync_async.runtime.cluster_status import plain
+from jobsync_async.work.pins import PinRegistry
 
 locks = typer.Typer(no_args_is_help=True, help="Pins: which tasks must run on which workers.")
 app.add_typer(locks, name="locks")
@@ -93,7 +93,9 @@ async def _add(
     async with opened(config) as store:
         settings = await store.inspection.settings()
         token_of = token_hasher(settings.total_tokens, settings.hash_function)
-        refused = await Locks(store.pins, token_of, task_text(by), store.codec).register([(task_id, patterns, reason)], days)
+        refused = await PinRegistry(store.pins, token_of, task_text(by), store.codec).register(
+            [(task_id, patterns, reason)], days
+        )
     token = token_of(task_id)
     answer = {
         "task_id": task_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobsync_async.description import silent
+from jobsync_async.runtime.cluster_status import silent
 
 
 def news(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -> list[str]:

@@ -13,7 +13,7 @@ from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text
 from jobsync_async.core.runs import date_of
-from jobsync_async.description import plain
+from jobsync_async.runtime.cluster_status import plain
 
 
 @app.command()

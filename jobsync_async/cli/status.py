@@ -25,7 +25,7 @@ from jobsync_async.cli.app import (
     titled,
 )
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.description import describe, lacking, silent
+from jobsync_async.runtime.cluster_status import describe, lacking, silent
 
 _MOST_ROWS = 20
 _MOST_CHARACTERS = 200

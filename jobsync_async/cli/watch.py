@@ -32,7 +32,7 @@ from jobsync_async.cli.news import news
 from jobsync_async.cli.status import headline, rendered
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.groups import task_group
+from jobsync_async.host.task_groups import task_group
 from jobsync_async.observer import Observer
 
 # Changes this close together are shown as one.

@@ -98,7 +98,7 @@ class _Entry(NamedTuple):
     times: Times
 
 
-class Watch:
+class BeatWatch:
     """Since when each worker's beat has stood still, by the watcher's own clock, and whether that is long for that worker.
 
     When the watcher itself read nothing for longer than a worker's gap, it starts anew with that worker: whatever stopped it

@@ -279,7 +279,7 @@ class Reader:
         self._letting_go = frozenset()
         return had
 
-    def take(self) -> TokenChange | None:
+    def next_change(self) -> TokenChange | None:
         """The next item, None when there is nothing new. The first one is a snapshot, whatever is in it."""
         ownership = self._ownership
         now, told = ownership.grants, self._told

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 LEAST_TIMEOUT_SEC = 15.0
 
 
-class Watch:
+class PredecessorBeats:
     """What was seen of their rows.
 
     Args:
@@ -24,7 +24,7 @@ class Watch:
         self._seen: dict[str, tuple[object, float]] = {}
         self._looked_at = 0.0
 
-    def saw(self, beats: Mapping[str, object], now: float) -> list[str]:
+    def observe(self, beats: Mapping[str, object], now: float) -> list[str]:
         """One look at all rows, by name; `now` is when its answer arrived. The names of those that live."""
         if now - self._looked_at > self._timeout_sec / 3:
             self.missed()

@@ -211,7 +211,7 @@ class Work(NamedTuple):
     epoch: int
 
 
-class Progress(NamedTuple):
+class TaskProgress(NamedTuple):
     """A task that is done with: by which worker, and, if it was given up, the error and when that try was begun."""
 
     node: str

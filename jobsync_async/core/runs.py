@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jobsync_async.core.hashing import ids_key, name_key, task_key
-from jobsync_async.core.rows import Progress
+from jobsync_async.core.rows import TaskProgress
 from jobsync_async.errors import ConfigError
 
 LEAST_LOST = 2
@@ -107,7 +107,7 @@ def lost_limit(attempts: int) -> int:
     return max(attempts, LEAST_LOST)
 
 
-def given_up_before(progress: Mapping[str, Progress], moment: dt.datetime) -> dict[str, Progress]:
+def given_up_before(progress: Mapping[str, TaskProgress], moment: dt.datetime) -> dict[str, TaskProgress]:
     """What was given up, of the tasks that were begun before this moment."""
     return {
         text: entry
@@ -122,6 +122,6 @@ def elsewhere(seen: Iterable[tuple[str, dt.date]], date: dt.date) -> list[Elsewh
     return [Elsewhere(node, other) for node, other in sorted(pairs) if other != date and (node, date) not in pairs]
 
 
-def is_done(texts: Iterable[str], progress: Mapping[str, Progress]) -> bool:
+def is_done(texts: Iterable[str], progress: Mapping[str, TaskProgress]) -> bool:
     """Whether a run has nothing left to do: each id is complete, or was given up."""
     return all(text in progress for text in texts)

@@ -67,7 +67,7 @@ class Noticed:
         waiting = (since for key, since in self._since.items() if key not in self._told)
         return min(waiting, default=float("inf")) + GRACE_SEC
 
-    def look(self, found: Iterable[Unserved], now: float) -> tuple[list[Unserved], list[Unserved]]:
+    def compare(self, found: Iterable[Unserved], now: float) -> tuple[list[Unserved], list[Unserved]]:
         """What is to be told now, and what is not so any more of what was told."""
         present = {(one.node, one.runner): one for one in found}
         self._since = {key: self._since.get(key, now) for key in present}

@@ -15,7 +15,7 @@ from jobsync_async.demo.tables import Tables
 
 
 @dataclass(frozen=True)
-class Check:
+class KeptPromise:
     """One promise, and what was found."""
 
     promise: str
@@ -23,7 +23,7 @@ class Check:
     found: str
 
 
-async def check(connection: AsyncConnection[Any], own: Tables, folder: str, total: int) -> list[Check]:
+async def check(connection: AsyncConnection[Any], own: Tables, folder: str, total: int) -> list[KeptPromise]:
     """All of them. The files are read once more, here."""
 
     async def number(statement: str) -> int:
@@ -40,17 +40,17 @@ async def check(connection: AsyncConnection[Any], own: Tables, folder: str, tota
     results = await (await connection.execute(own.fill(tables.RESULTS))).fetchall()
     wrong = await to_thread.run_sync(_wrong, folder, results)
     return [
-        Check(
+        KeptPromise(
             "every file completed exactly once",
             completions == distinct == total and missing == 0,
             f"{completions:,} completions of {distinct:,} files, {missing:,} missing",
         ),
-        Check(
+        KeptPromise(
             "no file worked on by two workers at once",
             overlaps == 0,
             f"{overlaps:,} overlaps; {repeated:,} cut short by the kill and done again",
         ),
-        Check("every checksum is right", wrong == 0 and len(results) == total, f"{wrong:,} wrong of {len(results):,}"),
+        KeptPromise("every checksum is right", wrong == 0 and len(results) == total, f"{wrong:,} wrong of {len(results):,}"),
     ]
 
 

@@ -22,14 +22,15 @@ from psycopg.rows import tuple_row
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo import tables
-from jobsync_async.demo.checks import Check, check
+from jobsync_async.demo.checks import KeptPromise, check
 from jobsync_async.demo.tables import Tables
 from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
-from jobsync_async.postgres.connection import Connector, finish_first
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.postgres.connection import Connector
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.schema import open_schema
-from jobsync_async.postgres.translation import translated
 
 FIRST = ("alpha", "beta", "gamma")
 KILLED, ADDED = "beta", "delta"
@@ -54,7 +55,7 @@ class Takeover:
 
 
 @dataclass
-class Progress:
+class DemoProgress:
     """How far it is; changes while the demo runs.
 
     Attributes:
@@ -69,7 +70,7 @@ class Progress:
     tokens: dict[str, int] = field(default_factory=dict)
     news: list[tuple[float, str]] = field(default_factory=list)
     takeovers: list[Takeover] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[KeptPromise] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -108,7 +109,7 @@ class Demo:
 
     def __init__(self, dsn: str, most_files: int | None = None) -> None:
         self._folder, self._paths = files_of_python(most_files)
-        self.progress = Progress(total=len(self._paths))
+        self.progress = DemoProgress(total=len(self._paths))
         self._dsn = dsn
         self._config = CoordinationConfig(dsn=dsn, appname=f"demo_{uuid4().hex[:8]}_")
         self._processes: dict[str, Process] = {}

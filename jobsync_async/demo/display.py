@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jobsync_async.demo.conductor import Progress
-from jobsync_async.groups import task_group
+from jobsync_async.demo.conductor import DemoProgress
+from jobsync_async.host.task_groups import task_group
 
 _LINE_EVERY_SEC = 1.0
 _FRAME_EVERY_SEC = 0.1
@@ -21,7 +21,7 @@ _NEWS_SHOWN = 8
 
 
 @asynccontextmanager
-async def shown(progress: Progress, console: Console) -> AsyncIterator[None]:
+async def shown(progress: DemoProgress, console: Console) -> AsyncIterator[None]:
     """Show the progress while the body runs."""
     async with task_group() as group:
         group.start_soon(_animate if console.is_terminal else _print_lines, progress, console)
@@ -29,14 +29,14 @@ async def shown(progress: Progress, console: Console) -> AsyncIterator[None]:
         group.cancel_scope.cancel()
 
 
-async def _animate(progress: Progress, console: Console) -> None:
+async def _animate(progress: DemoProgress, console: Console) -> None:
     with Live(_frame(progress), console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(_frame(progress), refresh=True)
             await anyio.sleep(_FRAME_EVERY_SEC)
 
 
-async def _print_lines(progress: Progress, console: Console) -> None:
+async def _print_lines(progress: DemoProgress, console: Console) -> None:
     told = 0
     seconds = 0.0
     while True:
@@ -51,7 +51,7 @@ async def _print_lines(progress: Progress, console: Console) -> None:
         await anyio.sleep(_FRAME_EVERY_SEC)
 
 
-def _frame(progress: Progress) -> RenderableType:
+def _frame(progress: DemoProgress) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for title, justify in (("worker", "left"), ("tokens", "right"), ("files", "right"), ("", "left")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def _frame(progress: Progress) -> RenderableType:
     return Group(head, table, *news)
 
 
-def result(progress: Progress) -> RenderableType:
+def result(progress: DemoProgress) -> RenderableType:
     """The tables in the end."""
     workers = Table(title="Who did what", title_justify="left")
     workers.add_column("worker")

@@ -15,12 +15,12 @@ import anyio
 from anyio import to_thread
 from psycopg_pool import AsyncConnectionPool
 
-from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo import tables
 from jobsync_async.job import Job
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.work.claims import Claim
 
 VARIABLE = "JOBSYNC_ASYNC_DEMO"
 """The environment variable that tells a worker what to do: an environment, unlike arguments, is not for everybody to see."""

@@ -1,7 +1,7 @@
 """Which metrics there are: their names, units, meaning, and where each is read.
 
 Names and units follow OpenTelemetry's conventions; `prometheus_name` translates them as its exporters do. Labels are the
-cluster's ``appname`` and the ``worker``; rebalances also have a ``reason``, one of `core.board.REASONS`.
+cluster's ``appname`` and the ``worker``; rebalances also have a ``reason``, one of `core.leader_state.REASONS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jobsync_async.core.board import REASONS
+from jobsync_async.core.leader_state import REASONS
 from jobsync_async.job import Job
 from jobsync_async.metrics import Histogram
 

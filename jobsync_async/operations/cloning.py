@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jobsync_async.clock import lease_clock
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.rows import Announcement
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.postgres.store import Store
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
@@ -16,10 +16,10 @@ async def begin_anew(store: Store, config: CoordinationConfig) -> tuple[int, int
     First nobody may act any more, so that it is safe even where workers run: they drop everything, and every lease is waited
     for. Raises StoreUnavailable or SchemaError; nothing, or the first half, is done then, and the first worker does the second.
     """
-    seen = await store.failover.look()
+    seen = await store.failover.read_server()
     while seen.agreed and not await store.failover.condemn(seen, None):
-        seen = await store.failover.look()  # it has changed meanwhile
+        seen = await store.failover.read_server()  # it has changed meanwhile
     worker = Worker(config, "command", Announcement(), lease_clock)
     await agree(worker, store.failover)
-    assert worker.basis is not None, "that is what agree() is for"
-    return seen.generation, worker.basis.generation
+    assert worker.history is not None, "that is what agree() is for"
+    return seen.generation, worker.history.generation

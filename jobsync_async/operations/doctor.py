@@ -19,10 +19,10 @@ from jobsync_async.errors import StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
 from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 from jobsync_async.postgres.status import node_info
-from jobsync_async.postgres.translation import translated
 
 _ROUND_TRIPS = 5
 
@@ -93,7 +93,7 @@ class _Patient:
     async def push(self) -> list[Check]:
         """A notification on a channel of its own, so that no worker is disturbed."""
         channel = f"{self._config.appname}doctor_{uuid4().hex[:8]}"[-63:]
-        self._connector.footing.channel = channel
+        self._connector.context.channel = channel
         listener = await Listener.open(self._connector)
         try:
             began = time.perf_counter()

@@ -9,8 +9,8 @@ from typing import Any
 from jobsync_async.core.hashing import task_text, token_hasher
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.serving import gaps
-from jobsync_async.description import plain, silent
 from jobsync_async.postgres.store import Store
+from jobsync_async.runtime.cluster_status import plain, silent
 from jobsync_async.types import LockInfo, NodeInfo
 
 

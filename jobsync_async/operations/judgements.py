@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.description import versions as workers_versions
-from jobsync_async.description import warnings as version_warnings
 from jobsync_async.postgres.schema import LEAST_SERVER
 from jobsync_async.postgres.sql import LAYOUT
+from jobsync_async.runtime.cluster_status import versions as workers_versions
+from jobsync_async.runtime.cluster_status import warnings as version_warnings
 from jobsync_async.types import NodeInfo
 
 _MUCH_OF_LIMIT = 0.2

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from jobsync_async.core.board import Board, Distribution, Moves, Reading
 from jobsync_async.core.hashing import token_hasher
+from jobsync_async.core.leader_state import Distribution, LeaderState, Moves, Reading
 from jobsync_async.core.rows import Member
 from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.store import Store
@@ -41,12 +41,12 @@ def planned(
         owner = group.node if group.incarnation in live else None
         now[owner] += len(group.token_ids)
         owner_of.update(dict.fromkeys(group.token_ids, owner))
-    board = Board(total_tokens, token_hasher(total_tokens, hash_function))
-    board.take(replace(reading, members=list(members.values())))
-    distribution = board.distribute()
+    state = LeaderState(total_tokens, token_hasher(total_tokens, hash_function))
+    state.update(replace(reading, members=list(members.values())))
+    distribution = state.distribute()
     moves = Counter[tuple[str | None, str | None]]() if distribution is None else _moves(distribution, owner_of)
     under_way = sum(len(group.token_ids) for group in reading.groups if group.next_node is not None)
-    then = Counter(board.planned)
+    then = Counter(state.planned)
     return {
         "version": reading.cluster.version,
         "moved": sum(moves.values()),
@@ -62,7 +62,7 @@ def planned(
             }
             for name, member in members.items()
         ],
-        "unmatched": [{"token_id": token, "node_patterns": list(p)} for token, p in sorted(board.unmatched.items())],
+        "unmatched": [{"token_id": token, "node_patterns": list(p)} for token, p in sorted(state.unmatched.items())],
     }
 
 

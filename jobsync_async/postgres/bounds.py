@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
 
 
 class Bound(NamedTuple):
@@ -23,10 +23,10 @@ class Bound(NamedTuple):
 class Bounds:
     """The statements about the bound. All raise StoreUnavailable or SchemaError."""
 
-    def __init__(self, link: Link, queries: Queries, footing: Footing) -> None:
+    def __init__(self, link: Link, queries: Queries, context: StatementContext) -> None:
         self._link = link
         self._queries = queries
-        self._footing = footing
+        self._context = context
 
     async def read(self) -> Bound:
         """The bound as it is."""
@@ -42,9 +42,9 @@ class Bounds:
         may have, nothing is done: their names."""
 
         async def work(connection: Connection) -> Sequence[str]:
-            values = {"bound": bound, **self._footing.values(connection.server)}
+            values = {"bound": bound, **self._context.values(connection.server)}
             if await (await connection.execute(self._queries["lock_cluster"], values)).fetchone() is None:
-                raise self._footing.changed()
+                raise self._context.changed()
             before = (await self._read(connection)).longest_wait
             above = [name for (name,) in await (await connection.execute(self._queries["above_bound"], values)).fetchall()]
             if above and bound < (UNSAID_TIMEOUT_SEC if before is None else before):
@@ -58,7 +58,7 @@ class Bounds:
         """Let workers join with such a timeout, if others wait for so long."""
 
         async def work(connection: Connection) -> None:
-            values = {"bound": bound, **self._footing.values(connection.server)}
+            values = {"bound": bound, **self._context.values(connection.server)}
             await connection.execute(self._queries["allow_bound"], values)
 
         await self._link.run(work)

@@ -15,20 +15,20 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-import anyio
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
 from psycopg.rows import namedtuple_row
 
 from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
+from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres import forks
-from jobsync_async.postgres.footing import Footing
+from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.translation import first_line, translated, without_frames
+from jobsync_async.postgres.statement_context import StatementContext
 
 T = TypeVar("T")
 
@@ -70,21 +70,6 @@ class Connection(AsyncConnection[Any]):
         return cursor.rowcount
 
 
-async def finish_first(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if the caller is cancelled meanwhile; then the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):  # a cancelled scope would cancel this wait anew at every turn of the loop
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # retrieved: the cancellation is what the caller must see
-        raise
-
-
 @contextmanager
 def limit(connection: Connection, seconds: float) -> Iterator[None]:
     """Shut the connection's socket down when the block takes longer: whoever waits for an answer then gets an error."""
@@ -109,16 +94,16 @@ class Connector:
     Args:
         conninfo: makes the connection string for a purpose.
         limit_sec: how long a statement may take on the server; the client waits half as long again.
-        footing: what the worker has adopted; a connection that leads elsewhere is refused.
+        context: what the worker has adopted; a connection that leads elsewhere is refused.
         pooled: behind a pooler in transaction mode, where nothing of a session may be relied on: neither settings, nor
             prepared statements, nor which server it leads to.
     """
 
     def __init__(
-        self, conninfo: Callable[[str], str], limit_sec: float, footing: Footing | None = None, *, pooled: bool = False
+        self, conninfo: Callable[[str], str], limit_sec: float, context: StatementContext | None = None, *, pooled: bool = False
     ) -> None:
         self._conninfo = conninfo
-        self.footing: Footing = footing or Footing()
+        self.context: StatementContext = context or StatementContext()
         self.pooled = pooled
         self.limit_sec = limit_sec
         self.patience_sec: float = limit_sec * 1.5
@@ -141,7 +126,7 @@ class Connector:
         connection = await self._connect(purpose)
         try:
             await self.prepare(connection, plans=plans)
-            self.footing.check(connection.server)
+            self.context.check(connection.server)
         except BaseException:  # cleaned up, and raised again
             await connection.close()
             raise
@@ -196,9 +181,9 @@ class Connector:
         try:
             return await work()
         except errors.ProgramLimitExceeded:
-            if not self.footing.announces:
+            if not self.context.announces:
                 raise
-            self.footing.queue_is_full()
+            self.context.queue_is_full()
             if not again:
                 raise
         return await work()
@@ -206,7 +191,7 @@ class Connector:
     async def _call(self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
         self._check()
         try:
-            self.footing.check(connection.server)
+            self.context.check(connection.server)
         except StoreError:
             await connection.close()
             raise

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 
 from jobsync_async.core.rows import Neighbour
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.versions import take_version
+from jobsync_async.postgres.statement_context import StatementContext
 
 # A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
 # still there is stuck, and not waited for.
@@ -22,10 +22,10 @@ _LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 class Deaths:
     """The statements about the dead."""
 
-    def __init__(self, link: Link, queries: Queries, footing: Footing) -> None:
+    def __init__(self, link: Link, queries: Queries, context: StatementContext) -> None:
         self._link = link
         self._queries = queries
-        self._footing = footing
+        self._context = context
 
     async def end_sessions(self, tags: Sequence[str | None]) -> bool:
         """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
@@ -61,22 +61,24 @@ class Deaths:
             "started": [process.started for _, process in processes],
         }
 
-        return await delete_nodes(self._link, self._queries, self._footing, "delete_dead", values)
+        return await delete_nodes(self._link, self._queries, self._context, "delete_dead", values)
 
 
-async def delete_nodes(link: Link, queries: Queries, footing: Footing, statement: str, values: dict[str, Any]) -> list[str]:
+async def delete_nodes(
+    link: Link, queries: Queries, context: StatementContext, statement: str, values: dict[str, Any]
+) -> list[str]:
     """Run a statement that deletes workers, under the next version, and let the oldest lead if the leader was among them; the
     names of those deleted. If there are none, nothing is announced either. Raises StoreUnavailable."""
 
     async def work(connection: Connection) -> list[str]:
         deleted: list[str] = []
         async with connection.transaction() as transaction:
-            await take_version(connection, queries, footing)
+            await take_version(connection, queries, context)
             cursor = await connection.execute(queries[statement], values)
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:
                 raise psycopg.Rollback(transaction)
-            await connection.execute(queries["lead_if_nobody_does"], footing.values(connection.server))
+            await connection.execute(queries["lead_if_nobody_does"], context.values(connection.server))
         return deleted
 
     return await link.run(work)

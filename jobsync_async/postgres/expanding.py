@@ -24,8 +24,8 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.lease import Backoff
 from jobsync_async.errors import SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.translation import translated
 
 _PATIENCE_SEC = 30.0
 _MOST_WAIT_SEC = 0.2

@@ -12,11 +12,11 @@ from typing import Any
 
 import psycopg
 
-from jobsync_async.core.basis import Basis, Ground
+from jobsync_async.core.server_history import AdoptedHistory, ServerReading
 from jobsync_async.errors import ConfigError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
 
 
 class Failover:
@@ -28,11 +28,13 @@ class Failover:
         settings: the cluster row's constant columns, for a database in which it is missing.
     """
 
-    def __init__(self, looks: Link, changes: Link, queries: Queries, footing: Footing, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, looks: Link, changes: Link, queries: Queries, context: StatementContext, settings: dict[str, Any]
+    ) -> None:
         self._looks = looks
         self._changes = changes
         self._queries = queries
-        self._footing = footing
+        self._context = context
         self._settings = settings
 
     def on_change(self, tell: Callable[[], None]) -> None:
@@ -42,18 +44,18 @@ class Failover:
             self._looks.renew()
             tell()
 
-        self._footing.on_change = changed
+        self._context.on_change = changed
 
-    def adopt(self, basis: Basis | None) -> None:
-        """From now on only statements on this basis act; None for whichever the row and the server agree on. No I/O."""
-        self._footing.basis = basis
+    def adopt(self, history: AdoptedHistory | None) -> None:
+        """From now on only statements on this history act; None for whichever the row and the server agree on. No I/O."""
+        self._context.history = history
 
-    async def look(self) -> Ground:
+    async def read_server(self) -> ServerReading:
         """What the cluster row records, and which server this is. Raises StoreUnavailable, and ConfigError where the row is
         that of a cluster with other settings, which a restored or replaced database may hold."""
 
-        async def work(connection: Connection) -> Ground:
-            cursor = await connection.execute(self._queries["read_ground"], self._footing.values(connection.server))
+        async def work(connection: Connection) -> ServerReading:
+            cursor = await connection.execute(self._queries["read_server"], self._context.values(connection.server))
             row = await cursor.fetchone()
             assert row is not None, "an outer join has a row"
             found = row._asdict()
@@ -64,13 +66,15 @@ class Failover:
                         f"{name} is {ours!r} here and {theirs!r} in the cluster that is on this server now; all workers must "
                         "agree: change this setting, or use another appname for another cluster"
                     )
-            return Ground(**found)
+            return ServerReading(**found)
 
         return await self._looks.run(work)
 
-    async def condemn(self, seen: Ground, known: Basis | None) -> bool:
-        """Let nobody act on ground that others take for sound and that this worker, who knows more, has been beyond; False when
-        it has changed since. Raises StoreUnavailable; it may have been done all the same."""
+    async def condemn(self, seen: ServerReading, known: AdoptedHistory | None) -> bool:
+        """Let nobody act on a history that others take for sound, but that is older than what this worker has seen.
+
+        False when it has changed since. Raises StoreUnavailable; it may have been done all the same.
+        """
         values = {
             "recorded": seen.recorded,
             "seen_generation": seen.generation,
@@ -78,8 +82,8 @@ class Failover:
         }
 
         async def work(connection: Connection) -> bool:
-            here = self._footing.values(connection.server)
-            return (await connection.execute(self._queries["condemn_ground"], {**values, **here})).rowcount == 1
+            here = self._context.values(connection.server)
+            return (await connection.execute(self._queries["condemn_history"], {**values, **here})).rowcount == 1
 
         try:
             return await self._changes.run(work)
@@ -87,12 +91,12 @@ class Failover:
             self._changes.renew()
             raise
 
-    async def begin(self, seen: Ground, known: Basis | None, version: int, waited_sec: float) -> bool:
+    async def begin(self, seen: ServerReading, known: AdoptedHistory | None, version: int, waited_sec: float) -> bool:
         """Begin the next generation on the server that was seen; False when the row has changed since. Nobody is a member and
         no token is owned afterwards.
 
         Args:
-            known: the basis adopted before, with the highest version seen under it: neither is ever gone back to.
+            known: the history adopted before, with the highest version seen under it: neither is ever gone back to.
             waited_sec: how long it was waited, which is the bound on timeouts from now on.
 
         Raises StoreUnavailable; it may have been begun all the same, which the next look tells.
@@ -112,7 +116,7 @@ class Failover:
             async with connection.transaction() as transaction:
                 if seen.actual is None:
                     await connection.execute(self._queries["restore_cluster"], {**self._settings, "waited": waited_sec})
-                here = self._footing.values(connection.server)
+                here = self._context.values(connection.server)
                 cursor = await connection.execute(self._queries["begin_generation"], {**values, **here})
                 row = await cursor.fetchone()
                 if row is None:

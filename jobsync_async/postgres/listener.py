@@ -18,9 +18,10 @@ from psycopg import sql
 from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, finish_first, limit, shut_down
-from jobsync_async.postgres.translation import translated
-from jobsync_async.postgres.versions import MOST_NAMED
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.postgres.cluster_version import MOST_NAMED
+from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, limit, shut_down
+from jobsync_async.postgres.driver_errors import translated
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Listener(Hearing):
     def __init__(self, connection: Connection, connector: Connector) -> None:
         self.age: int | None = None
         self.notifications: int = 0
-        self._channel = connector.footing.channel.encode()
+        self._channel = connector.context.channel.encode()
         self._connection = connection
         self._connector = connector
         connection.add_notify_handler(self._on_notify)
@@ -76,7 +77,7 @@ class Listener(Hearing):
         configuration says that nothing can be listened to, nothing is. Raises StoreUnavailable."""
         connection = await connector.open("listener", plans=PLAN_ONCE)
         listener = cls(connection, connector)
-        listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.footing.channel))
+        listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.context.channel))
         if connector.pooled:
             return listener
         try:

@@ -10,15 +10,15 @@ from uuid import UUID
 import psycopg
 
 from jobsync_async import __version__
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.errors import ConfigError
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection, Link
-from jobsync_async.postgres.footing import Footing, ServerChanged
 from jobsync_async.postgres.sql import LAYOUT, Queries
+from jobsync_async.postgres.statement_context import ServerChanged, StatementContext
 from jobsync_async.postgres.tokens import neighbour_from
-from jobsync_async.postgres.versions import take_version
 
 
 class Membership:
@@ -37,7 +37,7 @@ class Membership:
         heartbeats: Link,
         changes: Link,
         queries: Queries,
-        footing: Footing,
+        context: StatementContext,
         times: Times,
         *,
         session_key: str | None = None,
@@ -45,7 +45,7 @@ class Membership:
         self._heartbeats = heartbeats
         self._changes = changes
         self._queries = queries
-        self._footing = footing
+        self._context = context
         self._times = times
         self._session_key = session_key
         self._held: tuple[Connection, UUID] | None = None
@@ -60,7 +60,7 @@ class Membership:
 
         async def work(connection: Connection) -> HeartbeatAnswer | None:
             await self._hold_session(connection, me)
-            params = {**values, **self._footing.values(connection.server)}
+            params = {**values, **self._context.values(connection.server)}
             row = await (await connection.execute(self._queries["heartbeat"], params)).fetchone()
             if row is None:
                 return None
@@ -80,7 +80,7 @@ class Membership:
         one, which the next heartbeat finds out. Raises StoreUnavailable."""
 
         async def work(connection: Connection) -> dict[Beat, Times]:
-            cursor = await connection.execute(self._queries["read_beats"], self._footing.values(connection.server))
+            cursor = await connection.execute(self._queries["read_beats"], self._context.values(connection.server))
             return _with_times(await cursor.fetchall())
 
         try:
@@ -109,7 +109,7 @@ class Membership:
 
         async def work(connection: Connection) -> NameInUse | None:
             while True:
-                values = {"name": me.name, **self._footing.values(connection.server)}
+                values = {"name": me.name, **self._context.values(connection.server)}
                 row = await (await connection.execute(self._queries["read_node"], values)).fetchone()
                 self._check_bound(None if row is None else row.longest_allowed)
                 if row is None or row.incarnation is None:
@@ -146,14 +146,14 @@ class Membership:
         """What every statement of a join takes."""
         ours = {"library": __version__, "layout": LAYOUT, **self._times._asdict()}
         unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
-        return {**me._asdict(), **asdict(announcement), **ours, **unsaid, **self._footing.values(connection.server)}
+        return {**me._asdict(), **asdict(announcement), **ours, **unsaid, **self._context.values(connection.server)}
 
     async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
         """Make the row under a free name; whether it was free."""
         queries = [self._queries[name] for name in ("take_version_to_join", "insert_node", "lead_if_nobody_does")]
         taken, made, _ = await connection.together(queries, self._joining(connection, me, announcement))
         if not taken:
-            raise self._footing.changed()
+            raise self._context.changed()
         return bool(made)
 
     async def _replace(self, connection: Connection, me: Identity, announcement: Announcement, old: Beat) -> bool:
@@ -164,7 +164,7 @@ class Membership:
         async with connection.transaction() as transaction:
             taken = await (await connection.execute(self._queries["take_version_to_join"], values)).fetchone()
             if taken is None:
-                raise self._footing.changed()
+                raise self._context.changed()
             values |= {"joined": taken.last_joined, "version": taken.version}
             replaced = (await connection.execute(self._queries["replace_node"], values)).rowcount == 1
             if not replaced:
@@ -190,7 +190,7 @@ class Membership:
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)
-            values = {**me._asdict(), "version": version, **self._footing.values(connection.server)}
+            values = {**me._asdict(), "version": version, **self._context.values(connection.server)}
             await connection.execute(self._queries["free_tokens_of"], values)
             await connection.execute(self._queries["delete_node"], values)
             await connection.execute(self._queries["lead_if_nobody_does"], values)
@@ -198,7 +198,7 @@ class Membership:
         await self._changes.transaction(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        return await take_version(connection, self._queries, self._footing)
+        return await take_version(connection, self._queries, self._context)
 
 
 def _with_times(rows: Iterable[tuple[Any, ...]]) -> dict[Beat, Times]:

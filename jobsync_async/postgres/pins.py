@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
+from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.tokens import int_array
-from jobsync_async.postgres.versions import take_version
 from jobsync_async.types import LockInfo
 
 
-class Pins:
+class PinStatements:
     """The statements about pins."""
 
-    def __init__(self, link: Pool, queries: Queries, footing: Footing) -> None:
+    def __init__(self, link: Pool, queries: Queries, context: StatementContext) -> None:
         self._link = link
         self._queries = queries
-        self._footing = footing
+        self._context = context
 
     async def register(
         self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
@@ -91,4 +91,4 @@ class Pins:
         return await self._link.run(work)
 
     async def _take_version(self, connection: Connection) -> int:
-        return await take_version(connection, self._queries, self._footing)
+        return await take_version(connection, self._queries, self._context)

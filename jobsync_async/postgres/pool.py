@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import psycopg
 
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Connector, finish_first, limit
-from jobsync_async.postgres.translation import translated
+from jobsync_async.host.finishing import finish_first
+from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.driver_errors import translated
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.translation import translated
+from jobsync_async.postgres.driver_errors import translated
 
 REFUSAL = (
     "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; connect directly, or through a "

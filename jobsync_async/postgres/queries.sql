@@ -181,7 +181,7 @@ SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 
 -- == failover of the server ===========================================================================================
 
--- name: read_ground
+-- name: read_server
 -- What the cluster was begun on, and what this is; null when the row is missing.
 SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
        coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
@@ -197,7 +197,7 @@ SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(ch
 FROM {left_over}
 ON CONFLICT DO NOTHING
 
--- name: condemn_ground
+-- name: condemn_history
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no
 -- lease is extended while the wait before the next generation lasts. Whoever begins that one begins it above what was seen.
 UPDATE {cluster} SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
@@ -471,7 +471,7 @@ SELECT n.name, n.incarnation, n.beat, n.weight, n.state = 'active' AS active, n.
        {interval} AS interval_sec
 FROM {node} n CROSS JOIN {cluster} c ORDER BY n.joined
 
--- name: read_board
+-- name: read_token_groups
 -- Tokens changed since, in groups that are alike to the leader.
 SELECT node, incarnation, next_node, json_agg(token_id ORDER BY token_id) AS token_ids
 FROM (
@@ -585,7 +585,7 @@ RETURNING n.name
 SELECT pg_try_advisory_lock_shared(hashtextextended(%(key)s || %(incarnation)s::uuid::text, 0))
 
 -- name: read_sessions
--- Who holds its lock, and on what ground that is said: this very start of the server, and this very session of the watcher.
+-- Who holds its lock, and on what that is based: this very start of the server, and this very session of the watcher.
 WITH held AS MATERIALIZED (
     SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -596,7 +596,7 @@ SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start, n.n
 FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid()
 
 -- name: expire_sessionless
--- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and the ground still stands.
+-- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and neither server nor session has changed.
 DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
 WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
   AND NOT EXISTS (

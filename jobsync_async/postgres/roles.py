@@ -12,8 +12,8 @@ from psycopg import errors, sql
 
 from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.connection import Connector, limit
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.translation import translated
 
 _MAX_NAME_BYTES = 63
 _RESERVED = ("public", "none")

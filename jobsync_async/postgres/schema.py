@@ -27,11 +27,11 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
 from jobsync_async.postgres.sql import LAYOUT, Queries
-from jobsync_async.postgres.translation import translated
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.roles import Roles
@@ -85,7 +85,7 @@ async def open_schema(
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
         check = partial(_check, queries=queries, config=config, observe=observe)
-        connector.footing.channel = await in_turn(check)
+        connector.context.channel = await in_turn(check)
     finally:
         await connection.close()
     return queries

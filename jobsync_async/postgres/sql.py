@@ -41,8 +41,8 @@ _TIMELINE = (
     'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END'
 )
 _SOUND = (
-    "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND (%(basis_server)s::text IS NULL "
-    "OR (server_identity = %(basis_server)s::text AND generation = %(basis_generation)s::bigint))"
+    "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND (%(adopted_server)s::text IS NULL "
+    "OR (server_identity = %(adopted_server)s::text AND generation = %(adopted_generation)s::bigint))"
 )
 # What a worker's row `n` says of its times, if the incarnation that it is now has written that; see the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")

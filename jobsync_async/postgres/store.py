@@ -14,13 +14,13 @@ from jobsync_async.postgres import forks
 from jobsync_async.postgres.connection import Connector, Link, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
-from jobsync_async.postgres.footing import Footing
-from jobsync_async.postgres.leading import Leading
+from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
-from jobsync_async.postgres.pins import Pins
+from jobsync_async.postgres.pins import PinStatements
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.schema import open_schema, settings
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
@@ -28,7 +28,7 @@ from jobsync_async.postgres.work import WorkStore
 if TYPE_CHECKING:
     from jobsync_async.postgres.bounds import Bounds
     from jobsync_async.postgres.inspection import Inspection
-    from jobsync_async.postgres.observing import ViewFeed
+    from jobsync_async.postgres.observer import ObserverFeed
     from jobsync_async.postgres.predecessor import Predecessor
     from jobsync_async.postgres.sessions import Sessions
 
@@ -50,7 +50,7 @@ class Store:
     def __init__(
         self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector, tag: str
     ) -> None:
-        footing = others.footing
+        context = others.context
         self.queries = queries
         self.tag = tag
         self._notify = config.notify
@@ -64,19 +64,19 @@ class Store:
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
         self.membership: Membership = Membership(
-            self._heartbeat_link, self._leader_link, queries, footing, config.times, session_key=key
+            self._heartbeat_link, self._leader_link, queries, context, config.times, session_key=key
         )
-        self.leading: Leading = Leading(self._leader_link, queries, footing)
-        self.deaths: Deaths = Deaths(self._deaths_link, queries, footing)
+        self.leading: Leading = Leading(self._leader_link, queries, context)
+        self.deaths: Deaths = Deaths(self._deaths_link, queries, context)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
         self.sessions: Sessions | None = None
         if key is not None:  # most workers do without, and without the memory that it takes
             from jobsync_async.postgres.sessions import Sessions  # noqa: PLC0415
 
-            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, footing, key)
-        self.pins: Pins = Pins(self._pool, queries, footing)
+            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, context, key)
+        self.pins: PinStatements = PinStatements(self._pool, queries, context)
         self.failover: Failover = Failover(
-            self._heartbeat_link, self._leader_link, queries, footing, settings(config, footing.channel)
+            self._heartbeat_link, self._leader_link, queries, context, settings(config, context.channel)
         )
         self.codec: str = others.codec
         self.work: WorkStore = WorkStore(self._pool, queries, self.codec)
@@ -95,10 +95,10 @@ class Store:
         def conninfo(purpose: str) -> str:
             return config.conninfo(f"{node_name} {purpose}", None if observe else tag, reads_only=observe)
 
-        footing = Footing()
-        others = Connector(conninfo, config.bulk_limit_sec, footing, pooled=not config.notify)
+        context = StatementContext()
+        others = Connector(conninfo, config.bulk_limit_sec, context, pooled=not config.notify)
         queries = await open_schema(others, config, observe=observe)
-        heartbeats = Connector(conninfo, config.statement_limit_sec, footing, pooled=others.pooled)
+        heartbeats = Connector(conninfo, config.statement_limit_sec, context, pooled=others.pooled)
         heartbeats.queries = queries
         return cls(config, queries, heartbeats, others, tag)
 
@@ -109,9 +109,9 @@ class Store:
         return feed
 
     @property
-    def footing(self) -> Footing:
+    def context(self) -> StatementContext:
         """What the statements stand on."""
-        return self._others.footing
+        return self._others.context
 
     @property
     def predecessor(self) -> Predecessor | None:
@@ -134,13 +134,13 @@ class Store:
         """The statements about the bound on timeouts, for the command line."""
         from jobsync_async.postgres.bounds import Bounds  # noqa: PLC0415 - a worker has no use for it
 
-        return Bounds(self._leader_link, self.queries, self._others.footing)
+        return Bounds(self._leader_link, self.queries, self._others.context)
 
-    async def observe(self) -> ViewFeed:
+    async def observe(self) -> ObserverFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
-        from jobsync_async.postgres.observing import ViewFeed  # noqa: PLC0415 - a worker has no use for it
+        from jobsync_async.postgres.observer import ObserverFeed  # noqa: PLC0415 - a worker has no use for it
 
-        return await ViewFeed.open(self._others)
+        return await ObserverFeed.open(self._others)
 
     def suspect(self) -> None:
         """A connection broke: others may have. What is idle is looked at before somebody is handed it. No I/O."""

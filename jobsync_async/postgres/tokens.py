@@ -13,13 +13,13 @@ from uuid import UUID
 from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.core.serving import Idler
+from jobsync_async.host.waiting import signalled
+from jobsync_async.postgres.cluster_version import MOST_NAMED
 from jobsync_async.postgres.connection import Connection, Connector, Link
-from jobsync_async.postgres.footing import Footing
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.versions import MOST_NAMED
+from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.types import Runner
-from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class TokenFeed(Hearing, ABC):
     pushed: bool
     poll_interval_sec: float = 1.0
     _queries: Queries
-    _footing: Footing
+    _context: StatementContext
     _looked_at: float = float("-inf")
     _neighbours_seen: tuple[UUID | None, int, int] = (None, -1, -1)
 
@@ -69,10 +69,10 @@ class TokenFeed(Hearing, ABC):
                 self._neighbours_seen = (me.incarnation, -1, -1)
             _, members, youngest = self._neighbours_seen
             values = {**me._asdict(), "since": since, "members": members, "youngest": youngest, "most_told": MOST_TOLD}
-            values |= self._footing.values(connection.server)
+            values |= self._context.values(connection.server)
             row = await (await cursor.execute(self._queries["read_changes"], values)).fetchone()
             if row is None:
-                raise self._footing.changed()
+                raise self._context.changed()
             self.age = row.joined
             return Snapshot(
                 incarnation=me.incarnation,
@@ -114,31 +114,31 @@ class TokenFeed(Hearing, ABC):
         }
 
         async def work(connection: Connection) -> list[int]:
-            values = {**answer, **self._footing.values(connection.server)}
+            values = {**answer, **self._context.values(connection.server)}
             locked, done = await connection.together((self._queries["lock_cluster"], self._queries["acknowledge"]), values)
             if not locked:
-                raise self._footing.changed()
+                raise self._context.changed()
             return done[0].token_ids if done else []
 
         return await self.run(work)
 
-    def _until_look(self, timeout_sec: float | None) -> float:
+    def _until_next_poll(self, timeout_sec: float | None) -> float:
         due = self._looked_at + self.poll_interval_sec - asyncio.get_running_loop().time()
         return due if timeout_sec is None else min(due, timeout_sec)
 
-    async def _look_if_due(self) -> None:
+    async def _poll_if_due(self) -> None:
         """Has anything changed? And is there room for announcements again, where there was none?"""
 
         async def work(connection: Connection) -> Any:
-            values = self._footing.values(connection.server)
+            values = self._context.values(connection.server)
             return await (await connection.execute(self._queries["read_version"], values)).fetchone()
 
-        if self._until_look(None) <= 0:
+        if self._until_next_poll(None) <= 0:
             self._looked_at = asyncio.get_running_loop().time()
             row = await self.run(work)
             if row is not None:
                 self.hear_of(row.version, named=True)
-                self._footing.saw_queue(row.queue_usage)
+                self._context.learn_queue_usage(row.queue_usage)
 
     async def show_stuck(self, me: Identity, stuck: Sequence[Stuck]) -> None:
         """Write into the own row which revoked tokens are still in use, for people to see. Raises StoreUnavailable."""
@@ -183,14 +183,14 @@ class PushedFeed(Listener, TokenFeed):
         super().__init__(connection, connector)
         assert connector.queries is not None, "the schema is opened first"
         self._queries = connector.queries
-        self._footing = connector.footing
+        self._context = connector.context
 
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
-        if self._footing.announces:
+        if self._context.announces:
             await super().wait(wake, timeout_sec)
         else:  # others may not announce what they change either
-            await super().wait(wake, self._until_look(timeout_sec))
-            await self._look_if_due()
+            await super().wait(wake, self._until_next_poll(timeout_sec))
+            await self._poll_if_due()
 
 
 class PolledFeed(TokenFeed):
@@ -203,12 +203,12 @@ class PolledFeed(TokenFeed):
         self.age = None
         self.notifications = 0
         self._queries = connector.queries
-        self._footing = connector.footing
+        self._context = connector.context
         self._link = Link(connector, "poll")
 
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
-        await signalled(wake, self._until_look(timeout_sec))
-        await self._look_if_due()
+        await signalled(wake, self._until_next_poll(timeout_sec))
+        await self._poll_if_due()
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         return await self._link.run(work)

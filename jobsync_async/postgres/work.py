@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jobsync_async.core.rows import Identity, Progress, Work
+from jobsync_async.core.rows import Identity, TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Opened, Run
 from jobsync_async.core.texts import storable
 from jobsync_async.postgres.connection import Connection
@@ -90,11 +90,11 @@ class WorkStore:
         """Try again what was given up."""
         await self._execute("forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]})
 
-    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are done with."""
         return await self._progress("read_progress", run, texts)
 
-    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are set aside, on whatever date, and not complete in this run."""
         return await self._progress("read_set_aside", run, texts)
 
@@ -141,10 +141,10 @@ class WorkStore:
 
     # -------------------------------------------------------------------------------------------------------------------
 
-    async def _progress(self, name: str, run: Run, texts: Iterable[str]) -> dict[str, Progress]:
+    async def _progress(self, name: str, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         keys = {run.key(text): text for text in texts}
         rows = await self._fetch(name, {"date": run.date, "task_keys": list(keys)})
-        return {keys[row.task_key]: Progress(row.node, row.error, row.claimed_at) for row in rows}
+        return {keys[row.task_key]: TaskProgress(row.node, row.error, row.claimed_at) for row in rows}
 
     async def _record(self, name: str, values: Mapping[str, Any], run: Run, works: Sequence[Work]) -> dict[str, Any]:
         rows = {row.task_key: row for row in await self._fetch(name, values)}

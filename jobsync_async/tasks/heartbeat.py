@@ -14,17 +14,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from jobsync_async.core.basis import Ground, Waiting
-from jobsync_async.core.lease import Beat, Watch
+from jobsync_async.core.lease import Beat, BeatWatch
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
+from jobsync_async.core.server_history import OldLeasesWait, ServerReading
 from jobsync_async.errors import NodeNameTaken, StoreError, StoreUnavailable
+from jobsync_async.host.process import known_dead
+from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
-from jobsync_async.process import known_dead
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -85,12 +85,12 @@ async def guard_lease(worker: Worker) -> None:
         if remaining > 0:
             await asyncio.sleep(remaining)
             continue
-        worker.look_at_lease()
+        worker.check_lease()
         await worker.lease_extended.wait()
 
 
 async def enter(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Find ground to stand on, and join. Raises NodeNameTaken, ConfigError, or StoreUnavailable after several tries."""
+    """Adopt the history of a server, and join. Raises NodeNameTaken, ConfigError, or StoreUnavailable after several tries."""
     await agree(worker, failover)
     await join(worker, membership, deaths)
 
@@ -103,29 +103,29 @@ async def agree(worker: Worker, failover: Failover) -> None:
     had ended by then. Where others may have gone on, on a history from before what this worker has seen, the row is first made
     unfit for all, and the wait begins after that. Raises StoreUnavailable after several tries.
     """
-    known, version = worker.basis, worker.version
+    known, version = worker.history, worker.version
     failover.adopt(None)
-    waiting = Waiting(worker.config.heartbeat_timeout_sec, worker.bound)
+    waiting = OldLeasesWait(worker.config.heartbeat_timeout_sec, worker.bound)
     failures = 0
     while True:
         try:
-            ground = await failover.look()
-            basis = ground.basis(known, version)
-            if basis is not None:
-                failover.adopt(basis)
-                worker.adopt(basis)
+            reading = await failover.read_server()
+            history = reading.adoptable(known, version)
+            if history is not None:
+                failover.adopt(history)
+                worker.adopt(history)
                 return
             failures = 0
-            if ground.agreed:
-                condemned = await failover.condemn(ground, known)
+            if reading.agreed:
+                condemned = await failover.condemn(reading, known)
                 if condemned:
                     name = worker.identity.name
                     logger.warning("%s: the cluster is at a state from before what was seen", name, extra={"node": name})
                 await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
                 continue
-            if waiting.saw(ground, worker.clock()):
-                _warn_of(worker, ground, waiting.wait_sec)
-            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(ground, known, version, waiting.wait_sec):
+            if waiting.observe(reading, worker.clock()):
+                _warn_of(worker, reading, waiting.wait_sec)
+            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(reading, known, version, waiting.wait_sec):
                 name = worker.identity.name
                 logger.warning("%s begins the cluster anew on this server: its tokens are free", name, extra={"node": name})
                 continue
@@ -138,13 +138,13 @@ async def agree(worker: Worker, failover: Failover) -> None:
         await asyncio.sleep(wait_sec)
 
 
-def _warn_of(worker: Worker, ground: Ground, wait_sec: float) -> None:
+def _warn_of(worker: Worker, reading: ServerReading, wait_sec: float) -> None:
     logger.warning(
         "%s: PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
         "so nobody acts for %g s",
         worker.identity.name,
-        ground.actual,
-        ground.recorded,
+        reading.actual,
+        reading.recorded,
         wait_sec,
         extra={"node": worker.identity.name},
     )
@@ -162,7 +162,7 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
         ConfigError: this worker's timeout is above the cluster's bound.
         StoreUnavailable: after several tries.
     """
-    watch = Watch()
+    watch = BeatWatch()
     seen: Beat | None = None
     replace: Beat | None = None
     while True:

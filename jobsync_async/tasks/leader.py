@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from jobsync_async.core.board import Board, Distribution, Reading
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leadership import Pacing, Succession
+from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
+from jobsync_async.core.takeover import Pacing, Takeover
 from jobsync_async.errors import StoreError
-from jobsync_async.postgres.leading import Leading, Outcome
+from jobsync_async.host.waiting import signalled
+from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,18 @@ class LeaderMonitor:
         self._worker = worker
         self._leading = leading
         self._membership = membership
-        self._succession = Succession(worker.watch, worker.config.heartbeat_interval_sec)
+        self._takeover = Takeover(worker.watch, worker.config.heartbeat_interval_sec)
         self._pacing = Pacing(worker.config.rebalance_delay_sec)
         self._full_reading_sec = _CHECKS_PER_FULL_READING * worker.config.rebalance_check_interval_sec
         self._answer: HeartbeatAnswer | None = None
         self._unmatched: dict[int, tuple[str, ...]] = {}
-        self._forget_board()
+        self._forget_state()
 
-    def _forget_board(self) -> None:
+    def _forget_state(self) -> None:
         config = self._worker.config
         token_of = token_hasher(config.total_tokens, config.hash_function)
-        self._basis = self._worker.basis
-        self._board = Board(config.total_tokens, token_of, config.minimum_nodes)
+        self._history = self._worker.history
+        self._state = LeaderState(config.total_tokens, token_of, config.minimum_nodes)
         self._full_reading_at = self._worker.clock() + self._full_reading_sec
         self._pins_expire_at = float("inf")
         self._due_at = float("inf")
@@ -65,7 +65,7 @@ class LeaderMonitor:
             except StoreError as error:
                 failures += 1
                 wait_sec = worker.put_off("the leader's work is put off", error, failures, 0.5)
-                self._forget_board()  # what was written is not known: read everything before deciding again
+                self._forget_state()  # what was written is not known: read everything before deciding again
                 wait_until = worker.clock() + wait_sec
             await signalled(worker.lead_wanted, wait_until - worker.clock())
 
@@ -73,26 +73,26 @@ class LeaderMonitor:
         """Do what is due; when to look again at the latest."""
         worker = self._worker
         now = worker.clock()
-        if worker.basis != self._basis:
-            self._forget_board()  # another history: its versions cannot be compared with those that the board knows
+        if worker.history != self._history:
+            self._forget_state()  # another history: its versions cannot be compared with those that the state knows
         if not worker.lease.valid(now):
             return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
         if worker.answer is None:
             return float("inf")
-        look_at = worker.look_at()
-        if look_at <= now:
-            await self._look_at_beats()
+        read_at = worker.next_beat_reading()
+        if read_at <= now:
+            await self._read_beats()
             return now
         if worker.leads:
-            return min(await self._lead(now), look_at)
+            return min(await self._lead(now), read_at)
         worker.metrics.tokens_unmatched = 0  # that is for the leader to tell
         self._unmatched = {}
-        return min(await self._succeed(worker.answer, now), look_at)
+        return min(await self._succeed(worker.answer, now), read_at)
 
-    async def _look_at_beats(self) -> None:
+    async def _read_beats(self) -> None:
         """See what others have sent since the own beat, to be sure of their silence an interval sooner."""
         worker, me = self._worker, self._worker.identity
-        worker.looks.done(worker.clock())
+        worker.look_schedule.done(worker.clock())
         try:
             beats = await self._membership.read_beats()
         except StoreError:
@@ -108,9 +108,9 @@ class LeaderMonitor:
 
     async def _succeed(self, answer: HeartbeatAnswer, now: float) -> float:
         worker = self._worker
-        due, expire = self._succession.due(worker.leader, answer, now)
+        due, expire = self._takeover.due(worker.leader, answer, now)
         if not due:
-            return self._succession.next_look(worker.leader, answer, now)
+            return self._takeover.due_at_latest(worker.leader, answer, now)
         me = worker.identity
         term = await self._leading.take_over(me, worker.term, expire)
         if me != worker.identity:  # expired meanwhile: whoever led here is gone
@@ -128,8 +128,8 @@ class LeaderMonitor:
             f", {expire[0].name} showed no life" if expire else "",
             extra={"node": worker.identity.name, "term": term},
         )
-        worker.saw_leader(term, worker.identity.incarnation)
-        self._forget_board()
+        worker.learn_leader(term, worker.identity.incarnation)
+        self._forget_state()
         return now
 
     # -- leading ----------------------------------------------------------------------------------------------------------
@@ -139,28 +139,28 @@ class LeaderMonitor:
         if expire := worker.watch.stalled(now):
             await self._rebalance(expire)
         else:
-            if self._must_look(now):
-                await self._look(now)
+            if self._must_read(now):
+                await self._read_changes(now)
             if self._due_at <= worker.clock():
                 await self._rebalance(())
         return min(self._due_at, worker.watch.next_due(worker.clock()), self._pins_expire_at, self._full_reading_at)
 
-    def _must_look(self, now: float) -> bool:
-        worker, board = self._worker, self._board
+    def _must_read(self, now: float) -> bool:
+        worker, state = self._worker, self._state
         if now >= self._full_reading_at:
-            board.read_anew()
+            state.read_anew()
             self._full_reading_at = now + self._full_reading_sec
         if now >= self._pins_expire_at:
-            board.forget_pins()
+            state.forget_pins()
             self._pins_expire_at = float("inf")
-        news = worker.answer is not self._answer and worker.members_differ(board.members.keys())
+        news = worker.answer is not self._answer and worker.members_differ(state.members.keys())
         self._answer = worker.answer
-        return news or board.stale(max(worker.version, worker.hinted)) or self._due_at <= now
+        return news or state.stale(max(worker.version, worker.hinted)) or self._due_at <= now
 
-    async def _look(self, now: float) -> None:
-        reading = await self._leading.read(self._board.version, self._board.pin_version)
-        self._take(reading)
-        need = self._board.need()
+    async def _read_changes(self, now: float) -> None:
+        reading = await self._leading.read(self._state.version, self._state.pin_version)
+        self._update_state(reading)
+        need = self._state.rebalance_reason()
         if need is None:
             self._pacing.done()
             self._due_at = float("inf")
@@ -168,15 +168,15 @@ class LeaderMonitor:
             self._due_at = self._pacing.due_at(need, now)
 
     async def _rebalance(self, expire: Sequence[Beat]) -> None:
-        worker, board = self._worker, self._board
-        if worker.basis != self._basis:
-            return  # changed during the look: the board is forgotten at the next step
+        worker, state = self._worker, self._state
+        if worker.history != self._history:
+            return  # changed during the look: the state is forgotten at the next step
 
         def decide(reading: Reading) -> Distribution | None:
-            self._take(reading)
-            return board.distribute()
+            self._update_state(reading)
+            return state.distribute()
 
-        outcome = await self._leading.rebalance(worker.identity, worker.term, expire, board.version, board.pin_version, decide)
+        outcome = await self._leading.rebalance(worker.identity, worker.term, expire, state.version, state.pin_version, decide)
         self._pacing.done()
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way
@@ -188,19 +188,19 @@ class LeaderMonitor:
         beats = {Beat(m.name, m.incarnation, m.beat): m.times for m in outcome.reading.members}
         worker.beats_seen(beats, worker.clock())
         if outcome.skipped:
-            board.come_back()
+            state.plan_again()
             self._retries.missed(worker.clock())
             self._due_at = self._retries.due_at
         else:
             self._retries.done()
         self._report(outcome)
 
-    def _take(self, reading: Reading) -> None:
-        self._board.take(reading)
+    def _update_state(self, reading: Reading) -> None:
+        self._state.update(reading)
         if reading.pins is not None:
-            self._pins_expire_at = self._worker.clock() + self._board.next_expiry_in
+            self._pins_expire_at = self._worker.clock() + self._state.next_expiry_in
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, outcome: RebalanceOutcome) -> None:
         worker, distribution = self._worker, outcome.distribution
         name = worker.identity.name
         worker.metrics.nodes_expired += len(outcome.expired)
@@ -233,7 +233,7 @@ class LeaderMonitor:
         )
 
     def _report_unmatched(self) -> None:
-        unmatched = dict(self._board.unmatched)
+        unmatched = dict(self._state.unmatched)
         if unmatched != self._unmatched:
             new = [token for token, patterns in unmatched.items() if self._unmatched.get(token) != patterns]
             self._unmatched = unmatched

@@ -15,10 +15,10 @@ from functools import partial
 from jobsync_async.core.neighbours import dead_workers, next_in_ring, visible
 from jobsync_async.core.rows import Neighbour, Process
 from jobsync_async.errors import StoreError
+from jobsync_async.host.process import has_ended, open_process, why_unwatchable
+from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
-from jobsync_async.process import has_ended, open_process, why_unwatchable
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.waiting import signalled
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class NeighbourWatch:
         try:
             while True:
                 patience = float("inf")
-                if dead := self._look():
+                if dead := self._watch_ring():
                     try:
                         await self._report(dead)
                         failures = 0
@@ -60,7 +60,7 @@ class NeighbourWatch:
             for process in tuple(self._watched):
                 self._forget(process)
 
-    def _look(self) -> list[Neighbour]:
+    def _watch_ring(self) -> list[Neighbour]:
         """Watch those that are next in the ring; the dead that are to be reported."""
         worker = self._worker
         ring = [neighbour for neighbour in worker.neighbours if visible(worker.announcement, neighbour)]

@@ -31,7 +31,7 @@ class Overdue:
         self._shown: Sequence[Stuck] = ()
         self._left = False
 
-    def look(self, now: float) -> Sequence[Stuck] | None:
+    def check(self, now: float) -> Sequence[Stuck] | None:
         """Cancel what still works on tokens that were revoked too long ago. Readers cannot be cancelled: they are shown.
 
         Returns what the worker's row is to show of it, None when it shows that already; `shown` says that it does.
@@ -60,7 +60,7 @@ class Overdue:
         if unread and not any(one.task_id is None for one in known):  # one reader, however many tokens
             self._warn(unread[0])
 
-    def next_look(self, now: float) -> float:
+    def next_check(self, now: float) -> float:
         """When to look again if nothing changes; infinity for never."""
         worker = self._worker
         waits = [worker.config.handoff_timeout_sec]

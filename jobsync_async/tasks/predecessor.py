@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from jobsync_async.core.predecessor import Watch
+from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.errors import ClusterNotFormed, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.predecessor import Predecessor
 from jobsync_async.tasks.worker import Worker
@@ -23,7 +23,7 @@ class PredecessorWatch:
     def __init__(self, worker: Worker, predecessor: Predecessor) -> None:
         self._worker = worker
         self._predecessor = predecessor
-        self._watch = Watch(worker.config.heartbeat_timeout_sec)
+        self._watch = PredecessorBeats(worker.config.heartbeat_timeout_sec)
 
     async def _live(self) -> list[str]:
         """The workers of jobsync that live. Raises StoreUnavailable or SchemaError."""
@@ -34,7 +34,7 @@ class PredecessorWatch:
             name, level = self._worker.identity.name, logging.WARNING if isinstance(error, SchemaError) else logging.INFO
             logger.log(level, "%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
             raise
-        return self._watch.saw(beats or {}, self._worker.clock())
+        return self._watch.observe(beats or {}, self._worker.clock())
 
     async def wait(self, seconds: float) -> None:
         """Return when none lives. Raises ClusterNotFormed when one still does after so many seconds; StoreUnavailable,

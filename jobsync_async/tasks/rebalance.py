@@ -52,7 +52,7 @@ async def follow_changes(
             feed = feed or await store.listen()
             failures = 0
             try:
-                await _Follower(worker, feed, overdue, announcer).serve()
+                await _ChangeFollower(worker, feed, overdue, announcer).serve()
             finally:
                 feed.abandon()
                 await feed.close()
@@ -66,7 +66,7 @@ async def follow_changes(
             await asyncio.sleep(wait_sec)
 
 
-class _Follower:
+class _ChangeFollower:
     """Serves one LISTEN connection until it breaks."""
 
     def __init__(self, worker: Worker, feed: TokenFeed, overdue: Overdue, announcer: Announcer) -> None:
@@ -94,8 +94,8 @@ class _Follower:
                 await self._read()
                 await asyncio.sleep(0)  # whoever waits for what was read goes on before what is left to do here
             await self._acknowledge()
-            await self._look_after_overdue()
-            await self._announcer.look(feed, worker.clock())
+            await self._check_overdue()
+            await self._announcer.step(feed, worker.clock())
             worker.metrics.notifications += feed.notifications - heard_before
             heard_before = feed.notifications  # also what came along with an answer, for which nobody is woken
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
@@ -179,16 +179,16 @@ class _Follower:
         else:
             self._retries.done()
 
-    async def _look_after_overdue(self) -> None:
+    async def _check_overdue(self) -> None:
         worker = self._worker
-        stuck = self._overdue.look(worker.clock())
+        stuck = self._overdue.check(worker.clock())
         if stuck is not None:
             await self._feed.show_stuck(worker.identity, stuck)
             self._overdue.shown(stuck)
 
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
-        deadlines = [self._retries.due_at, self._overdue.next_look(now), self._announcer.next_look()]
+        deadlines = [self._retries.due_at, self._overdue.next_check(now), self._announcer.next_step()]
         if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
             if self._missed_since is not None:
                 deadlines.append(self._missed_since + _CROSSING_SEC)

@@ -86,7 +86,7 @@ class Announcer:
         self._found: list[Unserved] = []
         self._noticed = Noticed()
 
-    async def look(self, feed: TokenFeed, now: float) -> None:
+    async def step(self, feed: TokenFeed, now: float) -> None:
         """Say what is new and look at what is due. Raises StoreUnavailable."""
         if self._has_news() and now >= self._say_at:
             await self._say(feed, now)
@@ -96,14 +96,14 @@ class Announcer:
         known = (self._worker.version, self._worker.runners.announced)
         if known != self._known:
             self._known, self._changed_at = known, now
-        if now >= self._look_at():
+        if now >= self._find_at():
             self._looked_at, self._changed_at = now, float("inf")
             self._judge(await self._find(feed, now), now)
 
-    def next_look(self) -> float:
+    def next_step(self) -> float:
         """When to look again if nothing changes; infinity for never."""
         due = self._say_at if self._has_news() else float("inf")
-        return min(due, self._look_at()) if self._concerned() else due
+        return min(due, self._find_at()) if self._concerned() else due
 
     def _has_news(self) -> bool:
         me, said = self._said
@@ -122,7 +122,7 @@ class Announcer:
         worker = self._worker
         return bool(worker.runners.announced) and len(worker.ownership.grants) < worker.config.total_tokens
 
-    def _look_at(self) -> float:
+    def _find_at(self) -> float:
         config = self._worker.config
         every_sec = config.heartbeat_interval_sec if self._noticed.told else config.rebalance_check_interval_sec
         return min(self._changed_at + _SETTLE_SEC, self._noticed.due_at, self._looked_at + every_sec)
@@ -142,7 +142,7 @@ class Announcer:
 
     def _judge(self, found: list[Unserved], now: float) -> None:
         worker, name = self._worker, self._worker.identity.name
-        new, over = self._noticed.look(found, now)
+        new, over = self._noticed.compare(found, now)
         for one in new:
             logger.warning(
                 "%s: %d ids of %s are on tokens of %s, which does not run it: nobody serves them. Run it there too, give that "

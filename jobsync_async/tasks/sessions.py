@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from jobsync_async.core.sessions import SessionWatch
+from jobsync_async.core.session_loss import SessionWatch
 from jobsync_async.errors import StoreError
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.sessions import Sessions
@@ -40,7 +40,7 @@ class SessionMonitor:
             wait_sec = _TURN_SEC
             if worker.wants_all_beats() and worker.may_act():
                 try:
-                    await self._look()
+                    await self._read_locks()
                     failures = 0
                     wait_sec = max(0.01, min(_LOOK_SEC, watch.next_due() - worker.clock()))
                 except StoreError as error:
@@ -52,7 +52,7 @@ class SessionMonitor:
             worker.metrics.sessions_watched = watch.watched
             await asyncio.sleep(wait_sec)
 
-    async def _look(self) -> None:
+    async def _read_locks(self) -> None:
         worker, watch = self._worker, self._watch
         reading = await self._sessions.read()
         now = worker.clock()
@@ -62,7 +62,7 @@ class SessionMonitor:
             return
         # What it had sent may still be under way; and if it lives after all, it does not go on as if nothing had happened.
         await self._deaths.end_sessions([session.session_tag for session in gone])
-        expired = await self._sessions.expire(reading.ground, gone)
+        expired = await self._sessions.expire(reading.watcher, gone)
         worker.metrics.sessions_expired += len(expired)
         worker.metrics.nodes_expired += len(expired)
         for name in expired:

@@ -10,18 +10,18 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakSet
 
-from jobsync_async.clock import Clock
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.core.basis import Basis
-from jobsync_async.core.lease import Backoff, Beat, Lease, Times, Watch, lease_sec
+from jobsync_async.core.heartbeat_schedule import LookSchedule, wait_for_next
+from jobsync_async.core.lease import Backoff, Beat, BeatWatch, Lease, Times, lease_sec
 from jobsync_async.core.ownership import Change, Ownership
-from jobsync_async.core.phase import Looks, wait_for_next
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
+from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.core.turns import Turns
 from jobsync_async.errors import SchemaError, StoreError
-from jobsync_async.home import Home
+from jobsync_async.host.clock import Clock
+from jobsync_async.host.home import Home
 from jobsync_async.metrics import Metrics
-from jobsync_async.postgres.translation import VersionRefused
+from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Worker:
         lease: the right to act, extended by the heartbeat task alone.
         ownership: the tokens, changed by the rebalance task and by whoever ends the lease.
         watch: since when the beats of others have stood still.
-        basis: the server and generation that this worker stands on.
+        history: the server and generation that this worker stands on.
         bound: on everybody's heartbeat timeout, as the last heartbeat told of it.
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
@@ -109,14 +109,14 @@ class Worker:
         self.identity: Identity = Identity(name, uuid4())
         self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
-        self.watch: Watch = Watch()
-        self.basis: Basis | None = None
+        self.watch: BeatWatch = BeatWatch()
+        self.history: AdoptedHistory | None = None
         self.bound: float | None = None
         self.term: int = -1
         self.leader: UUID | None = None
         self.answer: HeartbeatAnswer | None = None
         self.watches_all: bool = False
-        self.looks: Looks = Looks(config.heartbeat_interval_sec)
+        self.look_schedule: LookSchedule = LookSchedule(config.heartbeat_interval_sec)
         self.version: int = -1
         self.hinted: int = -1
         self.announced: int = -1
@@ -193,14 +193,14 @@ class Worker:
 
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
-    def look_at(self) -> float:
+    def next_beat_reading(self) -> float:
         """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once
         more after theirs, and everybody does in time not to miss one whom it watches, if its own heartbeats are too rare."""
         within_sec = round(self.watch.read_within_sec, 6)  # with one interval for all it is that interval, or longer
         too_rare = within_sec < self.config.heartbeat_interval_sec
-        late_at = self.looks.late_at(within_sec) if too_rare else float("inf")
+        late_at = self.look_schedule.late_at(within_sec) if too_rare else float("inf")
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
-        return min(self.looks.due_at, late_at) if looks_after_beats else late_at
+        return min(self.look_schedule.due_at, late_at) if looks_after_beats else late_at
 
     def wait_after(self, error: StoreError, failures: int, chance: float) -> float:
         """Seconds until the next try after so many failures in a row. Missing tables or rights are an outage like any other,
@@ -246,10 +246,10 @@ class Worker:
         self.lease.extend(sent_at, lease_sec(answer.timeout_sec))
         self.lease_extended.set()
         self.beats_seen(answer.beats, arrived)
-        self.looks.begin(arrived)
+        self.look_schedule.begin(arrived)
         self.answer, self.watches_all, self.bound = answer, watched_all, answer.longest_wait
         self.hinted, self.announced = answer.version, answer.announced
-        self.saw_leader(answer.term, answer.leader)
+        self.learn_leader(answer.term, answer.leader)
         if answer.version > self.version or not self.ownership.known:
             self.sync_wanted.set()
         self.lead_wanted.set()
@@ -260,7 +260,7 @@ class Worker:
         others = {beat: times for beat, times in beats.items() if beat.incarnation != self.identity.incarnation}
         self.watch.observe(others, arrived)
         if not known.issuperset(beat.incarnation for beat in self.watch.beats):
-            self.looks.somebody_is_new(arrived)
+            self.look_schedule.somebody_is_new(arrived)
 
     def snapshot_read(self, snapshot: Snapshot) -> None:
         """The own tokens were read; applies what continues what is known, while the lease is valid."""
@@ -268,7 +268,7 @@ class Worker:
         if snapshot.incarnation != self.identity.incarnation:
             return  # of an incarnation that is over, perhaps on another server
         self.version = max(self.version, snapshot.version)
-        self.saw_leader(snapshot.term, snapshot.leader)
+        self.learn_leader(snapshot.term, snapshot.leader)
         if snapshot.neighbours is not None:
             self.neighbours = snapshot.neighbours
             self.neighbours_wanted.set()
@@ -285,16 +285,16 @@ class Worker:
             self.publish(change, news=news)
         self.lead_wanted.set()
 
-    def saw_leader(self, term: int, leader: UUID | None) -> None:
+    def learn_leader(self, term: int, leader: UUID | None) -> None:
         """Somebody leads in a term; older terms are ignored."""
         if term > self.term:
             self.term, self.leader = term, leader
-            self.looks.somebody_is_new(self.clock())
+            self.look_schedule.somebody_is_new(self.clock())
             if self.leads:
                 self.beat_wanted.set()  # the next answer shows everybody's beats
             self.lead_wanted.set()
 
-    def look_at_lease(self) -> None:
+    def check_lease(self) -> None:
         """If the lease is over by the clock, everything held is lost, at once; whoever is to be told of tokens looks first."""
         if self.ownership.known and not self.may_act():
             self.stop_acting("no heartbeat was acknowledged for the length of the lease")
@@ -328,12 +328,12 @@ class Worker:
         self.stop_acting("PostgreSQL is another server than before, or was failed over")
         self.beat_wanted.set()
 
-    def adopt(self, basis: Basis) -> None:
+    def adopt(self, history: AdoptedHistory) -> None:
         """Stand on this from now on. What was known of another history is forgotten: its numbers say nothing here."""
-        if basis == self.basis:
+        if history == self.history:
             return
         assert not self.ownership.known, "tokens of another history are still held"
-        self.basis = basis
+        self.history = history
         self.term, self.leader, self.answer, self.watches_all = -1, None, None, False
         self.version = self.hinted = self.announced = -1
         self.watch.forget()

@@ -14,13 +14,13 @@ import anyio
 from typing_extensions import Self
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.coordinator import Coordinator
 from jobsync_async.errors import StoreUnavailable, UsageError
+from jobsync_async.host.waiting import ended
 from jobsync_async.job import Job
 from jobsync_async.postgres.store import Store
+from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.testing.detector import OwnerWatch
 from jobsync_async.testing.proxy import Proxy, endpoint, through
-from jobsync_async.waiting import ended
 
 _LOOK_EVERY_SEC = 0.002
 _clusters: WeakKeyDictionary[Job, Cluster] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobsync_async.core.phase import SETTLING
+from jobsync_async.core.heartbeat_schedule import SETTLING
 from tests.faults.conftest import DEFAULT, QUICK, MakeFleet
 from tests.faults.fleet import SLACK_SEC, Fleet
 

@@ -35,7 +35,8 @@ from typing import Any
 import anyio
 import psycopg
 
-from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable, process
+from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable
+from jobsync_async.host import process
 from tests.faults import history, wires
 
 LONGEST_LIFE_SEC = 1200

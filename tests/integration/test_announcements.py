@@ -11,7 +11,7 @@ import pytest
 
 from jobsync_async import CoordinationConfig
 from jobsync_async.postgres import tokens
-from jobsync_async.postgres.versions import MOST_NAMED, concerned
+from jobsync_async.postgres.cluster_version import MOST_NAMED, concerned
 from tests.hands import Hand, hand
 
 TOKENS = 12

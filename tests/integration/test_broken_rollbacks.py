@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from jobsync_async import StoreUnavailable
-from jobsync_async.postgres.translation import translated
+from jobsync_async.postgres.driver_errors import translated
 
 
 async def test_a_connection_that_breaks_at_a_rollback_is_an_outage_like_any_other(dsn, admin):

@@ -63,7 +63,7 @@ async def test_tables_of_0_1_0_go_on_with_their_channel_in_whatever_schema(dsn, 
         await jobs.start("a", "b")
         await jobs.even()
         assert seen._follower._channel == "sync_changes"
-        assert jobs["a"]._engine.store.footing.channel == "sync_changes"
+        assert jobs["a"]._engine.store.context.channel == "sync_changes"
     assert await channel_in(admin, "old.sync_cluster") is None
 
 

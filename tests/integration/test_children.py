@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from jobsync_async import CoordinationConfig, Job
-from jobsync_async.children import die_with_parent
+from jobsync_async.host.children import die_with_parent
 
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[2]); from tests.integration.test_children import toil; toil(sys.argv[1])"
 ROOT = Path(__file__).parents[2]

@@ -304,7 +304,7 @@ async def test_workers_that_run_a_batch_under_two_dates_are_told_of_each_other(j
 
 
 async def test_workers_that_run_two_dates_of_a_batch_at_once_wait_for_each_other_in_peace(jobs, monkeypatch):
-    from jobsync_async import batch
+    from jobsync_async.work import batch
 
     monkeypatch.setattr(batch, "_ELSEWHERE_SEC", 0.3)
     pair = await jobs.start("anna", "berta")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 COMMON = """
 import asyncio, gc, json, multiprocessing, os, signal, sys, warnings
 from jobsync_async import CoordinationConfig, Job, NodeNameTaken, UsageError
-from jobsync_async.process import started
+from jobsync_async.host.process import started
 
 config = CoordinationConfig(dsn=sys.argv[1], total_tokens=120, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
 

@@ -115,7 +115,7 @@ async def test_announcements_begin_again_by_themselves_when_there_is_room(jobs, 
         assert SAID in caplog.text
         await laggard.close()
         with anyio.fail_after(10):
-            while not a._engine.store.footing.announces:
+            while not a._engine.store.context.announces:
                 await asyncio.sleep(0.01)
     await a.register_lock("y", ["a"])
     version, told = await announced(here)

@@ -15,9 +15,10 @@ import anyio
 import psycopg
 import pytest
 
-from jobsync_async import Job, NodeNameTaken, process
+from jobsync_async import Job, NodeNameTaken
 from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process
+from jobsync_async.host import process
 from tests.hands import Hand, hand
 from tests.mortals import mortals
 

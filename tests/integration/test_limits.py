@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from jobsync_async import Job, OwnershipLost
-from jobsync_async.clock import lease_clock
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.testing.proxy import Proxy, endpoint, through
 
 

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, StoreUnavailable, UsageError
 from jobsync_async.cli.watch import _follow
-from jobsync_async.postgres.observing import ViewFeed
+from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.types import ClusterChange
 
 
@@ -166,13 +166,13 @@ async def test_forged_and_junk_notifications_cause_few_looks(jobs, config, admin
         table = Table(cluster)
         await table.until(lambda: True)
         looks = []
-        original = ViewFeed.look
+        original = ObserverFeed.read
 
         async def counted(feed, since):
             looks.append(since)
             return await original(feed, since)
 
-        monkeypatch.setattr(ViewFeed, "look", counted)
+        monkeypatch.setattr(ObserverFeed, "read", counted)
         await admin.execute("SELECT pg_notify('sync_changes', 'junk ' || n) FROM generate_series(1, 5000) n")
         for n in range(300):
             await admin.execute("SELECT pg_notify('sync_changes', %s)", [str(1_000_000 + n)])

@@ -203,7 +203,7 @@ async def test_a_pin_that_is_refused_is_logged_with_both_tasks_and_patterns(conf
         with pytest.raises(LockConflict):
             await job.register_lock(second, ["big-%", "%"])
         assert await job.register_locks_bulk([(second, "big-%", None)])
-    told = [record for record in caplog.records if record.levelname == "WARNING" and record.name == "jobsync_async.locks"]
+    told = [record for record in caplog.records if record.levelname == "WARNING" and record.name == "jobsync_async.work.pins"]
     assert len(told) == 2
     for part in (first, second, "gpu-%", "big-%", "anna", str(task_to_token(first, config.total_tokens))):
         assert part in told[0].getMessage()

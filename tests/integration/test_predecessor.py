@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, Job, SchemaError
-from jobsync_async.core.predecessor import Watch
+from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.tasks import predecessor
 from tests import predecessors
 from tests.predecessors import Marks, overlaps
@@ -30,34 +30,34 @@ CREATE TABLE IF NOT EXISTS {}.sync_node (name varchar PRIMARY KEY, created_on ti
 # -- what is seen, in the abstract
 
 
-def stands_still(watch: Watch, beats: dict[str, object], since: float, until: float) -> list[str]:
+def stands_still(watch: PredecessorBeats, beats: dict[str, object], since: float, until: float) -> list[str]:
     """Look again and again; what the last look showed."""
     while since < until:
-        watch.saw(beats, since)
+        watch.observe(beats, since)
         since += 1
-    return watch.saw(beats, until)
+    return watch.observe(beats, until)
 
 
 def test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still():
-    watch = Watch(4)
-    assert watch.saw({"a": 1, "b": 1}, 100) == ["a", "b"]
+    watch = PredecessorBeats(4)
+    assert watch.observe({"a": 1, "b": 1}, 100) == ["a", "b"]
     assert stands_still(watch, {"a": 2, "b": 1}, 101, 114.9) == ["a", "b"], "jobsync's own 15 s, though ours are 4"
-    assert watch.saw({"a": 2, "b": 1}, 115) == ["a"]
-    assert watch.saw({"a": 2, "b": 1}, 116) == []
-    assert watch.saw({"a": 2, "b": 0}, 117) == ["b"], "whatever its clock says"
-    assert watch.saw({"c": None}, 118) == ["c"]
-    assert watch.saw({}, 119) == []
-    assert stands_still(Watch(60), {"a": 1}, 0, 59) == ["a"]
+    assert watch.observe({"a": 2, "b": 1}, 115) == ["a"]
+    assert watch.observe({"a": 2, "b": 1}, 116) == []
+    assert watch.observe({"a": 2, "b": 0}, 117) == ["b"], "whatever its clock says"
+    assert watch.observe({"c": None}, 118) == ["c"]
+    assert watch.observe({}, 119) == []
+    assert stands_still(PredecessorBeats(60), {"a": 1}, 0, 59) == ["a"]
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["failed looks", "no looks"])
 def test_an_outage_takes_nobody_for_dead_and_wakes_no_dead(told):
-    watch = Watch(15)
+    watch = PredecessorBeats(15)
     assert stands_still(watch, {"dead": 1}, 0, 15) == []
     assert stands_still(watch, {"dead": 1, "living": 1}, 16, 24) == ["living"]
     if told:
         watch.missed()
-    assert watch.saw({"dead": 1, "living": 1}, 28 if told else 40) == ["living"]
+    assert watch.observe({"dead": 1, "living": 1}, 28 if told else 40) == ["living"]
     assert stands_still(watch, {"dead": 1, "living": 1}, 41, 56) == []
 
 

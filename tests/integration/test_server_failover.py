@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable
-from jobsync_async.clock import lease_clock
-from jobsync_async.core.basis import Basis
 from jobsync_async.core.rows import Announcement
+from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.embedded import EmbeddedPostgres
-from jobsync_async.postgres.footing import ServerChanged
+from jobsync_async.host.clock import lease_clock
+from jobsync_async.postgres.statement_context import ServerChanged
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
 from tests.clusters import Cluster, cluster
@@ -200,15 +200,15 @@ async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(c
 async def test_no_statement_acts_on_another_basis_than_the_adopted_one(config):
     async with hand(config, "a") as a:
         await a.join()
-        ground = await a.store.failover.look()
-        basis = ground.basis(None, -1)
-        for other in (basis._replace(generation=basis.generation + 1), basis._replace(server=basis.server + "1")):
+        reading = await a.store.failover.read_server()
+        history = reading.adoptable(None, -1)
+        for other in (history._replace(generation=history.generation + 1), history._replace(server=history.server + "1")):
             a.store.failover.adopt(other)
             assert await a.beat() is None
             with pytest.raises(ServerChanged):
                 await a.read()
         a.feed = await a.store.listen() if a.feed._connection.closed else a.feed
-        a.store.failover.adopt(basis)
+        a.store.failover.adopt(history)
         assert await a.beat() is not None
 
 
@@ -216,7 +216,7 @@ async def test_a_connection_that_leads_to_another_server_is_noticed_when_it_is_o
     async with hand(config, "a") as a:
         told = []
         a.store.failover.on_change(lambda: told.append(True))
-        a.store.failover.adopt(Basis("1/00000001/1/1", 1))
+        a.store.failover.adopt(AdoptedHistory("1/00000001/1/1", 1))
         with pytest.raises(StoreUnavailable):  # the listener
             await a.store.listen()
         assert len(told) == 1
@@ -243,13 +243,13 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
         await a.join()
         await a.lead()
         await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', version = version + 100")
-        seen = await a.store.failover.look()
-        assert seen.basis(None, -1) is None
+        seen = await a.store.failover.read_server()
+        assert seen.adoptable(None, -1) is None
         assert not await b.store.failover.begin(on_another(seen), None, -1, TIMEOUT_SEC)
-        assert await a.store.failover.begin(seen, Basis("elsewhere", 7), 1_000_000, TIMEOUT_SEC)
+        assert await a.store.failover.begin(seen, AdoptedHistory("elsewhere", 7), 1_000_000, TIMEOUT_SEC)
         assert not await b.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
-        now = await a.store.failover.look()
-        assert now.generation > 7 and now.version > 1_000_000 and now.basis(Basis("elsewhere", 7), 5) is not None
+        now = await a.store.failover.read_server()
+        assert now.generation > 7 and now.version > 1_000_000 and now.adoptable(AdoptedHistory("elsewhere", 7), 5) is not None
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
         freed = await (await admin.execute("SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL")).fetchone()
         assert freed == (TOKENS, now.generation << 32)
@@ -259,10 +259,10 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
 async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_while_it_waits_to_begin_anew(config, ahead):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()
-        ground = await b.store.failover.look()
+        reading = await b.store.failover.read_server()
         worker = Worker(config, "b", Announcement(), lease_clock)
-        worker.basis = known = Basis(ground.actual, ground.generation + (7 if ahead == "generation" else 0))
-        worker.version = ground.version + 1000
+        worker.history = known = AdoptedHistory(reading.actual, reading.generation + (7 if ahead == "generation" else 0))
+        worker.version = reading.version + 1000
         beats: list[float] = []
 
         async def beat() -> None:
@@ -280,10 +280,10 @@ async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_whi
                 await agree(worker, b.store.failover)
             group.cancel_scope.cancel()
         assert lease_clock() - max(beats) > TIMEOUT_SEC, "every lease of before was over"
-        now = await b.store.failover.look()
-        assert worker.basis == Basis(now.actual, now.generation)
+        now = await b.store.failover.read_server()
+        assert worker.history == AdoptedHistory(now.actual, now.generation)
         assert now.generation > known.generation
-        assert now.version > ground.version + 1000
+        assert now.version > reading.version + 1000
 
 
 def on_another(seen):
@@ -298,8 +298,8 @@ async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoc
         async with await psycopg.AsyncConnection.connect(dsn) as user:
             await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR KEY SHARE")
             await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
-            assert await a.store.failover.begin(await a.store.failover.look(), None, -1, TIMEOUT_SEC)
-        generation = (await a.store.failover.look()).generation
+            assert await a.store.failover.begin(await a.store.failover.read_server(), None, -1, TIMEOUT_SEC)
+        generation = (await a.store.failover.read_server()).generation
         assert await (await admin.execute("SELECT epoch FROM sync_token WHERE token_id = 3")).fetchone() == ((1 << 32) + 1,)
         await b.join()
         await b.lead()

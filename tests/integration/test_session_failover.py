@@ -148,19 +148,19 @@ async def test_an_expiry_needs_the_lock_to_be_gone_the_beat_unmoved_and_the_grou
         reading = await sessions.read()
         seen = {session.beat.name: session for session in reading.sessions}
         assert {name: session.held for name, session in seen.items()} == {"a": True, "b": True, "c": False}
-        assert await sessions.expire(reading.ground, [seen["b"]._replace(held=False)]) == [], "its lock is held"
+        assert await sessions.expire(reading.watcher, [seen["b"]._replace(held=False)]) == [], "its lock is held"
         moved = seen["c"]._replace(beat=seen["c"].beat._replace(beat=7))
-        assert await sessions.expire(reading.ground, [moved]) == [], "its beat is another"
+        assert await sessions.expire(reading.watcher, [moved]) == [], "its beat is another"
         another = seen["c"]._replace(beat=seen["c"].beat._replace(incarnation=b.me.incarnation))
-        assert await sessions.expire(reading.ground, [another]) == [], "its incarnation is another"
+        assert await sessions.expire(reading.watcher, [another]) == [], "its incarnation is another"
         later = dt.timedelta(microseconds=1)
-        for ground in (
-            reading.ground._replace(pid=reading.ground.pid + 1),
-            reading.ground._replace(backend_start=reading.ground.backend_start + later),
-            reading.ground._replace(server_started=reading.ground.server_started + later),
+        for watcher in (
+            reading.watcher._replace(pid=reading.watcher.pid + 1),
+            reading.watcher._replace(backend_start=reading.watcher.backend_start + later),
+            reading.watcher._replace(server_started=reading.watcher.server_started + later),
         ):
-            assert await sessions.expire(ground, [seen["c"]]) == [], "the server or the watcher's session is another"
-        assert await sessions.expire(reading.ground, [seen["c"]]) == ["c"]
+            assert await sessions.expire(watcher, [seen["c"]]) == [], "the server or the watcher's session is another"
+        assert await sessions.expire(reading.watcher, [seen["c"]]) == ["c"]
         assert await c.beat() is None
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobsync_async.core.board import Moves
 from jobsync_async.core.hashing import task_key
+from jobsync_async.core.leader_state import Moves
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array
@@ -35,11 +35,11 @@ _DATES = (dt.date(2024, 2, 29), dt.date(2024, 3, 1))
 
 def join(q: Both) -> Steps:
     name = q.random.choice(NAMES)
-    basis = _basis(q)
-    held, _ = yield "read_node", {"name": name, **basis}
+    history = _history(q)
+    held, _ = yield "read_node", {"name": name, **history}
     timeout = q.random.choice((2.0, 4.0, 20.0))
     times = {"timeout_sec": timeout, "interval_sec": timeout / 4}
-    rows, _ = yield "take_version_to_join", {**basis, **times, "unsaid_bound": max(timeout, 15.0)}
+    rows, _ = yield "take_version_to_join", {**history, **times, "unsaid_bound": max(timeout, 15.0)}
     me = q.incarnation()
     host = q.random.choice(("here", "there", None))
     values = {
@@ -57,7 +57,7 @@ def join(q: Both) -> Steps:
         "library": "9.9",
         "layout": 9,
         **times,
-        **basis,
+        **history,
     }
     if held[0].incarnation and q.random.random() < 0.9:
         if not rows:
@@ -70,7 +70,7 @@ def join(q: Both) -> Steps:
         yield "inherit_tokens", {**values, **old}
     else:
         yield "insert_node", values
-    yield "lead_if_nobody_does", basis
+    yield "lead_if_nobody_does", history
     q.seen.append((name, me))
     return True
 
@@ -80,17 +80,17 @@ def beat(q: Both) -> Steps:
     version = q.near(q.view.cluster.version)
     yield (
         "heartbeat",
-        {"name": name, "incarnation": incarnation, "watch_all": q.random.random() < 0.5, "version": version, **_basis(q)},
+        {"name": name, "incarnation": incarnation, "watch_all": q.random.random() < 0.5, "version": version, **_history(q)},
     )
     return True
 
 
-def _basis(q: Both) -> dict[str, Any]:
+def _history(q: Both) -> dict[str, Any]:
     cluster = q.view.cluster
     chosen = q.random.random()
     if chosen < 0.5:
         return {}
-    return {"basis_server": cluster.server_identity, "basis_generation": cluster.generation + (chosen > 0.9)}
+    return {"adopted_server": cluster.server_identity, "adopted_generation": cluster.generation + (chosen > 0.9)}
 
 
 def announce(q: Both) -> Steps:
@@ -108,12 +108,12 @@ def read(q: Both) -> Steps:
     since = q.random.choice((-1, 0, *range(max(0, q.view.cluster.version - 6), q.view.cluster.version + 2)))
     near = {"members": q.random.randint(0, 3), "youngest": q.random.randint(0, 9), "most_told": q.random.choice((1, 2, 33))}
     yield "read_version", {}
-    yield "read_changes", {"name": name, "incarnation": incarnation, "since": since, **near, **_basis(q)}
+    yield "read_changes", {"name": name, "incarnation": incarnation, "since": since, **near, **_history(q)}
     yield "read_cluster", {}
-    yield "read_beats", _basis(q)
+    yield "read_beats", _history(q)
     yield "read_members", {}
-    yield "read_board", {"since": since}
-    yield "read_ground", {}
+    yield "read_token_groups", {"since": since}
+    yield "read_server", {}
     yield "owner_of", {"token_id": q.random.randrange(TOKENS)}
     return False
 
@@ -132,7 +132,7 @@ _RECORD = {
 def lead(q: Both) -> Steps:
     cluster = q.view.cluster
     me = cluster.leader_incarnation if q.random.random() < 0.9 else q.somebody()[1]
-    locked, _ = yield "lock_as_leader", {"term": q.near(cluster.term), "incarnation": me, **_basis(q)}
+    locked, _ = yield "lock_as_leader", {"term": q.near(cluster.term), "incarnation": me, **_history(q)}
     if not locked:
         return False
     if q.random.random() < 0.3:
@@ -166,7 +166,7 @@ def _beats(q: Both) -> dict[str, Any]:
 
 def take_over(q: Both) -> Steps:
     name, incarnation = q.somebody()
-    taken, _ = yield "take_version", _basis(q)
+    taken, _ = yield "take_version", _history(q)
     yield "expire_nodes", _beats(q)
     _, count = yield "take_over", {"name": name, "incarnation": incarnation, "term": q.near(q.view.cluster.term)}
     return bool(taken) and count == 1
@@ -174,14 +174,14 @@ def take_over(q: Both) -> Steps:
 
 def acknowledge(q: Both) -> Steps:
     _, incarnation = q.somebody()
-    basis = _basis(q)
-    yield "lock_cluster", basis
+    history = _history(q)
+    yield "lock_cluster", history
     tokens = [q.view.token[number] for number in sorted(q.view.token)]
     asked = {
         "token_ids": int_array([token.token_id for token in tokens]),
         "versions": int_array([token.version + (q.random.random() < 0.1) for token in tokens]),
     }
-    yield "acknowledge", {"incarnation": incarnation, "most_named": q.random.choice((0, 1, 100)), **asked, **basis}
+    yield "acknowledge", {"incarnation": incarnation, "most_named": q.random.choice((0, 1, 100)), **asked, **history}
     return True
 
 
@@ -286,11 +286,11 @@ def batch(q: Both) -> Steps:
 def begin(q: Both) -> Steps:
     """The server is found to be another one, or the cluster older than what somebody knows."""
     cluster = q.view.cluster
-    ground, _ = yield "read_ground", {}
+    server, _ = yield "read_server", {}
     known = {"known_generation": cluster.generation + q.random.choice((-1, 0, 7)), "known_version": q.near(cluster.version)}
-    seen = {"recorded": ground[0].recorded, "actual": ground[0].actual, "seen_generation": q.near(cluster.generation)}
+    seen = {"recorded": server[0].recorded, "actual": server[0].actual, "seen_generation": q.near(cluster.generation)}
     waits = {"waited": q.random.choice((4.0, 20.0)), "seen_wait": q.random.choice((cluster.longest_wait, 20.0))}
-    yield "condemn_ground", {**seen, **known}
+    yield "condemn_history", {**seen, **known}
     if q.random.random() < 0.5:
         seen["recorded"] = None
         seen["seen_generation"] = max(cluster.generation, known["known_generation"])
@@ -323,9 +323,9 @@ async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn
     print(f"seed {seed}")
     config = make_config(total_tokens=TOKENS)
     async with hand(config, "somebody") as one:  # makes the tables
-        ground = await one.store.failover.look()
+        server = await one.store.failover.read_server()
         queries = one.store.queries
-    here, _, oid = str(ground.actual).rpartition("/")
+    here, _, oid = str(server.actual).rpartition("/")
     monkeypatch.setattr(statements, "TABLE_OID", oid)
     async with (
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,

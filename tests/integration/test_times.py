@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig, Job
-from jobsync_async.clock import lease_clock
-from jobsync_async.core.basis import UNSAID_TIMEOUT_SEC, Waiting
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.core.rows import Announcement
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, OldLeasesWait
+from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
 from tests.clusters import cluster
@@ -128,7 +128,7 @@ async def test_a_new_generation_is_begun_only_after_the_wait_of_the_bound_and_ke
     async with hand(slow, "a") as a, hand(hasty, "b") as b:
         await a.join()
         await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', longest_wait = 3, longest_allowed = 3")
-        seen = await b.store.failover.look()
+        seen = await b.store.failover.read_server()
         assert seen.longest_wait == 3
         worker = Worker(hasty, "b", Announcement(), lease_clock)
         started = lease_clock()
@@ -136,11 +136,11 @@ async def test_a_new_generation_is_begun_only_after_the_wait_of_the_bound_and_ke
         assert 3 <= lease_clock() - started < 4.5
         assert await bound_of(admin) == (3, 3)
         await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', longest_wait = 2")
-        seen = await b.store.failover.look()
+        seen = await b.store.failover.read_server()
         await admin.execute("UPDATE sync_cluster SET longest_wait = 5")
         assert not await b.store.failover.begin(seen, None, -1, 2), "it waited for another bound"
-        waiting = Waiting(hasty.heartbeat_timeout_sec, 7)
-        waiting.saw(seen := await b.store.failover.look(), 0)
+        waiting = OldLeasesWait(hasty.heartbeat_timeout_sec, 7)
+        waiting.observe(seen := await b.store.failover.read_server(), 0)
         assert await b.store.failover.begin(seen, None, -1, waiting.wait_sec)
         assert await bound_of(admin) == (7, 3), "what is allowed is an operator's word, given when the replicas know"
 
@@ -150,7 +150,7 @@ async def test_a_cluster_that_lost_its_row_has_the_bound_that_its_workers_know(s
         await jobs.start("a")
         await admin.execute("TRUNCATE sync_cluster, sync_node, sync_token")
         worker = jobs["a"]._worker
-        while not (worker.basis and worker.basis.generation > 1 and worker.ownership.grants):
+        while not (worker.history and worker.history.generation > 1 and worker.ownership.grants):
             await worker.changed()
     assert await bound_of(admin) == (6, 6)
 

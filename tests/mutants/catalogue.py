@@ -19,7 +19,7 @@ POISON = ("tests/integration/test_poison.py",)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
-LEASES = ("tests/unit/test_lease.py", "tests/unit/test_leadership.py", "tests/unit/test_worker.py")
+LEASES = ("tests/unit/test_lease.py", "tests/unit/test_takeover.py", "tests/unit/test_worker.py")
 TIMES = ("tests/integration/test_times.py",)
 
 
@@ -263,7 +263,7 @@ MUTANTS = (
     ),
     Mutant(
         "a process of which the number was given again is taken for the dead one",
-        "process.py",
+        "host/process.py",
         "    if _is_another(process) or has_ended(descriptor):",
         "    if has_ended(descriptor):",
         ("tests/unit/test_process.py",),
@@ -299,18 +299,18 @@ MUTANTS = (
     ),
     Mutant(
         "an earlier generation is gone back to",
-        "core/basis.py",
+        "core/server_history.py",
         "        if known is None or self.generation > known.generation:",
         "        if known is None or self.generation != known.generation:",
-        ("tests/unit/test_basis.py",),
+        ("tests/unit/test_server_history.py",),
         quick=True,
     ),
     Mutant(
         "a state from before what was seen is adopted",
-        "core/basis.py",
-        "        return basis if basis == known and self.version >= version else None",
-        "        return basis if basis == known else None",
-        ("tests/unit/test_basis.py",),
+        "core/server_history.py",
+        "        return history if history == known and self.version >= version else None",
+        "        return history if history == known else None",
+        ("tests/unit/test_server_history.py",),
     ),
     # -- claims and completions -------------------------------------------------------------------------------------------
     Mutant(
@@ -378,21 +378,21 @@ MUTANTS = (
     ),
     Mutant(
         "what must run alone runs beside others",
-        "batch.py",
+        "work/batch.py",
         "self._gate.alone() if item.text in self._alone else self._gate.beside_others()",
         "self._gate.beside_others()",
         POISON,
     ),
     Mutant(
         "an end in order is not written",
-        "batch.py",
+        "work/batch.py",
         "                await self._run.let_go(work)",
         "                pass",
         POISON,
     ),
     Mutant(
         "an end in order is written also when the lease is over",
-        "batch.py",
+        "work/batch.py",
         "if not recorded and self._worker.may_act() and self._worker.identity == me:",
         "if not recorded:",
         POISON,
@@ -533,7 +533,7 @@ MUTANTS = (
         "beats are observed from when a look was sent, not answered",
         "tasks/leader.py",
         "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.clock())",
-        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.looks._last_at)",
+        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.look_schedule._last_at)",
         rule("beats are observed from when a look was answered"),
     ),
     Mutant(
@@ -576,7 +576,7 @@ MUTANTS = (
     ),
     Mutant(
         "a claim is begun without a lease",
-        "claims.py",
+        "work/claims.py",
         "worker.ownership.enter(claim.token_id, self, revoked_too=True) if self._may_enter() else None",
         "worker.ownership.enter(claim.token_id, self, revoked_too=True)",
         LEASES,
@@ -584,7 +584,7 @@ MUTANTS = (
     ),
     Mutant(
         "a worker signs off before its heartbeats have ended",
-        "coordinator.py",
+        "runtime/coordinator.py",
         "                idle = not self._broken and await self._let_go(store)\n",
         "                idle = not self._broken and await self._let_go(store)\n"
         "                if idle:\n"
@@ -622,10 +622,10 @@ MUTANTS = (
     ),
     Mutant(
         "the wait for a generation is the own timeout",
-        "core/basis.py",
+        "core/server_history.py",
         "        self.wait_sec = max(self._timeout_sec, *(bounds or [UNSAID_TIMEOUT_SEC]))",
         "        self.wait_sec = self._timeout_sec",
-        ("tests/unit/test_basis.py",),
+        ("tests/unit/test_server_history.py",),
         quick=True,
     ),
     Mutant(
@@ -681,21 +681,21 @@ MUTANTS = (
     # -- fences, and workers of jobsync beside ours -----------------------------------------------------------------------
     Mutant(
         "a fence holds under any epoch",
-        "fences.py",
+        "work/fences.py",
         "AND incarnation = {incarnation} AND epoch = {epoch} FOR KEY SHARE",
         "AND incarnation = {incarnation} AND epoch >= {epoch} FOR KEY SHARE",
         CLAIMS,
     ),
     Mutant(
         "a fence locks nothing",
-        "fences.py",
+        "work/fences.py",
         "epoch = {epoch} FOR KEY SHARE) AS fenced",
         "epoch = {epoch}) AS fenced",
         FENCES,
     ),
     Mutant(
         "a fence after a savepoint is taken for one of the transaction",
-        "fences.py",
+        "work/fences.py",
         "pid = pg_catalog.pg_backend_pid()) = 1 THEN epoch",
         "pid = pg_catalog.pg_backend_pid()) > 0 THEN epoch",
         FENCES,
@@ -767,8 +767,8 @@ MUTANTS = (
     ),
     Mutant(
         "a reader is told of tokens without a look at the lease",
-        "streams.py",
-        "                worker.look_at_lease()  # what is told of from here on is so at this moment\n",
+        "work/streams.py",
+        "                worker.check_lease()  # what is told of from here on is so at this moment\n",
         "",
         ("tests/integration/test_streams.py",),
     ),
@@ -782,7 +782,7 @@ MUTANTS = (
     # -- processes --------------------------------------------------------------------------------------------------------
     Mutant(
         "a child made by fork goes on under its parent's lease",
-        "home.py",
+        "host/home.py",
         "        self.forked = True\n        self._void()",
         "        self.forked = True",
         ("tests/integration/test_known_death.py",),

@@ -13,12 +13,12 @@ import anyio
 from jobsync_async import BatchResult, OwnershipLost, StoreUnavailable, UsageError
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.runs import Run
-from jobsync_async.runs import BatchRun
+from jobsync_async.work.batch_run import BatchRun
 from tests.simulation.invariants import Violation
 from tests.simulation.scripts import by_name, until
 
 if TYPE_CHECKING:
-    from jobsync_async.claims import Claim
+    from jobsync_async.work.claims import Claim
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
 

@@ -13,7 +13,7 @@ import anyio
 import psycopg
 
 from jobsync_async import CoordinationError, Job, StoreUnavailable, UsageError
-from jobsync_async.claims import Claim
+from jobsync_async.work.claims import Claim
 from tests.simulation.driver import Connection
 from tests.simulation.faults import Profile
 from tests.simulation.invariants import Violation
@@ -24,8 +24,8 @@ Make = Callable[[Job], Coroutine[Any, Any, object]]
 _MAY_RAISE = (CoordinationError, StoreUnavailable, UsageError)
 _IDS = range(12)
 _WORKERS_OWN = (
-    "jobsync_async/coordinator.py",
-    "jobsync_async/callbacks.py",
+    "jobsync_async/runtime/coordinator.py",
+    "jobsync_async/work/callbacks.py",
     "jobsync_async/api/life.py",
     "jobsync_async/postgres/",
 )

@@ -101,7 +101,7 @@ def _watchers_ground(q: Asked) -> tuple[float, int, float]:
 
 
 @statement
-def read_ground(q: Asked) -> Any:
+def read_server(q: Asked) -> Any:
     yield Take(0)
     cluster = q.tx.view().cluster
     values = (cluster.server_identity, actual(q), cluster.generation, cluster.version, str(q.session.server.started))
@@ -116,7 +116,7 @@ def restore_cluster(q: Asked) -> Any:
 
 
 @statement
-def condemn_ground(q: Asked) -> Any:
+def condemn_history(q: Asked) -> Any:
     def matches(cluster: Cluster) -> bool:
         return cluster.server_identity == q.recorded == actual(q) and cluster.generation == q.seen_generation
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from jobsync_async.core.basis import Basis
+from jobsync_async.core.server_history import AdoptedHistory
 from tests.simulation.process import shown
 from tests.simulation.statements import TABLE_OID
 from tests.simulation.tables import Transaction, View
@@ -78,7 +78,7 @@ class Invariants:
             return
         self._alone(process)
         generation = self._view().cluster.generation
-        if worker.basis == Basis(f"{self._server.identity}/{TABLE_OID}", generation):
+        if worker.history == AdoptedHistory(f"{self._server.identity}/{TABLE_OID}", generation):
             self._check(process, None)
 
     def _alone(self, process: Process) -> None:

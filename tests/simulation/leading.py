@@ -82,7 +82,7 @@ def read_members(q: Asked) -> Any:
 
 
 @statement
-def read_board(q: Asked) -> Any:
+def read_token_groups(q: Asked) -> Any:
     yield Take(0)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for token in changed_since(q.tx.view(), q.since):

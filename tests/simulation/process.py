@@ -9,12 +9,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from jobsync_async import Job
-from jobsync_async.claims import Claim
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core import rows
 from jobsync_async.core.lease import Times
 from jobsync_async.core.ownership import Change
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.claims import Claim
 from tests.simulation.network import Network
 from tests.simulation.scheduler import Ordered, ProcessLoop
 

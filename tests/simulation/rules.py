@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from jobsync_async.coordinator import Coordinator
-from jobsync_async.core.basis import Ground, Waiting
-from jobsync_async.core.lease import Beat, Lease, Times, Watch
+from jobsync_async.core.heartbeat_schedule import LookSchedule
+from jobsync_async.core.lease import Beat, BeatWatch, Lease, Times
 from jobsync_async.core.ownership import Ownership
-from jobsync_async.core.phase import Looks
 from jobsync_async.core.rows import Identity
-from jobsync_async.postgres.footing import Footing
+from jobsync_async.core.server_history import OldLeasesWait, ServerReading
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.postgres.statement_context import StatementContext
+from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
 from tests.simulation import batches, scripts, timing
@@ -103,7 +103,7 @@ def _long_lease() -> Context[Any]:
 def _short_observation() -> Context[Any]:
     """A beat is watched for less than the timeout."""
     return patch.object(
-        Watch, "stalled", lambda self, now: [b for b, s in self._seen.items() if now - s.since >= s.times.timeout_sec / 3]
+        BeatWatch, "stalled", lambda self, now: [b for b, s in self._seen.items() if now - s.since >= s.times.timeout_sec / 3]
     )
 
 
@@ -140,7 +140,7 @@ def _nothing_forgotten() -> Context[Any]:
     async def guard_lease(worker: Worker) -> None:
         await worker.until(lambda: False)
 
-    return patch("jobsync_async.coordinator.guard_lease", guard_lease)
+    return patch("jobsync_async.runtime.coordinator.guard_lease", guard_lease)
 
 
 def _no_waiting_for_claims() -> Context[Any]:
@@ -159,17 +159,17 @@ def _any_reading_applied() -> Context[Any]:
 
 def _any_server() -> Context[Any]:
     """A connection may lead anywhere."""
-    return patch.object(Footing, "check", lambda self, server: None)
+    return patch.object(StatementContext, "check", lambda self, server: None)
 
 
 def _begun_at_once() -> Context[Any]:
     """Whoever finds another server begins anew there."""
-    return patch.object(Waiting, "remaining", lambda self, now: 0.0)
+    return patch.object(OldLeasesWait, "remaining", lambda self, now: 0.0)
 
 
 def _others_go_on() -> Context[Any]:
     """Whoever has been beyond the cluster's history waits, while others act on it."""
-    return patch.object(Ground, "agreed", False)
+    return patch.object(ServerReading, "agreed", False)
 
 
 def _watched(how: Callable[[Worker, Times], Times]) -> Context[Any]:
@@ -214,20 +214,22 @@ def _own_lease() -> Context[Any]:
 
 def _old_readings_count() -> Context[Any]:
     """Somebody may be expired by a reading of any age."""
-    return patch.object(Watch, "stalls_at", lambda self, beat, now: self._seen[beat].since + self._seen[beat].times.timeout_sec)
+    return patch.object(
+        BeatWatch, "stalls_at", lambda self, beat, now: self._seen[beat].since + self._seen[beat].times.timeout_sec
+    )
 
 
 def _reads_with_its_own_beats() -> Context[Any]:
-    return patch.object(Looks, "late_at", lambda self, most_sec: float("inf"))
+    return patch.object(LookSchedule, "late_at", lambda self, most_sec: float("inf"))
 
 
 def _waits_for_its_own_timeout() -> Context[Any]:
-    return patch.object(Waiting, "remaining", lambda self, now: self._since + self._timeout_sec - now)
+    return patch.object(OldLeasesWait, "remaining", lambda self, now: self._since + self._timeout_sec - now)
 
 
 def _forgets_the_bound() -> Context[Any]:
-    original = Waiting.__init__
-    return patch.object(Waiting, "__init__", lambda self, timeout_sec, bound: original(self, timeout_sec))
+    original = OldLeasesWait.__init__
+    return patch.object(OldLeasesWait, "__init__", lambda self, timeout_sec, bound: original(self, timeout_sec))
 
 
 @contextmanager
@@ -291,7 +293,7 @@ _TWICE = replace(_script(scripts.begun_twice), names=("a", "b", "c"))
 _IMPOSTOR = replace(_script(scripts.impostor), settles_within_sec=3)  # for two of one name keep each other busy
 _LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
-_GATE, _BASIS = "the row's identity is the server's", "the basis is the adopted one"
+_GATE, _HISTORY = "the row's identity is the server's", "the history is the adopted one"
 _FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
 _FORGETTING = "forgetting at the end of the lease"
 _BOUND = "the bound is the one that was waited on"
@@ -349,7 +351,7 @@ _TABLE = (
     Rule("recording the identity", _LATER, _MOVED),
     Rule("nobody acts on what somebody has been beyond", _HOLDS, _TWICE, _others_go_on),
     Rule(_GATE, _HOLDS, _POLLED),
-    Rule(_BASIS, _HOLDS, _POLLED),
+    Rule(_HISTORY, _HOLDS, _POLLED),
     Rule(_FLOOR, _HOLDS, _script(scripts.set_back)),
     Rule(_CONNECT, _HOLDS, _MOVED, _any_server),
     Rule("each worker is judged by its own timeout", _HOLDS, _MIXED, _by_the_watchers_timeout),
@@ -388,7 +390,7 @@ RULES = {rule.name: rule for rule in _TABLE}
 # Rules whose absence alone shows nothing, and why. Where another row has them off too, what covers for them is off there.
 HIDDEN = {
     _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
-    _BASIS: "whoever begins a generation deletes every worker's row, so that nothing of a basis of before is found again",
-    _BOUND: "nobody writes a bound on ground that is not sound, so only another beginning changes one that is waited upon",
+    _HISTORY: "whoever begins a generation deletes every worker's row, so that nothing of a history of before is found again",
+    _BOUND: "nobody writes a bound on a history that is not sound, so only another beginning changes one that is waited upon",
     _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
 }

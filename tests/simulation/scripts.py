@@ -12,7 +12,7 @@ from tests.simulation.invariants import Violation
 from tests.simulation.tables import CLUSTER
 
 if TYPE_CHECKING:
-    from jobsync_async.claims import Claim
+    from jobsync_async.work.claims import Claim
     from tests.simulation.process import Process
     from tests.simulation.simulation import Simulation
 
@@ -36,7 +36,7 @@ def late_answer(simulation: Simulation) -> None:
     a = by_name(simulation, "a")
     assert a.worker is not None
     network, tables = simulation.network, simulation.server.tables
-    a.worker.looks.due_at = float("inf")  # a heartbeat is to be what it sends next
+    a.worker.look_schedule.due_at = float("inf")  # a heartbeat is to be what it sends next
     simulation.go(SOON_SEC)
     network.cut(a, outwards=False, inwards=True)
     beat = tables.committed.node["a"].beat

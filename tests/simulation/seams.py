@@ -12,8 +12,8 @@ from uuid import UUID
 
 from anyio._backends import _asyncio as anyio_asyncio
 
+from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.translation import translated
 from tests.simulation.driver import QUERIES, Connection, Pool, shut_down
 from tests.simulation.scheduler import Ordered
 
@@ -30,7 +30,7 @@ async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     finally:
         await connection.close()
     connector.queries = QUERIES
-    connector.footing.channel = Connection.listens_to
+    connector.context.channel = Connection.listens_to
     return QUERIES
 
 
@@ -52,11 +52,11 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
             ("jobsync_async.postgres.listener.shut_down", shut_down),
             ("psycopg_pool.AsyncConnectionPool", Pool),
             ("jobsync_async.postgres.store.open_schema", _open_schema),
-            ("jobsync_async.postgres.leading.time", SimpleNamespace(perf_counter=now)),
-            ("jobsync_async.coordinator.lease_clock", clock),
+            ("jobsync_async.postgres.leader.time", SimpleNamespace(perf_counter=now)),
+            ("jobsync_async.runtime.coordinator.lease_clock", clock),
             ("jobsync_async.postgres.store.os", SimpleNamespace(urandom=chance.randbytes)),
             ("jobsync_async.job.announce", hosts.announce),
-            ("jobsync_async.fences.psycopg", SimpleNamespace(AsyncConnection=Connection)),
+            ("jobsync_async.work.fences.psycopg", SimpleNamespace(AsyncConnection=Connection)),
             ("jobsync_async.tasks.neighbours.why_unwatchable", lambda announcement: None),
             ("jobsync_async.tasks.neighbours.open_process", hosts.open_process),
             ("jobsync_async.tasks.neighbours.has_ended", hosts.has_ended),

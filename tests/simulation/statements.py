@@ -109,8 +109,8 @@ def actual(q: Asked) -> str:
 def sound(q: Asked, cluster: Cluster) -> bool:
     """``{sound}``: the row was begun on this server, and it is what the worker has adopted."""
     begun_here = cluster.server_identity == actual(q) or not q.keeps("the row's identity is the server's")
-    adopted = (cluster.server_identity, cluster.generation) == (q.basis_server, q.basis_generation)
-    return begun_here and (q.basis_server is None or adopted or not q.keeps("the basis is the adopted one"))
+    adopted = (cluster.server_identity, cluster.generation) == (q.adopted_server, q.adopted_generation)
+    return begun_here and (q.adopted_server is None or adopted or not q.keeps("the history is the adopted one"))
 
 
 def times(q: Asked, cluster: Cluster, node: Node) -> tuple[float | None, float | None]:

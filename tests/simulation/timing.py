@@ -141,7 +141,7 @@ def late_reading(simulation: Simulation, statement: str) -> None:
     a.held = (statement,)
     (a.worker.beat_wanted if statement == "heartbeat" else a.worker.lead_wanted).set()
     if statement == "read_beats":
-        a.worker.looks.due_at = 0.0
+        a.worker.look_schedule.due_at = 0.0
     until(simulation, lambda: a.held_out)
     simulation.go(0.4)
     deadline = b.worker.lease.deadline

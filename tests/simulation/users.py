@@ -14,8 +14,8 @@ import anyio
 import psycopg
 
 from jobsync_async import Job, NotOwner, OwnershipLost, StoreUnavailable, UsageError
-from jobsync_async.claims import Claim
 from jobsync_async.types import RebalanceEvent
+from jobsync_async.work.claims import Claim
 from tests.simulation.driver import Connection
 from tests.simulation.process import Process
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from jobsync_async.body import Body
+from jobsync_async.runtime.body import Body
 
 counted = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
 

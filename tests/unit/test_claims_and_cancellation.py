@@ -17,7 +17,7 @@ import pytest
 from anyio import to_thread
 
 from jobsync_async import Job, NotOwner, OwnershipLost, UsageError
-from jobsync_async.interruption import Interruption
+from jobsync_async.host.interruption import Interruption
 
 COUNTED = sys.version_info >= (3, 11)
 needs_counts = pytest.mark.skipif(not COUNTED, reason="Python 3.10 does not count cancellations")

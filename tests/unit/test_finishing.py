@@ -6,7 +6,7 @@ import asyncio
 
 import anyio
 
-from jobsync_async.postgres.connection import finish_first
+from jobsync_async.host.finishing import finish_first
 
 
 async def test_a_cancelled_scope_waits_for_the_end_without_turning_the_event_loop_over_and_over():

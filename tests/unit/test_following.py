@@ -11,7 +11,7 @@ import pytest
 from jobsync_async import CoordinationConfig
 from jobsync_async.core.rows import HeartbeatAnswer, Snapshot
 from jobsync_async.postgres.tokens import PushedFeed
-from jobsync_async.tasks.rebalance import _Follower
+from jobsync_async.tasks.rebalance import _ChangeFollower
 from jobsync_async.tasks.worker import Worker
 
 CROWD = 100
@@ -45,7 +45,7 @@ async def reading() -> SimpleNamespace:
     worker.lease.extend(1000.0)
     worker.answer = HeartbeatAnswer(5, 1, uuid4(), 50, ())
     feed = Feed()
-    follower = _Follower(worker, feed, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    follower = _ChangeFollower(worker, feed, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
     await follower._read()
     now.sec += 9
     return SimpleNamespace(

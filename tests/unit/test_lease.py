@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.lease import Backoff, Beat, Lease, Times, Watch, lease_sec
+from jobsync_async.core.lease import Backoff, Beat, BeatWatch, Lease, Times, lease_sec
 
 ANNA, BERTA = Beat("anna", uuid4(), 1), Beat("berta", uuid4(), 1)
 USUAL = Times(15, 10 / 3)  # its gap is 10
@@ -59,7 +59,7 @@ def test_a_lease_is_no_longer_than_the_row_allows_that_its_heartbeat_left():
 
 
 def test_a_beat_that_stands_still_is_stalled_after_the_timeout_of_observation():
-    seen = Watch()
+    seen = BeatWatch()
     for now in (100, 105, 110):
         seen.observe({ANNA: USUAL, BERTA._replace(beat=now): USUAL}, now)
     assert seen.stalled(114.9) == []
@@ -69,7 +69,7 @@ def test_a_beat_that_stands_still_is_stalled_after_the_timeout_of_observation():
 
 
 def test_each_beat_is_watched_for_its_own_workers_timeout():
-    seen = Watch()
+    seen = BeatWatch()
     for now in (100, 102, 104, 106, 108, 110, 112, 114):
         seen.observe({ANNA: SLOW, BERTA: QUICK}, now)
         assert seen.stalled(now) == ([] if now < 104 else [BERTA])
@@ -79,7 +79,7 @@ def test_each_beat_is_watched_for_its_own_workers_timeout():
 
 def test_the_timeout_is_that_of_the_answer_which_showed_the_beat():
     heir = ANNA._replace(incarnation=uuid4(), beat=2)
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: QUICK}, 100)
     seen.observe({heir: SLOW}, 102)
     seen.observe({heir: SLOW}, 109)
@@ -89,7 +89,7 @@ def test_the_timeout_is_that_of_the_answer_which_showed_the_beat():
 
 
 def test_a_beat_that_moves_begins_anew():
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: USUAL}, 100)
     seen.observe({ANNA._replace(beat=2): USUAL}, 108)
     assert seen.stalls_at(ANNA, 108) == float("inf")
@@ -98,7 +98,7 @@ def test_a_beat_that_moves_begins_anew():
 
 
 def test_another_incarnation_under_the_name_begins_anew():
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: USUAL}, 100)
     other = ANNA._replace(incarnation=uuid4())
     for now in (108, 114):
@@ -107,7 +107,7 @@ def test_another_incarnation_under_the_name_begins_anew():
 
 
 def test_a_gap_in_the_watchers_own_reading_begins_anew_for_those_whom_it_could_have_missed():
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: USUAL, BERTA: Times(30, 3)}, 100)
     seen.observe({ANNA: USUAL, BERTA: Times(30, 3)}, 110.5)
     seen.observe({ANNA: USUAL, BERTA: Times(30, 3)}, 120)
@@ -117,7 +117,7 @@ def test_a_gap_in_the_watchers_own_reading_begins_anew_for_those_whom_it_could_h
 
 
 def test_a_reading_that_is_older_than_the_gap_expires_nobody():
-    seen = Watch()
+    seen = BeatWatch()
     for now in (100, 109):
         seen.observe({ANNA: USUAL}, now)
     assert seen.stalled(119) == [ANNA]
@@ -126,7 +126,7 @@ def test_a_reading_that_is_older_than_the_gap_expires_nobody():
 
 
 def test_readings_are_due_before_they_are_a_gap_and_no_sooner_than_heartbeats_where_all_have_the_same_times():
-    seen = Watch()
+    seen = BeatWatch()
     assert seen.read_within_sec == float("inf")
     seen.observe({ANNA: SLOW, BERTA: QUICK}, 100)
     assert seen.read_within_sec == 2
@@ -136,7 +136,7 @@ def test_readings_are_due_before_they_are_a_gap_and_no_sooner_than_heartbeats_wh
 
 
 def test_forgetting_begins_anew():
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: USUAL}, 100)
     seen.forget()
     assert seen.next_due(100) == float("inf")
@@ -146,7 +146,7 @@ def test_forgetting_begins_anew():
 
 
 def test_who_is_not_shown_any_more_is_not_watched():
-    seen = Watch()
+    seen = BeatWatch()
     seen.observe({ANNA: USUAL, BERTA: USUAL}, 100)
     for now in range(105, 200, 5):
         seen.observe({BERTA: USUAL}, now)
@@ -156,7 +156,7 @@ def test_who_is_not_shown_any_more_is_not_watched():
 def test_of_a_row_that_says_nothing_the_worst_is_taken():
     assert Times.said(15, 5) == Times(15, 5)
     assert Times.said(15, None) == Times(15, 6), "an older library's: the bound, and the longest interval that it allows"
-    seen = Watch()
+    seen = BeatWatch()
     for now in range(100, 1000, 100):
         seen.observe({ANNA: Times.said(None, None)}, now)
     assert seen.stalled(1e9) == [], "it is not known how long it may act"

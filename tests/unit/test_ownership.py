@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         reader = self.readers[which]
         reader.come_back()
         self.letting_go[which] = set()
-        change = reader.take()
+        change = reader.next_change()
         if change is None:
             return
         told = self.told[which]
@@ -170,7 +170,7 @@ def test_a_token_that_left_and_came_back_between_two_readings_is_another_stay():
 def test_a_reader_that_is_dropped_holds_nothing():
     it = owned(1)
     reader = it.reader()
-    reader.take()
+    reader.next_change()
     it.apply(snapshot(1, 2, [TokenRow(1, 7, 2, True)], []), now=0)
     assert it.releasable() == []
     del reader

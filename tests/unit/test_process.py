@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobsync_async import process
 from jobsync_async.core.rows import Process
-from jobsync_async.process import announce, has_ended, known_dead, open_process, started, why_unwatchable
+from jobsync_async.host import process
+from jobsync_async.host.process import announce, has_ended, known_dead, open_process, started, why_unwatchable
 
 SLEEP = "import sys; print(flush=True); sys.stdin.read()"
 # The first thread ends, another one goes on: /proc calls that a zombie.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobsync_async import ConfigError
 from jobsync_async.core.hashing import task_key
-from jobsync_async.core.rows import Progress
+from jobsync_async.core.rows import TaskProgress
 from jobsync_async.core.runs import Elsewhere, Run, batch_key, date_of, elsewhere, given_up_before, is_done, lost_limit
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
@@ -65,7 +65,7 @@ def test_who_works_under_another_date_and_not_under_this_one_works_elsewhere():
 
 
 def test_a_run_is_done_when_each_id_is_complete_or_given_up():
-    progress = {"a": Progress("anna", None), "b": Progress("anna", "wrong")}
+    progress = {"a": TaskProgress("anna", None), "b": TaskProgress("anna", "wrong")}
     assert is_done([], {})
     assert is_done(["a", "b"], progress)
     assert not is_done(["a", "c"], progress)
@@ -75,9 +75,9 @@ def test_what_was_given_up_since_a_call_is_not_of_an_earlier_run():
     noon = dt.datetime(2026, 11, 23, 12, tzinfo=dt.timezone.utc)
     later = noon + dt.timedelta(seconds=1)
     progress = {
-        "complete": Progress("anna", None),
-        "before": Progress("anna", "wrong", noon),
-        "since": Progress("anna", "wrong", later),
+        "complete": TaskProgress("anna", None),
+        "before": TaskProgress("anna", "wrong", noon),
+        "since": TaskProgress("anna", "wrong", later),
     }
     assert given_up_before(progress, later) == {"before": progress["before"]}
 

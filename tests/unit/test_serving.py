@@ -37,23 +37,23 @@ def test_a_batch_of_another_date_or_name_is_another():
 def test_it_is_told_once_after_the_grace_and_again_when_it_is_over():
     noticed, one, more = Noticed(), Unserved("anna", FEED, 3), Unserved("anna", FEED, 4)
     assert noticed.due_at == float("inf")
-    assert noticed.look([one], 100) == ([], [])
+    assert noticed.compare([one], 100) == ([], [])
     assert noticed.due_at == 100 + GRACE_SEC
-    assert noticed.look([one], 100 + GRACE_SEC / 2) == ([], [])
+    assert noticed.compare([one], 100 + GRACE_SEC / 2) == ([], [])
     assert noticed.told == ()
-    assert noticed.look([one], 100 + GRACE_SEC) == ([one], [])
+    assert noticed.compare([one], 100 + GRACE_SEC) == ([one], [])
     assert noticed.due_at == float("inf")
-    assert noticed.look([more], 200) == ([], [])
+    assert noticed.compare([more], 200) == ([], [])
     assert noticed.told == (more,)
-    assert noticed.look([], 300) == ([], [more])
+    assert noticed.compare([], 300) == ([], [more])
     assert noticed.told == ()
 
 
 def test_what_was_over_before_it_was_told_begins_anew():
     noticed, one = Noticed(), Unserved("anna", FEED, 3)
-    noticed.look([one], 100)
-    noticed.look([], 101)
-    assert noticed.look([one], 100 + GRACE_SEC) == ([], [])
+    noticed.compare([one], 100)
+    noticed.compare([], 101)
+    assert noticed.compare([one], 100 + GRACE_SEC) == ([], [])
 
 
 def node(name: str, tokens: int, *runs: Runner, says: bool = True) -> NodeInfo:

@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 
 from jobsync_async import SchemaError, StoreUnavailable
-from jobsync_async.postgres.translation import translated
+from jobsync_async.postgres.driver_errors import translated
 
 TRANSIENT = [
     "08006 connection_failure",
@@ -91,8 +91,8 @@ def test_a_mistake_of_the_drivers_user_passes():
 def test_a_version_that_the_tables_refuse_is_not_waited_for():
     from types import SimpleNamespace
 
+    from jobsync_async.postgres.driver_errors import VersionRefused
     from jobsync_async.postgres.sql import TOO_OLD
-    from jobsync_async.postgres.translation import VersionRefused
 
     class Refused(errors.CheckViolation):
         diag = SimpleNamespace(constraint_name=TOO_OLD)  # type: ignore[assignment]

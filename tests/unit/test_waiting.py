@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from jobsync_async.waiting import end, signalled
+from jobsync_async.host.waiting import end, signalled
 
 
 async def test_an_event_that_is_set_ends_the_wait_and_is_cleared():
@@ -35,7 +35,7 @@ async def test_a_wait_that_is_cancelled_leaves_no_timer_behind():
 
 
 async def test_a_task_that_goes_on_is_cancelled_again(monkeypatch):
-    monkeypatch.setattr("jobsync_async.waiting._AGAIN_SEC", 0.01)
+    monkeypatch.setattr("jobsync_async.host.waiting._AGAIN_SEC", 0.01)
     cancelled = 0
 
     async def stubborn() -> None:

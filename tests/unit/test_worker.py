@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 
 from jobsync_async import CoordinationConfig, NotOwner
-from jobsync_async.claims import Holding
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Snapshot, TokenRow
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.claims import Holding
 
 CONFIG = CoordinationConfig()  # a timeout of 15 s, and so a lease of 12
 
@@ -96,6 +96,6 @@ def test_who_is_neither_leader_nor_next_in_age_looks_only_where_its_own_heartbea
         worker.beat_answered(clock.now, shown, watched_all=False)
 
     heard(first, Times(15, interval))
-    assert worker.look_at() == float("inf"), "with the same times nothing more is read than ever"
+    assert worker.next_beat_reading() == float("inf"), "with the same times nothing more is read than ever"
     heard(first._replace(incarnation=uuid4()), Times(0.12, 0.03))
-    assert worker.look_at() == pytest.approx(clock.now + 0.8 * 0.075)
+    assert worker.next_beat_reading() == pytest.approx(clock.now + 0.8 * 0.075)

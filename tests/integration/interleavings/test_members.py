@@ -10,7 +10,7 @@ import pytest
 
 from jobsync_async import StoreUnavailable
 from jobsync_async.core.rows import Announcement, Identity
-from jobsync_async.postgres.footing import ServerChanged
+from jobsync_async.postgres.statement_context import ServerChanged
 from tests.hands import blocked, hand, rows
 from tests.integration.interleavings.conftest import TOKENS, two_with_a_handoff
 
@@ -179,10 +179,10 @@ async def test_a_join_and_an_acknowledgement_that_wait_for_the_lock_do_nothing_o
 ):
     a, b = await two_with_a_handoff(join)
     for worker in (a, b):
-        ground = await worker.store.failover.look()
-        basis = ground.basis(None, -1)
-        assert basis is not None
-        worker.store.failover.adopt(basis)
+        reading = await worker.store.failover.read_server()
+        history = reading.adoptable(None, -1)
+        assert history is not None
+        worker.store.failover.adopt(history)
     going = [(row.token_id, row.version) for row in (await a.read()).mine if row.revoking]
     before = await rows(admin)
     async with admin.transaction():

@@ -51,7 +51,7 @@ async def test_a_reading_from_before_the_first_distribution_is_continued_with_it
     change = ownership.apply(await a.read(ownership.version), 0.0)
     assert change is not None and change.assigned == set(range(TOKENS))
     assert not ownership.apply(await a.read(ownership.version), 0.0), "they are shown once"
-    reading = await a.store.leading.read(a.board.version, a.board.pin_version)
+    reading = await a.store.leading.read(a.state.version, a.state.pin_version)
     assert [(group.node, list(group.token_ids)) for group in reading.groups] == [("a", list(range(TOKENS)))]
 
 
@@ -68,7 +68,7 @@ async def test_rows_that_are_made_again_by_a_later_distribution_are_read_as_chan
 
 async def test_rows_that_were_made_by_hand_are_found_when_all_is_read_anew(join, admin, config):
     a = await join("a")
-    a.board.take(await a.store.leading.read(a.board.version, a.board.pin_version))
+    a.state.update(await a.store.leading.read(a.state.version, a.state.pin_version))
     await admin.execute("INSERT INTO sync_token (token_id, epoch, version) VALUES (3, 8, 0)")
     with pytest.raises(StoreUnavailable, match="read anew"):
         await a.lead()
@@ -210,7 +210,7 @@ async def test_a_token_that_came_and_went_is_shown_to_nobody_and_held_up_by_nobo
     ownership = Ownership(b.me.incarnation)
     reader = ownership.reader()
     ownership.apply(await b.read(-1), 0.0)
-    assert reader.take() is not None  # nothing yet
+    assert reader.next_change() is not None  # nothing yet
     going = [token for token, (_, revoking) in (await a.mine()).items() if revoking]
     await a.acknowledge()
     ownership.apply(await b.read(ownership.version), 0.0)
@@ -218,7 +218,7 @@ async def test_a_token_that_came_and_went_is_shown_to_nobody_and_held_up_by_nobo
     await a.lead()
     ownership.apply(await b.read(ownership.version), 0.0)
     assert {token for token, _ in ownership.releasable()} == set(going)
-    assert reader.take() is None
+    assert reader.next_change() is None
 
 
 async def test_a_withdrawn_revocation_is_announced_as_assigned_again(join):
@@ -226,14 +226,14 @@ async def test_a_withdrawn_revocation_is_announced_as_assigned_again(join):
     ownership = Ownership(a.me.incarnation)
     reader = ownership.reader()
     ownership.apply(await a.read(-1), 0.0)
-    first = reader.take()
+    first = reader.next_change()
     assert first is not None and len(first.assigned) == TOKENS // 2, "what is to go already is not shown"
     going = set(ownership.revoking)
     epochs = {token: ownership.epoch(token) for token in going}
     await b.store.membership.leave(b.me)
     await a.lead()
     ownership.apply(await a.read(ownership.version), 0.0)
-    again = reader.take()
+    again = reader.next_change()
     assert again is not None and again.assigned == going
     assert {token: ownership.epoch(token) for token in going} == epochs, "it stayed ours all the time"
 

@@ -1,0 +1,345 @@
+"""The leader's picture of the cluster, and what must be written to make it right. Pure.
+
+The picture is kept from one reading to the next, so that a reading brings only what changed. A plan is made only when its
+inputs changed: the members, the pins, or a token that is not where the last plan wanted it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import NamedTuple
+from uuid import UUID
+
+from jobsync_async.core.assignment import PlanNode, plan
+from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
+
+UNKNOWN = -1
+
+REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
+"""What a rebalance can be for: a new leader's first look, workers that were expired, left, changed their state or weight, or
+joined, changed pins, and tokens that are not where they were planned to be. Of several, the one that comes first here."""
+
+
+class TokenLocation(NamedTuple):
+    """Where a token is: its owner's name and incarnation, and who is to have it next."""
+
+    node: str | None
+    incarnation: UUID | None
+    next_node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PinRow:
+    """A pin in force; `expires_in` seconds from when it was read, None for never."""
+
+    task_id: str
+    node_patterns: tuple[str, ...]
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is None if unchanged."""
+
+    cluster: ClusterRow
+    members: Sequence[Member]
+    groups: Sequence[TokenGroup]
+    pins: Sequence[PinRow] | None
+    youngest: int
+
+
+@dataclass(slots=True)
+class Moves:
+    """Tokens and their receivers, as two parallel lists; a receiver is a 1-based index into names, 0 for none."""
+
+    token_ids: list[int] = field(default_factory=list)
+    receivers: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(slots=True)
+class Distribution:
+    """What one rebalance writes.
+
+    Attributes:
+        names: receivers' names, which the moves refer to.
+        create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens of live workers, with
+            the receiver, `NOBODY`, or none when they stay after all.
+        reason: why, for people. kind: the same as one of `REASONS`.
+        nodes_before, nodes_after: workers at the last plan and at this one.
+        planned_joined: workers up to this age are counted in.
+        first: whether no token had a row before.
+        concerned: names of workers that are to look at once: from whom a token goes, who is to get one, or no longer is.
+    """
+
+    reason: str
+    nodes_before: int
+    nodes_after: int
+    planned_joined: int
+    kind: str = "joined"
+    names: list[str] = field(default_factory=list)
+    create: Moves = field(default_factory=Moves)
+    assign: Moves = field(default_factory=Moves)
+    revoke: Moves = field(default_factory=Moves)
+    first: bool = False
+    concerned: set[str | None] = field(default_factory=set)
+
+    @property
+    def moved(self) -> int:
+        """Tokens that this writes."""
+        return len(self.create) + len(self.assign) + len(self.revoke)
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceReason:
+    """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing but joins asks for it, which
+    may wait for more of them."""
+
+    reasons: tuple[str, ...]
+    urgent: bool
+    reason: str = "joined"
+
+
+class LeaderState:
+    """The picture.
+
+    Attributes:
+        version: the cluster's version that it shows, -1 before the first reading.
+        pin_version: the version of the pins that it knows.
+        unmatched: pinned tokens that no live worker may have, with their patterns, by the last plan.
+        next_expiry_in: seconds from the last reading of the pins until one of them expires.
+    """
+
+    def __init__(self, total_tokens: int, token_of: Callable[[Hashable], int], minimum_nodes: int = 1) -> None:
+        self.version = UNKNOWN
+        self.pin_version = UNKNOWN
+        self.members: dict[UUID, Member] = {}
+        self.unmatched: Mapping[int, tuple[str, ...]] = {}
+        self.next_expiry_in = float("inf")
+        self._receivers: set[str] = set()
+        self._token_of = token_of
+        self._minimum_nodes = minimum_nodes
+        # Tokens refer to their place by an index, so that a pass over all of them is a pass over small numbers.
+        self._places: list[TokenLocation | None] = [None]
+        self._index: dict[TokenLocation, int] = {}
+        self._where = [0] * total_tokens
+        self._pins: dict[int, tuple[str, ...]] = {}
+        self._planned: list[str | None] | None = None
+        self._planned_members: dict[str, tuple[UUID, float, bool]] = {}
+        self._pins_changed = False
+        self._astray = False
+        self._youngest = 0
+        self._planned_joined = 0
+
+    # -- taking in ------------------------------------------------------------------------------------------------------
+
+    def update(self, reading: Reading) -> None:
+        """Bring the picture up to date."""
+        self.members = {member.incarnation: member for member in reading.members}
+        self._receivers = {member.name for member in reading.members if member.active}
+        self._youngest = reading.youngest
+        self._planned_joined = reading.cluster.planned_joined
+        if reading.pins is not None:
+            self._update_pins(reading.pins)
+            self.pin_version = reading.cluster.pin_version
+        total = len(self._where)
+        for group in reading.groups:
+            token_ids = group.token_ids
+            if token_ids and token_ids[-1] >= total:  # in order; rows of a cluster of more tokens, before on these tables
+                token_ids = [token for token in token_ids if token < total]
+            place = TokenLocation(group.node, group.incarnation, group.next_node)
+            index = self._index.get(place)
+            if index is None:
+                index = self._index[place] = len(self._places)
+                self._places.append(place)
+            for token in token_ids:
+                self._where[token] = index
+            self._astray = self._astray or self._went_astray(place, token_ids)
+        self.version = reading.cluster.version
+
+    def _update_pins(self, pins: Iterable[PinRow]) -> None:
+        by_token: dict[int, tuple[str, ...]] = {}
+        for pin in pins:  # the oldest first: of two tasks on one token, the first pin stays
+            by_token.setdefault(self._token_of(pin.task_id), pin.node_patterns)
+        self._pins_changed = self._pins_changed or by_token != self._pins
+        self._pins = by_token
+        expiries = [pin.expires_in for pin in pins if pin.expires_in is not None]
+        self.next_expiry_in = min(expiries, default=float("inf"))
+
+    def _went_astray(self, place: TokenLocation, tokens: Iterable[int]) -> bool:
+        if self._planned is None:
+            return True
+        if place.incarnation is not None and place.incarnation not in self.members:
+            return True
+        destination, planned = self._destination(place), self._planned
+        return any(planned[token] != destination for token in tokens)
+
+    def read_anew(self) -> None:
+        """Let the next reading show everything, and compare it with the plan."""
+        self.version = UNKNOWN
+
+    def stale(self, version: int) -> bool:
+        """Whether the cluster has gone on since the last reading, or a part of the picture is to be read anew."""
+        return version > self.version or self.pin_version == UNKNOWN
+
+    def forget_pins(self) -> None:
+        """Read the pins again: one of them has expired."""
+        self.pin_version = UNKNOWN
+
+    def plan_again(self) -> None:
+        """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
+        self._astray = True
+
+    @property
+    def planned(self) -> Sequence[str | None]:
+        """Each token's worker by the last distribution; empty before the first."""
+        return self._planned or ()
+
+    # -- judging --------------------------------------------------------------------------------------------------------
+
+    def rebalance_reason(self) -> RebalanceReason | None:
+        """Whether a rebalance is due. None too while a forming cluster waits for more workers."""
+        if self._forming():
+            return None
+        members = self._membership()
+        before = self._planned_members
+        joined = sorted(name for name, now in members.items() if name not in before or before[name][0] != now[0])
+        gone = sorted(before.keys() - members.keys())
+        changed = sorted(name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:])
+        urgent = [*_named("left", gone), *_named("changed state", changed)]
+        if self._pins_changed:
+            urgent.append("pins changed")
+        if self._planned is None:
+            urgent = ["first look"]
+        elif self._astray and not (urgent or joined):
+            urgent.append("tokens astray")
+        if not urgent and not joined and self._planned_joined >= self._youngest:
+            return None
+        if self._planned is None:
+            reason = "first"
+        else:
+            found = (("left", gone), ("state", changed), ("pins", self._pins_changed), ("joined", joined), ("astray", urgent))
+            reason = next((kind for kind, so in found if so), "joined")
+        return RebalanceReason((*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason)
+
+    def _forming(self) -> bool:
+        active = sum(member.active for member in self.members.values())
+        return active < self._minimum_nodes and not any(
+            place is not None and place.incarnation in self.members for place in self._used_places()
+        )
+
+    def _used_places(self) -> list[TokenLocation | None]:
+        return [self._places[index] for index in set(self._where)]
+
+    def _membership(self) -> dict[str, tuple[UUID, float, bool]]:
+        return {member.name: (member.incarnation, member.weight, member.active) for member in self.members.values()}
+
+    def _destination(self, place: TokenLocation | None) -> str | None:
+        """The live worker that has the token and keeps it, or that is getting it; None for nobody."""
+        owner = self.members.get(place.incarnation) if place is not None and place.incarnation else None
+        if place is None or owner is None:
+            return None
+        if place.next_node in self._receivers:
+            return place.next_node
+        return owner.name if owner.active else None
+
+    # -- deciding -------------------------------------------------------------------------------------------------------
+
+    def distribute(self) -> Distribution | None:
+        """Plan anew and say what to write. None when a forming cluster waits. The picture then takes the plan for true."""
+        need = self.rebalance_reason()
+        if need is None:
+            return None
+        destinations = [self._destination(place) for place in self._places]
+        # A restarted worker gets back what its old incarnation could not hand over (a fence held it).
+        for index, place in enumerate(self._places):
+            if place is not None and place.incarnation not in self.members and place.node in self._receivers:
+                destinations[index] = place.node
+        current = [destinations[index] for index in self._where]
+        nodes = [PlanNode(member.name, member.weight) for member in self.members.values() if member.active]
+        result = plan(nodes, current, self._pins)
+        for name, tokens in result.gains:
+            for token in tokens:
+                current[token] = name
+        members = self._membership()
+        distribution = Distribution(
+            reason="; ".join(need.reasons),
+            nodes_before=len(self._planned_members),
+            nodes_after=len(members),
+            planned_joined=self._youngest,
+            kind=need.reason,
+        )
+        self._fill(distribution, destinations, result.gains)
+        self._planned, self._planned_members = current, members
+        self._astray = self._pins_changed = False
+        self.unmatched = result.unmatched
+        return distribution
+
+    def _fill(
+        self,
+        distribution: Distribution,
+        destinations: Sequence[str | None],
+        gains: Sequence[tuple[str | None, Sequence[int]]],
+    ) -> None:
+        numbers: dict[str, int] = {}
+        for index, name, tokens in self._parts(destinations, gains):
+            place = self._places[index]
+            write = self._write_for(place, name)
+            if write is not None:
+                kind, receiver = write
+                distribution.concerned |= {receiver} if place is None else {receiver, place.node, place.next_node}
+                moves: Moves = getattr(distribution, kind)
+                moves.token_ids.extend(tokens)
+                number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
+                moves.receivers.extend(repeat(number, len(tokens)))
+        distribution.names = list(numbers)
+        distribution.first = len(distribution.create) == len(self._where)
+        distribution.concerned &= {member.name for member in self.members.values()}
+
+    def _parts(
+        self, destinations: Sequence[str | None], gains: Sequence[tuple[str | None, Sequence[int]]]
+    ) -> Iterator[tuple[int, str | None, Sequence[int]]]:
+        """Tokens that may need a write, in parts that are at one place and wanted by one worker: what to write is the same."""
+        used = set(self._where)
+        for name, tokens in gains:
+            # All are at one place before the first distribution, and where one worker has everything.
+            parts = {min(used): tokens} if len(used) == 1 else self._by_place(tokens)
+            for index, alike in parts.items():
+                yield index, name, alike
+        # Tokens that stay where they are going need a write only when their place does, which few places do.
+        unsettled = {index for index in used if self._write_for(self._places[index], destinations[index]) is not None}
+        if unsettled and sum(len(tokens) for _, tokens in gains) < len(self._where):
+            moving = set(chain.from_iterable(tokens for _, tokens in gains))
+            staying = [token for token, index in enumerate(self._where) if index in unsettled and token not in moving]
+            for index, alike in self._by_place(staying).items():
+                yield index, destinations[index], alike
+
+    def _by_place(self, tokens: Iterable[int]) -> Mapping[int, Sequence[int]]:
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for token in tokens:
+            alike[self._where[token]].append(token)
+        return alike
+
+    def _write_for(self, place: TokenLocation | None, wanted: str | None) -> tuple[str, str | None] | None:
+        """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""
+        if place is None:
+            return "create", wanted
+        owner = self.members.get(place.incarnation) if place.incarnation else None
+        if owner is None:
+            settled = place.incarnation is None and wanted is None
+            return None if settled else ("assign", wanted)
+        stays = wanted == owner.name and owner.active
+        next_node = None if stays else (wanted or NOBODY)
+        return None if place.next_node == next_node else ("revoke", next_node)
+
+
+def _named(what: str, names: Sequence[str], most: int = 3) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:most])
+    return [f"{shown} {what}" if len(names) <= most else f"{shown} and {len(names) - most} more {what}"]

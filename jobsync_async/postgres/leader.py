@@ -1,0 +1,225 @@
+"""The leader's statements: reading the cluster, taking over, expiring, distributing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from jobsync_async.core.leader_state import Distribution, PinRow, Reading
+from jobsync_async.core.lease import Beat, Times
+from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
+from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.cluster_version import concerned, take_version
+from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
+from jobsync_async.postgres.token_rows import token_rows
+from jobsync_async.postgres.tokens import int_array
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceOutcome:
+    """What a rebalance did.
+
+    Attributes:
+        reading: what was read under the lock.
+        expired: workers that were deleted.
+        distribution: what was wanted, None when nothing was.
+        skipped: tokens that a fence held, to come back for.
+        duration_ms: from the lock to the commit's request.
+    """
+
+    reading: Reading
+    expired: Sequence[str]
+    distribution: Distribution | None
+    skipped: int
+    duration_ms: float
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything changed that others must hear of."""
+        planned = self.distribution
+        if planned is None:
+            return bool(self.expired)
+        counted_in = planned.planned_joined > self.reading.cluster.planned_joined
+        return bool(self.expired) or planned.moved > self.skipped or counted_in
+
+
+class Leading:
+    """The statements that only a leader, or one that is about to be, sends."""
+
+    def __init__(self, link: Link, queries: Queries, context: StatementContext) -> None:
+        self._link = link
+        self._queries = queries
+        self._context = context
+
+    async def read(self, since: int, pin_version: int) -> Reading:
+        """What has changed since; without a lock, to find out whether anything is to be done."""
+
+        async def work(connection: Connection) -> Reading:
+            values = {"since": since, **self._context.values(connection.server)}
+            found = await self._read(connection, ("read_cluster",), values, pin_version)
+            if found is None:
+                raise self._context.changed()
+            return found[0]
+
+        # One snapshot for all statements: members and tokens must fit together.
+        return await self._link.run(work, one_snapshot=True)
+
+    async def take_over(self, me: Identity, term: int, expire: Sequence[Beat]) -> int | None:
+        """Become leader in place of one that is gone, or whose beat (in `expire`) still stands still; the new term, or None
+        when it is not so any more."""
+
+        async def work(connection: Connection) -> int | None:
+            async with connection.transaction() as transaction:
+                await take_version(connection, self._queries, self._context)
+                if expire:
+                    await connection.execute(self._queries["expire_nodes"], _beats(expire))
+                cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
+                taken_over = cursor.rowcount == 1
+                if not taken_over:
+                    raise psycopg.Rollback(transaction)
+            return term + 1 if taken_over else None
+
+        return await self._link.run(work)
+
+    async def rebalance(
+        self,
+        me: Identity,
+        term: int,
+        expire: Sequence[Beat],
+        since: int,
+        pin_version: int,
+        decide: Callable[[Reading], Distribution | None],
+    ) -> RebalanceOutcome | None:
+        """One transaction: lock, expire, read, decide, write, announce. None: this worker does not lead any more.
+
+        Raises StoreUnavailable; it may have been committed all the same: forget the state and read anew.
+        """
+
+        async def work(connection: Connection) -> RebalanceOutcome | None:
+            outcome = None
+            async with connection.transaction() as transaction:
+                started = time.perf_counter()
+                values = {**me._asdict(), "term": term, "since": since, **self._context.values(connection.server)}
+                first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
+                found = await self._read(connection, first, {**values, **_beats(expire)}, pin_version)
+                if found is None:
+                    raise psycopg.Rollback(transaction)
+                reading, expired = found
+                distribution = decide(reading)
+                skipped = 0
+                if distribution is not None:
+                    skipped = await self._write(connection, reading, distribution)
+                duration_ms = (time.perf_counter() - started) * 1000
+                outcome = RebalanceOutcome(reading, expired, distribution, skipped, duration_ms)
+                if not outcome.wrote:
+                    raise psycopg.Rollback(transaction)
+                await self._finish(connection, me, outcome)
+            return outcome
+
+        return await self._link.run(work, again=False)  # what was decided has changed what `decide` knows
+
+    async def _read(
+        self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
+    ) -> tuple[Reading, list[str]] | None:
+        """What the first statement found of the cluster, and what changed, in one message; who was expired by the second.
+        None where the first found nothing: what came after it was carried out all the same, and is to be rolled back."""
+        found, *expired, members, groups = await connection.together(
+            [self._queries[name] for name in (*first, "read_members", "read_token_groups")], values
+        )
+        if not found:
+            return None
+        cluster = ClusterRow(*found[0])
+        pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
+        reading = Reading(
+            cluster=cluster,
+            members=[_member(row) for row in members],
+            groups=[TokenGroup(*group) for group in groups],
+            pins=pins,
+            youngest=max((m.joined for m in members), default=0),
+        )
+        return reading, [row.name for rows in expired for row in rows]
+
+    async def _read_pins(self, connection: Connection) -> list[PinRow]:
+        rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
+        return [PinRow(row.task_id, tuple(row.node_patterns), row.expires_in) for row in rows]
+
+    async def _write(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+        cluster = reading.cluster
+        common = {
+            "names": distribution.names,
+            "version": cluster.version + 1,
+            "planned_version": cluster.version,
+            "generation": cluster.generation,
+        }
+        written = await self._create(connection, reading, distribution) if distribution.create else 0
+        for name, moves in (
+            ("assign_tokens", distribution.assign),
+            ("revoke_tokens", distribution.revoke),
+        ):
+            if moves:
+                arrays = {"token_ids": int_array(moves.token_ids), "receivers": int_array(moves.receivers)}
+                written += (await connection.execute(self._queries[name], {**common, **arrays})).rowcount
+        return distribution.moved - written
+
+    async def _create(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+        cluster = reading.cluster
+        live = {m.name: Identity(m.name, m.incarnation) for m in reading.members if m.active}
+        rows = token_rows(
+            distribution.create,
+            [live.get(name) for name in distribution.names],
+            epoch=(cluster.generation << 32) + 1,
+            version=0 if distribution.first else cluster.version + 1,
+        )
+        try:
+            return await connection.copy_in(self._queries["copy_tokens"], rows)
+        except errors.UniqueViolation as error:
+            raise StoreUnavailable("rows of tokens were made by somebody else than the leader: all is read anew") from error
+
+    async def _finish(self, connection: Connection, me: Identity, outcome: RebalanceOutcome) -> None:
+        cluster, planned = outcome.reading.cluster, outcome.distribution
+        values = {
+            "version": cluster.version + 1,
+            **self._context.values(connection.server),
+            "concerned": _concerned(outcome),
+            "first": planned is not None and planned.first,
+            "planned_joined": planned.planned_joined if planned else cluster.planned_joined,
+        }
+        if planned is not None:
+            values |= {
+                "reason": planned.reason,
+                "leader": me.name,
+                "term": cluster.term,
+                "nodes_before": planned.nodes_before,
+                "nodes_after": planned.nodes_after,
+                "tokens_moved": planned.moved - outcome.skipped,
+                "duration_ms": outcome.duration_ms,
+            }
+        names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
+        await connection.together([self._queries[name] for name in names], values)
+
+
+def _member(row: Any) -> Member:
+    times = Times.said(row.timeout_sec, row.interval_sec)
+    return Member(row.name, row.incarnation, row.beat, row.weight, row.active, row.joined, times)
+
+
+def _beats(beats: Sequence[Beat]) -> dict[str, list[Any]]:
+    """Beats that were watched, as `expire_nodes` takes them."""
+    names, incarnations, counts = zip(*beats, strict=True) if beats else ((), (), ())
+    return {"names": list(names), "incarnations": list(incarnations), "beats": list(counts)}
+
+
+def _concerned(outcome: RebalanceOutcome) -> str:
+    """Whom the announcement names: who was expired is everybody's concern, for its neighbours watch it no more."""
+    planned, reading = outcome.distribution, outcome.reading
+    if planned is None or outcome.expired or planned.create:
+        return concerned(None)
+    counted_in = reading.cluster.planned_joined
+    return concerned(m.age for m in reading.members if m.name in planned.concerned or m.age > counted_in)

@@ -1,0 +1,1 @@
+"""One worker's life: what a `Job` runs on, with a cluster or without."""

@@ -1,0 +1,256 @@
+"""What a batch asks the tables: which run it belongs to, what of it is done with, and what is begun and ends here."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Generic, TypeVar
+
+import anyio
+
+from jobsync_async.core.lease import Backoff
+from jobsync_async.core.rows import TaskProgress, Work
+from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
+from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import Runner
+from jobsync_async.work.engine import WorkRecords
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_BACKOFF = Backoff(first_sec=0.2, most_sec=10)
+_MOST_AT_ONCE = 10_000
+# What holds up a token while others wait for it must be short.
+_LET_GO_SEC = 0.5
+
+
+class Grouped(Generic[R]):
+    """Records works in as few statements as possible: those that arrive while a statement is under way share the next one.
+
+    Calling it returns what was recorded of a work; it raises OwnershipLost if the fence did not hold. `run` is a task.
+    """
+
+    def __init__(self, record: Callable[[Sequence[Work]], Awaitable[dict[str, R]]]) -> None:
+        self._record = record
+        self._waiting: list[tuple[Work, asyncio.Future[R]]] = []
+        self._there = asyncio.Event()
+
+    async def __call__(self, work: Work) -> R:
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, answer))
+        self._there.set()
+        return await answer
+
+    async def run(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            await self._there.wait()
+            self._there.clear()
+            sent, self._waiting = self._waiting, []
+            held = await self._record([work for work, _ in sent])
+            for work, answer in sent:
+                if answer.done():  # whoever waited was cancelled
+                    continue
+                if work.task_id in held:
+                    answer.set_result(held[work.task_id])
+                else:
+                    answer.set_exception(lost(work))
+
+
+def lost(work: Work) -> OwnershipLost:
+    """The error for a work whose fence did not hold."""
+    return OwnershipLost(
+        f"task {work.task_id!r} (token {work.token_id}, epoch {work.epoch}) is not this worker's any more",
+        task_id=work.task_id,
+        token_id=work.token_id,
+        epoch=work.epoch,
+    )
+
+
+class BatchRun:
+    """One worker's part in a run of a batch, as the tables see it. `open` comes first. Statements are sent until PostgreSQL is
+    there: recording twice does no harm, and a claim that is lost meanwhile is cancelled.
+
+    Args:
+        tokens: the token of each id's text.
+        attempts: as in `Job.run_batch`.
+
+    Attributes:
+        run: the run's date and name, after `open`.
+        called_at: when `open` was called, or a little before, by the server's clock.
+    """
+
+    run: Run
+    called_at: dt.datetime
+
+    def __init__(self, worker: Worker, records: WorkRecords, asked: Asked, tokens: Mapping[str, int], attempts: int) -> None:
+        self._worker = worker
+        self._records = records
+        self._asked = asked
+        self._tokens = dict(tokens)
+        self._lost_limit = lost_limit(attempts)
+        self._key = batch_key(asked.name, self._tokens)
+        self._opened: Opened | None = None
+        self._suspected: frozenset[Elsewhere] = frozenset()
+        self._ended: list[tuple[Work, None]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    @property
+    def runner(self) -> Runner:
+        """What this worker says that it runs."""
+        return Runner("batch", self.run.batch, self.run.date.isoformat())
+
+    # -- the run ----------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin a run, or continue the one that is open. An open one of another day in which nothing is left to do is finished,
+        and a new one begun: whoever did the last of it did not live to say so."""
+        called = self._worker.clock()
+        while True:
+            opened = await self._patiently(self._begin_batch)
+            self.called_at = opened.at - dt.timedelta(seconds=self._worker.clock() - called)
+            self._opened, self.run = opened, Run(opened.date, self._asked.name)
+            if opened.is_fresh:
+                return
+            if not await self._is_over():
+                self._tell(opened)
+                return
+            await self.finish()
+
+    async def _begin_batch(self) -> Opened:
+        return await self._records.begin_batch(self._worker.identity, self._key, self._asked, len(self._tokens))
+
+    async def _is_over(self) -> bool:
+        for texts in _portions(self._tokens):
+            if not is_done(texts, await self.read_progress(texts)):
+                return False
+        return True
+
+    def _tell(self, opened: Opened) -> None:
+        name = self._worker.identity.name
+        logger.warning(
+            "%s continues %s, which %s began and nobody finished; give date= for another run",
+            name,
+            self.run,
+            opened.started_by,
+            extra={"node": name, "batch": self.run.batch, "date": str(self.run.date), "started_by": opened.started_by},
+        )
+
+    async def finish(self) -> None:
+        """All ids are done with."""
+        assert self._opened is not None, "opened before"
+        with suppress(StoreError):  # the job has ended: whoever opens this run finds that nothing is left of it
+            await self._patiently(partial(self._records.finish_batch, self._key, self._opened))
+
+    async def warn_of_other_dates(self, texts: Iterable[str]) -> None:
+        """Ask whether owners of these tasks run the batch under another date. They do these tasks there, and never here.
+
+        Raises CoordinationError when two looks, one after the other, say so.
+        """
+        seen = set[tuple[str, dt.date]]()
+        for some in _portions(texts):
+            tokens = {text: self._tokens[text] for text in some}
+            seen |= await self._patiently(partial(self._records.find_dates, self._key, self.run, tokens))
+        me = self._worker.identity.name
+        found = frozenset(one for one in elsewhere(seen, self.run.date) if one.node != me)
+        certain, self._suspected = found & self._suspected, found
+        if certain:
+            other = min(certain)
+            raise CoordinationError(
+                f"{me} runs {self.run} and waits for ids that {other.node} owns, but {other.node} runs that of {other.date}: "
+                "neither does the other's ids. Give all workers one date=, or none, and run it again: it resumes"
+            )
+
+    # -- what is done with ------------------------------------------------------------------------------------------------
+
+    async def read_progress(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
+        """Which of the tasks are done with."""
+        return await self._read(self._records.read_progress, texts)
+
+    async def read_set_aside(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
+        """Which of the tasks are set aside, on whatever date."""
+        return await self._read(self._records.read_set_aside, texts)
+
+    async def _read(
+        self, read: Callable[[Run, Sequence[str]], Awaitable[dict[str, TaskProgress]]], texts: Iterable[str]
+    ) -> dict[str, TaskProgress]:
+        found: dict[str, TaskProgress] = {}
+        for some in _portions(texts):
+            found |= await self._patiently(partial(read, self.run, some))
+        return found
+
+    async def forget_failures(self, texts: Sequence[str]) -> None:
+        """Try again what was given up."""
+        await self._patiently(partial(self._records.forget_failures, self.run, texts))
+
+    # -- what is done here ------------------------------------------------------------------------------------------------
+
+    async def begin(self, works: Sequence[Work], *, alone: bool = False) -> dict[str, Begun]:
+        """Begin tasks; what came of each whose ownership held.
+
+        Args:
+            alone: no other handler of the batch runs here.
+        """
+        send = partial(self._records.begin_tasks, lost_limit=self._lost_limit, alone=alone)
+        return await self._patiently(lambda: send(self._worker.identity, self.run, works))
+
+    async def complete(self, works: Sequence[Work]) -> dict[str, bool]:
+        """Complete tasks; for each whose ownership held, whether this call completed it."""
+        return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self.run, works))
+
+    async def give_up(self, work: Work, error: str) -> bool:
+        """Every attempt failed. False when somebody has begun it anew since."""
+        return await self._patiently(partial(self._records.end_claims, self.run, [(work, error)])) > 0
+
+    async def let_go(self, work: Work) -> None:
+        """A task that was begun has ended here in order, and is not complete. Comes before the claim's end, so that the next
+        owner does not take this worker for one that died of it.
+
+        Those that end together share a statement. It is waited for, but not for long: if it cannot be written before another
+        worker begins the task, one lost owner too many is counted.
+        """
+        self._ended.append((work, None))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_ended(), name=f"{self._worker.identity.name} ends claims")
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([self._sending], timeout=_LET_GO_SEC)
+
+    async def _send_ended(self) -> None:
+        while self._ended:
+            ended, self._ended = self._ended, []
+            try:
+                await self._records.end_claims(self.run, ended)
+            except StoreError as error:
+                name = self._worker.identity.name
+                logger.info("%s: %d claims stay open in the tables: %s", name, len(ended), error, extra={"node": name})
+
+    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Try again until PostgreSQL is there; for the length of a lease, until rights or tables are back. Recording twice does
+        no harm; a claim that is lost meanwhile is cancelled."""
+        failures, begun = 0, self._worker.clock()
+        while True:
+            try:
+                return await call()
+            except StoreError as error:
+                refused = isinstance(error, SchemaError)
+                if self._worker.ended or (refused and self._worker.clock() - begun > self._worker.config.lease_sec):
+                    raise
+                failures += 1
+                name, level = self._worker.identity.name, logging.WARNING if refused else logging.INFO
+                extra = {"node": name, "failures": failures}
+                logger.log(level, "%s: the batch waits for PostgreSQL: %s", name, error, extra=extra)
+                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+
+
+def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists that one statement can take."""
+    every = list(texts)
+    for start in range(0, len(every), _MOST_AT_ONCE):
+        yield every[start : start + _MOST_AT_ONCE]

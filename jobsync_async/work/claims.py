@@ -1,0 +1,343 @@
+"""Claims: a task that is worked on here, one at a time in a worker; the scope that is cancelled when its token goes; and the
+fence for the user's transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Hashable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Literal
+
+import psycopg
+
+from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.host.interruption import Interruption, give_way
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
+
+logger = logging.getLogger(__name__)
+
+OnRevoke = Literal["finish", "cancel"]
+Leaving = Literal["revoked", "stopping", "lost", "unwanted"]
+
+_LONG_WAIT_SEC = 10.0
+
+
+class Claim:
+    """A task that is worked on here, as `Job.claim` and the handlers of `Job.run_owned` and `Job.run_batch` get it.
+
+    What it tells asks nobody, and may be asked from any thread.
+
+    Attributes:
+        task_id: the task's id, as it was given.
+        token_id: the token that it hashes to.
+        epoch: the token's fencing number; higher than that of every owner before. Send it along with effects outside
+            PostgreSQL, so that the other side can refuse lower ones.
+    """
+
+    def __init__(self, worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> None:
+        self.task_id = task_id
+        self.token_id = token_id
+        self.epoch = 0
+        self._worker = worker
+        self._incarnation = worker.identity.incarnation
+        self._fence = fence
+        self._open = False
+        self._why_lost: str | None = None
+        self._asked_to_end: Leaving | None = None
+
+    def __repr__(self) -> str:
+        state = "valid" if self.valid else "lost" if self._why_lost else "ended" if self.epoch else "not entered"
+        return f"<Claim {self.task_id!r} token={self.token_id} epoch={self.epoch} {state}>"
+
+    @property
+    def valid(self) -> bool:
+        """Whether the task is still this worker's: by the clock and at this moment, without I/O. A token that was revoked is
+        this worker's until nobody here uses it any more, so it stays valid, and its fence holds, until the hand-off timeout."""
+        return self._open and self._why_lost is None and self._worker.may_act()
+
+    @property
+    def leaving(self) -> Leaving | None:
+        """Why the work is to end; None while it may go on. No I/O.
+
+        ``"revoked"``: the token is wanted elsewhere. ``"stopping"``: this worker, or whoever called `Job.run_owned` or
+        `Job.run_batch`, stops. ``"unwanted"``: the ids of `Job.run_owned` do not have it any more. In these three cases the
+        claim is still `valid`: there is time to save what was done. ``"lost"``: it is over, save nothing.
+        """
+        if self._why_lost is not None or (self._open and not self._worker.may_act()):
+            return "lost"
+        ownership = self._worker.ownership
+        if self._open and self.token_id in ownership.revoking:
+            return "stopping" if ownership.leaving else "revoked"
+        return self._asked_to_end
+
+    def check(self) -> None:
+        """Raise OwnershipLost unless `valid`."""
+        if not self.valid:
+            raise self.lost_error()
+
+    def fence_sql(self, paramstyle: ParamStyle = "format") -> tuple[str, tuple[Any, ...]]:
+        """A query, and its parameters, to run inside your own transaction with any driver. No row: ownership is lost, so roll
+        back. One row: it is yours until you commit, for nobody can take it before.
+
+        Run it first, in the outermost transaction. After a savepoint it is an error, for rolling back to that would undo it.
+
+        Args:
+            paramstyle: ``"format"`` for ``%s`` (psycopg), ``"numeric"`` for ``$1`` (asyncpg).
+        """
+        if self._fence is None:  # standalone: there is nobody else, and so nothing to lock
+            return standing_query(paramstyle), (self.epoch,)
+        return fence_query(self._fence, paramstyle), (self.token_id, self._incarnation, self.epoch)
+
+    def lost_error(self, why: str | None = None) -> OwnershipLost:
+        """The error that says that this claim is over, and why."""
+        why = why or self._why_lost or ("the lease is over" if self._open else "its scope has ended")
+        error = OwnershipLost(
+            f"task {self.task_id!r:.200} (token {self.token_id}, epoch {self.epoch}) is not this worker's any more: {why}; "
+            "undo what is not committed, and leave it to its new owner",
+            task_id=self.task_id,
+            token_id=self.token_id,
+            epoch=self.epoch,
+        )
+        error._claim = self
+        return error
+
+
+class Holding:
+    """A claim that is held: entered in its turn, told when its token goes, and left. It interrupts whoever works on it.
+
+    Attributes:
+        claim: what the user gets.
+        task: the task, as text.
+        waited: whether it had to wait for its turn.
+        gone: set when the claim is lost.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        task_id: Hashable,
+        text: str,
+        token_id: int,
+        fence: str | None,
+        on_revoke: OnRevoke = "finish",
+    ) -> None:
+        self.claim: Claim = Claim(worker, task_id, token_id, fence)
+        self.task: str = text
+        self.waited: bool = False
+        self.gone: asyncio.Event = asyncio.Event()
+        self._worker = worker
+        self._on_revoke = on_revoke
+        self._interruption: Interruption | None = None
+        self._used = False
+
+    async def enter(self) -> Claim:
+        """Wait until nobody else in this worker works on the task, and claim it. Does not suspend when nobody does.
+
+        Raises:
+            NotOwner: the task is not this worker's, or not any more.
+            UsageError: it was entered before; or whoever calls works on the task already, and would wait for itself.
+        """
+        self._worker.home.require()
+        if self._used:
+            raise UsageError(f"a claim can be entered once: call job.claim({self.claim.task_id!r:.200}) again")
+        self._used = True
+        turns = self._worker.turns
+        if turns.first(self.task) in _HELD.get():
+            raise UsageError(
+                f"task {self.claim.task_id!r:.200} is claimed already by what calls this, or by what started it, so it would "
+                "wait for itself: use the claim that is there, or let it end first"
+            )
+        turns.join(self.task, self)
+        try:
+            if turns.first(self.task) is not self:
+                self.waited = True
+                await self._turn()
+            self._register()
+        except BaseException:  # cleaned up, and raised again
+            self._give_turn()
+            raise
+        return self.claim
+
+    async def __aenter__(self) -> Claim:
+        return await self.enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    async def _turn(self) -> None:
+        worker, task = self._worker, self.task
+
+        def due() -> bool:
+            return worker.turns.first(task) is self or not self._may_enter()
+
+        if await worker.until(due, _LONG_WAIT_SEC):
+            return
+        name = worker.identity.name
+        logger.warning(
+            "%s: task %r has waited for %g s: somebody else in this worker works on it (another claim, run_owned or run_batch)",
+            name,
+            self.claim.task_id,
+            _LONG_WAIT_SEC,
+            extra={"node": name, "task_id": task, "token_id": self.claim.token_id, "seconds": _LONG_WAIT_SEC},
+        )
+        await worker.until(due)
+
+    def _register(self) -> None:
+        worker, claim = self._worker, self.claim
+        # From here to the registration nothing is awaited: a revocation comes before and is seen, or after and sees us.
+        epoch = worker.ownership.enter(claim.token_id, self, revoked_too=True) if self._may_enter() else None
+        if epoch is None:
+            raise NotOwner(
+                f"task {claim.task_id!r:.200} (token {claim.token_id}) is not this worker's: leave it to its owner, and ask "
+                "job.owns(…) first",
+                task_id=claim.task_id,
+                token_id=claim.token_id,
+                owner=worker.owner_known(claim.token_id),
+            )
+        claim.epoch, claim._incarnation, claim._open = epoch, worker.identity.incarnation, True
+        worker.metrics.claims += 1
+        worker.metrics.claims_active += 1
+
+    def _may_enter(self) -> bool:
+        """Whether the token is owned; or was revoked, and the task that calls this was told so by its reader of changes, which
+        has not come back yet."""
+        worker, token = self._worker, self.claim.token_id
+        if worker.owns(token):
+            return True
+        return worker.may_act() and any(stream.lets_go_of(token, asyncio.current_task()) for stream in tuple(worker.streams))
+
+    def leave(self) -> None:
+        """The work has ended."""
+        worker, claim = self._worker, self.claim
+        if not claim.valid:
+            worker.metrics.claims_lost += 1
+            claim._why_lost = claim._why_lost or "the lease is over"
+        claim._open = False
+        if self._interruption is not None:
+            self._interruption.end()
+        worker.metrics.claims_active -= 1
+        if worker.ownership.leave(claim.token_id, self):
+            worker.user_left()
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        if self._worker.turns.leave(self.task, self):
+            self._worker.wake_waiters()
+
+    # -- who works on it ------------------------------------------------------------------------------------------------
+
+    @property
+    def runs_in(self) -> asyncio.Task[Any] | None:
+        """The task whose code works on it; None for none yet."""
+        return None if self._interruption is None else self._interruption.task
+
+    def works(self, interruption: Interruption) -> None:
+        """From now on this is how to interrupt the work."""
+        self._interruption = interruption
+        if self.claim._why_lost is not None:
+            interruption.begin()
+        elif self._on_revoke == "cancel" and self.claim.leaving is not None:
+            interruption.once()
+
+    def ask_to_end(self, why: Leaving) -> None:
+        """Let `Claim.leaving` say why whoever works on it is to end."""
+        self.claim._asked_to_end = self.claim._asked_to_end or why
+
+    def revoked(self) -> None:
+        """Called by the worker's tasks: the token is to go."""
+        if self._on_revoke == "cancel" and self._interruption is not None:
+            self._interruption.once()
+
+    def lost(self, why: str) -> None:
+        """Called by the worker's tasks: stop now."""
+        if self.claim._why_lost is None:
+            self.claim._why_lost = why
+            self.gone.set()
+            if self._interruption is not None:
+                self._interruption.begin()
+
+
+_HELD: ContextVar[tuple[Holding, ...]] = ContextVar("jobsync_async_held", default=())
+"""What the task that asks works on, or was started by somebody who works on it."""
+
+
+def mark_held(holding: Holding) -> None:
+    """Whoever runs in this context works on it."""
+    _HELD.set((*_HELD.get(), holding))
+
+
+class ClaimScope:
+    """``async with job.claim(id) as claim``: the body runs while the task is this worker's, and is cancelled when it is not.
+
+    Raises NotOwner on entering, and OwnershipLost at the end of a body whose ownership did not last until there; an exception
+    that the body itself raises passes as it is, and so does a cancellation by anybody else.
+    """
+
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
+        self._interruption: Interruption | None = None
+
+    def __repr__(self) -> str:
+        return f"<ClaimScope of {self._holding.claim!r}>"
+
+    async def __aenter__(self) -> Claim:
+        claim = await self._holding.enter()
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine that can wait is run by a task"
+        self._interruption = Interruption(task)
+        self._holding.works(self._interruption)
+        mark_held(self._holding)
+        return claim
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        assert self._interruption is not None, "it was entered"
+        claim = self._holding.claim
+        _HELD.set(tuple(one for one in _HELD.get() if one is not self._holding))
+        valid = claim.valid
+        self._holding.leave()
+        ours = self._interruption.ours(error)
+        if ours:
+            await give_way()
+        if ours or (error is None and not valid):
+            raise claim.lost_error() from None
+        return False
+
+
+async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim: Claim) -> None:
+    """Lock the claim's token inside the user's transaction; see `Job.fence`."""
+    worker.home.require()
+    check_connection(connection)
+    claim.check()
+    if claim._fence is None:
+        return
+    query, params = claim.fence_sql()
+    with savepoints_refused():
+        cursor = await connection.execute(query.encode(), params)
+    if await cursor.fetchone() is None:
+        worker.metrics.fences_rejected += 1
+        raise claim.lost_error(claim._why_lost or "its row in the tables says so")
+
+
+def standing_claim(worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> Claim:
+    """A claim to fence with, for whoever has no scope: valid while this worker has the token, until it is acknowledged.
+
+    Raises NotOwner when it has not.
+    """
+    claim = Claim(worker, task_id, token_id, fence)
+    epoch = worker.ownership.epoch(token_id) if worker.may_act() else None
+    if epoch is None:
+        raise NotOwner(
+            f"task {task_id!r:.200} (token {token_id}) is not this worker's, not even revoked and on its way: commit "
+            "nothing for it",
+            task_id=task_id,
+            token_id=token_id,
+        )
+    claim.epoch, claim._open = epoch, True
+    return claim
