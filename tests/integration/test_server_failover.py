@@ -197,7 +197,7 @@ async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(c
         assert after == before
 
 
-async def test_no_statement_acts_on_another_basis_than_the_adopted_one(config):
+async def test_no_statement_acts_on_another_history_than_the_adopted_one(config):
     async with hand(config, "a") as a:
         await a.join()
         reading = await a.store.failover.read_server()
