@@ -207,7 +207,7 @@ class LeaderState:
         if self._forming():
             return None
         members = self._membership()
-        before = self._planned_members
+        before = self._counted_in()
         joined = sorted(name for name, now in members.items() if name not in before or before[name][0] != now[0])
         gone = sorted(before.keys() - members.keys())
         changed = sorted(name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:])
@@ -215,7 +215,7 @@ class LeaderState:
         if self._pins_changed:
             urgent.append("pins changed")
         if self._planned is None:
-            urgent = ["first look"]
+            urgent.insert(0, "first look")
         elif self._astray and not (urgent or joined):
             urgent.append("tokens astray")
         if not urgent and not joined and self._planned_joined >= self._youngest:
@@ -238,6 +238,19 @@ class LeaderState:
 
     def _membership(self) -> dict[str, tuple[UUID, float, bool]]:
         return {member.name: (member.incarnation, member.weight, member.active) for member in self.members.values()}
+
+    def _counted_in(self) -> dict[str, tuple[UUID, float, bool]]:
+        """The workers of the last distribution. Before the first of this leader, the tables tell: who had joined by then, and
+        who owned tokens."""
+        if self._planned is not None:
+            return self._planned_members
+        members = self._membership()
+        counted_in = {m.name: members[m.name] for m in self.members.values() if m.age <= self._planned_joined}
+        for place in self._used_places():
+            if place is not None and place.node and place.incarnation and place.incarnation not in self.members:
+                _, weight, active = members.get(place.node, (None, 0.0, False))
+                counted_in[place.node] = (place.incarnation, weight, active)
+        return counted_in
 
     def _destination(self, place: TokenLocation | None) -> str | None:
         """The live worker that has the token and keeps it, or that is getting it; None for nobody."""
@@ -269,7 +282,7 @@ class LeaderState:
         members = self._membership()
         distribution = Distribution(
             reason="; ".join(need.reasons),
-            nodes_before=len(self._planned_members),
+            nodes_before=len(self._counted_in()),
             nodes_after=len(members),
             planned_joined=self._youngest,
             kind=need.reason,

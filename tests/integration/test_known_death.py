@@ -55,6 +55,15 @@ async def test_whoever_is_killed_is_replaced_at_once(config, admin):
             assert min(came) > killed_at, "nobody has a dead worker's token while it lives"
         # Of two killed at once, the leader's end may be seen and written before the other's, who then led for a moment.
         assert await (await admin.execute("SELECT leader, term FROM sync_cluster")).fetchone() in (("d", 3), ("d", 4))
+        rows = await (await admin.execute("SELECT reason FROM sync_rebalance ORDER BY version")).fetchall()
+        left = {
+            name
+            for (reason,) in rows
+            for part in reason.split("; ")
+            if part.endswith(" left")
+            for name in part[:-5].split(", ")
+        }
+        assert left == {"a", "b", "c", "e"}, f"the history names all who died, also when it was the leader: {rows}"
 
 
 async def test_a_killed_worker_that_holds_a_fence_in_a_statement_keeps_that_token_alone_until_it_ends(config, admin):

@@ -30,7 +30,7 @@ class Tables:
     def join(self, name: str, weight: float = 1.0) -> None:
         self.version += 1
         self.youngest += 1
-        self.members[name] = Member(name, uuid4(), 0, weight, True)
+        self.members[name] = Member(name, uuid4(), 0, weight, True, self.youngest)
         self.joined[name] = self.youngest
 
     def die(self, name: str) -> None:
@@ -40,7 +40,7 @@ class Tables:
     def drain(self, name: str, active: bool) -> None:
         self.version += 1
         m = self.members[name]
-        self.members[name] = Member(m.name, m.incarnation, m.beat, m.weight, active)
+        self.members[name] = Member(m.name, m.incarnation, m.beat, m.weight, active, m.age)
 
     def pin(self, task: str, patterns: tuple[str, ...] | None) -> None:
         self.version += 1
@@ -209,6 +209,22 @@ def test_joins_are_not_urgent_and_deaths_are():
     state.update(tables.read(state))
     assert state.rebalance_reason().urgent
     assert state.rebalance_reason().reasons == ("a left", "c joined")
+
+
+def test_a_new_leader_says_who_left_and_who_joined_since_the_distribution_of_the_one_before():
+    tables = Tables()
+    for name in ("c", "a", "b"):
+        tables.join(name)
+    come_to_rest(tables, LeaderState(TOTAL, token_of))
+    tables.die("c")
+    after_a_death = lead(tables, LeaderState(TOTAL, token_of))
+    assert (after_a_death.reason, after_a_death.kind) == ("first look; c left", "first")
+    assert (after_a_death.nodes_before, after_a_death.nodes_after) == (3, 2)
+    tables.die("a")
+    tables.join("a")
+    tables.join("d")
+    after_joins = lead(tables, LeaderState(TOTAL, token_of))
+    assert (after_joins.reason, after_joins.nodes_before, after_joins.nodes_after) == ("first look; a, d joined", 2, 3)
 
 
 def test_a_token_changed_by_hand_is_found_when_everything_is_read_anew():
