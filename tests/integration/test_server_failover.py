@@ -246,13 +246,27 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
         seen = await a.store.failover.read_server()
         assert seen.adoptable(None, -1) is None
         assert not await b.store.failover.begin(on_another(seen), None, -1, TIMEOUT_SEC)
-        assert await a.store.failover.begin(seen, AdoptedHistory("elsewhere", 7), 1_000_000, TIMEOUT_SEC)
+        assert await a.store.failover.begin(seen, AdoptedHistory("elsewhere", 10**9), 1_000_000, TIMEOUT_SEC)
         assert not await b.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
         now = await a.store.failover.read_server()
-        assert now.generation > 7 and now.version > 1_000_000 and now.adoptable(AdoptedHistory("elsewhere", 7), 5) is not None
+        assert now.generation > 10**9, "by more than a random jump"
+        assert now.version > 1_000_000 and now.adoptable(AdoptedHistory("elsewhere", 10**9), 5) is not None
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
         freed = await (await admin.execute("SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL")).fetchone()
         assert freed == (TOKENS, now.generation << 32)
+
+
+async def test_no_generation_is_begun_over_a_row_that_looks_the_same_but_went_on(config, admin):
+    async with hand(config, "a") as a, hand(config, "b") as b:
+        await a.join()
+        await admin.execute("UPDATE sync_cluster SET server_identity = NULL")
+        seen = await a.store.failover.read_server()
+        assert await b.store.failover.begin(seen, None, -1, seen.longest_wait)
+        await admin.execute("UPDATE sync_cluster SET server_identity = NULL")
+        now = await a.store.failover.read_server()
+        assert now == replace(seen, generation=now.generation, version=now.version)
+        assert not await a.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
+        assert await a.store.failover.begin(now, None, -1, TIMEOUT_SEC)
 
 
 @pytest.mark.parametrize("ahead", ["generation", "version"])

@@ -167,6 +167,19 @@ def test_a_token_that_left_and_came_back_between_two_readings_is_another_stay():
     assert it.grants[1] != grant
 
 
+def test_a_token_goes_when_its_last_user_has_left():
+    ownership = owned(1, 2)
+    ownership.enter(1, "one")
+    ownership.enter(1, "another")
+    ownership.apply(snapshot(1, 2, [TokenRow(token, 7, 2, True) for token in (1, 2)], []), now=0)
+    assert ownership.releasable() == [(2, 2)]
+    assert ownership.busy() == [1]
+    assert not ownership.leave(1, "one")
+    assert ownership.releasable() == [(2, 2)]
+    assert ownership.leave(1, "another")
+    assert sorted(ownership.releasable()) == [(1, 2), (2, 2)]
+
+
 def test_a_reader_that_is_dropped_holds_nothing():
     it = owned(1)
     reader = it.reader()

@@ -57,6 +57,17 @@ def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
     assert worker.owned_now() == {7}
 
 
+def test_nothing_is_owned_from_the_moment_when_the_lease_is_over_whoever_has_noticed_it(worker, clock):
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    worker.snapshot_read(reading(worker))
+    clock.now += 11.9
+    assert worker.owns(7)
+    clock.now += 0.1
+    assert 7 in worker.ownership.grants, "the task that forgets it has not come round to it"
+    assert not worker.owns(7)
+    assert worker.owned_now() == frozenset()
+
+
 async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
     worker.home.settle()
     worker.beat_answered(clock.now, answer(), watched_all=False)

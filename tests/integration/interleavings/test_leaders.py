@@ -43,6 +43,22 @@ async def test_a_stopped_leader_that_comes_back_writes_nothing(join):
     assert decided == []
 
 
+async def test_a_follower_that_knows_the_term_writes_nothing(join, admin):
+    a, b = await two_with_a_handoff(join)
+    before = await rows(admin)
+    decided = []
+    assert await b.store.leading.rebalance(b.me, (await b.read()).term, (), -1, -1, decided.append) is None
+    assert (decided, await rows(admin)) == ([], before)
+
+
+async def test_whoever_saw_another_term_does_not_take_over(join, admin):
+    a, b = await two_with_a_handoff(join)
+    term = (await b.read()).term
+    await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
+    assert await b.store.leading.take_over(b.me, term - 1, []) is None
+    assert await b.store.leading.take_over(b.me, term, []) == term + 1
+
+
 async def test_a_leader_that_beats_is_not_replaced(join):
     a, b = await two_with_a_handoff(join)
     seen = await a.last_beat()

@@ -125,6 +125,17 @@ async def test_an_old_incarnation_that_drains_does_not_drain_the_one_that_has_it
         assert (await heir.read()).state == "draining"
 
 
+async def test_an_old_incarnation_that_leaves_does_not_take_the_one_that_has_its_name_with_it(join, config):
+    a, b = await two_with_a_handoff(join)
+    seen = await b.last_beat()
+    async with hand(config, "b") as heir:
+        assert await heir.join(replace=seen) is None
+        held = await heir.mine()
+        await b.store.membership.leave(b.me)
+        assert await heir.beat() is not None
+        assert await heir.mine() == held
+
+
 # 7 -- A lost answer to a join
 
 
