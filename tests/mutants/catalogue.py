@@ -512,7 +512,8 @@ MUTANTS = (
         "tasks/worker.py",
         "        return self.clock() < self.lease.deadline and token in self.ownership.grants",
         "        return token in self.ownership.grants",
-        (*SIMULATION, "tests/integration/test_cluster.py", "tests/integration/test_rejoin.py"),
+        ("tests/unit/test_worker.py",),
+        quick=True,
     ),
     Mutant(
         "a lease is longer than the row allows that its heartbeat left",
