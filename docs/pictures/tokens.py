@@ -38,7 +38,8 @@ text {{ font: 15px system-ui, sans-serif; fill: var(--ink) }}
 .beta rect {{ fill: var(--beta) }}
 .gamma rect {{ fill: var(--gamma) }}
 .later {{ opacity: 0 }}
-.cell, .dead, .let-go, .count, .caption, .killed, .added, #all {{ animation-duration: {SECONDS}s; animation-iteration-count: infinite }}
+.cell, .dead, .let-go, .count, .caption, .killed, .added, #all {{
+  animation-duration: {SECONDS}s; animation-iteration-count: infinite }}
 .cell {{ animation-name: move; animation-timing-function: ease-in-out }}
 .dead {{ animation-name: dead }}
 .let-go {{ animation-name: let-go }}
@@ -55,8 +56,10 @@ text {{ font: 15px system-ui, sans-serif; fill: var(--ink) }}
 @keyframes move {{ 0%, {TAKEN_FROM}% {{ transform: none }}
   {TAKEN}%, {LET_GO}% {{ transform: translate(var(--x1), var(--y1)) }}
   {GIVEN}%, 100% {{ transform: translate(var(--x2), var(--y2)) }} }}
-@keyframes dead {{ 0%, {KILL}% {{ opacity: 1 }} {KILL + 1}%, {TAKEN_FROM}% {{ opacity: .3 }} {TAKEN}%, 100% {{ opacity: 1 }} }}
-@keyframes let-go {{ 0%, {JOIN}% {{ opacity: 1 }} {JOIN + 2}%, {LET_GO}% {{ opacity: .55 }} {GIVEN}%, 100% {{ opacity: 1 }} }}
+@keyframes dead {{ 0%, {KILL}% {{ opacity: 1 }} {KILL + 1}%, {TAKEN_FROM}% {{ opacity: .3 }}
+  {TAKEN}%, 100% {{ opacity: 1 }} }}
+@keyframes let-go {{ 0%, {JOIN}% {{ opacity: 1 }} {JOIN + 2}%, {LET_GO}% {{ opacity: .55 }}
+  {GIVEN}%, 100% {{ opacity: 1 }} }}
 @keyframes killed {{ 0%, {KILL}% {{ opacity: 1 }} {KILL + 1}%, 100% {{ opacity: .25 }} }}
 @keyframes added {{ 0%, {JOIN - 1}% {{ opacity: 0 }} {JOIN}%, 100% {{ opacity: 1 }} }}
 @keyframes scene-1 {{ 0% {{ opacity: 1 }} {KILL}%, 100% {{ opacity: 0 }} }}
@@ -162,7 +165,8 @@ def draw() -> str:
         parts.append(f'<text class="caption scene-{number}{later}" x="{LEFT}" y="18">{caption}</text>')
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" role="img">\n'
         f"<title>Tokens and their workers</title>\n<desc>{' '.join(captions)}</desc>\n"
         f'<style>{STYLE}</style>\n<g id="all">\n{body}\n</g>\n</svg>\n'
     )
