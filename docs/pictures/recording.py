@@ -1,4 +1,7 @@
-"""A recording of ``jobsync-async demo``: the demo is run, and what its terminal shows is written down as it changes."""
+"""A recording of ``jobsync-async demo``.
+
+The demo is run, and what its terminal shows is written down as it changes.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ RESULT_SHOWN_SEC = 12.0
 COMMAND = "jobsync-async demo"
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #656d76; --paper: #f6f8fa; --line: #afb8c1; --good: #1a7f37;
-  --bad: #cf222e; --bar: #0969da; --rest: #d0d7de; }
+:root { color-scheme: light dark;
+  --ink: #1f2328; --soft: #656d76; --paper: #f6f8fa; --line: #afb8c1;
+  --good: #1a7f37; --bad: #cf222e; --bar: #0969da; --rest: #d0d7de; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #161b22; --line: #484f58; --good: #56d364; --bad: #ff7b72; --bar: #58a6ff;
-    --rest: #30363d; }
+  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #161b22; --line: #484f58;
+    --good: #56d364; --bad: #ff7b72; --bar: #58a6ff; --rest: #30363d; }
 }
 .paper { fill: var(--paper); stroke: var(--line) }
-text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: var(--ink);
-  white-space: pre }
+text { fill: var(--ink); white-space: pre;
+  font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }
 .bold { font-weight: bold }
 .italic { font-style: italic }
 .soft { fill: var(--soft) }
@@ -40,7 +44,8 @@ text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
 .bar { fill: var(--bar) }
 .rest { fill: var(--rest) }
 .gone { visibility: hidden }
-.shown { animation-duration: %(seconds).1fs; animation-iteration-count: infinite; animation-timing-function: step-end }
+.shown { animation-duration: %(seconds).1fs; animation-iteration-count: infinite;
+  animation-timing-function: step-end }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important } }
 """
 
@@ -68,7 +73,7 @@ class Film:
 
 
 def record(dsn: str | None, files: int | None) -> str:
-    """Run the demo and return the recording, as text of an SVG file. A promise that was not kept is an error."""
+    """Run the demo; the recording, as text of an SVG file. A promise not kept is an error."""
     return draw(anyio.run(_filmed, dsn, files))
 
 
@@ -95,7 +100,13 @@ async def _filmed(dsn: str | None, files: int | None) -> Film:
 
 
 def _pieces(shown: RenderableType) -> Iterator[Piece]:
-    console = Console(width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="standard", legacy_windows=False)
+    console = Console(
+        width=COLUMNS,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="standard",
+        legacy_windows=False,
+    )
     for row, line in enumerate(console.render_lines(shown, pad=False), 1):
         column = 0
         for segment in Segment.simplify(line):
@@ -145,26 +156,32 @@ def draw(film: Film) -> str:
         start = "" if first == 0 else "0% { visibility: hidden } "
         stop = "" if after == last else f" {percent(after)} {{ visibility: hidden }}"
         rules.append(f".{name} {{ animation-name: {name} }}")
-        rules.append(f"@keyframes {name} {{ {start}{percent(first)} {{ visibility: visible }}{stop} }}")
+        rules.append(
+            f"@keyframes {name} {{ {start}{percent(first)} {{ visibility: visible }}{stop} }}"
+        )
     rows = max(piece.row for piece in spans) + 1
     width, height = COLUMNS * CHARACTER + 2 * MARGIN, BAR + rows * LINE + MARGIN
     command = _text(Piece(0, 0, f"$ {COMMAND}", "soft"), "")
     style = STYLE % {"seconds": end} + "\n".join(rules)
     body = "\n".join([command, *lines])
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" height="{height}" '
-        f'role="img">\n<title>A recording of {COMMAND}</title>\n<style>{style}</style>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" '
+        f'width="{width:.0f}" height="{height}" role="img">\n'
+        f"<title>A recording of {COMMAND}</title>\n<style>{style}</style>\n"
         f'<rect class="paper" x="1" y="1" width="{width - 2:.0f}" height="{height - 2}" rx="8"/>\n'
         f"{_buttons()}\n{body}\n</svg>\n"
     )
 
 
 def _buttons() -> str:
-    return "".join(f'<circle class="rest" cx="{18 + 18 * number}" cy="17" r="5"/>' for number in range(3))
+    return "".join(
+        f'<circle class="rest" cx="{18 + 18 * number}" cy="17" r="5"/>' for number in range(3)
+    )
 
 
 def _text(piece: Piece, state: str) -> str:
     look = " ".join(part for part in (piece.look, state) if part)
     x, y = MARGIN + piece.column * CHARACTER, BAR + piece.row * LINE + 13
     length = len(piece.text) * CHARACTER
-    return f'<text class="{look}" x="{x:.1f}" y="{y}" textLength="{length:.1f}">{escape(piece.text, quote=False)}</text>'
+    text = escape(piece.text, quote=False)
+    return f'<text class="{look}" x="{x:.1f}" y="{y}" textLength="{length:.1f}">{text}</text>'

@@ -1,8 +1,9 @@
 """Sequence diagrams, drawn while the site is built.
 
-A page holds a diagram as a fenced block of Mermaid's language, which repositories' front ends show as a picture. The site's
-own script would load Mermaid from another host for that, so `fence` puts an SVG into the page instead. It knows what the
-documents use: ``participant``, messages and notes, with ``<br/>`` for a new line. Anything else is an error of the build.
+A page holds a diagram as a fenced block of Mermaid's language. On the site, a script would load
+Mermaid from another host to show it, so `fence` puts an SVG into the page instead. It knows what
+the documents use: ``participant``, messages and notes, with ``<br/>`` for a new line. Anything else
+is an error of the build.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ def parse(source: str) -> tuple[dict[str, str], list[Message | Note]]:
             events.append(Note([name for name in found.group(1, 2) if name], _split(found[3])))
         else:
             raise ValueError(f"not understood: {line!r}")
-    named = [name for event in events for name in (event.over if isinstance(event, Note) else (event.source, event.target))]
+    named = [
+        name
+        for event in events
+        for name in (event.over if isinstance(event, Note) else (event.source, event.target))
+    ]
     if unknown := set(named) - titles.keys():
         raise ValueError(f"no participant line for {sorted(unknown)}")
     return titles, events
@@ -93,12 +98,14 @@ def draw(source: str) -> str:
     for name, title in titles.items():
         x = at[name]
         lifelines.append(f'<line class="life" x1="{x}" y1="{HEAD}" x2="{x}" y2="{height}"/>')
-        lifelines.append(f'<rect class="who" x="{x - SIDE + 4}" y="1" width="{2 * SIDE - 8}" height="{HEAD - 2}" rx="5"/>')
+        size = f'width="{2 * SIDE - 8}" height="{HEAD - 2}"'
+        lifelines.append(f'<rect class="who" x="{x - SIDE + 4}" y="1" {size} rx="5"/>')
         lifelines.append(f'<text x="{x}" y="22">{escape(title, quote=False)}</text>')
     body = "".join(lifelines + parts)
     return (
         f'<svg class="sequence" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'style="max-width:{width}px" role="img"><title>{" and ".join(titles.values())}</title>{body}</svg>'
+        f'style="max-width:{width}px" role="img"><title>{escape(" and ".join(titles.values()))}'
+        f"</title>{body}</svg>"
     )
 
 
@@ -115,7 +122,9 @@ def _note(parts: list[str], event: Note, over: Sequence[int], y: int, width: int
     height = len(event.lines) * LINE + NOTE_PAD
     wide = max(max(map(len, event.lines)) * CHARACTER, max(over) - min(over)) + 2 * NOTE_PAD
     left = max(2.0, min(sum(over) / len(over) - wide / 2, width - 2 - wide))  # inside the picture
-    parts.append(f'<rect class="note" x="{left:.0f}" y="{y}" width="{wide:.0f}" height="{height}" rx="3"/>')
+    parts.append(
+        f'<rect class="note" x="{left:.0f}" y="{y}" width="{wide:.0f}" height="{height}" rx="3"/>'
+    )
     _texts(parts, event.lines, round(left + wide / 2), y + NOTE_PAD // 2 - 1)
     return y + height + GAP
 

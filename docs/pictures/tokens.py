@@ -1,4 +1,7 @@
-"""Tokens that move: three workers share them, one dies, another one joins. Who gets which token is the library's own plan."""
+"""Tokens that move: three workers share them, one dies, another one joins.
+
+Who gets which token is the library's own plan.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ SECONDS = 18
 KILL, TAKEN_FROM, TAKEN, JOIN, LET_GO, GIVEN, FADE = 18, 24, 32, 52, 60, 68, 95
 
 STYLE = f"""
-:root {{ color-scheme: light dark; --ink: #1f2328; --soft: #656d76; --box: #f6f8fa; --line: #afb8c1; --on: #ffffff;
-  --alpha: #0969da; --beta: #bc4c00; --gamma: #1a7f37; }}
+:root {{ color-scheme: light dark; --ink: #1f2328; --soft: #656d76; --box: #f6f8fa; --line: #afb8c1;
+  --on: #ffffff; --alpha: #0969da; --beta: #bc4c00; --gamma: #1a7f37; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --ink: #e6edf3; --soft: #9198a1; --box: #161b22; --line: #484f58; --on: #0d1117;
     --alpha: #58a6ff; --beta: #f0883e; --gamma: #56d364; }}
@@ -66,7 +69,8 @@ text {{ font: 15px system-ui, sans-serif; fill: var(--ink) }}
 @keyframes scene-2 {{ 0% {{ opacity: 0 }} {KILL}% {{ opacity: 1 }} {JOIN}%, 100% {{ opacity: 0 }} }}
 @keyframes scene-3 {{ 0% {{ opacity: 0 }} {JOIN}%, 100% {{ opacity: 1 }} }}
 @keyframes count-1 {{ 0% {{ opacity: 1 }} {TAKEN}%, 100% {{ opacity: 0 }} }}
-@keyframes count-2 {{ 0% {{ opacity: 0 }} {TAKEN}% {{ opacity: 1 }} {GIVEN}%, 100% {{ opacity: 0 }} }}
+@keyframes count-2 {{ 0% {{ opacity: 0 }} {TAKEN}% {{ opacity: 1 }}
+  {GIVEN}%, 100% {{ opacity: 0 }} }}
 @keyframes count-3 {{ 0% {{ opacity: 0 }} {GIVEN}%, 100% {{ opacity: 1 }} }}
 @keyframes all {{ 0% {{ opacity: 0 }} 2%, {FADE}% {{ opacity: 1 }} 100% {{ opacity: 0 }} }}
 @media (prefers-reduced-motion: reduce) {{ * {{ animation: none !important }} }}
@@ -87,7 +91,11 @@ class Scene:
 def story() -> list[Scene]:
     """The three scenes: as shared out first, after the death, after the joining."""
     scenes: list[Scene] = []
-    for workers in (FIRST, [name for name in FIRST if name != KILLED], [name for name in PLACES if name != KILLED]):
+    for workers in (
+        FIRST,
+        [name for name in FIRST if name != KILLED],
+        [name for name in PLACES if name != KILLED],
+    ):
         before = scenes[-1] if scenes else None
         scenes.append(_next(before, workers))
     return scenes
@@ -115,7 +123,11 @@ def _next(before: Scene | None, workers: Sequence[str]) -> Scene:
 
 def _at(scene: Scene, token: int) -> tuple[int, int]:
     row, column = divmod(scene.cells[token], COLUMNS)
-    x = LEFT + PLACES.index(scene.owners[token]) * (BOX_WIDTH + GAP) + (BOX_WIDTH - COLUMNS * PITCH + PITCH - CELL) // 2
+    x = (
+        LEFT
+        + PLACES.index(scene.owners[token]) * (BOX_WIDTH + GAP)
+        + (BOX_WIDTH - COLUMNS * PITCH + PITCH - CELL) // 2
+    )
     return x + column * PITCH, TOP + HEAD + row * PITCH
 
 
@@ -126,9 +138,9 @@ def _moved(before: Scene, after: Scene) -> list[int]:
 def _captions(first: Scene, second: Scene, third: Scene) -> list[str]:
     taken, given = len(_moved(first, second)), len(_moved(second, third))
     return [
-        f"{len(FIRST)} workers share {TOKENS} tokens. A task belongs to one token, and a token to one worker.",
+        f"{len(FIRST)} workers share {TOKENS} tokens. A task has one token, a token has one worker.",
         f"{KILLED} is killed: its {taken} tokens go to the others. No other token moves.",
-        f"{ADDED} joins: the others finish their work on {given} tokens and hand these on. No other moves.",
+        f"{ADDED} joins: the others finish work on {given} tokens and hand them on. No other moves.",
     ]
 
 
@@ -141,16 +153,20 @@ def draw() -> str:
         x = LEFT + index * (BOX_WIDTH + GAP)
         kind = {KILLED: ' class="killed"', ADDED: ' class="added later"'}.get(name, "")
         parts.append(f"<g{kind}>")
-        parts.append(f'<rect class="box" x="{x}" y="{TOP}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8"/>')
+        size = f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
+        parts.append(f'<rect class="box" x="{x}" y="{TOP}" {size} rx="8"/>')
         parts.append(f'<text class="name" x="{x + 14}" y="{TOP + 24}">{name}</text>')
         for number, scene in enumerate(scenes, 1):
             later = "" if number == 1 else " later"
             count = "killed" if name == KILLED and number > 1 else str(scene.count(name))
             when = "scene" if name == KILLED else "count"  # a count rises when the tokens have come
-            parts.append(f'<text class="count {when}-{number}{later}" x="{x + BOX_WIDTH - 14}" y="{TOP + 24}">{count}</text>')
+            place = f'x="{x + BOX_WIDTH - 14}" y="{TOP + 24}"'
+            parts.append(f'<text class="count {when}-{number}{later}" {place}>{count}</text>')
         parts.append("</g>")
     stirring = [*_moved(second, third), *_moved(first, second)]
-    for token in sorted(range(TOKENS), key=stirring.__contains__):  # what moves is drawn on top of what stays
+    for token in sorted(
+        range(TOKENS), key=stirring.__contains__
+    ):  # what moves is drawn on top of what stays
         (x, y), (x1, y1), (x2, y2) = (_at(scene, token) for scene in scenes)
         to = f"--x1:{x1 - x}px;--y1:{y1 - y}px;--x2:{x2 - x}px;--y2:{y2 - y}px"
         dead = ' class="dead"' if token in _moved(first, second) else ""
@@ -162,7 +178,9 @@ def draw() -> str:
         )
     for number, caption in enumerate(captions, 1):
         later = "" if number == 1 else " later"
-        parts.append(f'<text class="caption scene-{number}{later}" x="{LEFT}" y="18">{caption}</text>')
+        parts.append(
+            f'<text class="caption scene-{number}{later}" x="{LEFT}" y="18">{caption}</text>'
+        )
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
