@@ -138,9 +138,9 @@ def _moved(before: Scene, after: Scene) -> list[int]:
 def _captions(first: Scene, second: Scene, third: Scene) -> list[str]:
     taken, given = len(_moved(first, second)), len(_moved(second, third))
     return [
-        f"{len(FIRST)} workers share {TOKENS} tokens. A task has one token, a token has one worker.",
+        f"{len(FIRST)} workers share {TOKENS} tokens. A task has one token, a token one worker.",
         f"{KILLED} is killed: its {taken} tokens go to the others. No other token moves.",
-        f"{ADDED} joins: the others finish work on {given} tokens and hand them on. No other moves.",
+        f"{ADDED} joins: others finish work on {given} tokens and hand them on. No other moves.",
     ]
 
 
