@@ -1,4 +1,4 @@
-"""Makes the pictures of the home page, and draws the documents' sequence diagrams.
+"""Makes the pictures of the home page, and draws the documents' diagrams.
 
     uv run python -m docs.pictures tokens     # docs/figures/tokens.svg, by the library's own plan
     uv run python -m docs.pictures demo       # docs/figures/demo.svg, by running the demo

@@ -17,7 +17,6 @@ from rich.style import Style
 
 from jobsync_async.demo import display
 from jobsync_async.demo.conductor import Demo, server
-from jobsync_async.groups import task_group
 
 COLUMNS = 104
 CHARACTER, LINE, MARGIN, BAR = 7.2, 17, 14, 32
@@ -88,7 +87,7 @@ async def _filmed(dsn: str | None, files: int | None) -> Film:
                 film.add(progress.seconds, display._frame(progress))
                 await anyio.sleep(FRAME_EVERY_SEC)
 
-        async with task_group() as group:
+        async with anyio.create_task_group() as group:
             group.start_soon(watch)
             await demo.run()
             group.cancel_scope.cancel()

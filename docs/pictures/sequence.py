@@ -1,10 +1,4 @@
-"""Sequence diagrams, drawn while the site is built.
-
-A page holds a diagram as a fenced block of Mermaid's language. On the site, a script would load
-Mermaid from another host to show it, so `fence` puts an SVG into the page instead. It knows what
-the documents use: ``participant``, messages and notes, with ``<br/>`` for a new line. Anything else
-is an error of the build.
-"""
+"""Sequence diagrams: ``participant``, messages and notes, with ``<br/>`` for a new line."""
 
 from __future__ import annotations
 
@@ -12,9 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
-
-from pymdownx.superfences import SuperFencesException
 
 COLUMN, SIDE, LINE, HEAD = 280, 132, 18, 34
 CHARACTER = 6.9  # about as wide as one of the page's letters of this size
@@ -43,22 +34,11 @@ class Note:
     lines: Sequence[str]
 
 
-def fence(source: str, language: str, css_class: str, options: Any, md: Any, **more: Any) -> str:
-    """A formatter for pymdownx.superfences: the picture of a block."""
-    try:
-        return draw(source)
-    except ValueError as error:
-        raise SuperFencesException(f"docs.pictures.sequence: {error}") from error
-
-
 def parse(source: str) -> tuple[dict[str, str], list[Message | Note]]:
     """The lifelines' titles by their names, and what happens, in order."""
     titles: dict[str, str] = {}
     events: list[Message | Note] = []
-    head, *lines = [line.strip() for line in source.splitlines() if line.strip()]
-    if head != "sequenceDiagram":
-        raise ValueError(f"only a sequenceDiagram can be drawn, not {head!r}")
-    for line in lines:
+    for line in filter(None, map(str.strip, source.splitlines()[1:])):
         if found := _PARTICIPANT.match(line):
             titles[found[1]] = found[2] or found[1]
         elif found := _MESSAGE.match(line):
@@ -103,7 +83,7 @@ def draw(source: str) -> str:
         lifelines.append(f'<text x="{x}" y="22">{escape(title, quote=False)}</text>')
     body = "".join(lifelines + parts)
     return (
-        f'<svg class="sequence" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'<svg class="diagram" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'style="max-width:{width}px" role="img"><title>{escape(" and ".join(titles.values()))}'
         f"</title>{body}</svg>"
     )

@@ -151,9 +151,11 @@ def test_every_page_of_the_reference_has_an_example():
         assert "```python" in page.read_text("utf-8"), page.name
 
 
-def test_sequence_diagrams_are_pictures_already(site):
-    text = (site / "protocol" / "index.html").read_text("utf-8")
-    assert text.count('<svg class="sequence"') == (ROOT / "docs" / "protocol.md").read_text("utf-8").count("```mermaid")
+def test_diagrams_are_pictures_already(site):
+    drawn = {path.parent.name: text.count('<svg class="diagram"') for path, text in pages(site)}
+    for page in (ROOT / "docs").glob("*.md"):
+        assert drawn.get(page.stem, 0) == page.read_text("utf-8").count("```mermaid"), page.name
+    assert drawn["protocol"] > 1
 
 
 def test_the_repository_is_shown_by_one_line_and_asks_nobody(tmp_path):
@@ -163,16 +165,29 @@ def test_the_repository_is_shown_by_one_line_and_asks_nobody(tmp_path):
     assert not list(filter(WOULD_LOAD.match, Page(text).attributes))
 
 
-def test_a_sequence_diagram_is_drawn_or_refused():
+def test_a_diagram_is_drawn_or_refused():
     from pymdownx.superfences import SuperFencesException
 
-    from docs.pictures.sequence import draw, fence
+    from docs.pictures.diagrams import fence
 
-    lines = ["participant A as A (joins)", "participant B", "A->>B: 1 < 2<br/>next", "B-->>A: yes", "Note over A,B: end"]
-    drawn = draw("\n    ".join(["sequenceDiagram", *lines]))
+    def draw(*lines: str) -> str:
+        return fence("\n    ".join(lines), "mermaid", "mermaid", {}, None)
+
+    messages = ["A->>B: 1 < 2<br/>next", "B-->>A: yes", "Note over A,B: end"]
+    drawn = draw("sequenceDiagram", "participant A as A (joins)", "participant B", *messages)
     assert drawn.count("<text") == 2 + 2 + 1 + 1
     assert "1 &lt; 2" in drawn
     assert 'class="answer"' in drawn
-    for wrong in ("graph TD\n A-->B", "sequenceDiagram\n participant A\n loop daily", "sequenceDiagram\n A->>B: hello"):
+    titles = ["A: first", "B: second", "C: third", "[*] --> A"]
+    drawn = draw("stateDiagram-v2", *titles, "A --> B: on", "B --> A: back", "A --> C: far, far")
+    assert drawn.count("<text") == 3 + 1 + 1 + 2
+    assert drawn.count('class="head"') == 5
+    for wrong in (
+        ["graph TD", "A-->B"],
+        ["sequenceDiagram", "participant A", "loop daily"],
+        ["sequenceDiagram", "A->>B: hello"],
+        ["stateDiagram-v2", "A --> B: on"],
+        ["stateDiagram-v2", "A: one", "direction LR"],
+    ):
         with pytest.raises(SuperFencesException):
-            fence(wrong, "mermaid", "mermaid", {}, None)
+            draw(*wrong)
