@@ -82,3 +82,10 @@ def test_a_picture_loads_nothing_and_stays_small(picture):
     assert "prefers-color-scheme: dark" in text
     assert "prefers-reduced-motion: reduce" in text
     assert len(text.encode()) < 100_000
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_a_reader_sees_the_pictures_before_the_first_heading(page):
+    head = (ROOT / page).read_text("utf-8").split("\n## ")[0]
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", head)
+    assert [(ROOT / page).parent / name for name in shown] == [FIGURES / "tokens.svg", FIGURES / "demo.svg"]
