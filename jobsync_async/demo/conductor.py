@@ -45,7 +45,7 @@ class DemoFailed(JobSyncError):
 
 
 @dataclass(frozen=True)
-class Takeover:
+class MembershipChange:
     """A change of the workers, and how long it took until every token had a live owner again and the shares were even; None
     when all work was done before that."""
 
@@ -69,7 +69,7 @@ class DemoProgress:
     completed: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     news: list[tuple[float, str]] = field(default_factory=list)
-    takeovers: list[Takeover] = field(default_factory=list)
+    takeovers: list[MembershipChange] = field(default_factory=list)
     checks: list[KeptPromise] = field(default_factory=list)
 
     @property
@@ -191,7 +191,7 @@ class Demo:
 
     async def _note_takeover(self, what: str, seconds: float | None, since: int) -> None:
         ((moved,),) = await self._ask(tables.MOVED, since=since)
-        self.progress.takeovers.append(Takeover(what, seconds, moved))
+        self.progress.takeovers.append(MembershipChange(what, seconds, moved))
         if seconds is None:
             self.progress.tell(f"{what}: all files were done before the shares were even")
         else:
