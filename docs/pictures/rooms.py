@@ -1,7 +1,5 @@
 """The rooms of the package and which of them import which, as docs/internals.md shows them.
 
-    uv run python -m docs.pictures.rooms     # docs/figures/rooms.svg
-
 The order of the rooms is that of the layers in pyproject.toml. The arrows are read off the imports.
 """
 
@@ -15,7 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "jobsync_async"
-FIGURE = ROOT / "docs" / "figures" / "rooms.svg"
 
 CELL, LEFT, TOP, RIGHT, BOTTOM = 30, 104, 62, 24, 14
 CAPTIONS = (
@@ -131,9 +128,3 @@ def _told(order: list[str], known: dict[str, set[str]]) -> str:
         for name in order
     ]
     return "What each room imports. " + "; ".join(told) + "."
-
-
-if __name__ == "__main__":
-    made = draw()
-    FIGURE.write_text(made, "utf-8")
-    print(f"{FIGURE}: {len(made.encode()):,} bytes")
