@@ -279,6 +279,15 @@ def test_the_rooms_are_listed_in_the_order_of_their_layers():
     assert [layer_of[name] for name in listed] == sorted(layer_of[name] for name in listed)
 
 
+def test_every_room_says_what_it_is_and_every_rule_of_the_core_what_always_holds():
+    for room in PACKAGE.iterdir():
+        if (room / "__init__.py").exists():
+            assert ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))), room.name
+    for module in sorted((PACKAGE / "core").glob("[!_]*.py")):
+        paragraphs = (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").split("\n\n")
+        assert any(paragraph.startswith("* ") for paragraph in paragraphs[:3]), module.name
+
+
 def test_the_picture_of_the_rooms_is_what_the_imports_say():
     made = rooms.draw()
     assert made == (ROOT / "docs" / "figures" / "rooms.svg").read_text("utf-8"), "run `python -m docs.pictures rooms`"
