@@ -1,6 +1,7 @@
 """When in the leader's interval a worker sends its heartbeats, so that they are seen soon. Pure.
 
-* A beat never comes later than an interval after the last one, nor sooner than half an interval.
+* The next beat is planned for half an interval to a whole one after the last, whatever clocks
+  say.
 * Only the moment of a beat depends on the server's clock. So a clock that is set wrong costs nobody
   its lease.
 

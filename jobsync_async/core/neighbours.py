@@ -3,7 +3,7 @@
 * Workers watch each other only if they can see each other's processes.
 * A worker is dead only if its process is known to be dead.
 * Every death is noticed as long as one of them lives, however many die at once.
-* A death is noticed by few: by as many as each worker watches (`MOST_WATCHED`).
+* A death is noticed by few: at most by as many as each worker watches (`MOST_WATCHED`).
 
 The workers that can see each other's processes form a ring, in order of age. Each watches the next
 few after it, and passes over those that it knows to be dead. Why every death is noticed: go back

@@ -2,7 +2,7 @@
 
 * What is recorded of a task is kept by the *task key* and the date. So two named batches over the
   same ids on one date are two.
-* A batch is a name; without one, it is the set of its ids.
+* A run is a batch and a date. A batch is a name, or, without one, the set of its ids.
 * An id is never set aside at its first loss.
 """
 
