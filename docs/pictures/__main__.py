@@ -1,11 +1,11 @@
-"""``python -m docs.pictures tokens`` and ``python -m docs.pictures demo``."""
+"""``python -m docs.pictures tokens``, ``… demo`` and ``… rooms``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from docs.pictures import recording, tokens
+from docs.pictures import recording, rooms, tokens
 
 FIGURES = Path(__file__).parents[1] / "figures"
 FILES_RECORDED = 700  # so many files take the demo about a quarter of a minute
@@ -13,7 +13,7 @@ FILES_RECORDED = 700  # so many files take the demo about a quarter of a minute
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="docs.pictures", description="Make the pictures of the home page."
+        prog="docs.pictures", description="Make the pictures of the documents."
     )
     pictures = parser.add_subparsers(dest="picture", required=True)
     moving = pictures.add_parser(
@@ -26,12 +26,18 @@ def main() -> None:
     demo.add_argument(
         "--files", type=int, default=FILES_RECORDED, help="how many files the demo checksums"
     )
-    for parser_of_one in (moving, demo):
+    house = pictures.add_parser(
+        "rooms", help="the rooms of the package, and which of them import which"
+    )
+    for parser_of_one in (moving, demo, house):
         parser_of_one.add_argument(
             "--to", type=Path, help="the file to write; default: the one in docs/figures"
         )
     asked = parser.parse_args()
-    made = tokens.draw() if asked.picture == "tokens" else recording.record(asked.dsn, asked.files)
+    if asked.picture == "demo":
+        made = recording.record(asked.dsn, asked.files)
+    else:
+        made = tokens.draw() if asked.picture == "tokens" else rooms.draw()
     to: Path = asked.to or FIGURES / f"{asked.picture}.svg"
     to.write_text(made, "utf-8")
     print(f"{to}: {len(made.encode()):,} bytes")

@@ -1,13 +1,19 @@
-"""The plan: which worker is to have each token. Pure and deterministic.
+"""The plan: which worker is to have each token. Pure.
 
-Every set of tokens that may go to the same workers is shared out among them by *water-filling*: the workers are vessels as wide
-as their weights, filled already by what other pins gave them; pouring the set in makes them as level as they can be. Pins to
-few workers are poured first, tokens without a pin last. Fractions of a token are rounded so that fewest tokens move, at most
-one token away from the exact share (the quota rule of apportionment methods).
+* A pinned token goes to a worker that its patterns allow, or to nobody.
+* A token is given to one worker at most.
+* Without pins, or with pins that name one worker each, shares follow the weights to within one
+  token. No plan that keeps to these shares moves fewer tokens.
+* The same inputs give the same plan, and planning again changes nothing.
 
-What is guaranteed: pins are kept; without pins, or with pins that name one worker each, shares by weight to within one token,
-and no plan that keeps to them moves fewer tokens; planning again changes nothing. Pins whose sets of workers overlap are
-balanced one set after the other, which is not always the best balance that there is.
+Every set of tokens that may go to the same workers is shared out among them by *water-filling*.
+The workers are vessels as wide as their weights, filled already by what other pins gave them. The
+set is poured in, and makes them as level as they can be. Pins to few workers are poured first,
+tokens without a pin last. Fractions of a token are rounded so that fewest tokens move, at most one
+token away from the exact share (the quota rule of apportionment methods).
+
+Pins whose sets of workers overlap are balanced one set after the other. That is not always the
+best balance that there is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""From a task's id to its token. Bit-compatible with jobsync for its three hash functions, so that both agree on owners.
+"""From a task's id to its token, and to the keys under which it is stored.
 
-The id's ``str()`` is hashed. ``double_sha256`` (the default) and ``sha256`` take the first eight bytes of the digest, as a
-big-endian number, modulo the number of tokens; ``md5`` takes all sixteen. ``modulo`` takes the id itself as the number: for
-numbered partitions, spread with perfect evenness.
+* An id has one token in a cluster, in ``range(total_tokens)``: at every worker, in every process.
+* The tokens of ``double_sha256``, ``sha256`` and ``md5`` are jobsync's, so that both agree on
+  owners.
+* No two tasks of any batches share a key. A batch without a name has one key for one set of ids,
+  in any order.
+
+The id's ``str()`` is hashed. ``double_sha256`` (the default) and ``sha256`` take the first eight
+bytes of the digest, as a big-endian number, modulo the number of tokens. ``md5`` takes all sixteen.
+``modulo`` takes the id itself as the number: for numbered partitions, spread with perfect evenness.
 """
 
 from __future__ import annotations

@@ -1,14 +1,19 @@
 """When in the leader's interval a worker sends its heartbeats, so that they are seen soon. Pure.
 
-A beat is seen when whoever watches it sends one itself, and only from then on does its silence count. So workers send theirs
-shortly before the leader's, and the next two in age, which watch the leader, shortly after it. What comes shortly after a
-watcher's beat comes long before its next, so the leader and the next in age look once more, without a beat, when these have
-been sent. Then whoever replaces one that dies, or two that die together, saw their last beats soon.
+* The next beat is planned for half an interval to a whole one after the last, whatever clocks
+  say.
+* Only the moment of a beat depends on the server's clock. So a clock that is set wrong costs nobody
+  its lease.
+
+A beat is seen when whoever watches it sends one itself. Only from then on does its silence count.
+So workers send theirs shortly before the leader's. The next two in age, which watch the leader,
+send theirs shortly after it. What comes shortly after a watcher's beat comes long before its next.
+So the leader and the next in age look once more, without a beat, when these have been sent. Then
+whoever replaces one that dies, or two that die together, saw their last beats soon.
 
 While somebody is new, whose beats have not come to their place, the two look again and again.
 
-How long ago the leader's beat was is read off the server's clock. Nothing but the moment of a beat depends on it, and that
-never comes later than an interval after the last, so a clock that is set wrong costs nobody its lease.
+How long ago the leader's beat was is read off the server's clock.
 """
 
 from __future__ import annotations

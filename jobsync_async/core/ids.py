@@ -1,6 +1,12 @@
-"""Which values can be ids of tasks. What cannot is refused by name, before anything is done with it. Pure.
+"""Which values can be ids of tasks. Pure.
 
-An id is known by its text, which is hashed and stored, and, in results and sets of the user's, by being equal to itself.
+* A value that cannot be an id is refused by name, before anything is done with it.
+* Ids with one text are one task.
+* Ids of one call that are equal have one text, or the call is refused.
+* Every text that is let through can be stored by the database.
+
+An id is known by its text, which is hashed and stored. In results and sets of the user's it is
+known by being equal to itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,14 @@
 """The leader's picture of the cluster, and what must be written to make it right. Pure.
 
-The picture is kept from one reading to the next, so that a reading brings only what changed. A plan is made only when its
-inputs changed: the members, the pins, or a token that is not where the last plan wanted it.
+* A plan is made only when its inputs changed: the members, the pins, or a token that is not where
+  the last plan wanted it.
+* A token is assigned only if no live worker owns it. A live worker's token is revoked.
+* A forming cluster gets no tokens before `minimum_nodes` workers are active. It forms until a live
+  worker owns something.
+* The picture takes each plan for true. Whoever cannot tell whether a plan was written begins with
+  a new picture.
+
+The picture is kept from one reading to the next, so that a reading brings only what changed.
 """
 
 from __future__ import annotations

@@ -1,12 +1,19 @@
-"""Lease arithmetic: how long a worker may act, and when others may say that it is dead. Time is an argument.
+"""How long a worker may act, and when others may say that it is dead. Pure: time is an argument.
 
-A worker may act until its lease ends, `lease_sec` after it *sent* the last heartbeat that was acknowledged. Others may
-expire it once its beat has stood still for `timeout_sec` after they *saw* it. Between the two moments lies the margin:
-the beat was seen after it was sent, so with clocks that run wrong by up to a fraction ``r`` no two workers ever hold one
-token as long as ``lease_sec * (1 + r) < timeout_sec * (1 - r)``.
+* Only an acknowledged heartbeat extends a lease, and the lease counts from before it was *sent*.
+* A beat stands still only from when somebody *saw* it, by the clock of whoever watches.
+* A worker is judged by its own times, which are read together with its beat.
+* A lease is over before anybody may expire its worker.
+* A watcher that read nothing for longer than a worker's gap watches that worker anew. So no outage
+  makes anybody expire who lives.
 
-Timeout and interval are settings of a worker, not of a cluster. Its row says them, they are read together with its beat, and
-everybody judges a worker by its own.
+A worker may act until `lease_sec` after it sent the last heartbeat that was acknowledged. Others
+may expire it once its beat has stood still for `timeout_sec` after they saw it. Between the two
+moments lies the margin, for the beat was seen after it was sent. Clocks may run wrong by a fraction
+``r``. No two workers ever hold one token as long as
+``lease_sec * (1 + r) < timeout_sec * (1 - r)``.
+
+Timeout and interval are settings of a worker, not of a cluster. Its row says them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,19 @@
 """Whom of the workers on its host a worker watches, and which of them are dead. Pure.
 
-The workers that can see each other's processes form a ring, in order of age. Each watches the next few after it, and passes
-over those that it knows to be dead. So every death is noticed, however many there are at once: go back from a dead worker to
-the nearest one that lives. All between the two are dead, so that one passes over them, one by one and at once, and comes to
-it. And a death is noticed by few: by as many as each watches, so that one of them may be stopped or blocked.
+* Workers watch each other only if they can see each other's processes.
+* A worker is dead only if its process is known to be dead.
+* Every death is noticed as long as one of them lives, however many die at once.
+* A death is noticed by few: at most by as many as each worker watches (`MOST_WATCHED`).
 
-With hundreds of workers on a host, each is told of the next `MOST_TOLD` alone, and of none in its own process. If all that it
-is told of are dead, it reports them, and their end is the change that tells it of the next: many deaths at once are then found
-that many at a time.
+The workers that can see each other's processes form a ring, in order of age. Each watches the next
+few after it, and passes over those that it knows to be dead. Why every death is noticed: go back
+from a dead worker to the nearest one that lives. All between the two are dead, so that one passes
+over them, one by one and at once, and comes to it. As each watches several, one of them may be
+stopped or blocked.
+
+With hundreds of workers on a host, each is told of the next `MOST_TOLD` alone, and of none in its
+own process. If all that it is told of are dead, it reports them. Their end is the change that tells
+it of the next. So many deaths at once are found that many at a time.
 """
 
 from __future__ import annotations

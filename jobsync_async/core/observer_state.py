@@ -1,7 +1,12 @@
-"""What somebody who only looks knows of the cluster, and what each of its readers has been told. Pure.
+"""What somebody who only looks knows of the cluster, and what its readers were told. Pure.
 
-A reader is not queued anything. What it has not seen yet is the difference between what it was told and what is so now,
-computed when it asks: a slow reader costs no more than a fast one and gets one merged change.
+* What a reader was told, added up, is what was so when it got its last item.
+* Nothing is queued: a slow reader costs no more than a fast one, and gets one merged change.
+* A look that does not continue the picture is not taken in. The next one must show everything.
+* A worker whose row is gone owns nothing, whatever the tokens' rows still say.
+
+What a reader has not seen yet is the difference between what it was told and what is so now. It is
+computed when the reader asks.
 """
 
 from __future__ import annotations

@@ -1,14 +1,20 @@
-"""What this worker holds, who here uses it, and what may be handed on. Pure: no clock, no I/O, no event loop.
+"""What this worker holds, who here uses it, and what may be handed on.
 
-One thread changes it; others may ask at any time what is owned. So a token that stays owned through a change never leaves
-`Ownership.grants` meanwhile, and each step of a change is one operation on a dictionary.
+Pure: no clock, no I/O, no event loop.
 
-A token is *owned* here from the moment its row was read, or *revoking* once the row says that it is to go. Nothing new
-starts on a revoking token. It may be acknowledged, and so handed on, when nobody here uses it: no user (an open claim) is
-entered, and no reader that was told of it has yet to come back.
+* A token is *owned* here from the moment its row was read. It is *revoking* once the row says that
+  it is to go.
+* Nothing new starts on a revoking token, except by a reader that was just told of it.
+* A token is acknowledged, and so handed on, only when nobody here uses it: no user (an open claim)
+  is entered, and no reader that was told of it has yet to come back.
+* Each stay of a token here has a *grant*, with a number that is never used twice.
+* A reading is taken in only if it continues what is known here.
+* One thread changes this; others may ask at any time what is owned. So a token that stays owned
+  through a change never leaves `Ownership.grants` meanwhile, and each step of a change is one
+  operation on a dictionary.
 
-Each stay of a token here has a *grant*, with a number that is never used twice. A token that was lost and came back has another
-grant, so what belonged to the first stay is not taken for the second. Tokens that came together share one.
+A token that was lost and came back has another grant, so what belonged to the first stay is not
+taken for the second. Tokens that came together share one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""SQL LIKE patterns over worker names: `%` is any text, `_` any one character, `\\` makes the next character literal."""
+"""SQL LIKE patterns over worker names.
+
+* A name matches as PostgreSQL's LIKE says: `%` is any text, `_` any one character, and `\\` makes
+  the next character literal.
+* Of several patterns, the first that any name matches decides.
+* No pattern takes longer than its length times the name's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Which pins are taken: two tasks that share a token must want the same workers, and the first pin stays."""
+"""Which pins are taken. Pure.
+
+* All pins that are in force on one token want the same workers, in the same order.
+* The first pin stays. A later one of another task that wants something else is refused.
+* A task has one pin: its new one replaces its old one, or is refused.
+"""
 
 from __future__ import annotations
 

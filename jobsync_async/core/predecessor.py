@@ -1,7 +1,11 @@
 """Which workers of jobsync live. Pure: time is an argument.
 
-A worker of jobsync writes its own clock into its row, so what the row says is compared with no clock. It is watched: a worker
-lives while its row is new or changes, and is dead when its row has stood still for the timeout. One whose row is gone has left.
+* What a row of jobsync's says is compared with no clock, for its worker wrote its own clock there.
+* A worker lives while its row is new or changes. It is dead when its row has stood still for the
+  timeout, which is never shorter than jobsync's own.
+* A look after a long pause takes nobody for dead who was not dead before.
+
+One whose row is gone has left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What is read from the tables, as plain values: the inputs of every decision."""
+"""What is read from the tables, as plain values: the inputs of every decision.
+
+* Ownership is by incarnation, the random id of one start of a worker. A name alone owns nothing.
+* A process is told by its number and when it started. Two processes of one boot never share both.
+"""
 
 from __future__ import annotations
 

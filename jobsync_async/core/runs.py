@@ -1,7 +1,9 @@
 """Runs: under which date, and in which batch, tasks are begun and completed. Pure.
 
-A batch is a name and a date; without a name, it is the set of its ids and a date. What is recorded of a task is kept by the
-*task key* and the date, so two named batches over the same ids on one date are two.
+* What is recorded of a task is kept by the *task key* and the date. So two named batches over the
+  same ids on one date are two.
+* A run is a batch and a date. A batch is a name, or, without one, the set of its ids.
+* An id is never set aside at its first loss.
 """
 
 from __future__ import annotations

@@ -1,12 +1,18 @@
-"""Which history of commits a worker has adopted, and when another one may be begun. Pure: time is an argument.
+"""Which history a worker has adopted, and when another one may be begun. Pure: time is an argument.
 
-A server that was failed over, restored or replaced may have lost commits. It is recognised by its *identity*: system
-identifier, timeline, database and table. The cluster row records the identity that its `generation` was begun on. Where the
-two differ, or the row is older than what was seen before, nobody may act, until somebody who has waited so long that every
-lease from before is over begins the next generation.
+* A history is adopted only where the cluster's row was begun on the very server that answers.
+* Nobody goes back: not to an earlier generation, not to its own on another server, and not to one
+  that is older than what was seen of it.
+* The next generation is begun only when every lease from before is over.
 
-How long that is cannot be read off the workers' rows, for some may be lost. So the cluster row has a bound on everybody's
-heartbeat timeout, and no worker joins above it.
+A history is the identity of a server and a generation. A server that was failed over, restored or
+replaced may have lost commits. It is recognised by its *identity*: system identifier, timeline,
+database and table. The cluster row records the identity that its `generation` was begun on. Where
+the two differ, or the row is older than what was seen before, nobody may act. That lasts until
+somebody who has waited so long that every lease from before is over begins the next generation.
+
+How long that is cannot be read off the workers' rows, for some may be lost. So the cluster row has
+a bound on everybody's heartbeat timeout, and no worker joins above it.
 """
 
 from __future__ import annotations

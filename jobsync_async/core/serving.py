@@ -1,4 +1,9 @@
-"""Who runs what, and which ids nobody serves: the worker that owns their tokens does not run what they are for. Pure."""
+"""Who runs what, and which ids nobody serves. Pure.
+
+* Ids are unserved only on tokens of a worker that says what it runs, and does not run what they are
+  for.
+* They are told when that has been so for `GRACE_SEC`: once, and once more when it is over.
+"""
 
 from __future__ import annotations
 

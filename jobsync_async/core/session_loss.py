@@ -1,13 +1,16 @@
-"""Whose database session is gone for good, as far as a watcher can tell. Pure: time is an argument.
+"""Whose database session is gone for good, as a watcher can tell. Pure: time is an argument.
 
-A worker holds a lock in the session that carries its heartbeats. That the lock is gone says that the session is gone, and the
-worker is probably dead: a worker that lives connects again at once and takes the lock anew. It is no proof. What the watcher
-demands before it takes the lock's absence for a death:
+A lock that is absent counts as a death only if all of this holds:
 
-* it has seen this worker's lock held, on the watcher it stands on now;
-* the lock was seen absent for the whole grace, at the same beat, with no gap between the watcher's own readings;
-* its own session, and the server, are the very same all the time. A server that restarted has ended all sessions, and one
-  that failed over has none of them: then nobody is missed.
+* the watcher has seen this worker's lock held, in the session and on the server that it has now;
+* the lock was seen absent for the whole grace, at the same beat, with no gap between the watcher's
+  own readings;
+* its own session, and the server, are the very same all the time. A server that restarted has
+  ended all sessions, and one that failed over has none of them: then nobody is missed.
+
+A worker holds a lock in the session that carries its heartbeats. That the lock is gone says that
+the session is gone, and that the worker is probably dead: a worker that lives connects again at
+once and takes the lock anew. It is no proof.
 """
 
 from __future__ import annotations

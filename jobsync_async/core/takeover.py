@@ -1,4 +1,9 @@
-"""When to take the leadership over, and when to rebalance. Pure: time and facts come in, a decision goes out."""
+"""When to take the leadership over, and when to rebalance. Pure: time and facts are arguments.
+
+* A leader is replaced only if its row is gone, or its beat has stood still for its own timeout.
+* However many workers die at once, one that lives comes to take over.
+* A rebalance waits only if nothing but joins asks for it, and never for ever.
+"""
 
 from __future__ import annotations
 

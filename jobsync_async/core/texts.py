@@ -1,4 +1,8 @@
-"""Texts that people read, made such that they can be stored: whatever an error says, and whatever the database can hold."""
+"""Texts that people read, made such that they can be stored.
+
+* Whatever an error does when it is asked for its text, there is one.
+* The text of an error can be stored. A long one is cut, with a note of its length.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Who works on which task in one worker: one at a time, the others wait in line. Pure."""
+"""Who works on which task in one worker. Pure.
+
+* One at a time works on a task: whoever stands first in its line.
+* The others wait in the order in which they came.
+"""
 
 from __future__ import annotations
 
