@@ -1,0 +1,139 @@
+"""Each tutorial is followed from its text alone: in an empty folder, with a fresh environment and real terminals.
+
+What a block is, its title says: the name of a file, or `Terminal 1` and so on. Commands are typed into that terminal, each when
+the one before has ended well. A block of plain text is what the terminal shows next, in any order. There a number stands for any
+other, but 0 for itself alone, and an ellipsis stands for anything. If it begins with `^C` or `^\\`, that key is pressed first. A
+block of Python without a title quotes the program: test_blocks.py compares them.
+
+Only this is different from what a reader does: `python3 -m venv` and `pip install` are done by uv, for speed; this checkout
+stands in for `jobsync-async`; the ports are free ones; and a stand-in for work, which is there for people to watch, is short.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.documents.blocks import PAGES, ROOT, Block, blocks_of
+from tests.documents.terminals import KEYS, Terminal
+from tests.examples.test_examples import free_ports
+
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
+PORTS = ("8001", "8002", "8003", "8765", "9092")
+UNREACHABLE = ("Failed to fetch", "error sending request", "Network connectivity is disabled")
+# Nothing of the environment that runs the tests, or of its settings, is there.
+HIDDEN = ("JOBSYNC_DSN", "JOBSYNC_TEST_", "PG", "PYTEST", "PYTHON", "UV_", "VIRTUAL_ENV")
+
+_TOOLS = {
+    "python3": """#!/bin/sh -e
+if test "$1 $2" != "-m venv"; then echo "python3 $*: outside of an environment" >&2; exit 1; fi
+exec {uv} venv --quiet --python {python} "$3"
+""",
+    "pip": """#!{python}
+import os, re, sys
+given = [re.sub(r"^jobsync-async(\\[.*\\])?$", r"jobsync-async\\1 @ {wheel}", word) for word in sys.argv[2:]]
+assert sys.argv[1] == "install" and given != sys.argv[2:] and "VIRTUAL_ENV" in os.environ, sys.argv
+os.execv("{uv}", ["{uv}", "pip", "install", "--quiet", *given])
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment variables of the terminals."""
+    if not (ROOT / "jobsync_async").is_dir():
+        pytest.skip("the source is not here: an installed wheel is tested")
+    uv = shutil.which("uv")
+    for tool in (uv and "uv", "bash", "curl"):
+        if tool is None or shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool or 'uv'}")
+    folder = tmp_path_factory.mktemp("tools")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, timeout=60, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    for name, text in _TOOLS.items():
+        tool = folder / name
+        tool.write_text(text.format(uv=uv, python=sys.executable, wheel=wheel.as_uri()), "utf-8")
+        tool.chmod(0o755)
+    shown = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+    kept = {name: value for name, value in os.environ.items() if name in ("UV_CACHE_DIR", "UV_INDEX_URL", "UV_DEFAULT_INDEX")}
+    return {**shown, **kept, "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+@pytest.fixture
+def follow(environment: dict[str, str], tmp_path: Path) -> Iterator[Reader]:
+    reader = Reader(tmp_path, environment)
+    yield reader
+    reader.close()
+
+
+class Reader:
+    """Does what a page says, block by block."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], limit_sec: float = 60) -> None:
+        self._folder = folder
+        self._environment = environment
+        self._limit_sec = limit_sec
+        self._ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        self.terminals: dict[str, Terminal] = {}
+
+    def page(self, blocks: Iterator[Block]) -> None:
+        for block in blocks:
+            if block.excuse is None:
+                try:
+                    self._block(block)
+                except AssertionError as error:
+                    told = "".join(terminal.shown() for terminal in self.terminals.values())
+                    if any(sign in told for sign in UNREACHABLE):
+                        pytest.skip("the package index cannot be reached")
+                    raise AssertionError(f"{block}: {error}") from None
+
+    def close(self) -> None:
+        for terminal in self.terminals.values():
+            terminal.close()
+
+    def _block(self, block: Block) -> None:
+        if block.title.endswith(".py"):
+            assert block.language == "python"
+            (folder,) = (path for path in self._folder.iterdir() if path.is_dir())  # the one that the page makes
+            program = block.text.replace("asyncio.sleep(0.1)  # the work", "asyncio.sleep(0.02)")
+            (folder / block.title).write_text(self._with_free_ports(program), "utf-8")
+        elif block.title.startswith("Terminal "):
+            lines = block.text.splitlines()
+            terminal = self._terminal(block.title)
+            if block.language == "bash":
+                terminal.run(self._with_free_ports(block.text.replace("\\\n", "")).splitlines())
+            else:
+                assert block.language == "text"
+                if lines[0] in KEYS:
+                    terminal.press(lines.pop(0))
+                terminal.wait_for(lines)
+        else:
+            assert block.language == "python", "a block of a tutorial needs a title"
+
+    def _terminal(self, name: str) -> Terminal:
+        if name not in self.terminals:
+            self.terminals[name] = Terminal(name, self._folder, self._environment, self._limit_sec)
+        return self.terminals[name]
+
+    def _with_free_ports(self, text: str) -> str:
+        return re.sub("|".join(PORTS), lambda port: self._ports[port[0]], text)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_can_be_followed_from_its_text_alone(page, follow, tmp_path):
+    follow.page(blocks_of(page))
+    for terminal in follow.terminals.values():
+        terminal.wait_for_prompt()
+    assert not list(tmp_path.iterdir()), "the page says how to clean up"
+    if page.stem == "batch":
+        told = "".join(terminal.shown() for terminal in follow.terminals.values())
+        booked = {name: (int(here), int(there)) for name, here, there in re.findall(r"(\w+): (\d+) booked here, (\d+) else", told)}
+        assert {sum(parts) for parts in booked.values()} == {1000}
