@@ -1,8 +1,7 @@
-"""Terminals as a reader has them: each a real bash on a pseudoterminal, where Ctrl-C reaches what runs in it."""
+"""Terminals as a reader has them: each a bash on a pseudoterminal. Ctrl-C reaches what runs."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import pty
@@ -21,7 +20,10 @@ from pathlib import Path
 KEYS = {"^C": b"\x03", "^\\": b"\x1c"}
 
 _PROMPT = re.compile(r"<<(\d+)>> ")
+_LAST_PROMPT = re.compile(_PROMPT.pattern + r"\Z")
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LIMIT_SEC = 60
+_SETTINGS = {"PS1": "<<$?>> ", "TERM": "xterm", "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
 # The shell gets the pseudoterminal as its controlling terminal, and leaves no core files.
 _BASH = """
 import fcntl, os, resource, termios
@@ -32,11 +34,10 @@ os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
 
 
 class Terminal:
-    """One window with a shell. Whatever does not happen in time fails with what the window shows."""
+    """One window with a shell. What does not happen in time fails with what the window shows."""
 
-    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], limit_sec: float = 60) -> None:
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
         self._name = name
-        self._limit_sec = limit_sec
         self._text = ""
         self._changed = threading.Condition()
         self._sent_at = 0  # where in the text the last command or key was sent
@@ -50,7 +51,7 @@ class Terminal:
         self._shell = subprocess.Popen(
             [sys.executable, "-c", _BASH],
             cwd=folder,
-            env={**environment, "PS1": "<<$?>> ", "PS2": "", "TERM": "xterm", "VIRTUAL_ENV_DISABLE_PROMPT": "1"},
+            env={**environment, **_SETTINGS},
             stdin=inner,
             stdout=inner,
             stderr=inner,
@@ -73,18 +74,21 @@ class Terminal:
         self._send(KEYS[key], pressed=True)
 
     def wait_for(self, lines: Sequence[str]) -> None:
-        """Wait until each of these is a line of its own of what came since the last command and was not found before. A number
-        stands for any other, but 0 for itself alone; an ellipsis stands for anything."""
+        """Wait until the window shows all of these lines, in any order.
+
+        What counts came after the last command or key, and was not found before. A number stands
+        for any other, but 0 for itself alone. An ellipsis stands for anything.
+        """
         wanted = [re.compile(_pattern(line)) for line in lines]
 
         def found() -> bool:
             shown = list(_lines(self._text, self._seen_to))
             seen_to = self._seen_to
             for pattern in wanted:
-                match = next((at for at, (line, _) in enumerate(shown) if pattern.fullmatch(line)), None)
-                if match is None:
+                at = next((at for at, (line, _) in enumerate(shown) if pattern.fullmatch(line)), -1)
+                if at < 0:
                     return False
-                seen_to = max(seen_to, shown.pop(match)[1])
+                seen_to = max(seen_to, shown.pop(at)[1])
             self._seen_to = seen_to
             return True
 
@@ -126,13 +130,11 @@ class Terminal:
 
     def _status(self) -> int | None:
         """None while something runs."""
-        prompt = None
-        for prompt in _PROMPT.finditer(self._text, self._sent_at):
-            pass
-        return int(prompt[1]) if prompt and prompt.end() == len(self._text) else None
+        prompt = _LAST_PROMPT.search(self._text, self._sent_at)
+        return int(prompt[1]) if prompt else None
 
     def _wait(self, condition: Callable[[], bool], why: str) -> None:
-        deadline = time.monotonic() + self._limit_sec
+        deadline = time.monotonic() + _LIMIT_SEC
         with self._changed:
             while not condition():
                 left = deadline - time.monotonic()
@@ -145,10 +147,7 @@ class Terminal:
         while True:
             try:
                 got = os.read(self._keyboard, 65_536)
-            except OSError as error:
-                assert error.errno in (errno.EIO, errno.EBADF), error
-                return
-            if not got:
+            except OSError:  # nobody has it open any more
                 return
             pending += got
             text = pending.decode("utf-8", "ignore")  # a character may come in two parts
@@ -160,15 +159,19 @@ class Terminal:
 
 def _pattern(line: str) -> str:
     parts = re.split(r"(\d+|…)", line)
-    return "".join(".*" if part == "…" else _number(part) if part.isdigit() else re.escape(part) for part in parts)
+    return "".join(_pattern_of_a_part(part) for part in parts)
 
 
-def _number(digits: str) -> str:
-    return r"0*[1-9]\d*" if int(digits) else "0+"
+def _pattern_of_a_part(part: str) -> str:
+    if part == "…":
+        return ".*"
+    if part.isdigit():
+        return r"0*[1-9]\d*" if int(part) else "0+"
+    return re.escape(part)
 
 
 def _lines(text: str, start: int) -> Iterable[tuple[str, int]]:
-    """The lines from a place on, each with the place of its end; without colours, and without prompts."""
+    """The lines from a place on, each with the place of its end, without colours and prompts."""
     for match in re.finditer(r"[^\r\n]+", text[start:]):
         for part in _PROMPT.split(_CONTROLS.sub("", match[0]))[::2]:
             if part.strip():
