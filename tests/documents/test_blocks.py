@@ -21,14 +21,13 @@ from psycopg_pool import AsyncConnectionPool
 
 import jobsync_async
 from jobsync_async import Claim, CoordinationConfig, Job
-from tests.documents.blocks import PAGES, ROOT, Block, blocks, blocks_of
+from tests.documents.blocks import PAGES, ROOT, TUTORIALS, Block, blocks, blocks_of
 
 # Languages whose blocks are run here or in test_sql_cheatsheet.py, test_tutorials.py and tests/examples.
 RUN = {"python", "bash", "sql"}
 NOT_CODE = {"mermaid", "text", "", "json"}
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
 
 
 def test_every_block_is_run_or_says_why_not():
@@ -101,7 +100,7 @@ def _reaching(program: str) -> str:
     """The program, with the made-up server's name taken out, so that libpq's environment counts; its stand-in for work, which
     is there for people to watch, is short."""
     program = program.replace("asyncio.sleep(0.5)  # the work", "asyncio.sleep(0.01)")
-    return re.sub(r"(CoordinationConfig\()host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
+    return re.sub(r"(CoordinationConfig\(\s*)host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
 
 
 class Surroundings:

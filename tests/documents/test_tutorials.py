@@ -23,11 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents.blocks import PAGES, ROOT, Block, blocks_of
+from tests.documents.blocks import ROOT, TUTORIALS, Block, blocks_of
 from tests.documents.terminals import KEYS, Terminal
 from tests.examples.test_examples import free_ports
 
-TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
 PORTS = ("8001", "8002", "8003", "8765", "9092")
 UNREACHABLE = ("Failed to fetch", "error sending request", "Network connectivity is disabled")
 # Nothing of the environment that runs the tests, or of its settings, is there.
