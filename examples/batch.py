@@ -54,7 +54,9 @@ async def make_table(dsn: str) -> None:
 
 
 async def work(
-    name: str, dsn: str, invoices: list[str] = INVOICES
+    name: str,
+    dsn: str,
+    invoices: list[str] = INVOICES,
 ) -> BatchResult | None:
     """Do a share of the batch, and leave when all of it is done.
 
@@ -72,7 +74,10 @@ async def work(
 
         with RichProgress("invoices") as progress:  # on standard error
             return await job.run_batch(
-                invoices, handle, concurrency=4, progress=progress
+                invoices,
+                handle,
+                concurrency=4,
+                progress=progress,
             )
     return None
 

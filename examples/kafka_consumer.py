@@ -29,7 +29,10 @@ Handler = Callable[[Claim, ConsumerRecord], Awaitable[None]]
 
 
 async def consume(
-    claim: Claim, servers: str, topic: str, handle: Handler
+    claim: Claim,
+    servers: str,
+    topic: str,
+    handle: Handler,
 ) -> None:
     """Consume one partition until its token goes."""
     partition = TopicPartition(topic, int(str(claim.task_id)))
