@@ -140,10 +140,14 @@ def test_a_tutorial_can_be_followed_from_its_text_alone(page, follow, tmp_path):
     for terminal in follow.terminals.values():
         terminal.wait_for_prompt()
     assert not list(tmp_path.iterdir()), "the page says how to clean up"
+    told = "\n".join(terminal.shown() for terminal in follow.terminals.values())
     if page.stem == "batch":
-        told = "".join(terminal.shown() for terminal in follow.terminals.values())
         booked = re.findall(r"(\d+) booked here, (\d+) elsewhere", told)
         assert [int(here) + int(elsewhere) for here, elsewhere in booked] == [1000, 1000]
+    if page.stem == "websocket":
+        for symbol in ("BTC", "ETH", "SOL", "ADA", "DOT", "XRP"):
+            steps = re.findall(rf"\b(un)?subscribed +{symbol}-USD", told)
+            assert steps == ["", "un"] * (len(steps) // 2), f"{symbol} was subscribed twice at once"
 
 
 SOUND = [
