@@ -22,7 +22,7 @@ KEYS = {"^C": b"\x03", "^\\": b"\x1c"}
 _PROMPT = re.compile(r"<<(\d+)>> ")
 _LAST_PROMPT = re.compile(_PROMPT.pattern + r"\Z")
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_LIMIT_SEC = 60
+_LIMIT_SEC = 90
 _SETTINGS = {"PS1": "<<$?>> ", "TERM": "xterm", "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
 # The shell gets the pseudoterminal as its controlling terminal, and leaves no core files.
 _BASH = """
