@@ -109,7 +109,7 @@ class Reader:
             assert block.language == "python"
             folder = next(self._folder.iterdir(), None)
             assert folder is not None, "the page makes no folder for this file first"
-            program = block.text.replace("asyncio.sleep(0.1)  # the work", "asyncio.sleep(0.05)")
+            program = block.text.replace("asyncio.sleep(0.1)  # the work", "asyncio.sleep(0.03)")
             (folder / block.title).write_text(self._with_free_ports(program), "utf-8")
         elif block.title.startswith("Terminal "):
             lines = block.text.splitlines()

@@ -34,7 +34,10 @@ WORK = "asyncio.sleep(0.1)  # the work"
 
 @pytest.fixture
 def start_example(tmp_path: Path) -> Callable[..., list[str]]:
-    """The command line that runs an example. Its stand-in for work, which is there for people to watch, takes no time."""
+    """The command line that runs an example.
+
+    Its stand-in for work, which is there for people to watch, takes no time.
+    """
 
     def command(name: str, *arguments: str) -> list[str]:
         program = (EXAMPLES / f"{name}.py").read_text("utf-8")
