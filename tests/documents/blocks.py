@@ -12,14 +12,17 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)(?P<options>[^\n]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\S*)(?P<options>[^\n]*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
 _TITLE = re.compile(r'title="(?P<title>[^"]*)"')
 _EXCUSE = re.compile(r"<!-- not run: (.+?) -->\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, with the title that the page shows above it, and the reason why it is not run, if it has one."""
+    """A fenced block. `title`: what the page shows above it. `excuse`: why it is not run."""
 
     page: Path
     line: int

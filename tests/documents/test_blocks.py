@@ -23,7 +23,7 @@ import jobsync_async
 from jobsync_async import Claim, CoordinationConfig, Job
 from tests.documents.blocks import PAGES, ROOT, TUTORIALS, Block, blocks, blocks_of
 
-# Languages whose blocks are run here or in test_sql_cheatsheet.py, test_tutorials.py and tests/examples.
+# Blocks in these are run here, in test_sql_cheatsheet.py, test_tutorials.py or tests/examples.
 RUN = {"python", "bash", "sql"}
 NOT_CODE = {"mermaid", "text", "", "json"}
 
@@ -67,7 +67,8 @@ def programs_and_fragments() -> list[Path]:
 def _python(page: Path) -> list[Block]:
     """Those that are run here. tests/examples runs the examples."""
     examples = {path.name for path in EXAMPLES}
-    return [b for b in blocks_of(page) if b.language == "python" and b.excuse is None and b.title not in examples]
+    blocks = [block for block in blocks_of(page) if block.language == "python"]
+    return [block for block in blocks if block.excuse is None and block.title not in examples]
 
 
 @pytest.mark.parametrize("page", programs_and_fragments(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -154,7 +155,7 @@ async def _run(block: Block, names: dict[str, Any]) -> None:
         raise AssertionError(f"{block}: {type(error).__name__}: {error}") from error
 
 
-COMMANDS = [block for block in blocks("bash") if block.excuse is None and block.page not in TUTORIALS]
+COMMANDS = [b for b in blocks("bash") if b.excuse is None and b.page not in TUTORIALS]
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
