@@ -1,11 +1,13 @@
 """Some tasks want certain machines: pins with fallbacks.
 
-Models are rendered on a worker whose name begins with ``gpu-``; while there is none, on a ``big-`` one; else anywhere.
+Models are rendered on a worker whose name begins with ``gpu-``. While there is
+none, they go to a ``big-`` one, and otherwise to any.
 
-    JOBSYNC_DSN=postgresql://... python examples/gpu_pinning.py big-1
-    JOBSYNC_DSN=postgresql://... python examples/gpu_pinning.py gpu-1
+    JOBSYNC_DSN=postgresql://... python gpu_pinning.py big-1
+    JOBSYNC_DSN=postgresql://... python gpu_pinning.py gpu-1
 
-The name is the host and process id if it is left out; without JOBSYNC_DSN, libpq's own settings say where the database is.
+Without a name it takes its host and process id. Without JOBSYNC_DSN, libpq's
+own settings say where the database is.
 """
 
 import asyncio
@@ -20,18 +22,24 @@ REPORTS = [f"report-{number}" for number in range(8)]
 
 
 async def pin_models(job: Job) -> None:
-    """The `lock_provider`: called before the worker joins. Every worker may register the same pins."""
-    pins = [(model, ["gpu-%", "big-%", "%"], "renders on a GPU") for model in MODELS]
+    """The `lock_provider`, which is called before the worker joins.
+
+    Every worker may register the same pins.
+    """
+    patterns = ["gpu-%", "big-%", "%"]
+    pins = [(model, patterns, "renders on a GPU") for model in MODELS]
     for conflict in await job.register_locks_bulk(pins):
-        print(f"not pinned: {conflict}")  # another task on the same token wants other workers
+        # Another task on the same token wants other workers.
+        print(f"not pinned: {conflict}")
 
 
 async def show_pins(job: Job) -> None:
-    """Say which pins are in force, whoever made them, and where each pinned task runs now."""
+    """Say which pins are in force, and where each pinned task runs now."""
     for lock in await job.list_locks():
         owner = await job.owner_of(lock.task_id)
         where = owner.node if owner else "nobody"
-        print(f"pin {lock.task_id}: {' or '.join(lock.node_patterns)} ({lock.reason}); now on {where}", flush=True)
+        wanted = f"{' or '.join(lock.node_patterns)} ({lock.reason})"
+        print(f"pin {lock.task_id}: {wanted}; now on {where}", flush=True)
 
 
 def mine(job: Job) -> tuple[list[str], list[str]]:
@@ -42,16 +50,19 @@ def mine(job: Job) -> tuple[list[str], list[str]]:
 async def work(name: str, dsn: str) -> None:
     """Say what is ours, whenever that changes."""
     config = CoordinationConfig(dsn=dsn, appname="gpu_")
-    async with Job(name, config, lock_provider=pin_models, handle_signals=True) as job:
+    job = Job(name, config, lock_provider=pin_models, handle_signals=True)
+    async with job:
         await show_pins(job)
         async for change in job.token_changes():
             models, reports = mine(job)
-            print(f"{name}: {len(change.owned)} tokens; models {models}; reports {reports}", flush=True)
+            tasks = f"models {models}; reports {reports}"
+            print(f"{name}: {len(change.owned)} tokens; {tasks}", flush=True)
 
 
 async def main() -> None:
-    """What ``python examples/gpu_pinning.py [name]`` does."""
-    name = sys.argv[1] if len(sys.argv) > 1 else f"{socket.gethostname()}-{os.getpid()}"
+    """What ``python gpu_pinning.py [name]`` does."""
+    default = f"{socket.gethostname()}-{os.getpid()}"
+    name = sys.argv[1] if len(sys.argv) > 1 else default
     await work(name, os.environ.get("JOBSYNC_DSN", ""))
 
 

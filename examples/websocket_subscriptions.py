@@ -1,9 +1,15 @@
-"""One subscription per symbol in the whole cluster: each worker holds those whose tokens it owns.
+"""One subscription per symbol in the whole cluster.
 
-    JOBSYNC_DSN=postgresql://... python examples/websocket_subscriptions.py ws://localhost:8765 anna
+Each worker holds the subscriptions of the symbols whose tokens it owns:
 
-The name is the host and process id if it is left out; without JOBSYNC_DSN, libpq's own settings say where the database is.
-The exchange says that a symbol is unsubscribed here before another worker subscribes to it.
+    JOBSYNC_DSN=postgresql://... \
+        python websocket_subscriptions.py ws://localhost:8765 anna
+
+Without a name it takes its host and process id. Without JOBSYNC_DSN, libpq's
+own settings say where the database is.
+
+The exchange says that a symbol is unsubscribed here before another worker
+subscribes to it.
 """
 
 import asyncio
@@ -24,7 +30,10 @@ OnPrice = Callable[[str, str], object]
 
 
 async def stream_symbol(claim: Claim, url: str, on_price: OnPrice) -> None:
-    """Follow one symbol until its token goes. If the connection breaks, this raises, and is started again in a while."""
+    """Follow one symbol until its token goes.
+
+    If the connection breaks, this raises, and is started again in a while.
+    """
     symbol = str(claim.task_id)
     async with connect(url) as upstream:
         try:
@@ -37,7 +46,11 @@ async def stream_symbol(claim: Claim, url: str, on_price: OnPrice) -> None:
 
 
 async def unsubscribe(upstream: ClientConnection, symbol: str) -> None:
-    """Wait until the exchange has let go: the next worker subscribes as soon as this returns. Cancelling does not hurry it."""
+    """Wait until the exchange has let go.
+
+    The next worker subscribes as soon as this returns. Cancelling does not
+    hurry it.
+    """
     with anyio.move_on_after(10, shield=True), suppress(ConnectionClosed):
         await upstream.send(f"unsubscribe {symbol}")
         while await upstream.recv() != f"unsubscribed {symbol}":
@@ -47,14 +60,24 @@ async def unsubscribe(upstream: ClientConnection, symbol: str) -> None:
 
 async def work(name: str, dsn: str, url: str, on_price: OnPrice) -> None:
     """Join, and hold this worker's subscriptions until it is stopped."""
-    async with Job(name, CoordinationConfig(dsn=dsn, appname="ws_"), handle_signals=True) as job:
-        await job.run_owned(SYMBOLS, lambda claim: stream_symbol(claim, url, on_price))
+    config = CoordinationConfig(dsn=dsn, appname="ws_")
+
+    async def handle(claim: Claim) -> None:
+        await stream_symbol(claim, url, on_price)
+
+    async with Job(name, config, handle_signals=True) as job:
+        await job.run_owned(SYMBOLS, handle)
+
+
+def show(symbol: str, price: str) -> None:
+    print(symbol, price, flush=True)
 
 
 async def main() -> None:
-    """What ``python examples/websocket_subscriptions.py URL [name]`` does."""
-    name = sys.argv[2] if len(sys.argv) > 2 else f"{socket.gethostname()}-{os.getpid()}"
-    await work(name, os.environ.get("JOBSYNC_DSN", ""), sys.argv[1], print)
+    """What ``python websocket_subscriptions.py URL [name]`` does."""
+    default = f"{socket.gethostname()}-{os.getpid()}"
+    name = sys.argv[2] if len(sys.argv) > 2 else default
+    await work(name, os.environ.get("JOBSYNC_DSN", ""), sys.argv[1], show)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\S*)(?P<options>[^\n]*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+_TITLE = re.compile(r'title="(?P<title>[^"]*)"')
 _EXCUSE = re.compile(r"<!-- not run: (.+?) -->\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the reason why it is not run, if it has one."""
+    """A fenced block. `title`: what the page shows above it. `excuse`: why it is not run."""
 
     page: Path
     line: int
     language: str
+    title: str
     text: str
     excuse: str | None
 
@@ -39,6 +45,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
             page,
             before.count("\n") + 1,
             match["language"],
+            title["title"] if (title := _TITLE.search(match["options"])) else "",
             textwrap.dedent(match["text"]),
             excuse.group(1) if excuse else None,
         )

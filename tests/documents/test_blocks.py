@@ -21,11 +21,13 @@ from psycopg_pool import AsyncConnectionPool
 
 import jobsync_async
 from jobsync_async import Claim, CoordinationConfig, Job
-from tests.documents.blocks import PAGES, ROOT, Block, blocks, blocks_of
+from tests.documents.blocks import PAGES, ROOT, TUTORIALS, Block, blocks, blocks_of
 
-# Languages whose blocks are run below, here or in test_sql_cheatsheet.py and the tests of the examples.
+# Blocks in these are run here, in test_sql_cheatsheet.py, test_tutorials.py or tests/examples.
 RUN = {"python", "bash", "sql"}
 NOT_CODE = {"mermaid", "text", "", "json"}
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def test_every_block_is_run_or_says_why_not():
@@ -34,17 +36,23 @@ def test_every_block_is_run_or_says_why_not():
             assert block.language in RUN | NOT_CODE or block.excuse, f"{block} is not run and does not say why"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "tutorials"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_what_a_tutorial_shows_stands_in_the_example(page):
-    """The examples run in tests/examples; a tutorial quotes them."""
-    text = page.read_text("utf-8")
-    names = set(re.findall(r"`(examples/\w+\.py)`", text))
-    assert len(names) == 1
-    example = _bare((ROOT / names.pop()).read_text("utf-8"))
-    quoted = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    """A tutorial has whole files, which have a title, and explains parts of them."""
+    python = [block for block in blocks_of(page) if block.language == "python"]
+    files = [_bare(block.text) for block in python if block.title]
+    quoted = [block for block in python if not block.title]
     assert quoted
     for quote in quoted:
-        assert _bare(quote) in example, f"{page.name}: {quote}"
+        assert any(_bare(quote.text) in file for file in files), f"{quote}: {quote.text}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_stands_whole_in_a_page(example):
+    shown = [block for block in blocks("python") if block.title == example.name]
+    assert shown, f"no page has a block with the title {example.name}"
+    for block in shown:
+        assert block.text == example.read_text("utf-8"), f"{block} is not {example.name}"
 
 
 def _bare(code: str) -> str:
@@ -53,12 +61,14 @@ def _bare(code: str) -> str:
 
 
 def programs_and_fragments() -> list[Path]:
-    tutorials = {page for page in PAGES if page.parent.name == "tutorials"}
-    return [page for page in PAGES if page not in tutorials and any(_python(page))]
+    return [page for page in PAGES if page not in TUTORIALS and any(_python(page))]
 
 
 def _python(page: Path) -> list[Block]:
-    return [block for block in blocks_of(page) if block.language == "python" and block.excuse is None]
+    """Those that are run here. tests/examples runs the examples."""
+    examples = {path.name for path in EXAMPLES}
+    blocks = [block for block in blocks_of(page) if block.language == "python"]
+    return [block for block in blocks if block.excuse is None and block.title not in examples]
 
 
 @pytest.mark.parametrize("page", programs_and_fragments(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -91,7 +101,7 @@ def _reaching(program: str) -> str:
     """The program, with the made-up server's name taken out, so that libpq's environment counts; its stand-in for work, which
     is there for people to watch, is short."""
     program = program.replace("asyncio.sleep(0.5)  # the work", "asyncio.sleep(0.01)")
-    return re.sub(r"(CoordinationConfig\()host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
+    return re.sub(r"(CoordinationConfig\(\s*)host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
 
 
 class Surroundings:
@@ -145,7 +155,7 @@ async def _run(block: Block, names: dict[str, Any]) -> None:
         raise AssertionError(f"{block}: {type(error).__name__}: {error}") from error
 
 
-COMMANDS = [block for block in blocks("bash") if block.excuse is None]
+COMMANDS = [b for b in blocks("bash") if b.excuse is None and b.page not in TUTORIALS]
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
