@@ -6,7 +6,7 @@
       CoordinationError
         ClusterNotFormed                 minimum_nodes or the first tokens did not come in time
         NodeNameTaken                    another live worker has this name
-        NotOwner                         the task is another worker's (or nobody's)
+        NotOwner                         the task is another worker's, or has no owner
         OwnershipLost                    the task was ours and is not any more
         LockConflict                     another pin of the same token wants other workers, and stays
       StoreError

@@ -237,8 +237,8 @@ class Job(Life, OwnershipCalls, Health):
                 for an id if a worker dies or loses the token half-way, so make its effects repeatable, or commit them through
                 `fence`. Each call is a task of its own, with the context variables of whoever calls this.
             concurrency: how many handlers run at once here.
-            attempts: how often a handler fails here before the id is reported as failed (it raises, or it blocks the event loop
-                until its lease is over), and how many workers an id may end before it is set aside.
+            attempts: how often a handler fails here before the id is reported as failed. It fails when it raises, or when it
+                blocks the event loop until its lease is over. Also how many workers an id may end before it is set aside.
             progress: called with a `BatchProgress`, plain or async: at the start, when something has changed, though not more
                 than five times a second, and at the end. `jobsync_async.progress.RichProgress` is one that draws a bar. If it
                 raises, so does this.

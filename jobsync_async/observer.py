@@ -281,7 +281,7 @@ class _ClusterFollower:
     async def _follow(self, feed: ObserverFeed) -> None:
         heard = feed.take_heard()
         await self._read_changes(feed)
-        if heard > self.state.version:  # nobody's commit: forged, or meant for somebody else
+        if heard > self.state.version:  # no commit of ours: forged, or meant for somebody else
             await self._pause(_DISTRUST_SEC)
             if not self.ended:
                 await self._read_changes(feed)

@@ -73,7 +73,7 @@ class PinCalls(Started):
                 character literal.
             expires_in_days: None never expires.
 
-        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it is nobody's.
+        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it has no owner.
 
         Raises:
             LockConflict: another task on the same token is pinned to other patterns; that pin stays.

@@ -56,5 +56,5 @@ def rendered(planned: dict[str, Any]) -> RenderableType:
         unmatched = table(">token", "pinned to")
         for pin in planned["unmatched"][:_MOST_ROWS]:
             unmatched.add_row(str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
-        parts.append(titled("tokens that stay nobody's, for no worker matches", unmatched))
+        parts.append(titled("tokens that stay without an owner, for no worker matches", unmatched))
     return Group(*parts)

@@ -125,7 +125,7 @@ class ObserverState:
         return before
 
     def _orphan(self, gone: set[int]) -> dict[int, int]:
-        """Tokens of workers whose rows are gone are nobody's, whatever the tokens' own rows still say."""
+        """Tokens of workers whose rows are gone have no owner, whatever the tokens' own rows still say."""
         before = {token: number for token, number in enumerate(self.owners) if number in gone}
         for token in before:
             self.owners[token] = _NOBODY

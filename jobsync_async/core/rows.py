@@ -16,7 +16,7 @@ from jobsync_async.core.lease import Beat, Times
 
 NO_TIMES = Times.said(None, None)
 NOBODY = ""
-"""The receiver of a token that is to be nobody's: no node has this name."""
+"""The receiver of a token that is to have no owner: no node has this name."""
 
 
 class Identity(NamedTuple):

@@ -18,8 +18,8 @@ from jobsync_async.core.rows import HeartbeatAnswer
 class Takeover:
     """Whether this worker is to take over from a leader that is gone or stands still.
 
-    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the leader's timeout, the one after it
-    (rank 1) as soon as both beats have, each for its own. Each further one waits a heartbeat longer: so no set of simultaneous
+    The next in age (rank 0) takes over as soon as the leader's beat has stood still for the leader's timeout. The one after it
+    (rank 1) does as soon as both beats have stood still, each for its own timeout. Each further one waits a heartbeat longer: so no set of simultaneous
     deaths leaves the cluster without a leader, and two rarely try at once. When they do, the term decides.
     """
 
@@ -62,8 +62,8 @@ class Pacing:
 
     A rebalance for joins alone is due when none came for a while, at the latest `MOST_DELAYS` such whiles after the first. The
     while is `delay_sec`, and after each such rebalance twice as long, up to `MOST_TIMES` as long, until joins pause: for
-    `MOST_DELAYS` of them, or, after one that came alone, for two delays. So one that comes alone is soon counted in, and a
-    crowd that takes seconds to come in, because there are hundreds already or the machines are slow, makes a few rebalances and
+    `MOST_DELAYS` of them, or, after one that came alone, for two delays. So one that comes alone is soon counted in. A
+    crowd may take seconds to come in, for there are hundreds already or the machines are slow. It makes a few rebalances and
     not one for each `MOST_DELAYS` delays.
     """
 

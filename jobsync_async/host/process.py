@@ -1,8 +1,8 @@
 """What a worker says of the process it runs in, and how it sees that another process of its host is dead.
 
-Soundness: the number of a process is nobody else's from its start to its end, a zombie included. So a process is dead when no
-process has its number, when one with another start time has it, or when whatever had the number when a descriptor was opened
-has ended since. None of these is ever true of one that lives. A ``/proc`` that shows nothing proves nothing.
+Soundness: the number of a process is nobody else's from its start to its end, a zombie included. So a process is dead in
+three cases: no process has its number; one with another start time has it; or a descriptor was opened by the number, and what
+had it then has ended since. None of these is ever true of one that lives. A ``/proc`` that shows nothing proves nothing.
 
 A descriptor of a process (pidfd) becomes readable when its last thread has ended, also while nobody has reaped it. The letter
 in ``/proc/PID/stat`` is not asked: it says "zombie" of a process whose first thread ended while others go on.

@@ -119,9 +119,9 @@ def _what_is_run(owner: str | None, nodes: Sequence[NodeInfo]) -> list[str]:
 
 def _why_nobody(row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str]) -> str:
     if not takers:
-        return "It is nobody's: no worker takes tokens."
+        return "It has no owner: no worker takes tokens."
     if pin is not None and not may_have:
-        return "It is nobody's: no worker that takes tokens matches. Start one that does, or clear the pin."
+        return "It has no owner: no worker that takes tokens matches. Start one that does, or clear the pin."
     if not row:
-        return "It is nobody's: no tokens were handed out yet; a forming cluster waits for minimum_nodes workers."
-    return "It is nobody's at this moment: the leader gives it to somebody at its next look."
+        return "It has no owner: no tokens were handed out yet; a forming cluster waits for minimum_nodes workers."
+    return "It has no owner at this moment: the leader gives it to somebody at its next look."

@@ -46,7 +46,7 @@ class Deaths:
 
     async def report(self, dead: Sequence[Neighbour]) -> list[str]:
         """Delete the rows of workers whose processes were seen dead, and let the oldest lead if the leader was among them;
-        the names of those that were still there. Their tokens are nobody's by that, and the leader hears of it.
+        the names of those that were still there. Their tokens have no owner after that, and the leader hears of it.
 
         Raises StoreUnavailable; reporting again is safe.
         """

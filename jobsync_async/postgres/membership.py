@@ -186,7 +186,7 @@ class Membership:
         return await self._changes.transaction(work)
 
     async def leave(self, me: Identity) -> None:
-        """Delete the row; what it still owns becomes nobody's, and the next in age leads if it led. Safe to repeat."""
+        """Delete the row; what it still owns has no owner then, and the next in age leads if it led. Safe to repeat."""
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)

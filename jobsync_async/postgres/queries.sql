@@ -328,7 +328,7 @@ UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
   AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
 
 -- name: free_tokens_of
--- What a leaving worker still owns is nobody's. A token that a fence locks follows when the leader finds the lock gone.
+-- What a leaving worker still owns has no owner from then on. A token that a fence locks follows when the leader finds the lock gone.
 UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s, revoked_at = NULL
 WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
 
@@ -395,7 +395,7 @@ CROSS JOIN LATERAL (
 -- one message with lock_cluster, and where that found no sound row, neither does this. Nothing is written if nothing is let go.
 -- Thousands of tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking among those.
 -- An announcement wakes everybody, so only the last of those who hand something to a receiver makes one, which names it; but
--- everybody is told of a token that is nobody's, for the leader has to look.
+-- everybody is told of a token that has no owner, for the leader has to look.
 WITH answered AS (
     SELECT t.* FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) CROSS JOIN LATERAL (
         SELECT token_id, next_node FROM {token} t

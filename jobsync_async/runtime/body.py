@@ -1,7 +1,7 @@
 """The task that runs the body of an ``async with Job``: it is interrupted when the job cannot go on.
 
-It is cancelled as `asyncio.timeout` does it, not by a cancel scope, which could not be entered in one task and left in another,
-as test fixtures and framework lifespans do.
+It is cancelled as `asyncio.timeout` does it, not by a cancel scope. Test fixtures and framework lifespans enter the block in
+one task and leave it in another, and no scope could bear that.
 """
 
 from __future__ import annotations

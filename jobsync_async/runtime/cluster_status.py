@@ -60,7 +60,7 @@ def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
 
 
 def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockInfo]:
-    """Pins that none of the workers that take tokens matches: their tokens are nobody's."""
+    """Pins that none of the workers that take tokens matches: their tokens have no owner."""
     names = [node.name for node in nodes if node.state == "active"]
     matched = {patterns: bool(eligible(patterns, names)) for patterns in {pin.node_patterns for pin in pins}}
     return [pin for pin in pins if not matched[pin.node_patterns]]

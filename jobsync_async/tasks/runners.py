@@ -1,7 +1,7 @@
 """What this worker runs: said in its row, and compared with what the owners of other tokens say of themselves.
 
-An id is served by its token's owner, if that runs what the id is for. A worker that does not, such as a web process, or one of
-an older release during a deploy, would own its share of the ids and nobody would serve them.
+An id is served by its token's owner, if that runs what the id is for. Some workers do not: a web
+process, or one of an older release during a deploy. Such a worker would own its share of the ids, and nobody would serve them.
 """
 
 from __future__ import annotations

@@ -194,8 +194,11 @@ class Worker:
     # -- what the tasks tell each other -----------------------------------------------------------------------------------
 
     def next_beat_reading(self) -> float:
-        """When to look at the beats if no heartbeat of its own is answered before: the leader and the next in age look once
-        more after theirs, and everybody does in time not to miss one whom it watches, if its own heartbeats are too rare."""
+        """When to look at the beats if no heartbeat of its own is answered before.
+
+        The leader and the next in age look once more after their heartbeats. Whoever sends heartbeats too rarely for those whom
+        it watches looks in time not to miss one.
+        """
         within_sec = round(self.watch.read_within_sec, 6)  # with one interval for all it is that interval, or longer
         too_rare = within_sec < self.config.heartbeat_interval_sec
         late_at = self.look_schedule.late_at(within_sec) if too_rare else float("inf")
@@ -220,8 +223,11 @@ class Worker:
         return wait_sec
 
     def wants_all_beats(self) -> bool:
-        """Whether the next heartbeat is to show everybody's beats: the leader watches all, and so do the next two in age, so
-        that they have seen enough when their turn comes, even if the leader and the next in age die together."""
+        """Whether the next heartbeat is to show everybody's beats.
+
+        The leader watches all, and so do the next two in age. So they have seen enough when their turn comes, even if the
+        leader and the next in age die together.
+        """
         return self.leads or (self.answer is not None and self.answer.rank <= 1)
 
     def next_beat_in(self, chance: float) -> float:

@@ -25,8 +25,8 @@ class TokenChanges:
 
     Asking for the next item says that you are done with what the last one revoked: only then is it handed on. Changes are not
     queued: a slow reader gets one that merges them all. The iteration ends when the job stops. A reader holds nothing up any
-    more when it is dropped, when its ``async with`` ends, when the task that last asked has ended, or when that task is
-    stopping the job itself, as a body that raises or is cancelled does. Several tasks may ask in turn. A helper task that asks
+    more when it is dropped, when its ``async with`` ends, or when the task that last asked has ended. The same is so when that
+    task is stopping the job itself, as a body that raises or is cancelled does. Several tasks may ask in turn. A helper task that asks
     for you must return the item itself.
 
     Raises:

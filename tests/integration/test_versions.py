@@ -1,4 +1,4 @@
-"""Tables change while workers run: expanded behind nobody's back, contracted when no older worker is left."""
+"""Tables change while workers run: expanded while nobody stops, contracted when no older worker is left."""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ class Invariants:
                 continue
             row = rows.get(token)
             if row is None or row.incarnation != incarnation or row.epoch != epoch:
-                owner = "nobody's" if row is None or row.node is None else f"{row.node}'s since epoch {shown(row.epoch)}"
+                owner = (
+                    "without an owner" if row is None or row.node is None else f"{row.node}'s since epoch {shown(row.epoch)}"
+                )
                 self._report(f"{process.name} holds token {token} ({how}, epoch {shown(epoch)}), which is {owner}")
 
     @staticmethod
@@ -201,7 +203,7 @@ class Invariants:
             return f"only {len(view.token)} tokens have a row"
         for token in view.token.values():
             if token.incarnation not in live:
-                return f"token {token.token_id} is nobody's"
+                return f"token {token.token_id} has no owner"
             if token.next_node is not None:
                 return f"token {token.token_id} is on its way from {token.node} to {token.next_node}"
         return None
