@@ -4,8 +4,8 @@ which connections it can be sent.
 A lock that is taken after a savepoint is gone when that savepoint is rolled back to, and nobody would say so. So the query
 answers only where the transaction itself has the lock. It asks two questions. Is the row's last locker the transaction? Or is
 no savepoint under way in which the session has written or locked something? (Each such savepoint has a transaction id of its
-own, which is locked for as long as it is open.) The second question costs more, and is asked only when the first says no: when several transactions fence
-one token at once.
+own, which is locked for as long as it is open.) The second
+question costs more. It is asked only when the first says no, which is so when several transactions fence one token at once.
 """
 
 from __future__ import annotations
