@@ -214,7 +214,7 @@ async def test_a_worker_that_begins_after_midnight_continues_the_open_run_and_sa
         results = [await running, await joined]
     assert [result.date for result in results] == [first, first]
     assert sorted(calls) == sorted(ids)
-    assert f"berta continues the batch of {first}, which anna began" in caplog.text
+    assert f"berta: continues the batch of {first}, which anna began" in caplog.text
     (record,) = [record for record in caplog.records if hasattr(record, "started_by")]
     assert (record.date, record.started_by, record.batch) == (str(first), "anna", None)
 

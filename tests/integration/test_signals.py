@@ -103,7 +103,7 @@ async def test_work_under_way_holds_a_process_up_until_a_second_signal(start, ad
             while len(heir.my_tokens) < 120:
                 await asyncio.sleep(0.01)
     # Before, it may have said that the heir does not run the batch.
-    assert (process.returncode, errors.splitlines()[-1]) == (0, "process was told again: it leaves at once")
+    assert (process.returncode, errors.splitlines()[-1]) == (0, "process: was told again, and leaves at once")
     assert output.splitlines() == ["cut off", "left because of SIGTERM"]
 
 
