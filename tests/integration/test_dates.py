@@ -15,14 +15,11 @@ from psycopg.types.json import Jsonb
 from jobsync_async import ConfigError, CoordinationConfig, CoordinationError, Job
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.runs import Asked, Run, batch_key
+from tests.handling import nothing
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
 # They differ by 25 hours: whenever it is, their dates are two.
 WEST, EAST = "Pacific/Pago_Pago", "Pacific/Kiritimati"
-
-
-async def nothing(claim) -> None:
-    """A handler that does nothing."""
 
 
 async def date_in(admin, zone: str) -> dt.date:

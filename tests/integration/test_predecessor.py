@@ -19,6 +19,7 @@ from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.tasks import predecessor
 from tests import predecessors
 from tests.predecessors import Marks, overlaps
+from tests.waiting import until
 
 TASKS = 22
 ROWS = """
@@ -113,12 +114,6 @@ async def beating(admin, name: str):
         task.cancel()
         await asyncio.wait([task])
         await admin.execute("DELETE FROM sync_node WHERE name = %s", [name])
-
-
-async def until(condition) -> None:
-    with anyio.fail_after(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.usefixtures("hasty")
