@@ -19,7 +19,6 @@ when its task stops the job, and the end of the ``async with`` is never refused.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -34,12 +33,11 @@ from jobsync_async.api.pins import PinCalls
 from jobsync_async.api.records import RecordCalls
 from jobsync_async.errors import StoreError, UsageError
 from jobsync_async.host.finishing import finish_first
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import ended
 from jobsync_async.runtime.body import Body
 from jobsync_async.runtime.signals import Signals
 from jobsync_async.work.callbacks import Callback, call, not_our_cancellation
-
-logger = logging.getLogger(__name__)
 
 OnEnd = Callable[[BaseException | None], Awaitable[object] | object]
 
@@ -58,6 +56,7 @@ class Life(RecordCalls, PinCalls):
         self._state: State = "new"
         self._task: asyncio.Task[None] | None = None
         self._untold: BaseException | None = None  # what ended the job, until somebody is told of it
+        self._worker_log = WorkerLog(__name__, self.node_name)
         self._body = Body()
         self._signals: Signals | None = None
         self._handing_on: asyncio.Task[None] | None = None
@@ -166,8 +165,8 @@ class Life(RecordCalls, PinCalls):
             return
         try:
             await call(self._on_end, failure)
-        except Exception:  # the user's own, whatever it is: the job has ended, and there is nobody else to tell
-            logger.exception("%s: on_end raised", self.node_name, extra={"node": self.node_name})
+        except Exception as error:  # the user's own, whatever it is: the job has ended, and there is nobody else to tell
+            self._worker_log.error("on_end raised", exc_info=error)
 
     @property
     def failure(self) -> BaseException | None:
@@ -295,22 +294,19 @@ class Life(RecordCalls, PinCalls):
         return None if self._signals is None else self._signals.received
 
     def _told_to_leave(self) -> None:
-        name, number = self.node_name, self.stop_signal
+        number = self.stop_signal
         assert number is not None, "that is why this is called"
-        logger.info(
-            "%s was told to end: it hands on and leaves; a second signal makes it leave at once",
-            name,
-            extra={"node": name, "signal": number.name},
-        )
+        text = "was told to end, hands on and leaves; a second signal makes it leave at once"
+        self._worker_log.info(text, signal=number.name)
         if self._state == "running":
             self._task_log.let_go()
-            self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {name} hands on")
+            self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {self.node_name} hands on")
         else:
             self._worker.wake_waiters()
             self._body.interrupt()
 
     def _told_to_hurry(self) -> None:
-        logger.warning("%s was told again: it leaves at once", self.node_name, extra={"node": self.node_name})
+        self._worker_log.warning("was told again, and leaves at once")
         self._engine.hurry()
         self._body.insist()
 
@@ -320,7 +316,7 @@ class Life(RecordCalls, PinCalls):
             with anyio.move_on_after(self._worker.config.handoff_timeout_sec + 1):
                 await self._engine.set_draining(True)
         except (StoreError, UsageError) as error:  # leaving hands on what is left, or the lease runs out
-            logger.info("%s could not hand on: %s", self.node_name, error, extra={"node": self.node_name})
+            self._worker_log.info("could not hand on: %s", error)
         finally:
             self._body.interrupt()
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 from jobsync_async.api.base import Started
 from jobsync_async.errors import StoreError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.types import Task, TaskOrId
 from jobsync_async.work.task_log import TaskLog
-
-logger = logging.getLogger(__name__)
 
 
 class RecordCalls(Started):
@@ -69,8 +67,8 @@ class RecordCalls(Started):
         try:
             await self._task_log.write(None)
         except StoreError as error:
-            name = self.node_name
-            logger.warning("%s: tasks that were added are not written as complete: %s", name, error, extra={"node": name})
+            text = "tasks that were added are not written as complete: %s"
+            WorkerLog(__name__, self.node_name).warning(text, error)
             return error
         return None
 

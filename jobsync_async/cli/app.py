@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
+import inspect
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -75,7 +77,7 @@ Timeout = Annotated[
     float | None,
     typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent. Default: its own timeout."),
 ]
-DEFAULT_APPNAME = "sync_"
+_DEFAULT_APPNAME = "sync_"
 _WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 
@@ -91,12 +93,24 @@ class Output(Console):
         raise BrokenPipeError
 
 
-def config_of(dsn: str | None, appname: str, schema: str | None, **settings: Any) -> CoordinationConfig:
-    """The configuration that the options name; what is wrong with it ends the program."""
-    try:
-        return CoordinationConfig(dsn=dsn, appname=appname, schema=schema, **settings)
-    except ConfigError as error:
-        fail(error)
+def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., None]:
+    """Make a command of `work`, which takes the configuration of a cluster first, then the command's own arguments and options.
+    The options that name a cluster are added. The command exits with the status that `work` returns."""
+    own, which = (inspect.signature(function, eval_str=True).parameters for function in (work, _named))
+
+    @functools.wraps(work)
+    def command(**given: Any) -> None:
+        cluster = {name: given.pop(name) for name in which}
+        run(lambda: work(_named(**cluster), **given))
+
+    shown = [*list(own.values())[1:], *which.values()]
+    signature = inspect.Signature([parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in shown])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    return command
+
+
+def _named(dsn: Dsn = None, appname: Appname = _DEFAULT_APPNAME, schema: Schema = None) -> CoordinationConfig:
+    return CoordinationConfig(dsn=dsn, appname=appname, schema=schema)
 
 
 @asynccontextmanager
@@ -166,11 +180,11 @@ def complain(message: str) -> None:
     Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
 
 
-def run(work: Coroutine[Any, Any, int]) -> NoReturn:
+def run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
     """Run a command to its end and exit with the status that it returns; an error of this library is printed, not traced."""
 
     async def awaited() -> int:
-        return await work
+        return await work()
 
     try:
         status = anyio.run(awaited)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import anyio
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, complain, config_of, emit, opened, run
+from jobsync_async.cli.app import Json, app, complain, emit, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres.bounds import Bounds
 
@@ -16,20 +17,19 @@ _LOOK_SEC = 0.2
 
 
 @app.command()
-def bound(
+@on_cluster
+async def bound(
+    config: CoordinationConfig,
     seconds: Annotated[
         float | None,
         typer.Argument(help="The longest heartbeat_timeout_sec from now on. Default: show it.", metavar="[SECONDS]"),
     ] = None,
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait at most for the replicas of the server.")] = 60,
     replicated: Annotated[
         bool, typer.Option("--replicated", help="Do not ask the server: you know that every replica has the last change.")
     ] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show or change the longest heartbeat_timeout_sec that a worker may have.
 
     Workers wait for so long when PostgreSQL was failed over. Raised, it counts for that at once, and a worker may join with it
@@ -37,21 +37,18 @@ def bound(
 
     To see how far replicas are, the role needs pg_monitor.
     """
-    times = {} if seconds is None else {"heartbeat_timeout_sec": seconds, "heartbeat_interval_sec": seconds / 4}
-    run(_bound(config_of(dsn, appname, schema, **times), seconds, wait, replicated, as_json))
-
-
-async def _bound(config: CoordinationConfig, seconds: float | None, wait_sec: float, replicated: bool, as_json: bool) -> int:
+    if seconds is not None:
+        config = replace(config, heartbeat_timeout_sec=seconds, heartbeat_interval_sec=seconds / 4)
     async with opened(config) as store:
         bounds = store.bounds
         above = () if seconds is None else await bounds.set(seconds)
         lagging: list[str] = []
         if seconds is not None and not above:
             if not replicated:
-                lagging = await _lagging(bounds, wait_sec)
+                lagging = await _lagging(bounds, wait)
             if not lagging:
                 await bounds.allow(seconds)
-                lagging = [] if replicated else await _lagging(bounds, wait_sec)  # or a failover refuses them again
+                lagging = [] if replicated else await _lagging(bounds, wait)  # or a failover refuses them again
         longest_wait, longest_allowed, _ = await bounds.read()
     if above:
         complain(f"workers may have a longer timeout than {seconds:g} s: {', '.join(above)}; replace them first")

@@ -28,7 +28,7 @@ def demo(
 
     Exits with 1 when one of them was not kept.
     """
-    run(_demo(dsn, files, as_json))
+    run(lambda: _demo(dsn, files, as_json))
 
 
 async def _demo(dsn: str | None, files: int | None, as_json: bool) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, run, table
+from jobsync_async.cli.app import Json, app, emit, on_cluster, table
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
@@ -18,24 +19,18 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @app.command()
-def doctor(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def doctor(
+    config: CoordinationConfig,
     interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
     timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Look for what would keep workers from working here, and say what to do about it. Writes nothing.
 
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
-    times = {"heartbeat_interval_sec": interval, "heartbeat_timeout_sec": timeout}
-    run(_doctor(config_of(dsn, appname, schema, **times), as_json))
-
-
-async def _doctor(config: CoordinationConfig, as_json: bool) -> int:
-    checks = await examine(config)
+    checks = await examine(replace(config, heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout))
     emit({"checks": [check.plain() for check in checks]}, rendered(checks), as_json)
     return 1 if any(check.status == "fail" for check in checks) else 0
 

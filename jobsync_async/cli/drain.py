@@ -8,7 +8,7 @@ import anyio
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, complain, config_of, emit, opened, run
+from jobsync_async.cli.app import Json, app, complain, emit, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.observer import Observer
 from jobsync_async.postgres.store import Store
@@ -18,27 +18,25 @@ Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most until 
 
 
 @app.command()
-def drain(
+@on_cluster
+async def drain(
+    config: CoordinationConfig,
     node: Node,
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     wait: Wait = 0,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Let a worker hand on every token and stay without any. It hears of it at once; a restart of it ends that.
 
     Exits with 1 when there is no such worker, or it still has tokens after --wait.
     """
-    run(_set(config_of(dsn, appname, schema), node, "draining", wait, as_json))
+    return await _set(config, node, "draining", wait, as_json)
 
 
 @app.command()
-def undrain(
-    node: Node, dsn: Dsn = None, appname: Appname = DEFAULT_APPNAME, schema: Schema = None, as_json: Json = False
-) -> None:
+@on_cluster
+async def undrain(config: CoordinationConfig, node: Node, as_json: Json = False) -> int:
     """Let a worker have tokens again. Exits with 1 when there is no such worker."""
-    run(_set(config_of(dsn, appname, schema), node, "active", 0, as_json))
+    return await _set(config, node, "active", 0, as_json)
 
 
 async def _set(config: CoordinationConfig, name: str, state: str, wait_sec: float, as_json: bool) -> int:

@@ -8,24 +8,19 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, moment, opened, run, table
+from jobsync_async.cli.app import Json, app, emit, moment, on_cluster, opened, table
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.runtime.cluster_status import plain
 
 
 @app.command()
-def history(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def history(
+    config: CoordinationConfig,
     last: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show the latest rebalances, the newest first: when, why, who led, how many tokens moved, how long it took."""
-    run(_history(config_of(dsn, appname, schema), last, as_json))
-
-
-async def _history(config: CoordinationConfig, last: int, as_json: bool) -> int:
     async with opened(config) as store:
         rebalances = [plain(row) for row in await store.status.rebalances(last)]
     emit({"rebalances": rebalances}, rendered(rebalances), as_json)

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, fail, opened, run
+from jobsync_async.cli.app import Json, app, emit, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.errors import ConfigError
 from jobsync_async.operations.cloning import begin_anew
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.expanding import contract as contract_tables
@@ -23,10 +22,9 @@ _MAY = {"worker": "do what a worker does", "observer": "look"}
 
 
 @app.command()
-def init(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def init(
+    config: CoordinationConfig,
     total_tokens: Annotated[int, typer.Option(help="Fixed for the life of the cluster.")] = 10_000,
     hash_function: Annotated[str, typer.Option(help="Fixed for the life of the cluster.")] = "double_sha256",
     sql: Annotated[
@@ -48,7 +46,7 @@ def init(
         ),
     ] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again changes nothing.
 
     With --clone it does one other thing.
@@ -56,21 +54,14 @@ def init(
     if clone:
         if sql or role or observer_role:
             raise typer.BadParameter("--clone goes with none of --sql, --role and --observer-role")
-        run(_clone(config_of(dsn, appname, schema), as_json))
-    config = config_of(dsn, appname, schema, total_tokens=total_tokens, hash_function=hash_function)
-    roles = _roles(role, observer_role)
+        return await _clone(config, as_json)
+    config = replace(config, total_tokens=total_tokens, hash_function=hash_function)
+    roles = Roles(role, observer_role)
     if sql:
         script = creation_script(config, roles)
         typer.echo(json.dumps({"sql": script}) if as_json else script)
-        return
-    run(_init(config, roles, as_json))
-
-
-def _roles(worker: str | None, observer: str | None) -> Roles:
-    try:
-        return Roles(worker, observer)
-    except ConfigError as error:
-        fail(error)
+        return 0
+    return await _init(config, roles, as_json)
 
 
 async def _clone(config: CoordinationConfig, as_json: bool) -> int:
@@ -102,15 +93,12 @@ async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
 
 
 @app.command()
-def contract(dsn: Dsn = None, appname: Appname = DEFAULT_APPNAME, schema: Schema = None, as_json: Json = False) -> None:
+@on_cluster
+async def contract(config: CoordinationConfig, as_json: Json = False) -> int:
     """Refuse workers of older versions from now on, when none is left. After it there is no way back to them.
 
     Run it as the tables' owner, some days after every worker has this version. Exits with 1 while older workers are there.
     """
-    run(_contract(config_of(dsn, appname, schema), as_json))
-
-
-async def _contract(config: CoordinationConfig, as_json: bool) -> int:
     connector = Connector(config.conninfo, config.bulk_limit_sec)
     queries = await open_schema(connector, config, observe=True)
     changed = await contract_tables(connector, config, LAYOUT)

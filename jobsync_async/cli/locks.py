@@ -8,21 +8,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import (
-    DEFAULT_APPNAME,
-    Appname,
-    Dsn,
-    Json,
-    Schema,
-    app,
-    complain,
-    config_of,
-    emit,
-    moment,
-    opened,
-    run,
-    table,
-)
+from jobsync_async.cli.app import Json, app, complain, emit, moment, on_cluster, opened, table
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text, token_hasher
@@ -34,12 +20,9 @@ app.add_typer(locks, name="locks")
 
 
 @locks.command("list")
-def list_locks(dsn: Dsn = None, appname: Appname = DEFAULT_APPNAME, schema: Schema = None, as_json: Json = False) -> None:
+@on_cluster
+async def list_locks(config: CoordinationConfig, as_json: Json = False) -> int:
     """Show the pins in force, oldest first."""
-    run(_list(config_of(dsn, appname, schema), as_json))
-
-
-async def _list(config: CoordinationConfig, as_json: bool) -> int:
     async with opened(config) as store:
         pins = [plain(pin) for pin in await store.pins.list()]
     emit({"locks": pins}, rendered(pins), as_json)
@@ -61,35 +44,22 @@ def rendered(pins: list[dict[str, Any]]) -> RenderableType:
 
 
 @locks.command("add")
-def add_lock(
+@on_cluster
+async def add_lock(
+    config: CoordinationConfig,
     task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
     patterns: Annotated[
         list[str], typer.Argument(help="SQL LIKE patterns of workers' names, in order of preference.", metavar="PATTERN…")
     ],
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     reason: Annotated[str | None, typer.Option(help="For people.")] = None,
     days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
     by: Annotated[str, typer.Option(help="In whose name; `locks clear --by` finds it by that.")] = "jobsync-async",
     as_json: Json = False,
-) -> None:
+) -> int:
     """Pin a task to the workers that match; its token moves at once.
 
     Exits with 1 when another task on the same token is pinned elsewhere: that pin stays.
     """
-    run(_add(config_of(dsn, appname, schema), task_id, patterns, reason, days, by, as_json))
-
-
-async def _add(
-    config: CoordinationConfig,
-    task_id: str,
-    patterns: list[str],
-    reason: str | None,
-    days: float | None,
-    by: str,
-    as_json: bool,
-) -> int:
     async with opened(config) as store:
         settings = await store.inspection.settings()
         token_of = token_hasher(settings.total_tokens, settings.hash_function)
@@ -112,25 +82,20 @@ async def _add(
 
 
 @locks.command("clear")
-def clear_locks(
+@on_cluster
+async def clear_locks(
+    config: CoordinationConfig,
     ids: Annotated[list[str] | None, typer.Argument(help="Task ids.", metavar="[ID…]")] = None,
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     by: Annotated[str | None, typer.Option(help="All that were made in this name.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All pins.")] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Delete the pins of tasks, or those that somebody made, or all; their tokens move at once.
 
     Exits with 1 when there were none.
     """
     if bool(ids) + (by is not None) + everything != 1:
         raise typer.BadParameter("give either task ids, or --by NAME, or --all")
-    run(_clear(config_of(dsn, appname, schema), ids, by, as_json))
-
-
-async def _clear(config: CoordinationConfig, ids: list[str] | None, by: str | None, as_json: bool) -> int:
     async with opened(config) as store:
         texts = [task_text(task_id) for task_id in ids or ()]
         cleared = await (store.pins.clear_tasks(texts) if texts else store.pins.clear(by))

@@ -9,21 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import (
-    DEFAULT_APPNAME,
-    Appname,
-    Dsn,
-    Json,
-    Schema,
-    Timeout,
-    app,
-    config_of,
-    emit,
-    moment,
-    opened,
-    run,
-    table,
-)
+from jobsync_async.cli.app import Json, Timeout, app, emit, moment, on_cluster, opened, table
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text, token_hasher
@@ -32,21 +18,16 @@ from jobsync_async.operations.explaining import explain as explain_task
 
 
 @app.command("owner-of")
-def owner_of(
+@on_cluster
+async def owner_of(
+    config: CoordinationConfig,
     ids: Annotated[list[str], typer.Argument(help="Task ids.", metavar="ID…")],
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show which worker owns each task, at which address, under which epoch.
 
     Exits with 1 when one of them has no live owner.
     """
-    run(_owner_of(config_of(dsn, appname, schema), ids, as_json))
-
-
-async def _owner_of(config: CoordinationConfig, ids: list[str], as_json: bool) -> int:
     async with opened(config) as store:
         settings = await store.inspection.settings()
         token_of = token_hasher(settings.total_tokens, settings.hash_function)
@@ -72,27 +53,22 @@ def rendered_owners(owners: list[dict[str, Any]]) -> RenderableType:
 
 
 @app.command()
-def explain(
+@on_cluster
+async def explain(
+    config: CoordinationConfig,
     task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     date: Annotated[
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of claim and completion. Default: the cluster's date.")
     ] = None,
     timeout: Timeout = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun, completed or set aside.
 
     Exits with 1 when it has no live owner.
     """
-    run(_explain(config_of(dsn, appname, schema), task_id, date_of(date), timeout, as_json))
-
-
-async def _explain(config: CoordinationConfig, task_id: str, date: dt.date | None, timeout: float | None, as_json: bool) -> int:
     async with opened(config) as store:
-        told = await explain_task(store, task_id, date, timeout)
+        told = await explain_task(store, task_id, date_of(date), timeout)
     emit(told, rendered_explanation(told), as_json)
     return 0 if told["owner"] else 1
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table, titled
+from jobsync_async.cli.app import Json, app, emit, on_cluster, opened, table, titled
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.planning import plan_ahead
 
@@ -16,21 +16,16 @@ _MOST_ROWS = 30
 
 
 @app.command()
-def plan(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def plan(
+    config: CoordinationConfig,
     without: Annotated[list[str] | None, typer.Option(help="As if this worker were gone. May be repeated.")] = None,
     add: Annotated[list[str] | None, typer.Option(help="As if a worker of this name had joined. May be repeated.")] = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show what the next rebalance would move, now or with other workers. Writes nothing."""
-    run(_plan(config_of(dsn, appname, schema), without or [], add or [], as_json))
-
-
-async def _plan(config: CoordinationConfig, without: list[str], add: list[str], as_json: bool) -> int:
     async with opened(config) as store:
-        planned = await plan_ahead(store, without=without, adding=add)
+        planned = await plan_ahead(store, without=without or [], adding=add or [])
     emit(planned, rendered(planned), as_json)
     return 0
 

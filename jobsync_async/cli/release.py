@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import DEFAULT_APPNAME, Appname, Dsn, Json, Schema, app, config_of, emit, opened, run, table, titled
+from jobsync_async.cli.app import Json, app, emit, on_cluster, opened, table, titled
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text
@@ -17,31 +17,24 @@ from jobsync_async.runtime.cluster_status import plain
 
 
 @app.command()
-def release(
+@on_cluster
+async def release(
+    config: CoordinationConfig,
     ids: Annotated[list[str] | None, typer.Argument(help="Task ids.", metavar="[ID…]")] = None,
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
     batch: Annotated[str | None, typer.Option(help="Only in the batch of this name.")] = None,
     date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only of the run of this date.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are set aside.")] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Let ids be begun again that are set aside because one worker after the other ended while it was at work on them.
 
     The next run of their batch tries them anew. Exits with 1 when none was set aside.
     """
     if bool(ids) == everything:
         raise typer.BadParameter("give either task ids, or --all")
-    run(_release(config_of(dsn, appname, schema), ids, batch, date_of(date), as_json))
-
-
-async def _release(
-    config: CoordinationConfig, ids: list[str] | None, batch: str | None, date: dt.date | None, as_json: bool
-) -> int:
     texts = [task_text(task_id) for task_id in ids] if ids else None
     async with opened(config) as store:
-        released = [plain(row) for row in await store.inspection.release(texts, batch, date)]
+        released = [plain(row) for row in await store.inspection.release(texts, batch, date_of(date))]
     shown = table("task", "batch", "date")
     for one in released:
         shown.add_row(Text(shortened(one["task_id"])), Text(one["batch"] or ""), one["date"])

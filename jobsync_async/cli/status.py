@@ -8,22 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobsync_async.cli.app import (
-    DEFAULT_APPNAME,
-    Appname,
-    Dsn,
-    Json,
-    Schema,
-    Timeout,
-    app,
-    config_of,
-    duration,
-    emit,
-    opened,
-    run,
-    table,
-    titled,
-)
+from jobsync_async.cli.app import Json, Timeout, app, duration, emit, on_cluster, opened, table, titled
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.runtime.cluster_status import describe, lacking, silent
 
@@ -32,21 +17,16 @@ _MOST_CHARACTERS = 200
 
 
 @app.command()
-def status(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def status(
+    config: CoordinationConfig,
     timeout: Timeout = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show the workers and their shares, the leader, hand-offs under way and stuck, and pins that match nobody.
 
     Exits with 1 when a token has no live owner.
     """
-    run(_status(config_of(dsn, appname, schema), timeout, as_json))
-
-
-async def _status(config: CoordinationConfig, timeout: float | None, as_json: bool) -> int:
     async with opened(config) as store:
         seen = await describe(store, timeout)
     emit(seen, rendered(seen, timeout), as_json)

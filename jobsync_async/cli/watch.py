@@ -15,19 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from jobsync_async.cli.app import (
-    DEFAULT_APPNAME,
-    Appname,
-    Dsn,
-    Json,
-    Output,
-    Schema,
-    Timeout,
-    app,
-    complain,
-    config_of,
-    run,
-)
+from jobsync_async.cli.app import Json, Output, Timeout, app, complain, on_cluster
 from jobsync_async.cli.news import news
 from jobsync_async.cli.status import headline, rendered
 from jobsync_async.config import CoordinationConfig
@@ -40,32 +28,17 @@ _GATHER_SEC = 0.05
 
 
 @app.command()
-def watch(
-    dsn: Dsn = None,
-    appname: Appname = DEFAULT_APPNAME,
-    schema: Schema = None,
+@on_cluster
+async def watch(
+    config: CoordinationConfig,
     timeout: Timeout = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at heartbeats, which nothing announces.")] = 2,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show what `status` shows, live: changes at once, by push. In a pipe, a line for each change.
 
     Ends with 0 on Ctrl-C and SIGTERM, and when its reader goes away.
     """
-    run(_watch(config_of(dsn, appname, schema), timeout, every, as_json))
-
-
-class Screen(Protocol):
-    """Where the cluster is shown."""
-
-    def show(self, seen: dict[str, Any]) -> None:
-        """Show what `describe` returned."""
-
-    def unavailable(self, error: StoreUnavailable) -> None:
-        """The server cannot be reached; what is shown is old."""
-
-
-async def _watch(config: CoordinationConfig, timeout: float | None, every: float, as_json: bool) -> int:
     console = Output()
     async with task_group() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
@@ -77,6 +50,16 @@ async def _watch(config: CoordinationConfig, timeout: float | None, every: float
                 with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
                     await _follow(cluster, Picture(live, timeout), every)
     return 0
+
+
+class Screen(Protocol):
+    """Where the cluster is shown."""
+
+    def show(self, seen: dict[str, Any]) -> None:
+        """Show what `describe` returned."""
+
+    def unavailable(self, error: StoreUnavailable) -> None:
+        """The server cannot be reached; what is shown is old."""
 
 
 async def _follow(cluster: Observer, screen: Screen, every: float) -> None:

@@ -21,6 +21,8 @@ from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array
 
+_READ = ("read_members", "read_token_groups")
+
 
 @dataclass(frozen=True, slots=True)
 class RebalanceOutcome:
@@ -63,10 +65,10 @@ class Leading:
 
         async def work(connection: Connection) -> Reading:
             values = {"since": since, **self._context.values(connection.server)}
-            found = await self._read(connection, ("read_cluster",), values, pin_version)
-            if found is None:
+            found, *changed = await self._send(connection, ("read_cluster", *_READ), values)
+            if not found:
                 raise self._context.changed()
-            return found[0]
+            return await self._reading(connection, pin_version, found, *changed)
 
         # One snapshot for all statements: members and tokens must fit together.
         return await self._link.run(work, one_snapshot=True)
@@ -108,10 +110,11 @@ class Leading:
                 started = time.perf_counter()
                 values = {**me._asdict(), "term": term, "since": since, **self._context.values(connection.server)}
                 first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
-                found = await self._read(connection, first, {**values, **_beats(expire)}, pin_version)
-                if found is None:
+                locked, *deleted, members, groups = await self._send(connection, (*first, *_READ), {**values, **_beats(expire)})
+                if not locked:  # what came after it was carried out all the same
                     raise psycopg.Rollback(transaction)
-                reading, expired = found
+                reading = await self._reading(connection, pin_version, locked, members, groups)
+                expired = [row.name for rows in deleted for row in rows]
                 distribution = decide(reading)
                 skipped = 0
                 if distribution is not None:
@@ -125,26 +128,23 @@ class Leading:
 
         return await self._link.run(work, again=False)  # what was decided has changed what `decide` knows
 
-    async def _read(
-        self, connection: Connection, first: Sequence[str], values: dict[str, Any], pin_version: int
-    ) -> tuple[Reading, list[str]] | None:
-        """What the first statement found of the cluster, and what changed, in one message; who was expired by the second.
-        None where the first found nothing: what came after it was carried out all the same, and is to be rolled back."""
-        found, *expired, members, groups = await connection.together(
-            [self._queries[name] for name in (*first, "read_members", "read_token_groups")], values
-        )
-        if not found:
-            return None
+    async def _send(self, connection: Connection, names: Sequence[str], values: dict[str, Any]) -> list[list[Any]]:
+        """The rows of each statement; all of them are sent in one message."""
+        return await connection.together([self._queries[name] for name in names], values)
+
+    async def _reading(
+        self, connection: Connection, pin_version: int, found: Sequence[Any], members: Sequence[Any], groups: Sequence[Any]
+    ) -> Reading:
+        """What the rows say, and the pins if they have changed."""
         cluster = ClusterRow(*found[0])
         pins = await self._read_pins(connection) if cluster.pin_version != pin_version else None
-        reading = Reading(
+        return Reading(
             cluster=cluster,
             members=[_member(row) for row in members],
             groups=[TokenGroup(*group) for group in groups],
             pins=pins,
             youngest=max((m.joined for m in members), default=0),
         )
-        return reading, [row.name for rows in expired for row in rows]
 
     async def _read_pins(self, connection: Connection) -> list[PinRow]:
         rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
@@ -202,7 +202,7 @@ class Leading:
                 "duration_ms": outcome.duration_ms,
             }
         names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
-        await connection.together([self._queries[name] for name in names], values)
+        await self._send(connection, names, values)
 
 
 def _member(row: Any) -> Member:

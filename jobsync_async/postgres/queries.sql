@@ -81,7 +81,7 @@ SELECT pg_catalog.count(pg_catalog.set_config(name, value, true)) FROM {pinned}
 -- First statement of such a transaction: the isolation that the statements are written for.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED
 
--- name: read_server
+-- name: read_identity
 -- Does this server say which it is?
 SELECT {server} AS server
 

@@ -133,7 +133,7 @@ async def _set_up(connector: Connector, connection: Connection, config: Coordina
     try:
         if connector.pooled:
             async with connection.transaction():  # a savepoint: what is refused ends it alone
-                await connection.execute(unlocked["read_server"])
+                await connection.execute(unlocked["read_identity"])
         await connector.pin(connection, unlocked)
     except (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState) as error:
         logger.warning(

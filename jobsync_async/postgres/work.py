@@ -21,7 +21,7 @@ SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async rele
 
 
 class WorkStore:
-    """The statements about tasks. All raise StoreUnavailable; sending one again is safe."""
+    """The statements about tasks. `WorkRecords` says what each of them does."""
 
     def __init__(self, link: Pool, queries: Queries, codec: str = "utf-8") -> None:
         self._link = link
@@ -29,7 +29,6 @@ class WorkStore:
         self._queries = queries
 
     async def read_date(self) -> dt.date:
-        """The cluster's date."""
         (row,) = await self._fetch("read_date", {})
         date: dt.date = row.date
         return date
@@ -39,11 +38,6 @@ class WorkStore:
     async def record_claims(
         self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
-        """Write down that tasks begin; for each whose ownership held, whether it may begin (False: it is complete already).
-
-        Args:
-            all_or_none: write nothing when the ownership of any of them did not hold.
-        """
         if len(works) == 1:
             (work,) = works
             values = {**work._asdict(), "task_key": run.key(work.task_id), "date": run.date, "node": me.name}
@@ -56,28 +50,18 @@ class WorkStore:
     async def begin_tasks(
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
     ) -> dict[str, Begun]:
-        """Begin tasks of a batch; what came of each whose ownership held.
-
-        Args:
-            lost_limit: a task is set aside when so many workers have ended while they were at work on it.
-            alone: nothing else of the batch runs at this worker.
-        """
         values = {**self._fenced(me, run, works), "lost_limit": lost_limit, "alone": alone, "reason": SET_ASIDE}
         rows = await self._record("begin_tasks", values, run, works)
         return {text: Begun(row.begun, row.complete, row.set_aside) for text, row in rows.items()}
 
     async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
-        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
         rows = await self._record("record_completions", self._fenced(me, run, works), run, works)
         return {text: row.completed for text, row in rows.items()}
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
-        """Write down tasks as done, whoever owns them now; how many were not written down before."""
         return await self._execute("write_audit", self._fenced(me, run, works))
 
     async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
-        """Write down that tasks ended in order without being completed: given up with the error, or, with None, let go of.
-        For how many of them the claim was still the last."""
         values = {
             "date": run.date,
             "task_keys": [run.key(work.task_id) for work, _ in ended],
@@ -87,25 +71,20 @@ class WorkStore:
         return await self._execute("end_claims", values)
 
     async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
-        """Try again what was given up."""
         await self._execute("forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]})
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        """Which of the tasks are done with."""
         return await self._progress("read_progress", run, texts)
 
     async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        """Which of the tasks are set aside, on whatever date, and not complete in this run."""
         return await self._progress("read_set_aside", run, texts)
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
-        """The completions of a date, oldest first."""
         return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
 
     # -- batches --------------------------------------------------------------------------------------------------------
 
     async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
-        """Begin a run of a batch, or continue one that is open."""
         values = {**asked._asdict(), "batch_key": key, "total": total, "node": me.name}
         lock = {"lock": f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"}
 
@@ -119,16 +98,10 @@ class WorkStore:
         return await self._link.transaction(work)
 
     async def finish_batch(self, key: bytes, opened: Opened) -> None:
-        """All ids of a run are done with. Does nothing when it was opened anew meanwhile."""
         values = {"batch_key": key, "date": opened.date, "started_at": opened.started_at}
         await self._execute("finish_batch", values)
 
     async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
-        """Under which dates the owners of tasks work on them, as worker and date; nothing where the batch has one open run.
-
-        Args:
-            tokens: the token of each task's text.
-        """
         values = {
             "batch_key": key,
             "date": run.date,

@@ -7,7 +7,6 @@ and stopped in another, in an ``async with``, a test fixture or a framework's li
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from jobsync_async.core.ids import require_storable
 from jobsync_async.core.rows import Announcement
 from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.host.clock import lease_clock
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import end, ended
 from jobsync_async.postgres.pooler import REFUSAL
 from jobsync_async.postgres.store import Store
@@ -37,8 +37,6 @@ from jobsync_async.work.pins import PinRegistry
 
 if TYPE_CHECKING:
     from jobsync_async.tasks.predecessor import PredecessorWatch
-
-logger = logging.getLogger(__name__)
 
 # Idle tokens of several owners arrive one owner after the other; start waits so long for the rest after the first.
 _REST_OF_FIRST_TOKENS_SEC = 1.0
@@ -69,6 +67,7 @@ class Coordinator:
         self._hurry = False
         self._broken = False
         self._ending = False
+        self._log = WorkerLog(__name__, name)
 
     @property
     def work(self) -> WorkStore:
@@ -132,8 +131,8 @@ class Coordinator:
             await worker.until(lambda: callback.begun or self.failure)
         if self.failure is not None:
             raise self.failure
-        name, tokens, app = worker.identity.name, len(worker.ownership.grants), worker.config.appname
-        logger.info("%s joined %s with %d tokens", name, app, tokens, extra={"node": name, "appname": app, "tokens": tokens})
+        tokens, app = len(worker.ownership.grants), worker.config.appname
+        self._log.info("joined %s with %d tokens", app, tokens, appname=app, tokens=tokens)
 
     def _opened(self) -> Store:
         assert self.store is not None, "open() comes first"
@@ -225,10 +224,8 @@ class Coordinator:
         self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        name = self.worker.identity.name
-        logger.error(
-            "%s: the job ends: %s: %s", name, type(error).__name__, error, extra={"node": name, "error": type(error).__name__}
-        )
+        kind = type(error).__name__
+        self._log.error("the job ends: %s: %s", kind, error, error=kind)
         if self.failure is None:
             self.failure = error
         self._stop_wanted.set()
@@ -333,24 +330,18 @@ class Coordinator:
             await self._idle_within(1)
         busy = worker.ownership.busy()
         if busy:
-            logger.warning(
-                "%s leaves while %d of its tokens are still in use (token %d first); the others get them in %g s",
-                name,
-                len(busy),
-                busy[0],
-                worker.config.heartbeat_timeout_sec,
-                extra={"node": name, "tokens_busy": len(busy)},
-            )
+            text = "leaves while %d of its tokens are still in use (token %d first); the others get them in %g s"
+            timeout = worker.config.heartbeat_timeout_sec
+            self._log.warning(text, len(busy), busy[0], timeout, tokens_busy=len(busy))
         return not busy
 
     async def _sign_off(self, store: Store) -> None:
-        name = self.worker.identity.name
         try:
             await self._delete_row(store)
         except StoreError as error:
-            logger.warning("%s could not sign off, the others notice in a while: %s", name, error, extra={"node": name})
+            self._log.warning("could not sign off, the others notice in a while: %s", error)
         else:
-            logger.info("%s left", name, extra={"node": name})
+            self._log.info("left")
 
     async def _delete_row(self, store: Store) -> None:
         """Try twice: the first time may find out that a connection broke while it was idle."""

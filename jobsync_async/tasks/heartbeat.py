@@ -8,7 +8,6 @@ A heartbeat that finds no row means that this incarnation was expired: it drops 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,6 +18,7 @@ from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
 from jobsync_async.core.server_history import OldLeasesWait, ServerReading
 from jobsync_async.errors import NodeNameTaken, StoreError, StoreUnavailable
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.process import known_dead
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
@@ -27,7 +27,6 @@ from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 _MOST_TRIES = 5
 
@@ -35,14 +34,14 @@ _MOST_TRIES = 5
 async def keep_beating(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
     """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is another's by then, and
     ConfigError if its timeout is above the cluster's bound."""
+    log = WorkerLog(__name__, worker.identity.name)
     failures = 0
     while True:
         sent_at = worker.clock()
         try:
             alive = await beat_once(worker, membership)
             if not alive:
-                name = worker.identity.name
-                logger.warning("%s is not in the cluster any more and joins anew", name, extra={"node": name})
+                log.warning("is not in the cluster any more and joins anew")
                 worker.begin_incarnation("expired by the cluster, or its server is another one")
                 worker.metrics.rejoins += 1
                 await enter(worker, membership, failover, deaths)
@@ -52,14 +51,8 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
             wait_sec = worker.wait_after(error, failures, random.random())  # noqa: S311 - a jitter
             worker.metrics.heartbeats_failed += 1
             remaining = worker.lease.remaining(worker.clock())
-            logger.warning(
-                "%s: heartbeat failed (%d in a row, %.1f s of the lease left): %s",
-                worker.identity.name,
-                failures,
-                remaining,
-                error,
-                extra={"node": worker.identity.name, "failures": failures, "lease_sec": remaining},
-            )
+            text = "heartbeat failed (%d in a row, %.1f s of the lease left): %s"
+            log.warning(text, failures, remaining, error, failures=failures, lease_sec=remaining)
             await signalled(worker.beat_wanted, wait_sec)
             continue
         failures = 0
@@ -103,6 +96,7 @@ async def agree(worker: Worker, failover: Failover) -> None:
     had ended by then. Where others may have gone on, on a history from before what this worker has seen, the row is first made
     unfit for all, and the wait begins after that. Raises StoreUnavailable after several tries.
     """
+    log = WorkerLog(__name__, worker.identity.name)
     known, version = worker.history, worker.version
     failover.adopt(None)
     waiting = OldLeasesWait(worker.config.heartbeat_timeout_sec, worker.bound)
@@ -119,15 +113,13 @@ async def agree(worker: Worker, failover: Failover) -> None:
             if reading.agreed:
                 condemned = await failover.condemn(reading, known)
                 if condemned:
-                    name = worker.identity.name
-                    logger.warning("%s: the cluster is at a state from before what was seen", name, extra={"node": name})
+                    log.warning("the cluster's state is older than what this worker has seen")
                 await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
                 continue
             if waiting.observe(reading, worker.clock()):
-                _warn_of(worker, reading, waiting.wait_sec)
+                _warn_of(log, reading, waiting.wait_sec)
             if waiting.remaining(worker.clock()) <= 0 and await failover.begin(reading, known, version, waiting.wait_sec):
-                name = worker.identity.name
-                logger.warning("%s begins the cluster anew on this server: its tokens are free", name, extra={"node": name})
+                log.warning("begins the cluster anew on this server: its tokens are free")
                 continue
             wait_sec = min(max(0.01, waiting.remaining(worker.clock())), worker.backoff.most_sec)
         except StoreUnavailable:
@@ -138,15 +130,13 @@ async def agree(worker: Worker, failover: Failover) -> None:
         await asyncio.sleep(wait_sec)
 
 
-def _warn_of(worker: Worker, reading: ServerReading, wait_sec: float) -> None:
-    logger.warning(
-        "%s: PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
+def _warn_of(log: WorkerLog, reading: ServerReading, wait_sec: float) -> None:
+    log.warning(
+        "PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
         "so nobody acts for %g s",
-        worker.identity.name,
         reading.actual,
         reading.recorded,
         wait_sec,
-        extra={"node": worker.identity.name},
     )
 
 
@@ -178,13 +168,9 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
         watch.observe({refusal.beat: refusal.times}, arrived)
         if seen is None:
             seen = refusal.beat
-            logger.info(
-                "%s: the name is another incarnation's (%s); taking over if it shows no life for %g s",
-                worker.identity.name,
-                refusal.holder,
-                refusal.times.timeout_sec,
-                extra={"node": worker.identity.name, "seconds": refusal.times.timeout_sec},
-            )
+            timeout = refusal.times.timeout_sec
+            text = "another incarnation has this name (%s); it is replaced if it shows no life for %g s"
+            WorkerLog(__name__, worker.identity.name).info(text, refusal.holder, timeout, seconds=timeout)
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)
         read_within_sec = min(worker.config.heartbeat_interval_sec, watch.read_within_sec)

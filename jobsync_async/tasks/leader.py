@@ -7,7 +7,6 @@ under the lock, on what is read there.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from jobsync_async.core.hashing import token_hasher
@@ -17,12 +16,11 @@ from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.core.takeover import Pacing, Takeover
 from jobsync_async.errors import StoreError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 # Every heartbeat's answer is checked against the picture. Once in so many check intervals the picture is read anew as a whole:
 # the net under changes that took no version, such as those made by hand.
@@ -35,6 +33,7 @@ class LeaderMonitor:
 
     def __init__(self, worker: Worker, leading: Leading, membership: Membership) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._leading = leading
         self._membership = membership
         self._takeover = Takeover(worker.watch, worker.config.heartbeat_interval_sec)
@@ -121,13 +120,8 @@ class LeaderMonitor:
         worker.metrics.nodes_expired += len(expire)
         for beat in expire:
             worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
-        logger.info(
-            "%s leads in term %d%s",
-            worker.identity.name,
-            term,
-            f", {expire[0].name} showed no life" if expire else "",
-            extra={"node": worker.identity.name, "term": term},
-        )
+        who = f", {expire[0].name} showed no life" if expire else ""
+        self._log.info("leads in term %d%s", term, who, term=term)
         worker.learn_leader(term, worker.identity.incarnation)
         self._forget_state()
         return now
@@ -202,10 +196,9 @@ class LeaderMonitor:
 
     def _report(self, outcome: RebalanceOutcome) -> None:
         worker, distribution = self._worker, outcome.distribution
-        name = worker.identity.name
         worker.metrics.nodes_expired += len(outcome.expired)
         for expired in outcome.expired:
-            logger.warning("%s expired %s, which showed no life", name, expired, extra={"node": name, "expired": expired})
+            self._log.warning("expired %s, which showed no life", expired, expired=expired)
         self._report_unmatched()
         if distribution is None or not outcome.wrote:
             return
@@ -215,21 +208,17 @@ class LeaderMonitor:
         worker.metrics.rebalance_ms = outcome.duration_ms
         worker.metrics.rebalance_duration.observe(outcome.duration_ms / 1000)
         worker.metrics.rebalances_by_reason["expired" if outcome.expired else distribution.kind] += 1
-        logger.info(
-            "%s rebalanced (%s): %d tokens move, %d workers, %.1f ms",
-            name,
+        self._log.info(
+            "rebalanced (%s): %d tokens move, %d workers, %.1f ms",
             distribution.reason,
             moved,
             distribution.nodes_after,
             outcome.duration_ms,
-            extra={
-                "node": name,
-                "term": worker.term,
-                "reason": distribution.reason,
-                "nodes": distribution.nodes_after,
-                "tokens_moved": moved,
-                "duration_ms": outcome.duration_ms,
-            },
+            term=worker.term,
+            reason=distribution.reason,
+            nodes=distribution.nodes_after,
+            tokens_moved=moved,
+            duration_ms=outcome.duration_ms,
         )
 
     def _report_unmatched(self) -> None:
@@ -239,12 +228,6 @@ class LeaderMonitor:
             self._unmatched = unmatched
             self._worker.metrics.tokens_unmatched = len(unmatched)
             for token in new[:_MOST_SHOWN]:
-                patterns = unmatched[token]
-                name = self._worker.identity.name
-                logger.warning(
-                    "%s: token %d is nobody's: it is pinned to %s, and no worker that takes tokens matches",
-                    name,
-                    token,
-                    list(patterns),
-                    extra={"node": name, "token_id": token, "patterns": list(patterns)},
-                )
+                patterns = list(unmatched[token])
+                text = "token %d has no owner: it is pinned to %s, and no worker that takes tokens matches"
+                self._log.warning(text, token, patterns, token_id=token, patterns=patterns)

@@ -7,7 +7,6 @@ readable. A death is a fact and needs no office: whoever sees it writes it down,
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 from functools import partial
@@ -15,12 +14,11 @@ from functools import partial
 from jobsync_async.core.neighbours import dead_workers, next_in_ring, visible
 from jobsync_async.core.rows import Neighbour, Process
 from jobsync_async.errors import StoreError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.process import has_ended, open_process, why_unwatchable
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
 
@@ -30,6 +28,7 @@ class NeighbourWatch:
 
     def __init__(self, worker: Worker, deaths: Deaths) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._deaths = deaths
         self._watched: dict[Process, int] = {}
         self._dead: set[Process] = set()
@@ -112,17 +111,10 @@ class NeighbourWatch:
         worker.metrics.deaths_reported += len(deleted)
         if deleted:
             shown = ", ".join(deleted[:_MOST_SHOWN]) + (" and others" if len(deleted) > _MOST_SHOWN else "")
-            logger.warning(
-                "%s: dead, for the process on this host has ended: %s (%d)",
-                worker.identity.name,
-                shown,
-                len(deleted),
-                extra={"node": worker.identity.name, "dead": deleted},
-            )
+            self._log.warning("dead, for the process on this host has ended: %s (%d)", shown, len(deleted), dead=deleted)
 
     def _say_once(self, what: str) -> None:
         if what not in self._said:
             self._said.add(what)
             timeout = self._worker.config.heartbeat_timeout_sec
-            name = self._worker.identity.name
-            logger.info("%s: %s; if one dies, that is noticed after %g s", name, what, timeout, extra={"node": name})
+            self._log.info("%s; if one dies, that is noticed after %g s", what, timeout)

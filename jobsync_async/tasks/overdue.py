@@ -6,14 +6,12 @@ ends the wait is the user's own end, or the end of this worker.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from jobsync_async.core.rows import Stuck
 from jobsync_async.errors import CoordinationError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
 
@@ -27,6 +25,7 @@ class Overdue:
 
     def __init__(self, worker: Worker, leave: Callable[[CoordinationError], object]) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._leave = leave
         self._shown: Sequence[Stuck] = ()
         self._left = False
@@ -74,16 +73,9 @@ class Overdue:
         return next((user.task for _, user in self._worker.ownership.users_of((token,))), None)
 
     def _warn(self, one: Stuck) -> None:
-        worker = self._worker
-        name, limit = worker.identity.name, worker.config.handoff_timeout_sec
-        logger.warning(
-            "%s: token %d waits to be handed on: %s for over %g s",
-            name,
-            one.token_id,
-            _whose(one),
-            limit,
-            extra={"node": name, "token_id": one.token_id, "task_id": one.task_id, "seconds": limit},
-        )
+        token, limit = one.token_id, self._worker.config.handoff_timeout_sec
+        text = "token %d waits to be handed on: %s for over %g s"
+        self._log.warning(text, token, _whose(one), limit, token_id=token, task_id=one.task_id, seconds=limit)
 
     def _give_up(self, one: Stuck, seconds: float) -> None:
         if self._left or self._worker.config.on_handoff_timeout != "leave":

@@ -9,10 +9,9 @@ from contextlib import suppress
 
 from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.errors import ClusterNotFormed, SchemaError, StoreError, StoreUnavailable
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.predecessor import Predecessor
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_SEC = 1.0
 
@@ -22,6 +21,7 @@ class PredecessorWatch:
 
     def __init__(self, worker: Worker, predecessor: Predecessor) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._predecessor = predecessor
         self._watch = PredecessorBeats(worker.config.heartbeat_timeout_sec)
 
@@ -31,22 +31,20 @@ class PredecessorWatch:
             beats = await self._predecessor.beats()
         except StoreError as error:
             self._watch.missed()
-            name, level = self._worker.identity.name, logging.WARNING if isinstance(error, SchemaError) else logging.INFO
-            logger.log(level, "%s cannot look for workers of jobsync: %s", name, error, extra={"node": name})
+            level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
+            self._log.log(level, "cannot look for workers of jobsync: %s", error)
             raise
         return self._watch.observe(beats or {}, self._worker.clock())
 
     async def wait(self, seconds: float) -> None:
         """Return when none lives. Raises ClusterNotFormed when one still does after so many seconds; StoreUnavailable,
         SchemaError."""
-        worker, name = self._worker, self._worker.identity.name
+        worker = self._worker
         if await self._predecessor.beats() is None:
-            logger.warning(
-                "%s waits for no worker of jobsync: there are no tables of it under the prefix %r on this role's search path; "
+            self._log.warning(
+                "waits for no worker of jobsync: there are no tables of it under the prefix %r on this role's search path; "
                 "is predecessor= right?",
-                name,
                 self._predecessor.prefix,
-                extra={"node": name},
             )
             return
         began, told = worker.clock(), list[str]()
@@ -60,12 +58,11 @@ class PredecessorWatch:
                 )
             if live != told:
                 told = live
-                logger.info("%s waits for workers of jobsync to leave: %s", name, ", ".join(live), extra={"node": name})
+                self._log.info("waits for workers of jobsync to leave: %s", ", ".join(live))
             await asyncio.sleep(min(_LOOK_EVERY_SEC, seconds - waited))
         if told:
             waited = worker.clock() - began
-            text = "%s begins after %.1f s: no worker of jobsync lives"
-            logger.info(text, name, waited, extra={"node": name, "seconds": waited})
+            self._log.info("begins after %.1f s: no worker of jobsync lives", waited, seconds=waited)
 
     async def _live_within(self, deadline: float) -> list[str]:
         """The same; until the deadline an outage is waited for."""
@@ -79,16 +76,15 @@ class PredecessorWatch:
 
     async def run(self, set_draining: Callable[[bool], Awaitable[object]]) -> None:
         """Let go of everything while a worker of jobsync lives that was not there before, for ever."""
-        name, yielded = self._worker.identity.name, False
+        yielded = False
         while True:
             await asyncio.sleep(_LOOK_EVERY_SEC)
             with suppress(StoreError):  # looked for again, and done again
                 live = await self._live()
                 if live and not yielded:
-                    who = ", ".join(live)
-                    logger.warning("%s hands on: workers of jobsync are back: %s", name, who, extra={"node": name})
+                    self._log.warning("hands on: workers of jobsync are back: %s", ", ".join(live))
                     await set_draining(True)
                 elif yielded and not live:
-                    logger.info("%s goes on: no worker of jobsync lives any more", name, extra={"node": name})
+                    self._log.info("goes on: no worker of jobsync lives any more")
                     await set_draining(False)
                 yielded = bool(live)

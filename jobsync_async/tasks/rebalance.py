@@ -7,7 +7,6 @@ end of the lease overtook is recognised and dropped.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 
@@ -18,8 +17,6 @@ from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.tasks.overdue import Overdue
 from jobsync_async.tasks.runners import Announcer
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 # A notification and a heartbeat's answer may cross: only after this long is the notification taken for missed.
 _CROSSING_SEC = 0.2

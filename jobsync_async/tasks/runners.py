@@ -6,7 +6,6 @@ process, or one of an older release during a deploy. Such a worker would own its
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from jobsync_async.core.serving import Noticed, Unserved, unserved
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.types import Runner
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.tokens import TokenFeed
     from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 IdsOn = Callable[[], Mapping[int, int]]
 """On which tokens there are ids, and how many; asked for when a worker is found that does not run what they are for."""
@@ -76,6 +74,7 @@ class Announcer:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._said = (worker.identity, worker.runners.announced)
         self._say_at = float("-inf")
         self._known: object = None
@@ -141,27 +140,23 @@ class Announcer:
         return self._found
 
     def _judge(self, found: list[Unserved], now: float) -> None:
-        worker, name = self._worker, self._worker.identity.name
+        worker = self._worker
         new, over = self._noticed.compare(found, now)
         for one in new:
-            logger.warning(
-                "%s: %d ids of %s are on tokens of %s, which does not run it: nobody serves them. Run it there too, give that "
+            self._log.warning(
+                "%d ids of %s are on tokens of %s, which does not run it: nobody serves them. Run it there too, give that "
                 "worker weight=0, or give each kind of work an appname of its own",
-                name,
                 one.ids,
                 one.runner,
                 one.node,
-                extra={"node": name, "runner": str(one.runner), "ids": one.ids, "owner": one.node},
+                runner=str(one.runner),
+                ids=one.ids,
+                owner=one.node,
             )
         for one in over:
             if one.runner in worker.runners.announced:
-                logger.info(
-                    "%s: no ids of %s are unserved at %s any more",
-                    name,
-                    one.runner,
-                    one.node,
-                    extra={"node": name, "runner": str(one.runner), "owner": one.node},
-                )
+                text = "no ids of %s are unserved at %s any more"
+                self._log.info(text, one.runner, one.node, runner=str(one.runner), owner=one.node)
         if worker.runners.unserved != self._noticed.told:
             worker.runners.unserved = self._noticed.told
             worker.metrics.ids_unserved = sum(one.ids for one in worker.runners.unserved)

@@ -6,15 +6,13 @@ The leader and the next in age look, several times a second. All others, and all
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from jobsync_async.core.session_loss import SessionWatch
 from jobsync_async.errors import StoreError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.tasks.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 # A worker that lives connects again within a fraction of the grace.
 _GRACE_SEC = 1.0
@@ -27,6 +25,7 @@ class SessionMonitor:
 
     def __init__(self, worker: Worker, sessions: Sessions, deaths: Deaths) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._sessions = sessions
         self._deaths = deaths
         self._watch = SessionWatch(_GRACE_SEC, gap_sec=_GRACE_SEC)
@@ -66,9 +65,4 @@ class SessionMonitor:
         worker.metrics.sessions_expired += len(expired)
         worker.metrics.nodes_expired += len(expired)
         for name in expired:
-            logger.warning(
-                "%s expired %s, whose session is gone",
-                worker.identity.name,
-                name,
-                extra={"node": worker.identity.name, "expired": name},
-            )
+            self._log.warning("expired %s, whose session is gone", name, expired=name)

@@ -20,11 +20,10 @@ from jobsync_async.core.turns import Turns
 from jobsync_async.errors import SchemaError, StoreError
 from jobsync_async.host.clock import Clock
 from jobsync_async.host.home import Home
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.metrics import Metrics
 from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
-
-logger = logging.getLogger(__name__)
 
 # When PostgreSQL is back, everybody is to have agreed again within a second.
 _MOST_BACKOFF_SEC = 0.5
@@ -135,6 +134,7 @@ class Worker:
         self.lease_extended: asyncio.Event = asyncio.Event()
         self.runners: Runners = Runners(self.sync_wanted.set)
         self._changed: asyncio.Event = asyncio.Event()
+        self._log = WorkerLog(__name__, name)
 
     # -- what is true now -----------------------------------------------------------------------------------------------
 
@@ -218,8 +218,7 @@ class Worker:
         """The same, and the log says what waits."""
         level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
         wait_sec = self.wait_after(error, failures, chance)
-        name = self.identity.name
-        logger.log(level, "%s: %s: %s", name, what, error, extra={"node": name, "failures": failures})
+        self._log.log(level, "%s: %s", what, error, failures=failures)
         return wait_sec
 
     def wants_all_beats(self) -> bool:
@@ -312,13 +311,8 @@ class Worker:
         self.settled = False
         if change:
             self.metrics.lease_losses += 1
-            logger.warning(
-                "%s: %s; %d tokens are lost and their work is cancelled",
-                self.identity.name,
-                why,
-                len(change.lost),
-                extra={"node": self.identity.name, "tokens_lost": len(change.lost)},
-            )
+            lost = len(change.lost)
+            self._log.warning("%s; %d tokens are lost and their work is cancelled", why, lost, tokens_lost=lost)
         self.publish(change, why=why, news=True)
 
     def begin_incarnation(self, why: str) -> None:

@@ -24,6 +24,7 @@ from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult
@@ -32,8 +33,6 @@ from jobsync_async.work.claims import Claim, Holding
 from jobsync_async.work.engine import WorkRecords
 from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.work.progress import BatchProgress, ProgressCallback, Reporter
-
-logger = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
@@ -102,6 +101,7 @@ class Batch:
         progress: ProgressCallback | None = None,
     ) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._hold = hold
         self._ended = ended
         self._runner = HandlerRunner(worker, handler)
@@ -268,16 +268,18 @@ class Batch:
             self._queued.discard(item.text)
             return
         self._refusals[item.text] += 1
-        refusals, name = self._refusals[item.text], worker.identity.name
+        refusals = self._refusals[item.text]
         wait_sec = _BACKOFF.wait_sec(refusals, random.random())  # noqa: S311 - a jitter
-        log = logger.info if refusals < _REFUSALS_TO_WARN else logger.warning
-        log(
-            "%s: task %r could not be kept, and is tried again in %.1f s: %s",
-            name,
+        self._log.log(
+            logging.INFO if refusals < _REFUSALS_TO_WARN else logging.WARNING,
+            "task %r could not be kept, and is tried again in %.1f s: %s",
             item.task_id,
             wait_sec,
             error,
-            extra={"node": name, "task_id": item.text, "token_id": item.token, "failures": refusals, "seconds": wait_sec},
+            task_id=item.text,
+            token_id=item.token,
+            failures=refusals,
+            seconds=wait_sec,
         )
         self._queued.discard(item.text)  # others may do it meanwhile, which `_poll` sees
         asyncio.get_running_loop().call_later(wait_sec, self._again, item)
@@ -348,15 +350,16 @@ class Batch:
         return self._errors[text]
 
     def _log_failure(self, claim: Claim, text: str, error: BaseException) -> None:
-        name, attempt = self._worker.identity.name, self._failures[text]
-        logger.warning(
-            "%s: the handler of task %r raised in attempt %d of %d",
-            name,
+        attempt = self._failures[text]
+        self._log.warning(
+            "the handler of task %r raised in attempt %d of %d",
             claim.task_id,
             attempt,
             self._attempts,
             exc_info=error,
-            extra={"node": name, "task_id": text, "token_id": claim.token_id, "failures": attempt},
+            task_id=text,
+            token_id=claim.token_id,
+            failures=attempt,
         )
 
     def _close(self, item: Item, where: set[Hashable], error: str | None = None) -> None:

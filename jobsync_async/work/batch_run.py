@@ -17,11 +17,10 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
 from jobsync_async.work.engine import WorkRecords
-
-logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -92,6 +91,7 @@ class BatchRun:
 
     def __init__(self, worker: Worker, records: WorkRecords, asked: Asked, tokens: Mapping[str, int], attempts: int) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._records = records
         self._asked = asked
         self._tokens = dict(tokens)
@@ -134,14 +134,9 @@ class BatchRun:
         return True
 
     def _tell(self, opened: Opened) -> None:
-        name = self._worker.identity.name
-        logger.warning(
-            "%s continues %s, which %s began and nobody finished; give date= for another run",
-            name,
-            self.run,
-            opened.started_by,
-            extra={"node": name, "batch": self.run.batch, "date": str(self.run.date), "started_by": opened.started_by},
-        )
+        run, by = self.run, opened.started_by
+        text = "continues %s, which %s began and nobody finished; give date= for another run"
+        self._log.warning(text, run, by, batch=run.batch, date=str(run.date), started_by=by)
 
     async def finish(self) -> None:
         """All ids are done with."""
@@ -228,8 +223,7 @@ class BatchRun:
             try:
                 await self._records.end_claims(self.run, ended)
             except StoreError as error:
-                name = self._worker.identity.name
-                logger.info("%s: %d claims stay open in the tables: %s", name, len(ended), error, extra={"node": name})
+                self._log.info("%d claims stay open in the tables: %s", len(ended), error)
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
         """Try again until PostgreSQL is there; for the length of a lease, until rights or tables are back. Recording twice does
@@ -243,9 +237,8 @@ class BatchRun:
                 if self._worker.ended or (refused and self._worker.clock() - begun > self._worker.config.lease_sec):
                     raise
                 failures += 1
-                name, level = self._worker.identity.name, logging.WARNING if refused else logging.INFO
-                extra = {"node": name, "failures": failures}
-                logger.log(level, "%s: the batch waits for PostgreSQL: %s", name, error, extra=extra)
+                level = logging.WARNING if refused else logging.INFO
+                self._log.log(level, "the batch waits for PostgreSQL: %s", error, failures=failures)
                 await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
 

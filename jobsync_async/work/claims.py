@@ -4,7 +4,6 @@ fence for the user's transaction."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Hashable
 from contextvars import ContextVar
 from types import TracebackType
@@ -14,10 +13,9 @@ import psycopg
 
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.interruption import Interruption, give_way
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.work.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
-
-logger = logging.getLogger(__name__)
 
 OnRevoke = Literal["finish", "cancel"]
 Leaving = Literal["revoked", "stopping", "lost", "unwanted"]
@@ -177,13 +175,13 @@ class Holding:
 
         if await worker.until(due, _LONG_WAIT_SEC):
             return
-        name = worker.identity.name
-        logger.warning(
-            "%s: task %r has waited for %g s: somebody else in this worker works on it (another claim, run_owned or run_batch)",
-            name,
+        WorkerLog(__name__, worker.identity.name).warning(
+            "task %r has waited for %g s: somebody else in this worker works on it (another claim, run_owned or run_batch)",
             self.claim.task_id,
             _LONG_WAIT_SEC,
-            extra={"node": name, "task_id": task, "token_id": self.claim.token_id, "seconds": _LONG_WAIT_SEC},
+            task_id=task,
+            token_id=self.claim.token_id,
+            seconds=_LONG_WAIT_SEC,
         )
         await worker.until(due)
 

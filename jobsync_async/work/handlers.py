@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -26,13 +25,13 @@ from anyio import to_thread
 
 from jobsync_async.errors import ConfigError, UsageError, _OwnershipError
 from jobsync_async.host.interruption import Interruption
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import BaseExceptionGroup
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.work.callbacks import not_our_cancellation
 from jobsync_async.work.claims import Claim, Holding, mark_held
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 Handler = Callable[[Claim], Awaitable[object] | object]
 """An async function of a `Claim`, or a plain one, which is run in a thread."""
@@ -68,6 +67,7 @@ class HandlerRunner:
 
     def __init__(self, worker: Worker, handler: Handler) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._handler = handler
         self._in_thread = not _is_async(handler)
         self._context = copy_context()
@@ -116,25 +116,14 @@ class HandlerRunner:
         return CallOutcome(cut=True)
 
     def _tell_cleanup(self, claim: Claim, error: BaseException) -> None:
-        name = self._worker.identity.name
-        logger.error(
-            "%s: the handler of task %r was cancelled (%s), and raised while it ended",
-            name,
-            claim.task_id,
-            claim.leaving,
-            exc_info=error,
-            extra={"node": name, "task_id": str(claim.task_id), "token_id": claim.token_id},
-        )
+        task, token = str(claim.task_id), claim.token_id
+        text = "the handler of task %r was cancelled (%s), and raised while it ended"
+        self._log.error(text, claim.task_id, claim.leaving, exc_info=error, task_id=task, token_id=token)
 
     def _tell_blocked(self, claim: Claim, seconds: float) -> None:
-        name = self._worker.identity.name
-        logger.error(
-            "%s: the handler of task %r %s",
-            name,
-            claim.task_id,
-            blocked_text(seconds),
-            extra={"node": name, "task_id": str(claim.task_id), "token_id": claim.token_id, "seconds": seconds},
-        )
+        task, token = str(claim.task_id), claim.token_id
+        text = "the handler of task %r %s"
+        self._log.error(text, claim.task_id, blocked_text(seconds), task_id=task, token_id=token, seconds=seconds)
 
 
 def blocked_text(seconds: float) -> str:

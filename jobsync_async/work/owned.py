@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
@@ -15,6 +14,7 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.ownership import Grant
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, UsageError
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner
@@ -23,8 +23,6 @@ from jobsync_async.work.handlers import CallOutcome, Handler, HandlerRunner, apa
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
-
-logger = logging.getLogger(__name__)
 
 Ids = Iterable[Hashable] | Callable[[], Iterable[Hashable] | Awaitable[Iterable[Hashable]]]
 
@@ -59,6 +57,7 @@ class OwnedRunner:
         name: str,
     ) -> None:
         self._worker = worker
+        self._log = WorkerLog(__name__, worker.identity.name)
         self._hold = hold
         self._token_of = token_of
         self._ended = ended
@@ -102,14 +101,13 @@ class OwnedRunner:
             except Exception as error:  # the user's, whatever it is: logged, and asked again
                 failures += 1
                 wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
-                name = self._worker.identity.name
-                logger.warning(
-                    "%s: the ids of run_owned could not be had, those of before are kept; asking again in %.1f s: %s",
-                    name,
+                self._log.warning(
+                    "the ids of run_owned could not be had, those of before are kept; asking again in %.1f s: %s",
                     wait_sec,
                     error_text(error),
                     exc_info=error,
-                    extra={"node": name, "failures": failures, "seconds": wait_sec},
+                    failures=failures,
+                    seconds=wait_sec,
                 )
             else:
                 failures, wait_sec = 0, self._refresh_sec
@@ -164,15 +162,16 @@ class OwnedRunner:
             del self._failures[item.text]
             return
         self._failures[item.text] = 1 if seconds >= _STEADY_SEC else self._failures[item.text] + 1
-        name, failures = self._worker.identity.name, self._failures[item.text]
-        logger.error(
-            "%s: the handler of task %r %s (%d in a row); while the task is here, it is started again after a wait",
-            name,
+        failures = self._failures[item.text]
+        self._log.error(
+            "the handler of task %r %s (%d in a row); while the task is here, it is started again after a wait",
             item.task_id,
             what,
             failures,
             exc_info=outcome.error,
-            extra={"node": name, "task_id": item.text, "token_id": item.token, "failures": failures},
+            task_id=item.text,
+            token_id=item.token,
+            failures=failures,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
@@ -13,9 +12,8 @@ from jobsync_async.core.patterns import validate_patterns
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.texts import storable
 from jobsync_async.errors import ConfigError, LockConflict
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.types import LockInfo, TaskOrId, task_id_of
-
-logger = logging.getLogger(__name__)
 
 _MOST_DAYS = 1_000_000
 
@@ -71,15 +69,16 @@ class PinRegistry:
         return [self._conflict(pin, stays) for pin, stays in refused]
 
     def _conflict(self, pin: Pin, stays: Pin) -> LockConflict:
-        logger.warning(
-            "%s: task %.200r is not pinned to %s: it shares token %d with task %.200r, whose pin to %s stays",
-            self._creator,
+        WorkerLog(__name__, self._creator).warning(
+            "task %.200r is not pinned to %s: it shares token %d with task %.200r, whose pin to %s stays",
             pin.task_id,
             list(pin.node_patterns),
             pin.token_id,
             stays.task_id,
             list(stays.node_patterns),
-            extra={"node": self._creator, "task_id": pin.task_id, "token_id": pin.token_id, "patterns": pin.node_patterns},
+            task_id=pin.task_id,
+            token_id=pin.token_id,
+            patterns=pin.node_patterns,
         )
         return LockConflict(pin.task_id, pin.token_id, stays.task_id, stays.node_patterns)
 

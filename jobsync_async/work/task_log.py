@@ -8,7 +8,6 @@ latest, and at once when this worker leaves.
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -17,11 +16,10 @@ from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
 from jobsync_async.core.runs import Run, date_of
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import TaskOrId, task_id_of
 from jobsync_async.work.engine import Engine
-
-logger = logging.getLogger(__name__)
 
 
 class _Added:
@@ -42,13 +40,12 @@ class _Added:
         """The token waits until the task is written."""
 
     def lost(self, why: str) -> None:
-        name = self._worker.identity.name
-        logger.warning(
-            "%s: task %.200r was added and is not written as complete, and its token goes (%s): another worker may do it again",
-            name,
+        WorkerLog(__name__, self._worker.identity.name).warning(
+            "task %.200r was added and is not written as complete, and its token goes (%s): another worker may do it again",
             self.task,
             why,
-            extra={"node": name, "task_id": self.task, "token_id": self.work.token_id},
+            task_id=self.task,
+            token_id=self.work.token_id,
         )
         self.let_go()
 

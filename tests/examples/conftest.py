@@ -6,12 +6,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.processes import short_lived
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -52,20 +53,5 @@ def start_example(tmp_path: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def spawn(start_example: Callable[..., list[str]], dsn: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts an example as a process, which is killed when the test ends, or after 30 s, if it still runs then."""
-    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
-
-    def start(name: str, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "JOBSYNC_DSN": dsn}
-        process = subprocess.Popen(start_example(name, *arguments), stdout=subprocess.PIPE, text=True, env=environment)
-        limit = threading.Timer(30, process.kill)
-        limit.start()
-        started.append((process, limit))
-        return process
-
-    yield start
-    for process, limit in started:
-        limit.cancel()
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    with short_lived() as start:
+        yield lambda name, *arguments: start(start_example(name, *arguments), env={**os.environ, "JOBSYNC_DSN": dsn})

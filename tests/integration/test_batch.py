@@ -9,10 +9,7 @@ import anyio
 import pytest
 
 from jobsync_async import ConfigError, Job, UsageError
-
-
-async def nothing(claim) -> None:
-    """A handler that does nothing."""
+from tests.handling import nothing
 
 
 async def completed(admin) -> list[str]:

@@ -10,10 +10,7 @@ import psycopg
 import pytest
 
 from jobsync_async import Claim, Job, NotOwner, OwnershipLost, Task, UsageError
-
-
-def owned_by(job: Job, count: int = 1) -> list[int]:
-    return [i for i in range(10_000) if job.owns(i)][:count]
+from tests.handling import owned_by
 
 
 async def connect(config) -> psycopg.AsyncConnection:

@@ -15,14 +15,11 @@ from psycopg.types.json import Jsonb
 from jobsync_async import ConfigError, CoordinationConfig, CoordinationError, Job
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.runs import Asked, Run, batch_key
+from tests.handling import nothing
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
 # They differ by 25 hours: whenever it is, their dates are two.
 WEST, EAST = "Pacific/Pago_Pago", "Pacific/Kiritimati"
-
-
-async def nothing(claim) -> None:
-    """A handler that does nothing."""
 
 
 async def date_in(admin, zone: str) -> dt.date:
@@ -214,7 +211,7 @@ async def test_a_worker_that_begins_after_midnight_continues_the_open_run_and_sa
         results = [await running, await joined]
     assert [result.date for result in results] == [first, first]
     assert sorted(calls) == sorted(ids)
-    assert f"berta continues the batch of {first}, which anna began" in caplog.text
+    assert f"berta: continues the batch of {first}, which anna began" in caplog.text
     (record,) = [record for record in caplog.records if hasattr(record, "started_by")]
     assert (record.date, record.started_by, record.batch) == (str(first), "anna", None)
 

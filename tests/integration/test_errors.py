@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig, Job, NotOwner, StoreUnavailable
-
-
-async def nothing(claim) -> None:
-    """A handler."""
+from tests.handling import nothing
 
 
 def test_a_dsn_in_place_of_the_configuration_is_not_repeated():

@@ -15,13 +15,10 @@ import pytest
 from jobsync_async import CoordinationConfig, Job, Observer
 from jobsync_async.postgres.store import Store
 from tests.clusters import cluster
+from tests.handling import nothing
 
 TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
 QUICK = {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 1.5}
-
-
-async def nothing(claim) -> None:
-    """A handler."""
 
 
 async def use(config: CoordinationConfig) -> None:

@@ -95,7 +95,7 @@ async def test_a_pin_that_nobody_matches_leaves_its_token_unowned_and_says_so(jo
     assert [(pin["task_id"], pin["node_patterns"]) for pin in status["unmatched_pins"]] == [("lonely", ("gpu-%", "tpu-_"))]
     leader = anna if anna.am_i_leader() else berta
     assert leader.metrics.tokens_unmatched == 1
-    assert f"token {anna.task_to_token('lonely')} is nobody's: it is pinned to ['gpu-%', 'tpu-_']" in caplog.text
+    assert f"token {anna.task_to_token('lonely')} has no owner: it is pinned to ['gpu-%', 'tpu-_']" in caplog.text
     await jobs.start("tpu-1")
     await owner(anna, "lonely", "tpu-1")
 

@@ -19,6 +19,7 @@ from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.tasks import predecessor
 from tests import predecessors
 from tests.predecessors import Marks, overlaps
+from tests.waiting import until
 
 TASKS = 22
 ROWS = """
@@ -115,12 +116,6 @@ async def beating(admin, name: str):
         await admin.execute("DELETE FROM sync_node WHERE name = %s", [name])
 
 
-async def until(condition) -> None:
-    with anyio.fail_after(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.usefixtures("hasty")
 async def test_start_waits_while_a_worker_of_jobsync_lives_whatever_its_clock_says_and_names_it_in_the_log(
     theirs, ours, caplog
@@ -129,7 +124,7 @@ async def test_start_waits_while_a_worker_of_jobsync_lives_whatever_its_clock_sa
     job = Job("anna", ours)
     async with beating(theirs, "old-1"):
         starting = asyncio.ensure_future(job.start())
-        await until(lambda: "anna waits for workers of jobsync to leave: old-1" in caplog.text)
+        await until(lambda: "anna: waits for workers of jobsync to leave: old-1" in caplog.text)
         await asyncio.sleep(0.7)  # longer than it takes to find a row that stands still
         assert not starting.done()
     await starting
@@ -163,14 +158,14 @@ async def test_ours_hand_on_when_a_worker_of_jobsync_comes_back_and_go_on_when_i
         async with beating(theirs, "old-1"):
             await until(lambda: not anna.my_tokens and not berta.my_tokens)
         await until(lambda: len(anna.my_tokens) == len(berta.my_tokens) == 30)
-    assert "anna hands on: workers of jobsync are back: old-1" in caplog.text
+    assert "anna: hands on: workers of jobsync are back: old-1" in caplog.text
 
 
 async def test_no_tables_of_jobsync_are_said_and_nothing_is_waited_for(ours, caplog):
     """Our own tables of that prefix are none of jobsync's."""
     async with Job("other", CoordinationConfig(dsn=ours.dsn)), Job("anna", ours) as job:
         assert job.my_tokens
-    assert "anna waits for no worker of jobsync: there are no tables of it under the prefix 'sync_'" in caplog.text
+    assert "anna: waits for no worker of jobsync: there are no tables of it under the prefix 'sync_'" in caplog.text
 
 
 @pytest.mark.usefixtures("hasty")

@@ -8,7 +8,6 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -18,7 +17,9 @@ from jobsync_async import Job
 from jobsync_async.core import serving
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.tasks import runners
+from tests.handling import nothing
 from tests.integration.test_versions import old_row
+from tests.waiting import until
 
 IDS = [f"S{n}" for n in range(40)]
 
@@ -36,12 +37,6 @@ async def forever(claim) -> None:
 async def said(admin, name: str) -> Any:
     rows = await (await admin.execute("SELECT runs FROM sync_node WHERE name = %s", [name])).fetchall()
     return rows[0][0] if rows else None
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def until_said(admin, name: str, runs: list[dict[str, Any]]) -> None:
@@ -118,10 +113,6 @@ async def test_a_batch_tells_which_workers_own_open_ids_and_do_not_run_it(jobs, 
         assert (one.node, one.runner.kind, one.ids) == ("idle", "batch", sum(idle.owns(task) for task in IDS))
         await idle.run_batch(IDS, nothing)
     await until(lambda: not busy._worker.runners.unserved)
-
-
-async def nothing(claim) -> None:
-    pass
 
 
 async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain_says_that(jobs, admin, caplog, monkeypatch):

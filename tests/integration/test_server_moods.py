@@ -13,6 +13,7 @@ import pytest
 from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, StoreUnavailable
 from jobsync_async.testing import Cluster
 from tests.clusters import cluster
+from tests.handling import nothing
 
 TOKENS = 60
 ROLE = "jobsync_test_moods"
@@ -99,10 +100,6 @@ async def test_rights_on_one_table_that_are_gone_for_a_moment_end_nobody(jobs, a
     await admin.execute("UPDATE sync_cluster SET version = version + 1, announced = version + 1")
     await admin.execute("SELECT pg_notify('sync_changes', version::text) FROM sync_cluster")
     await goes_on(jobs)
-
-
-async def nothing(claim) -> None:
-    """A handler."""
 
 
 @pytest.mark.parametrize(

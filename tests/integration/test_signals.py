@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable, UsageError
+from tests.processes import short_lived
 
 PROGRAM = """
 import asyncio, sys
@@ -44,21 +45,13 @@ asyncio.run(main())
 
 @pytest.fixture
 def start(dsn) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
+    with short_lived() as start_process:
 
-    def start(seconds: float, minimum_nodes: int = 1) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PROGRAM, dsn, str(seconds), str(minimum_nodes)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        limit = threading.Timer(30, process.kill)
-        limit.start()
-        started.append((process, limit))
-        return process
+        def start(seconds: float, minimum_nodes: int = 1) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", PROGRAM, dsn, str(seconds), str(minimum_nodes)]
+            return start_process(command, stderr=subprocess.PIPE)
 
-    yield start
-    for process, limit in started:
-        limit.cancel()
-        process.kill()
-        process.communicate()
+        yield start
 
 
 def until(process: subprocess.Popen[str], words: str) -> str:
@@ -103,7 +96,7 @@ async def test_work_under_way_holds_a_process_up_until_a_second_signal(start, ad
             while len(heir.my_tokens) < 120:
                 await asyncio.sleep(0.01)
     # Before, it may have said that the heir does not run the batch.
-    assert (process.returncode, errors.splitlines()[-1]) == (0, "process was told again: it leaves at once")
+    assert (process.returncode, errors.splitlines()[-1]) == (0, "process: was told again, and leaves at once")
     assert output.splitlines() == ["cut off", "left because of SIGTERM"]
 
 

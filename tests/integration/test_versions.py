@@ -19,6 +19,7 @@ from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.postgres import expanding
 from jobsync_async.postgres.sql import LAYOUT, TOO_OLD
 from jobsync_async.postgres.store import Store
+from tests.handling import nothing
 from tests.integration.test_schema import make_old
 from tests.poolers import pgbouncer
 
@@ -217,10 +218,6 @@ async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the
             assert (refused.returncode, "as their owner" in refused.stderr) == (1, True)
     finally:
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
-
-
-async def nothing(claim) -> None:
-    pass
 
 
 async def test_a_worker_takes_part_where_its_layout_lies_between_what_is_needed_and_what_is_there(config, admin):

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.statements import Asked, Locked, Result, Take, actual, announce, announced, change, rows, statement
-from tests.simulation.tables import CLUSTER, Cluster, Node
+from tests.simulation.statements import (
+    Asked,
+    Locked,
+    Result,
+    Take,
+    actual,
+    announce,
+    announced,
+    change,
+    locked_cluster,
+    rows,
+    statement,
+)
+from tests.simulation.tables import Cluster, Node
 
 if TYPE_CHECKING:
     from tests.simulation.server import Session
@@ -120,22 +133,17 @@ def condemn_history(q: Asked) -> Any:
     def matches(cluster: Cluster) -> bool:
         return cluster.server_identity == q.recorded == actual(q) and cluster.generation == q.seen_generation
 
-    if not matches(q.tx.view().cluster):
+    cluster = yield from locked_cluster(q, matches)
+    if cluster is None:
         return Result()
-    yield Locked(CLUSTER)
-    if not matches(q.tx.view().cluster):
-        return Result()
-    q.tx.update(server_identity=None, generation=max(q.tx.view().cluster.generation, q.known_generation))
+    q.tx.update(server_identity=None, generation=max(cluster.generation, q.known_generation))
     return Result((), 1)
 
 
 @statement
 def begin_generation(q: Asked) -> Any:
-    if not _as_seen(q, q.tx.view().cluster):
-        return Result()
-    yield Locked(CLUSTER)
-    cluster = q.tx.view().cluster
-    if not _as_seen(q, cluster):
+    cluster = yield from locked_cluster(q, partial(_as_seen, q))
+    if cluster is None:
         return Result()
     generation = max(cluster.generation, q.known_generation) + 1 + int(q.chance() * _MOST_JUMP)
     version = max(cluster.version, q.known_version) + 1

@@ -18,6 +18,7 @@ from tests.simulation.statements import (
     rows,
     sound,
     statement,
+    written_node,
 )
 from tests.simulation.tables import Node, Token, View, in_order
 
@@ -156,15 +157,7 @@ def show_stuck(q: Asked) -> Any:
 
 @statement
 def announce_runs(q: Asked) -> Any:
-    row = q.tx.view().node.get(q.name)
-    if row is None or row.incarnation != q.incarnation:
-        return Result()
-    yield Locked(("node", q.name))
-    row = q.tx.row("node", q.name)
-    if row is None or row.incarnation != q.incarnation:
-        return Result()
-    q.tx.write("node", q.name, row._replace(runs=json.loads(q.runs)))
-    return Result((), 1)
+    return written_node(q, lambda node: node.incarnation == q.incarnation, lambda node: node._replace(runs=json.loads(q.runs)))
 
 
 @statement

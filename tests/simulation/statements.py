@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
@@ -120,6 +120,31 @@ def times(q: Asked, cluster: Cluster, node: Node) -> tuple[float | None, float |
     return node.timeout_sec, node.interval_sec
 
 
+# A statement waits only for a row that matches when it begins, and looks at that again when it has the lock.
+
+
+def locked_cluster(q: Asked, matches: Callable[[Cluster], bool]) -> Generator[Locked, None, Cluster | None]:
+    """The cluster's row, locked; None where it does not match."""
+    if not matches(q.tx.view().cluster):
+        return None
+    yield Locked(CLUSTER)
+    cluster = q.tx.view().cluster
+    return cluster if matches(cluster) else None
+
+
+def written_node(q: Asked, matches: Callable[[Node], bool], to: Callable[[Node], Node | None]) -> Any:
+    """The row of the worker `q.name` becomes another, or, for None, goes."""
+    row = q.tx.view().node.get(q.name)
+    if row is None or not matches(row):
+        return Result()
+    yield Locked(("node", q.name))
+    row = q.tx.row("node", q.name)
+    if row is None or not matches(row):
+        return Result()
+    q.tx.write("node", q.name, to(row))
+    return Result((), 1)
+
+
 # == membership =========================================================================================================
 
 _Taken = namedtuple("_Taken", "version leader_incarnation generation")
@@ -127,11 +152,8 @@ _Taken = namedtuple("_Taken", "version leader_incarnation generation")
 
 @statement
 def take_version(q: Asked) -> Any:
-    if not sound(q, q.tx.view().cluster):
-        return Result()
-    yield Locked(CLUSTER)
-    now = q.tx.view().cluster
-    if not sound(q, now):
+    now = yield from locked_cluster(q, partial(sound, q))
+    if now is None:
         return Result()
     cluster = q.tx.update(version=now.version + 1, announced=announced(q, now.version + 1))
     announce(q, cluster)
@@ -140,11 +162,8 @@ def take_version(q: Asked) -> Any:
 
 @statement
 def lock_cluster(q: Asked) -> Any:
-    if not sound(q, q.tx.view().cluster):
-        return Result()
-    yield Locked(CLUSTER)
-    cluster = q.tx.view().cluster
-    return Result(rows("version", [(cluster.version,)]) if sound(q, cluster) else ())
+    cluster = yield from locked_cluster(q, partial(sound, q))
+    return Result(rows("version", [(cluster.version,)]) if cluster is not None else ())
 
 
 def in_turn(names: Sequence[str]) -> Statement:
@@ -298,17 +317,10 @@ def _mine(q: Asked, node: Node | None) -> bool:
 
 @statement
 def set_state(q: Asked) -> Any:
-    def matches(node: Node | None) -> bool:
-        return node is not None and node.state != q.state and q.incarnation in (None, node.incarnation)
+    def matches(node: Node) -> bool:
+        return node.state != q.state and q.incarnation in (None, node.incarnation)
 
-    if not matches(q.tx.view().node.get(q.name)):
-        return Result()
-    yield Locked(("node", q.name))
-    row = q.tx.row("node", q.name)
-    if not matches(row):
-        return Result()
-    q.tx.write("node", q.name, row._replace(state=q.state))
-    return Result((), 1)
+    return written_node(q, matches, lambda node: node._replace(state=q.state))
 
 
 @statement
@@ -323,12 +335,4 @@ def free_tokens_of(q: Asked) -> Any:
 
 @statement
 def delete_node(q: Asked) -> Any:
-    row = q.tx.view().node.get(q.name)
-    if row is None or row.incarnation != q.incarnation:
-        return Result()
-    yield Locked(("node", q.name))
-    row = q.tx.row("node", q.name)
-    if row is None or row.incarnation != q.incarnation:
-        return Result()
-    q.tx.write("node", q.name, None)
-    return Result((), 1)
+    return written_node(q, lambda node: node.incarnation == q.incarnation, lambda node: None)

@@ -6,7 +6,8 @@ Each function is a task in a simulated process. Whatever it calls may be cancell
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -21,6 +22,17 @@ from tests.simulation.process import Process
 
 # What a user has to expect; anything else that comes out of the library is a defect.
 EXPECTED = (NotOwner, OwnershipLost, StoreUnavailable, UsageError, psycopg.OperationalError)
+
+
+@asynccontextmanager
+async def _connected() -> AsyncIterator[Connection]:
+    """A connection of the user's own program, which may stay in a transaction for as long as it likes."""
+    connection = await Connection.connect("user", autocommit=True)
+    connection.idle_limit = False
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class Users:
@@ -93,19 +105,13 @@ class Users:
     async def fence(self) -> None:
         """Commits something through the fence, in a transaction that takes a while."""
         try:
-            connection = await Connection.connect("user", autocommit=True)
-        except psycopg.OperationalError:
-            return
-        connection.idle_limit = False
-        try:
-            task = self._own_id()
-            if task is not None:
-                async with self._job.claim(task) as claim:
-                    await self._fenced(connection, claim)
+            async with _connected() as connection:
+                task = self._own_id()
+                if task is not None:
+                    async with self._job.claim(task) as claim:
+                        await self._fenced(connection, claim)
         except EXPECTED:
             return
-        finally:
-            await connection.close()
 
     async def _fenced(self, connection: Connection, claim: Claim) -> None:
         number = self._process.claimed(claim)
@@ -122,12 +128,7 @@ class Users:
             return
         claim = claim or self._random.choice(self._stale)
         try:
-            connection = await Connection.connect("user", autocommit=True)
-        except psycopg.OperationalError:
-            return
-        connection.idle_limit = False
-        try:
-            async with connection.transaction() as transaction:
+            async with _connected() as connection, connection.transaction() as transaction:
                 query, params = claim.fence_sql()
                 cursor = await connection.execute(query.encode(), params)
                 if await cursor.fetchone() is None:
@@ -135,8 +136,6 @@ class Users:
                 await self._work(1)
         except (psycopg.OperationalError, psycopg.Rollback):  # a Rollback comes out when the connection breaks at it
             return
-        finally:
-            await connection.close()
 
     # -- readers --------------------------------------------------------------------------------------------------------
 

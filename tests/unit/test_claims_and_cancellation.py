@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -16,52 +16,12 @@ import anyio.lowlevel
 import pytest
 from anyio import to_thread
 
-from jobsync_async import Job, NotOwner, OwnershipLost, UsageError
+from jobsync_async import Job, OwnershipLost
 from jobsync_async.host.interruption import Interruption
+from tests.handling import lose
 
 COUNTED = sys.version_info >= (3, 11)
 needs_counts = pytest.mark.skipif(not COUNTED, reason="Python 3.10 does not count cancellations")
-
-
-def plainly(main: Callable[[], Awaitable[Any]]) -> None:
-    asyncio.run(main())
-
-
-def with_eager_tasks(main: Callable[[], Awaitable[Any]]) -> None:
-    if sys.version_info < (3, 12):
-        pytest.skip("eager tasks came with Python 3.12")
-
-    async def eagerly() -> None:
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        await main()
-
-    asyncio.run(eagerly())
-
-
-def on_uvloop(main: Callable[[], Awaitable[Any]]) -> None:
-    uvloop = pytest.importorskip("uvloop")
-    anyio.run(main, backend_options={"loop_factory": uvloop.new_event_loop})
-
-
-def inside_anyio_scopes(main: Callable[[], Awaitable[Any]]) -> None:
-    async def scoped() -> None:
-        async with anyio.create_task_group() as group:
-            with anyio.CancelScope(shield=True):
-                group.start_soon(main)
-                await anyio.lowlevel.checkpoint()
-
-    anyio.run(scoped)
-
-
-@pytest.fixture(params=[plainly, with_eager_tasks, on_uvloop, inside_anyio_scopes])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[Any]]], None]:
-    return request.param
-
-
-def lose(job: Job) -> None:
-    """All tokens are lost, as when the lease ends."""
-    worker = job._worker
-    worker.publish(worker.ownership.forget(), why="lost by the test")
 
 
 async def soon(what: Callable[[], object]) -> None:
@@ -261,11 +221,16 @@ def test_what_anyio_shields_is_not_cut_off_and_what_follows_is(run):
     async def main() -> None:
         steps = []
         async with Job("a") as job:
-            asyncio.get_running_loop().call_later(0.01, lose, job)
+            loop = asyncio.get_running_loop()
+
+            def lose_and_sleep() -> None:
+                loop.call_soon_threadsafe(lose, job)
+                time.sleep(0.05)
+
             with pytest.raises(OwnershipLost):
                 async with job.claim("x"):
                     while True:
-                        await to_thread.run_sync(time.sleep, 0.05)
+                        await to_thread.run_sync(lose_and_sleep)
                         steps.append("a thread has returned")
                         with anyio.CancelScope(shield=True):
                             await asyncio.sleep(0.01)
@@ -336,83 +301,3 @@ async def test_an_interruption_once_does_not_get_lost_in_what_the_body_awaits_th
     await task
     assert order == ["the other's", "ours"]
     assert interruption.count == 1
-
-
-# -- one at a time
-
-
-def test_one_worker_works_on_one_id_once_at_a_time_in_the_order_of_coming(run):
-    async def main() -> None:
-        inside = 0
-        order = []
-
-        async def work(job: Job, number: int) -> None:
-            nonlocal inside
-            async with job.claim("x"):
-                inside += 1
-                assert inside == 1
-                order.append(number)
-                await asyncio.sleep(0.005)
-                inside -= 1
-
-        async with Job("a") as job:
-            await asyncio.gather(*(work(job, number) for number in range(5)))
-        assert order == [0, 1, 2, 3, 4]
-
-    run(main)
-
-
-def test_who_waits_for_a_turn_may_be_cancelled_and_hears_when_the_token_goes(run):
-    async def main() -> None:
-        async def work(job: Job) -> None:
-            async with job.claim("x"):
-                pytest.fail("must not be entered")
-
-        async with Job("a") as job:
-            holding = job._hold("x")
-            await holding.enter()
-            cancelled, refused = asyncio.create_task(work(job)), asyncio.create_task(work(job))
-            await asyncio.sleep(0.01)
-            cancelled.cancel()
-            await asyncio.sleep(0.01)
-            assert cancelled.cancelled()
-            assert not refused.done()
-            lose(job)
-            with pytest.raises(NotOwner):
-                await refused
-            holding.leave()
-
-    run(main)
-
-
-def test_whoever_would_wait_for_itself_is_told_so(run):
-    async def main() -> None:
-        async with Job("a") as job, job.claim("x"):
-
-            async def again() -> None:
-                async with job.claim("x"):
-                    pass
-
-            with pytest.raises(UsageError, match="wait for itself"):
-                await again()
-            with pytest.raises(UsageError, match="wait for itself"):
-                await asyncio.create_task(again())
-            with pytest.raises(UsageError, match="wait for itself"):
-                await job.run_batch(["x"], lambda claim: None)
-
-    run(main)
-
-
-def test_a_scope_is_entered_once(run):
-    async def main() -> None:
-        async with Job("a") as job:
-            scope = job.claim("x")
-            async with scope:
-                pass
-            with pytest.raises(UsageError, match="once"):
-                async with scope:
-                    pass
-            async with job.claim("x"):
-                pass
-
-    run(main)

@@ -1,0 +1,203 @@
+"""The leader, the server's failover, and the versions of the tables."""
+
+from __future__ import annotations
+
+from tests.mutants.catalogue.suites import FAILOVER, QUERIES, RUNNERS, STATEMENTS, UNIT, VERSIONS
+from tests.mutants.workshop import Mutant
+
+MUTANTS = (
+    # -- leading ----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a leader of an old term writes",
+        QUERIES,
+        "WHERE term = %(term)s AND leader_incarnation = %(incarnation)s\n",
+        "WHERE leader_incarnation = %(incarnation)s\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a leader writes though another incarnation leads",
+        QUERIES,
+        "WHERE term = %(term)s AND leader_incarnation = %(incarnation)s\n",
+        "WHERE term = %(term)s\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a leader without a row writes",
+        QUERIES,
+        "  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE",
+        "  AND {sound} FOR UPDATE",
+        STATEMENTS,
+    ),
+    Mutant(
+        "an expiry does not compare the beat",
+        QUERIES,
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation\nRETURNING n.name, n.incarnation",
+        ("tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",),
+        quick=True,
+    ),
+    Mutant(
+        "an expiry does not compare the incarnation",
+        QUERIES,
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a take-over does not compare the term",
+        QUERIES,
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        "WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a take-over of a leader that lives",
+        QUERIES,
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)\n",
+        "WHERE c.term = %(term)s\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan takes a token from an owner that lives",
+        QUERIES,
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n",
+        "",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan writes over what changed since its reading",
+        QUERIES,
+        "WHERE t.token_id = w.token_id AND version <= %(planned_version)s\n          AND (incarnation IN",
+        "WHERE t.token_id = w.token_id\n          AND (incarnation IN",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan passes a fence",
+        QUERIES,
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR UPDATE SKIP LOCKED",
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR NO KEY UPDATE SKIP LOCKED",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan leaves the epoch as it is",
+        QUERIES,
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1",
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32)",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a plan after a new generation goes on with the epochs of before",
+        QUERIES,
+        "epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1",
+        "epoch = t.epoch + 1",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a plan gives a token to a worker that drains",
+        QUERIES,
+        "n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'",
+        "n.name = (%(names)s::text[])[free.receiver]",
+        STATEMENTS,
+    ),
+    # -- failover of the server -------------------------------------------------------------------------------------------
+    Mutant(
+        "a generation begins over a row that changed since it was waited upon",
+        QUERIES,
+        "  AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint\n           AND ",
+        "  AND (%(actual)s::text IS NULL OR (true\n           AND ",
+        FAILOVER,
+    ),
+    Mutant(
+        "a generation begins on another server than the one that was waited upon",
+        QUERIES,
+        "           AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))",
+        "           ))",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a generation begins below what its beginner knows of",
+        QUERIES,
+        "    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,",
+        "    SET generation = generation + 1 + floor(random() * 65536)::bigint,",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "a generation takes tokens that a fence locks",
+        QUERIES,
+        "WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)",
+        "WHERE token_id IN (SELECT token_id FROM {token} FOR NO KEY UPDATE SKIP LOCKED)",
+        (*FAILOVER, *STATEMENTS),
+    ),
+    Mutant(
+        "an earlier generation is gone back to",
+        "core/server_history.py",
+        "        if known is None or self.generation > known.generation:",
+        "        if known is None or self.generation != known.generation:",
+        ("tests/unit/test_server_history.py",),
+        quick=True,
+    ),
+    Mutant(
+        "a state from before what was seen is adopted",
+        "core/server_history.py",
+        "        return history if history == known and self.version >= version else None",
+        "        return history if history == known else None",
+        ("tests/unit/test_server_history.py",),
+    ),
+    # -- versions -----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "a change of a table waits for it as long as a statement may take",
+        "postgres/expanding.py",
+        "    lock_ms = str(round(min(_MOST_WAIT_SEC, config.lease_sec * _PART_OF_LEASE) * 1000))",
+        "    lock_ms = most_ms",
+        VERSIONS,
+    ),
+    Mutant(
+        "contracted tables take older workers",
+        "postgres/operators.sql",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (true)",
+        VERSIONS,
+    ),
+    Mutant(
+        "contracted tables take an older worker that takes over a newer one's row",
+        "postgres/operators.sql",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s, false))",
+        VERSIONS,
+    ),
+    Mutant(
+        "a worker that is older than the tables allow starts",
+        "postgres/schema.py",
+        "    if row.schema_version > LAYOUT:",
+        "    if row.schema_version > LAYOUT + 1:",
+        VERSIONS,
+    ),
+    Mutant(
+        "what a newer worker ran counts for an older one that took over its row",
+        QUERIES,
+        "WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @>",
+        "WHERE incarnation <> %(incarnation)s AND NOT runs @>",
+        RUNNERS,
+    ),
+    Mutant(
+        "what is run is not said again after a rejoin",
+        "tasks/runners.py",
+        "        row = said if me == self._worker.identity else frozenset[Runner]()",
+        "        row = said if me else frozenset[Runner]()",
+        RUNNERS,
+    ),
+    Mutant(
+        "a reader is told of tokens without a look at the lease",
+        "work/streams.py",
+        "                worker.check_lease()  # what is told of from here on is so at this moment\n",
+        "",
+        ("tests/integration/test_readers.py",),
+    ),
+    Mutant(
+        "an answer that a thread made while tokens changed is kept",
+        "core/ownership.py",
+        "            self._owned = (number, owned)",
+        "            self._owned = (self._changes, owned)",
+        UNIT,
+    ),
+)
