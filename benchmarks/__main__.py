@@ -1,7 +1,9 @@
-"""``python -m benchmarks [--quick] [--json FILE] [--plots FOLDER] [CASE ...]``: this library beside its peers and its goals.
+"""``python -m benchmarks [--quick] [--json FILE] [--plots FOLDER] [CASE ...]``: this library beside
+its peers and its goals.
 
-It needs only Python and a package index: peers are installed into environments of their own, and PostgreSQL is the embedded
-one. The sides take turns on the same server, workers are processes, and every figure is a median with its range.
+It needs only Python and a package index: peers are installed into environments of their own, and
+PostgreSQL is the embedded one. The sides take turns on the same server, workers are processes, and
+every figure is a median with its range.
 """
 
 from __future__ import annotations
@@ -19,11 +21,21 @@ from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
 
 # As a real server is run, so that a commit waits for the disk.
-SAFE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "1500"}
+SAFE = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "max_connections": "1500",
+}
 
 CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]]] = {
-    "reaction": lambda server, sides, quick: asyncio.run(reaction.measure(server.dsn, sides, quick)),
-    "zookeeper": lambda server, sides, quick: asyncio.run(peers.zookeeper(server.dsn, sides, quick)),
+    "reaction": lambda server, sides, quick: asyncio.run(
+        reaction.measure(server.dsn, sides, quick)
+    ),
+    "zookeeper": lambda server, sides, quick: asyncio.run(
+        peers.zookeeper(server.dsn, sides, quick)
+    ),
     "kafka": lambda server, sides, quick: asyncio.run(peers.kafka(server.dsn, sides, quick)),
     "distribution": lambda server, sides, quick: compared.distribution(server.dsn, sides, quick),
     "plan": lambda server, sides, quick: compared.plans(server.dsn, sides, quick),
@@ -43,23 +55,36 @@ WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED, "bloat": bloat.HURRIE
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, a shorter look, and no peer that takes minutes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer rounds, a shorter look, and no peer that takes minutes",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument(
         "--plots",
         type=Path,
         metavar="FOLDER",
-        help="write each case's results there as CASE.json, and draw what is there (`python -m benchmarks.plots FOLDER` draws "
+        help="write each case's results there as CASE.json, and draw what is there (`python -m "
+        "benchmarks.plots FOLDER` draws "
         "alone); needs the dependency group `bench`",
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", choices=[[], *CASES], help=f"some of: {', '.join(CASES)}")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        choices=[[], *CASES],
+        help=f"some of: {', '.join(CASES)}",
+    )
     options = parser.parse_args()
     if options.plots:
         from benchmarks.plots import draw  # before anything is measured: it may not be installed
     sides = both()
     results: list[Result] = []
     print(HEAD)
-    for name in options.cases or [name for name in CASES if not (options.quick and name in SLOW_PEERS)]:
+    for name in options.cases or [
+        name for name in CASES if not (options.quick and name in SLOW_PEERS)
+    ]:
         started = time.monotonic()
         try:
             with EmbeddedPostgres({**SAFE, **WITH.get(name, {})}) as server:

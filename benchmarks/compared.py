@@ -1,4 +1,5 @@
-"""The cases in which both sides do the same: each measured in turn, in processes of their own, on one server."""
+"""The cases in which both sides do the same: each measured in turn, in processes of their own, on
+one server."""
 
 from __future__ import annotations
 
@@ -38,17 +39,30 @@ def distribution(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
             ("death", "1 of 7 dies", death),
         ):
             name = f"{total:,} tokens: {title}"
-            results.append(Result(name, "ms", [a[event] for a in ours], goal, [a[event] for a in theirs], times=8))
+            results.append(
+                Result(
+                    name, "ms", [a[event] for a in ours], goal, [a[event] for a in theirs], times=8
+                )
+            )
         walled = 1.0 if total == 10_000 else None
         name = f"{total:,} tokens: write-ahead log of that death"
-        results.append(Result(name, "MiB", [a["wal"] for a in ours], walled, [a["wal"] for a in theirs], times=1))
+        results.append(
+            Result(
+                name, "MiB", [a["wal"] for a in ours], walled, [a["wal"] for a in theirs], times=1
+            )
+        )
     return results
 
 
 def ours_alone(dsn: str, side: Side, total: int) -> Result:
     """The first distribution of so many tokens; theirs takes too long for a quick run."""
     (ours,) = interleaved(1, [side], dsn, "distribution", total)
-    return Result(f"{total:,} tokens: first distribution", "ms", [answer["first"] for answer in ours], _FIRST_MS.get(total))
+    return Result(
+        f"{total:,} tokens: first distribution",
+        "ms",
+        [answer["first"] for answer in ours],
+        _FIRST_MS.get(total),
+    )
 
 
 def plans(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
@@ -66,7 +80,11 @@ def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     for hash_function in ("double_sha256",) if quick else ("double_sha256", "sha256", "md5"):
         ours, theirs = interleaved(rounds, sides, dsn, "claiming", hash_function)
         goal = 600_000 if hash_function == "double_sha256" else None
-        results.append(Result(f"can_claim_task, {hash_function}", "/s", ours, goal, theirs, times=1.5, more=True))
+        results.append(
+            Result(
+                f"can_claim_task, {hash_function}", "/s", ours, goal, theirs, times=1.5, more=True
+            )
+        )
     (ours,) = interleaved(rounds, sides[:1], dsn, "filtering")
     results.append(Result("filter_owned", "ids/s", ours, 1_000_000, more=True))
     return results
@@ -75,7 +93,15 @@ def calls(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
 def rows(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     ours, theirs = interleaved(1 if quick else 5, sides, dsn, "rows")
     return [
-        Result(title, "rows/s", [a[key] for a in ours], goal, [a[key] for a in theirs], times=1, more=True)
+        Result(
+            title,
+            "rows/s",
+            [a[key] for a in ours],
+            goal,
+            [a[key] for a in theirs],
+            times=1,
+            more=True,
+        )
         for key, title, goal in (
             ("single", "add_task, one by one", None),
             ("claims", "set_claim of 10,000", 20_000.0),
@@ -91,14 +117,20 @@ def memory(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
     ours, theirs = interleaved(1 if quick else 3, sides, dsn, "memory")
     return [
         Result(
-            "memory of the first Job over `import psycopg`", "MiB", [a[0] for a in ours], 8, [a[0] for a in theirs], times=2
+            "memory of the first Job over `import psycopg`",
+            "MiB",
+            [a[0] for a in ours],
+            8,
+            [a[0] for a in theirs],
+            times=2,
         ),
         Result("memory of each further Job", "MiB", [a[1] for a in ours], 0.5),
     ]
 
 
 def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
-    """A leader and two others of each side at once while nothing happens; what they send is counted by the server's log."""
+    """A leader and two others of each side at once while nothing happens; what they send is counted
+    by the server's log."""
     seconds = 20 if quick else 60
     names = {"ours": sides[0], "theirs": sides[1]}
     with ExitStack() as stack:
@@ -107,7 +139,11 @@ def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> li
             for which, side in names.items():
                 process = subprocess.Popen(
                     side.command("hold", f"steady_{which}_", role),
-                    env={**side.environment, **server(postgres.dsn), "PGAPPNAME": f"{which} {role}"},
+                    env={
+                        **side.environment,
+                        **server(postgres.dsn),
+                        "PGAPPNAME": f"{which} {role}",
+                    },
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
@@ -123,11 +159,17 @@ def steady(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> li
         with psycopg.connect(postgres.dsn, autocommit=True) as connection:
             for _ in range(seconds):  # the most at a time: what is opened for a moment counts
                 time.sleep(1)
-                names_now = connection.execute("SELECT application_name FROM pg_stat_activity").fetchall()
+                names_now = connection.execute(
+                    "SELECT application_name FROM pg_stat_activity"
+                ).fetchall()
                 held |= Counter(who for (name,) in names_now if (who := _who(name)))
         sent = _statements(postgres) - before
     results = []
-    for role, title, most in (("follower", "follower", 13), ("next", "next in age", 25), ("leader", "leader", 25)):
+    for role, title, most in (
+        ("follower", "follower", 13),
+        ("next", "next in age", 25),
+        ("leader", "leader", 25),
+    ):
         ours, theirs = (f"{which} {role}" for which in names)
         rate = [[sent[who] * 60 / seconds] for who in (ours, theirs)]
         results += [

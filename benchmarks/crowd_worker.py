@@ -1,9 +1,9 @@
 """A process of many Jobs: orders come as lines of JSON, ``{"start": [names], "at_once": 5}`` or
 ``{"stop": [names], …}``; it tells of what changes.
 
-It prints ``{"t", "owned": {name: how many}, "gone": [names]}`` of those of its Jobs that own more or fewer tokens than it said
-last, looking every few milliseconds; and ``{"t", "joining": name}``, ``joined`` and ``leaving``. Seconds are on the clock that
-all processes share.
+It prints ``{"t", "owned": {name: how many}, "gone": [names]}`` of those of its Jobs that own more
+or fewer tokens than it said last, looking every few milliseconds; and ``{"t", "joining": name}``,
+``joined`` and ``leaving``. Seconds are on the clock that all processes share.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Crowd:
     async def start(self, turn: asyncio.Semaphore, name: str) -> None:
         job = Job(name, self._config, wait_on_enter=300, lock_provider=lambda _: tell(joining=name))
         self._jobs[name] = job
-        async with turn:  # until it has joined; while the cluster forms, its start goes on until all have
+        # Until it has joined; while the cluster forms, its start goes on until all have.
+        async with turn:
             starting = asyncio.ensure_future(job.start())
-            while job._worker.state is None and not starting.done():  # noqa: ASYNC110 - looked at from outside
+            # looked at from outside
+            while job._worker.state is None and not starting.done():  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_SEC)
             if not starting.done():
                 tell(joined=name)
@@ -54,7 +56,11 @@ class Crowd:
         """Tell of changes, for ever."""
         told: dict[str, int] = {}
         while True:
-            now = {name: len(job.my_tokens) for name, job in self._jobs.items() if job._worker.state is not None}
+            now = {
+                name: len(job.my_tokens)
+                for name, job in self._jobs.items()
+                if job._worker.state is not None
+            }
             if now != told:
                 tell(owned=dict(now.items() - told.items()), gone=[*(told.keys() - now.keys())])
                 told = now
@@ -68,7 +74,11 @@ def _end_if_failed(order: asyncio.Future[Any]) -> None:
 
 
 async def main(appname: str, total: str, minimum_nodes: str) -> None:
-    crowd = Crowd(CoordinationConfig(appname=appname, total_tokens=int(total), minimum_nodes=int(minimum_nodes)))
+    crowd = Crowd(
+        CoordinationConfig(
+            appname=appname, total_tokens=int(total), minimum_nodes=int(minimum_nodes)
+        )
+    )
     loop = asyncio.get_running_loop()
     watching = asyncio.ensure_future(crowd.watch())
     under_way: list[asyncio.Future[Any]] = []
@@ -76,7 +86,9 @@ async def main(appname: str, total: str, minimum_nodes: str) -> None:
         order = json.loads(line)
         turn = asyncio.Semaphore(order["at_once"])
         starts, stops = order.get("start", ()), order.get("stop", ())
-        under_way.append(asyncio.gather(*map(partial(crowd.start, turn), starts), *map(crowd.stop, stops)))
+        under_way.append(
+            asyncio.gather(*map(partial(crowd.start, turn), starts), *map(crowd.stop, stops))
+        )
         under_way[-1].add_done_callback(_end_if_failed)
     watching.cancel()
     if not all(order.done() for order in under_way):

@@ -19,7 +19,8 @@ class Process:
     """One process of Jobs, and what it told last.
 
     Attributes:
-        owned: tokens of each of its Jobs. told_at: when that changed. moments: when something was begun or done.
+        owned: tokens of each of its Jobs. told_at: when that changed. moments: when something was
+            begun or done.
     """
 
     def __init__(self, child: asyncio.subprocess.Process, news: asyncio.Event) -> None:
@@ -77,10 +78,19 @@ class Process:
 class Crowd:
     """All processes of one cluster, which has `total` tokens."""
 
-    def __init__(self, postgres: EmbeddedPostgres, side: Side, appname: str, total: int, workers: int) -> None:
+    def __init__(
+        self, postgres: EmbeddedPostgres, side: Side, appname: str, total: int, workers: int
+    ) -> None:
         self.appname = appname
         self._environment = {**side.environment, **server(postgres.dsn)}
-        self._command = [side.python, "-m", "benchmarks.crowd_worker", appname, str(total), str(workers)]
+        self._command = [
+            side.python,
+            "-m",
+            "benchmarks.crowd_worker",
+            appname,
+            str(total),
+            str(workers),
+        ]
         self.total = total
         self._news = asyncio.Event()
         self.processes: list[Process] = []
@@ -104,7 +114,9 @@ class Crowd:
 
     def _is_even(self, workers: int) -> bool:
         counts = [count for process in self.processes for count in process.owned.values()]
-        return len(counts) == workers and sum(counts) == self.total and max(counts) - min(counts) <= 1
+        return (
+            len(counts) == workers and sum(counts) == self.total and max(counts) - min(counts) <= 1
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what processes tell. Raises RuntimeError when one of them fails."""
@@ -117,11 +129,14 @@ class Crowd:
 
     async def end(self) -> None:
         """End all processes at once: nobody asks how they leave."""
-        await asyncio.gather(*(process.kill() for process in self.processes if process.child.returncode is None))
+        await asyncio.gather(
+            *(process.kill() for process in self.processes if process.child.returncode is None)
+        )
 
 
 def server_cpu_sec(postgres: EmbeddedPostgres) -> float:
-    """Processor seconds of the server so far: of its process, of those that have ended, and of those that it has."""
+    """Processor seconds of the server so far: of its process, of those that have ended, and of
+    those that it has."""
     ticks = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,7 +1,8 @@
-"""What grows with what: heartbeats, rebalances and plans with 10,000 tokens and with a hundred times as many.
+"""What grows with what: heartbeats, rebalances and plans with 10,000 tokens and with a hundred
+times as many.
 
-Ten workers without tasks, whose statements are sent by hand in turn: nine are alike, and one has a thousand tokens however many
-there are. It dies and comes back, so a thousand tokens move each time.
+Ten workers without tasks, whose statements are sent by hand in turn: nine are alike, and one has a
+thousand tokens however many there are. It dies and comes back, so a thousand tokens move each time.
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ class Cluster:
     """Workers by hand, the first of which leads.
 
     Attributes:
-        took: milliseconds of each event; of rebalances, without what the leader's plan took, which is apart.
+        took: milliseconds of each event; of rebalances, without what the leader's plan took, which
+            is apart.
         wal: bytes of the write-ahead log.
     """
 
-    def __init__(self, store: Store, feed: TokenFeed, config: CoordinationConfig, connection: psycopg.AsyncConnection) -> None:
+    def __init__(
+        self,
+        store: Store,
+        feed: TokenFeed,
+        config: CoordinationConfig,
+        connection: psycopg.AsyncConnection,
+    ) -> None:
         self._store = store
         self._feed = feed
         self._connection = connection
@@ -69,7 +77,8 @@ class Cluster:
         self.took["heartbeat"].append((time.perf_counter() - started) * 1000)
 
     async def die_and_come_back(self) -> None:
-        """A death, by which a thousand tokens are assigned; a join, for which as many are revoked; and the handing on."""
+        """A death, by which a thousand tokens are assigned; a join, for which as many are revoked;
+        and the handing on."""
         answer = await self._store.membership.heartbeat(self._alike[0], watch_all=True)
         assert answer is not None
         await self._rebalance("death", next(beat for beat in answer.beats if beat.name == "small"))
@@ -94,7 +103,9 @@ class Cluster:
             decided[0] = time.perf_counter() - started
             return distribution
 
-        term = (await self._feed.read_changes(self._alike[0], -1 if what == "first" else self._version)).term
+        term = (
+            await self._feed.read_changes(self._alike[0], -1 if what == "first" else self._version)
+        ).term
         state, before = self._state, await self._wal()
         started = time.perf_counter()
         outcome: RebalanceOutcome | None = await self._store.leading.rebalance(
@@ -108,7 +119,9 @@ class Cluster:
         self.wal[what].append((await self._wal() - before) / 1024)
 
     async def _wal(self) -> float:
-        row = await (await self._connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")).fetchone()
+        row = await (
+            await self._connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
+        ).fetchone()
         assert row is not None
         return float(row[0])
 
@@ -144,7 +157,10 @@ def _plan_ns(total: int) -> float:
 async def measure(dsn: str, quick: bool) -> list[Result]:
     """The same with few and with many tokens, and how many times as much many cost."""
     rounds = 3 if quick else 15
-    few, many = await _costs(dsn, _FEW, rounds), await _costs(dsn, 100_000 if quick else _MANY, rounds)
+    few, many = (
+        await _costs(dsn, _FEW, rounds),
+        await _costs(dsn, 100_000 if quick else _MANY, rounds),
+    )
     results = []
     for what, name, goal in (
         ("heartbeat", "a heartbeat", 1.5),
@@ -156,17 +172,27 @@ async def measure(dsn: str, quick: bool) -> list[Result]:
     for what in ("death", "join"):
         results += _grown(f"log of that for a {what}", "KiB", few.wal[what], many.wal[what], 1.5)
         results += _grown(
-            f"the plan of that for a {what}", "ms", few.took[f"plan for a {what}"], many.took[f"plan for a {what}"]
+            f"the plan of that for a {what}",
+            "ms",
+            few.took[f"plan for a {what}"],
+            many.took[f"plan for a {what}"],
         )
     sizes = (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000)
     each = {total: [_plan_ns(total) for _ in range(5)] for total in sizes}
-    results += [Result(f"{total:,} tokens: a plan, for each token", "ns", values) for total, values in each.items()]
+    results += [
+        Result(f"{total:,} tokens: a plan, for each token", "ns", values)
+        for total, values in each.items()
+    ]
     times = median(each[sizes[-1]]) / median(each[sizes[0]])
-    results.append(Result(f"a plan, each of {sizes[-1]:,} tokens over {sizes[0]:,}", "x", [times], 2))
+    results.append(
+        Result(f"a plan, each of {sizes[-1]:,} tokens over {sizes[0]:,}", "x", [times], 2)
+    )
     return results
 
 
-def _grown(name: str, unit: str, few: list[float], many: list[float], goal: float | None = None) -> list[Result]:
+def _grown(
+    name: str, unit: str, few: list[float], many: list[float], goal: float | None = None
+) -> list[Result]:
     return [
         Result(f"few tokens: {name}", unit, few),
         Result(f"many tokens: {name}", unit, many),

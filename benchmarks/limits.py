@@ -1,4 +1,5 @@
-"""Ours against what PostgreSQL itself takes for the same: the least that any such library could take."""
+"""Ours against what PostgreSQL itself takes for the same: the least that any such library could
+take."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ from jobsync_async.core.rows import Announcement, Identity
 from jobsync_async.postgres.store import Store
 
 TOTAL = 10_000
-# Until what follows a change is over: the leader looks at it, and a worker reads again after a millisecond at the earliest.
+# Until what follows a change is over: the leader looks at it, and a worker reads again after a
+# millisecond at the earliest.
 _QUIET_SEC = 0.003
 
 
 async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of a rebalance when 1 of 7 dies, and of one bare statement that writes the same rows."""
+    """Milliseconds of a rebalance when 1 of 7 dies, and of one bare statement that writes the same
+    rows."""
     config = CoordinationConfig(dsn=dsn, appname="commit_")
     store = await Store.open(config, "benchmark")
     state = LeaderState(TOTAL, token_hasher(TOTAL, config.hash_function))
@@ -38,7 +41,9 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
 
     async def lead() -> float:
         started = time.perf_counter()
-        outcome = await store.leading.rebalance(leader, 1, (), state.version, state.pin_version, decide)
+        outcome = await store.leading.rebalance(
+            leader, 1, (), state.version, state.pin_version, decide
+        )
         assert outcome is not None
         assert outcome.wrote
         return (time.perf_counter() - started) * 1000
@@ -55,21 +60,27 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
                 dying = others.pop(0)
                 row = await (
                     await connection.execute(
-                        "SELECT array_agg(token_id) FROM commit_token WHERE incarnation = %s", [dying.incarnation]
+                        "SELECT array_agg(token_id) FROM commit_token WHERE incarnation = %s",
+                        [dying.incarnation],
                     )
                 ).fetchone()
                 assert row is not None
                 started = time.perf_counter()
-                # The same rows, columns and indexes, in one statement that knows all it needs; changed back by the next.
+                # The same rows, columns and indexes, in one statement that knows all it needs;
+                # changed back by the next.
                 await connection.execute(
-                    "UPDATE commit_token SET node = 'x', incarnation = %s, epoch = epoch + 1, version = version + 1, "
+                    "UPDATE commit_token SET node = 'x', incarnation = %s, epoch = epoch + 1, "
+                    "version = version + 1, "
                     "assigned_at = now() WHERE token_id = ANY(%s)",
                     [dying.incarnation, row[0]],
                 )
                 bare.append((time.perf_counter() - started) * 1000)
-                await connection.execute("DELETE FROM commit_node WHERE incarnation = %s", [dying.incarnation])
                 await connection.execute(
-                    "UPDATE commit_cluster SET version = greatest(version, (SELECT max(version) FROM commit_token))"
+                    "DELETE FROM commit_node WHERE incarnation = %s", [dying.incarnation]
+                )
+                await connection.execute(
+                    "UPDATE commit_cluster SET version = greatest(version, (SELECT max(version) "
+                    "FROM commit_token))"
                 )
                 ours.append(await lead())
                 # All workers but the leader must be many again for the next round to move as many.
@@ -85,7 +96,8 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
 
 
 async def firsts(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of a first distribution to 6 workers, and of one bare statement that inserts the same rows."""
+    """Milliseconds of a first distribution to 6 workers, and of one bare statement that inserts the
+    same rows."""
     ours, bare = [], []
     for number in range(rounds):
         config = CoordinationConfig(dsn=dsn, appname=f"first{number}_", total_tokens=TOTAL)
@@ -101,19 +113,30 @@ async def firsts(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
             for worker in workers:
                 await store.membership.join(worker, Announcement())
             started = time.perf_counter()
-            outcome = await store.leading.rebalance(workers[0], 1, (), state.version, state.pin_version, decide)
+            outcome = await store.leading.rebalance(
+                workers[0], 1, (), state.version, state.pin_version, decide
+            )
             ours.append((time.perf_counter() - started) * 1000)
             assert outcome is not None
             assert outcome.wrote
         finally:
             await store.close()
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            await connection.execute(f"CREATE TABLE bare_first{number} (LIKE first{number}_token INCLUDING ALL)")
+            await connection.execute(
+                f"CREATE TABLE bare_first{number} (LIKE first{number}_token INCLUDING ALL)"
+            )
             started = time.perf_counter()
             await connection.execute(
                 f"INSERT INTO bare_first{number} (token_id, node, incarnation, epoch, version) "
-                "SELECT g, (%s::text[])[1 + g * 6 / %s], (%s::uuid[])[1 + g * 6 / %s], 1, 0 FROM generate_series(0, %s) AS g",
-                [[w.name for w in workers], TOTAL, [w.incarnation for w in workers], TOTAL, TOTAL - 1],
+                "SELECT g, (%s::text[])[1 + g * 6 / %s], (%s::uuid[])[1 + g * 6 / %s], 1, 0 FROM "
+                "generate_series(0, %s) AS g",
+                [
+                    [w.name for w in workers],
+                    TOTAL,
+                    [w.incarnation for w in workers],
+                    TOTAL,
+                    TOTAL - 1,
+                ],
             )
             bare.append((time.perf_counter() - started) * 1000)
     return ours, bare
@@ -145,7 +168,8 @@ class Push(NamedTuple):
 
 
 async def pushes(dsn: str, rounds: int, count: int) -> list[Push]:
-    """Changes one by one, each when the last is dealt with. No commit waits for the disk here, for a bare NOTIFY has none."""
+    """Changes one by one, each when the last is dealt with. No commit waits for the disk here, for
+    a bare NOTIFY has none."""
     config = CoordinationConfig(dsn=dsn, appname="push_", total_tokens=100)
     async with (
         Job("w0", config) as job,
@@ -164,8 +188,10 @@ async def pushes(dsn: str, rounds: int, count: int) -> list[Push]:
         def change(appname: str, channel: str) -> str:
             # Moves no token: another epoch, so that the stream tells of it.
             return (
-                f"WITH taken AS (UPDATE {appname}cluster SET version = version + 1 RETURNING version), moved AS ("
-                f"UPDATE {appname}token SET epoch = epoch + 1, version = taken.version FROM taken WHERE token_id = 0) "
+                f"WITH taken AS (UPDATE {appname}cluster SET version = version + 1 RETURNING "
+                "version), moved AS ("
+                f"UPDATE {appname}token SET epoch = epoch + 1, version = taken.version FROM "
+                "taken WHERE token_id = 0) "
                 f"SELECT pg_notify('{channel}', version::text) FROM taken"
             )
 
@@ -198,7 +224,9 @@ async def measure(dsn: str, quick: bool) -> list[Result]:
     ours, bare = await commits(dsn, 4 if quick else 10)
     first, inserted = await firsts(dsn, 3 if quick else 10)
     measured = await pushes(dsn, *((2, 200) if quick else (5, 1000)))
-    pushed, heard, notified = (list(chain.from_iterable(values)) for values in zip(*measured, strict=True))
+    pushed, heard, notified = (
+        list(chain.from_iterable(values)) for values in zip(*measured, strict=True)
+    )
     middle = [median(push.ours) / median(push.bare) for push in measured]
     slowest = [_p99(push.ours) / _p99(push.bare) for push in measured]
     return [
@@ -208,7 +236,10 @@ async def measure(dsn: str, quick: bool) -> list[Result]:
         Result("  as a multiple of the bare statement", "x", [median(first) / median(inserted)], 3),
         Result("change to stream (theirs: bare NOTIFY)", "ms", pushed, theirs=notified),
         Result(
-            "  p99 of each run", "ms", [_p99(push.ours) for push in measured], theirs=[_p99(push.bare) for push in measured]
+            "  p99 of each run",
+            "ms",
+            [_p99(push.ours) for push in measured],
+            theirs=[_p99(push.bare) for push in measured],
         ),
         Result("  as a multiple of the bare NOTIFY, median of each run", "x", middle),
         Result("  as a multiple of the bare NOTIFY, p99 of each run", "x", slowest, 3),

@@ -16,7 +16,8 @@ class Result:
     """Values of one quantity, ours and a peer's.
 
     Attributes:
-        goal: what the median of ours may be at most, or must be at least when more is better; None for none.
+        goal: what the median of ours may be at most, or must be at least when more is better; None
+            for none.
         times: how many times better than the peer's ours must be; None for no such goal.
         more: more is better, as it is with rates.
     """
@@ -60,13 +61,18 @@ class Result:
         ratio = "" if self.ratio is None else f"{self.ratio:,.1f} x"
         verdict = ("met" if self.met else "MISSED") if self.goals() else ""
         return (
-            f"{self.name:{_WIDTH}.{_WIDTH}} {self.unit:10.10} {_shown(self.ours):26} {_shown(self.theirs):26} {ratio:>10}  "
+            f"{self.name:{_WIDTH}.{_WIDTH}} {self.unit:10.10} {_shown(self.ours):26} "
+            f"{_shown(self.theirs):26} {ratio:>10}  "
             f"{self.goals():20} {verdict}"
         ).rstrip()
 
     def case(self) -> dict[str, Any]:
         """As JSON has it. What is infinite is null there, and `null` says why."""
-        why = {side: "did not come to its end" for side in ("ours", "theirs") if not all(map(isfinite, getattr(self, side)))}
+        why = {
+            side: "did not come to its end"
+            for side in ("ours", "theirs")
+            if not all(map(isfinite, getattr(self, side)))
+        }
         if self.ratio is not None and not isfinite(self.ratio):
             why["ratio"] = "one side is zero or did not come to its end"
         return {
@@ -78,12 +84,18 @@ class Result:
             "goal": self.goals() or None,
             "met": self.met,
             "null": why,
-            "values": {"ours": list(map(_finite, self.ours)), "theirs": list(map(_finite, self.theirs))},
+            "values": {
+                "ours": list(map(_finite, self.ours)),
+                "theirs": list(map(_finite, self.theirs)),
+            },
         }
 
 
 _WIDTH = 74
-HEAD = f"{'case':{_WIDTH}} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  goal"
+HEAD = (
+    f"{'case':{_WIDTH}} {'unit':10} {'ours: median (min-max)':26} {'theirs':26} {'better':>10}  "
+    "goal"
+)
 
 
 def _shown(values: Sequence[float]) -> str:
@@ -98,4 +110,6 @@ def _finite(value: float) -> float | None:
 
 def save(results: Sequence[Result], path: Path) -> None:
     """Write results as JSON: a list of cases."""
-    path.write_text(json.dumps([result.case() for result in results], indent=1, allow_nan=False) + "\n", "utf-8")
+    path.write_text(
+        json.dumps([result.case() for result in results], indent=1, allow_nan=False) + "\n", "utf-8"
+    )

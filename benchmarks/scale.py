@@ -1,8 +1,9 @@
-"""Many workers: how soon a join, a leave, a death and a burst of joins are absorbed, and what many cost while nothing happens.
+"""Many workers: how soon a join, a leave, a death and a burst of joins are absorbed, and what many
+cost while nothing happens.
 
-The workers are in a few processes, many Jobs to each; the leader has one of its own, and so has the one that joins, leaves or
-is killed. All of them share this machine's cores with the server, so the times hold the work of all workers together, which in
-use is spread.
+The workers are in a few processes, many Jobs to each; the leader has one of its own, and so has the
+one that joins, leaves or is killed. All of them share this machine's cores with the server, so the
+times hold the work of all workers together, which in use is spread.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Seen:
             Result(of + "one is killed", "s", self.death, 1 if known else None),
             Result(of + f"{_BURST} more join at once", "s", [self.burst]),
             Result(of + f"rebalances for these {_BURST}", "", [self.rebalances], 5),
-            Result(of + "statements each", "/min", [self.statements], 13 + 24 / self.workers),  # two look once more
+            # Two look once more.
+            Result(of + "statements each", "/min", [self.statements], 13 + 24 / self.workers),
             Result(of + "connections each", "", [self.connections / self.workers], 2.1),
             Result(of + "server, nothing happens, each", "ms/s", [self.idle_ms / self.workers]),
             Result(of + "leader, nothing happens", "ms/s", [self.leader_idle_ms]),
@@ -85,7 +87,14 @@ class Seen:
 class Measurement:
     """One cluster, from its start to its end."""
 
-    def __init__(self, postgres: EmbeddedPostgres, side: Side, workers: int, total: int, pause_sec: float = _PAUSE_SEC) -> None:
+    def __init__(
+        self,
+        postgres: EmbeddedPostgres,
+        side: Side,
+        workers: int,
+        total: int,
+        pause_sec: float = _PAUSE_SEC,
+    ) -> None:
         self._postgres = postgres
         self._pause_sec = pause_sec
         self._crowd = Crowd(postgres, side, f"scale{workers}_{total}_", total, workers)
@@ -95,7 +104,9 @@ class Measurement:
         self._leader: Process
 
     async def run(self, idle_sec: float, rounds: int) -> Seen:
-        async with await psycopg.AsyncConnection.connect(self._postgres.dsn, autocommit=True) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            self._postgres.dsn, autocommit=True
+        ) as connection:
 
             async def number(query: str) -> float:
                 row = await (await connection.execute(query.encode())).fetchone()
@@ -128,17 +139,27 @@ class Measurement:
         self.seen.start = await crowd.even(workers) - started
 
     async def _idle(self, seconds: float) -> None:
-        here = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        here = (
+            "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client "
+            "backend'"
+        )
         connections = f"SELECT count(*) FROM pg_stat_activity WHERE {here}"
         for _ in range(_SETTLES_WITHIN_SEC * 10):  # until what starting needed is closed again
             if await self._number(connections) <= 2 * self._workers:
                 break
             await asyncio.sleep(0.1)
-        # Until nobody counts as new any more; meanwhile, what was not announced is read with the next heartbeat.
+        # Until nobody counts as new any more; meanwhile, what was not announced is read with the
+        # next heartbeat.
         await asyncio.sleep(SETTLING * CoordinationConfig().heartbeat_interval_sec)
         self.seen.connections = await self._number(connections)
-        calls = f"SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE '%{self._crowd.appname}%'"
-        before, used, led = await self._number(calls), server_cpu_sec(self._postgres), self._leader.cpu_sec
+        calls = (
+            f"SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE '%{self._crowd.appname}%'"
+        )
+        before, used, led = (
+            await self._number(calls),
+            server_cpu_sec(self._postgres),
+            self._leader.cpu_sec,
+        )
         await asyncio.sleep(seconds)
         self.seen.idle_ms = (server_cpu_sec(self._postgres) - used) * 1000 / seconds
         self.seen.leader_idle_ms = (self._leader.cpu_sec - led) * 1000 / seconds
@@ -174,13 +195,22 @@ class Measurement:
         counted = f"SELECT count(*) FROM {crowd.appname}rebalance"
         bursts = [await crowd.process() for _ in range(_PROCESSES)]
         await asyncio.sleep(self._pause_sec)
-        rebalances, used, led = await self._number(counted), server_cpu_sec(self._postgres), self._leader.cpu_sec
+        rebalances, used, led = (
+            await self._number(counted),
+            server_cpu_sec(self._postgres),
+            self._leader.cpu_sec,
+        )
         for index, burst in enumerate(bursts):
-            burst.order("start", [f"burst{n}" for n in range(index, _BURST, len(bursts))], at_once=_BURST)
+            burst.order(
+                "start", [f"burst{n}" for n in range(index, _BURST, len(bursts))], at_once=_BURST
+            )
         try:
             at = await crowd.even(self._workers + _BURST)
             seen.burst = at - min(min(burst.moments.values()) for burst in bursts)
-        except (RuntimeError, TimeoutError) as error:  # a start gave up: shown as it is, as a burst that takes for ever
+        except (
+            RuntimeError,
+            TimeoutError,
+        ) as error:  # a start gave up: shown as it is, as a burst that takes for ever
             print(f"{self._workers} workers: not all of {_BURST} joined: {error}", file=sys.stderr)
             seen.burst = float("inf")
         seen.rebalances = await self._number(counted) - rebalances
@@ -195,7 +225,9 @@ async def measure(postgres: EmbeddedPostgres, side: Side, quick: bool) -> list[R
     for workers, total in _QUICK_SIZES if quick else _SIZES:
         idle_sec = 10 if total == 10_000 and not quick else 5  # in whole heartbeat intervals
         pause_sec = _QUICK_PAUSE_SEC if quick else _PAUSE_SEC
-        seen = await Measurement(postgres, side, workers, total, pause_sec).run(idle_sec, 1 if quick else 2)
+        seen = await Measurement(postgres, side, workers, total, pause_sec).run(
+            idle_sec, 1 if quick else 2
+        )
         results += seen.results()
         if total == 10_000:
             statements[workers] = seen.statements

@@ -1,4 +1,5 @@
-"""The servers of the peers: each on a free port of the loopback interface, with a folder of its own, gone afterwards."""
+"""The servers of the peers: each on a free port of the loopback interface, with a folder of its
+own, gone afterwards."""
 
 from __future__ import annotations
 
@@ -41,10 +42,14 @@ def zookeeper() -> Iterator[str]:
             "clientPortAddress": "127.0.0.1",
             "admin.enableServer": "false",  # it would take another port
         }
-        (folder / "zoo.cfg").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        (folder / "zoo.cfg").write_text(
+            "".join(f"{key}={value}\n" for key, value in settings.items())
+        )
         jars = f"{_ZOOKEEPER}:{_JARS / 'slf4j-nop.jar'}"
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([java, "-cp", jars, _MAIN, "zoo.cfg"], cwd=folder, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [java, "-cp", jars, _MAIN, "zoo.cfg"], cwd=folder, stdout=log, stderr=log
+            )
         try:
             _wait_for_zookeeper(port, process, folder / "log")
             yield f"127.0.0.1:{port}"
@@ -75,7 +80,9 @@ def _install(package: str) -> None:
         return
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "install", "-y", package]):
-        subprocess.run(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
 
 
 @contextmanager
@@ -83,7 +90,10 @@ def kafka(side: Side, partitions: int) -> Iterator[str]:
     """The Kafka-compatible broker, with a topic of so many partitions in memory; its address."""
     port = _free_port()
     process = subprocess.Popen(
-        side.command("broker", port), env=side.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        side.command("broker", port),
+        env=side.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"127.0.0.1:{port}"
     try:

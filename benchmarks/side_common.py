@@ -1,5 +1,5 @@
-"""What the programs of all sides share. It stands beside them and imports only the standard library, for each of them runs in
-an environment that has its own side and nothing of the others."""
+"""What the programs of all sides share. It stands beside them and imports only the standard
+library, for each of them runs in an environment that has its own side and nothing of the others."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def asked_per_second(job: Any) -> float:
 
 
 def tell(**what: Any) -> None:
-    """Print a line of JSON with the time, in seconds, on the clock that all processes of a machine share.
+    """Print a line of JSON with the time, in seconds, on the clock that all processes of a machine
+    share.
 
-    What a worker tells: ``joining``, ``leaving``, ``left``; ``owned`` (how many), with ``come`` and ``gone`` (which).
+    What a worker tells: ``joining``, ``leaving``, ``left``; ``owned`` (how many), with ``come`` and
+    ``gone`` (which).
     """
     print(json.dumps({"t": time.monotonic(), **what}), flush=True)
 
@@ -59,7 +61,8 @@ class Holdings:
 
 
 def run(functions: Mapping[str, Any]) -> None:
-    """Call the function that the command line names, with the other arguments, and print what it returns, if anything."""
+    """Call the function that the command line names, with the other arguments, and print what it
+    returns, if anything."""
     answer = functions[sys.argv[1]](*sys.argv[2:])
     if inspect.iscoroutine(answer):
         answer = asyncio.run(answer)

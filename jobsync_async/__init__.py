@@ -1,10 +1,12 @@
-"""Spread work over asyncio processes through PostgreSQL: every piece is done by exactly one of them."""
+"""Spread work over asyncio processes through PostgreSQL: every piece is done by exactly one of
+them."""
 
 __version__ = "0.2.0"
 
 from typing import TYPE_CHECKING, Any
 
-from jobsync_async.postgres import driver as _driver  # noqa: F401 - before all others: says what is missing where psycopg cannot be imported
+# before all others: says what is missing where psycopg cannot be imported
+from jobsync_async.postgres import driver as _driver  # noqa: F401
 
 # isort: split
 from jobsync_async.config import CoordinationConfig
@@ -24,7 +26,15 @@ from jobsync_async.errors import (
     UsageError,
 )
 from jobsync_async.job import Job
-from jobsync_async.types import BatchResult, LockInfo, NodeInfo, Owner, RebalanceEvent, Task, TokenChange
+from jobsync_async.types import (
+    BatchResult,
+    LockInfo,
+    NodeInfo,
+    Owner,
+    RebalanceEvent,
+    Task,
+    TokenChange,
+)
 from jobsync_async.work.claims import Claim
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from jobsync_async.core.hashing import HASH_FUNCTIONS
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.errors import ConfigError
 
-# PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of an index.
+# PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of
+# an index.
 _MAX_NAME_BYTES = 63
 _MAX_APPNAME = _MAX_NAME_BYTES - len("token_next_node_idx")
 _MAX_TOKENS = 1_000_000
@@ -36,47 +37,59 @@ _CONNECTION_DEFAULTS = {
 }
 
 # In a URI, credentials end at the only unencoded @, and no / comes before it.
-_URI_WITH_ANOTHER_AT = re.compile(r"\s*postgres(?:ql)?://(?:[^@?]*/[^@?]*@|[^@/]*@[^?]*@)", re.DOTALL)
+_URI_WITH_ANOTHER_AT = re.compile(
+    r"\s*postgres(?:ql)?://(?:[^@?]*/[^@?]*@|[^@/]*@[^?]*@)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinationConfig:
     """How to reach PostgreSQL, and how a worker behaves.
 
-    Making one checks the values and their relations and does no I/O. `total_tokens` and `hash_function` must be the same for
-    all workers of a cluster; what else may differ, and what follows from that, is in docs/usage.md.
+    Making one checks the values and their relations and does no I/O. `total_tokens` and
+    `hash_function` must be the same for all workers of a cluster; what else may differ, and what
+    follows from that, is in docs/usage.md.
 
     Attributes:
         host, port, dbname, user, password: None leaves it to libpq's environment and files.
         dsn: a libpq URI or keyword string instead of those five; may name several hosts.
-        appname: prefix of every table, channel and advisory-lock key: several clusters share a database by it.
-        schema: schema of the tables; None takes the first one on the connection's ``search_path`` at start.
+        appname: prefix of every table, channel and advisory-lock key: several clusters share a
+            database by it.
+        schema: schema of the tables; None takes the first one on the connection's ``search_path``
+            at start.
         total_tokens: 1 to 1,000,000; fixed for the life of the cluster.
-        hash_function: ``"double_sha256"``, ``"sha256"``, ``"md5"`` or ``"modulo"``; fixed for the life of the cluster.
+        hash_function: ``"double_sha256"``, ``"sha256"``, ``"md5"`` or ``"modulo"``; fixed for the
+            life of the cluster.
         minimum_nodes: a forming cluster hands out no tokens before so many workers are live.
         heartbeat_interval_sec: seconds between heartbeats.
-        heartbeat_timeout_sec: seconds without one after which others expire this worker; its lease is a fifth shorter. At most
-            the cluster's bound, which the first worker sets, and ``jobsync-async bound`` changes.
+        heartbeat_timeout_sec: seconds without one after which others expire this worker; its lease
+            is a fifth shorter. At most the cluster's bound, which the first worker sets, and
+            ``jobsync-async bound`` changes.
         rebalance_check_interval_sec: seconds between the leader's checks that no push was missed.
         rebalance_delay_sec: joins this close together are one rebalance.
-        handoff_timeout_sec: seconds that work under way on a revoked token may go on before it is cancelled.
-        on_handoff_timeout: what to do about work that ignores even that. ``"wait"``: its token waits for it, and is shown as
-            stuck. ``"leave"``: the worker hands on everything else and ends with `CoordinationError`, one heartbeat interval
-            later; the token is free when its lease is over.
-        notify: False where LISTEN cannot work, behind a pooler in transaction mode: changes are then found by polling, and
-            nothing of a session is relied on.
+        handoff_timeout_sec: seconds that work under way on a revoked token may go on before it is
+            cancelled.
+        on_handoff_timeout: what to do about work that ignores even that. ``"wait"``: its token
+            waits for it, and is shown as stuck. ``"leave"``: the worker hands on everything else
+            and ends with `CoordinationError`, one heartbeat interval later; the token is free when
+            its lease is over.
+        notify: False where LISTEN cannot work, behind a pooler in transaction mode: changes are
+            then found by polling, and nothing of a session is relied on.
         poll_interval_sec: seconds between two looks for a change, when `notify` is False.
-        failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout. ``"session"``: a worker
-            whose database session is gone and does not come back is expired within two seconds, which is safe for what is
-            fenced, but not always for what is not: see docs/session-failover.md.
-        predecessor: the `appname` of a jobsync cluster in this database that this one replaces. While a worker of it lives, a
-            worker here holds nothing: `start` waits for them to leave, up to ``wait_on_enter``, and if one comes later, this
-            one hands on. See docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
-        time_zone: an IANA name, such as ``"Europe/Berlin"``. The cluster's date is what the server's clock says there. Every
-            worker must give the same.
+        failover: ``"lease"``: a worker that cannot be seen to be dead is expired after the timeout.
+            ``"session"``: a worker whose database session is gone and does not come back is expired
+            within two seconds, which is safe for what is fenced, but not always for what is not:
+            see docs/session-failover.md.
+        predecessor: the `appname` of a jobsync cluster in this database that this one replaces.
+            While a worker of it lives, a worker here holds nothing: `start` waits for them to
+            leave, up to ``wait_on_enter``, and if one comes later, this one hands on. See
+            docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
+        time_zone: an IANA name, such as ``"Europe/Berlin"``. The cluster's date is what the
+            server's clock says there. Every worker must give the same.
 
     Raises:
-        ConfigError: a value, or a relation between two, cannot work. The message says what to change.
+        ConfigError: a value, or a relation between two, cannot work. The message says what to
+            change.
     """
 
     host: str | None = None
@@ -103,7 +116,8 @@ class CoordinationConfig:
     time_zone: str = "UTC"
 
     def __repr__(self) -> str:
-        """What differs from the defaults; of a DSN, where it leads and nothing that could be secret."""
+        """What differs from the defaults; of a DSN, where it leads and nothing that could be
+        secret."""
         parts = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -113,8 +127,12 @@ class CoordinationConfig:
             parts["dsn"] = "cannot be used"
             with suppress(ConfigError):
                 given = _checked_dsn(self.dsn)
-                parts["dsn"] = " ".join(f"{name}={given[name]}" for name in _SHOWN if given.get(name))
-        return f"CoordinationConfig({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
+                parts["dsn"] = " ".join(
+                    f"{name}={given[name]}" for name in _SHOWN if given.get(name)
+                )
+        return (
+            f"CoordinationConfig({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
+        )
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -133,12 +151,14 @@ class CoordinationConfig:
 
     @property
     def statement_limit_sec(self) -> float:
-        """How long a heartbeat may take on the server, so that a second try still fits into the lease."""
+        """How long a heartbeat may take on the server, so that a second try still fits into the
+        lease."""
         return min(10.0, max(0.25, self.lease_sec / 4))
 
     @property
     def bulk_limit_sec(self) -> float:
-        """How long a statement that may touch every token may take, and how long others may wait for its locks."""
+        """How long a statement that may touch every token may take, and how long others may wait
+        for its locks."""
         return self.statement_limit_sec + self.total_tokens / 50_000
 
     @property
@@ -147,21 +167,26 @@ class CoordinationConfig:
         return f"{self.appname}changes"
 
     def conninfo(self, purpose: str, tag: str | None = None, *, reads_only: bool = False) -> str:
-        """The libpq connection string, with `purpose` in the session's ``application_name``. Holds the password.
+        """The libpq connection string, with `purpose` in the session's ``application_name``. Holds
+        the password.
 
         Args:
             tag: is put where it is not cut off, also into a name that was given.
-            reads_only: for sessions that write nothing: they need the primary, but not the right to write there.
+            reads_only: for sessions that write nothing: they need the primary, but not the right to
+                write there.
         """
         given = conninfo_to_dict(self.dsn) if self.dsn is not None else self._fields()
         defaults = dict(_CONNECTION_DEFAULTS)
         if reads_only:
-            defaults["target_session_attrs"] = "primary" if psycopg.pq.version() >= _KNOWS_PRIMARY else "any"
+            defaults["target_session_attrs"] = (
+                "primary" if psycopg.pq.version() >= _KNOWS_PRIMARY else "any"
+            )
         defaults["connect_timeout"] = str(max(2, math.ceil(self.statement_limit_sec)))
         defaults["tcp_user_timeout"] = str(round(self.statement_limit_sec * 1000))
         defaults["application_name"] = " ".join(filter(None, ("jobsync_async", tag, purpose)))
         ours = {"client_encoding": "UTF8"}  # whatever the server's encoding, ids travel as UTF-8
-        if tag is not None and "application_name" in given:  # cut at 63 bytes, a character outside ASCII being four of them
+        # Cut at 63 bytes, a character outside ASCII being four of them.
+        if tag is not None and "application_name" in given:
             name = str(given["application_name"]).encode("ascii", "replace").decode()
             ours["application_name"] = f"{name:.40} {tag}"
         return make_conninfo("", **{**defaults, **given, **ours})
@@ -178,10 +203,14 @@ class CoordinationConfig:
 
     def _check_names(self) -> None:
         if not isinstance(self.appname, str) or not re.fullmatch(_PREFIX, self.appname, re.ASCII):
-            raise ConfigError(f"appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got {self.appname!r}")
+            raise ConfigError(
+                "appname must match [a-z_][a-z0-9_]*, for it begins the names of tables; got "
+                f"{self.appname!r}"
+            )
         if len(self.appname) > _MAX_APPNAME:
             raise ConfigError(
-                f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer names; "
+                f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer "
+                "names; "
                 f"{self.appname!r} has {len(self.appname)}"
             )
         if self.predecessor is not None:
@@ -194,46 +223,64 @@ class CoordinationConfig:
             or len(self.schema.encode()) > _MAX_NAME_BYTES
         ):
             raise ConfigError(
-                f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes without NUL and percent signs, or None; "
+                f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes without NUL and percent "
+                "signs, or None; "
                 f"got {self.schema!r:.100}"
             )
         if self.hash_function not in HASH_FUNCTIONS:
-            raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {self.hash_function!r}")
+            raise ConfigError(
+                f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got "
+                f"{self.hash_function!r}"
+            )
         if self.on_handoff_timeout not in ("wait", "leave"):
-            raise ConfigError(f'on_handoff_timeout must be "wait" or "leave"; got {self.on_handoff_timeout!r}')
+            raise ConfigError(
+                f'on_handoff_timeout must be "wait" or "leave"; got {self.on_handoff_timeout!r}'
+            )
         if not isinstance(self.notify, bool):
             raise ConfigError(f"notify must be True or False; got {self.notify!r}")
         if self.failover == "session" and not self.notify:
             raise ConfigError(
-                'failover="session" needs sessions of its own, which notify=False says there are not; use failover="lease"'
+                'failover="session" needs sessions of its own, which notify=False says there are '
+                'not; use failover="lease"'
             )
         if self.failover not in ("lease", "session"):
             raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
         _check_time_zone(self.time_zone)
 
     def _check_predecessor(self) -> None:
-        if not isinstance(self.predecessor, str) or not re.fullmatch(_PREFIX, self.predecessor, re.ASCII):
+        if not isinstance(self.predecessor, str) or not re.fullmatch(
+            _PREFIX, self.predecessor, re.ASCII
+        ):
             raise ConfigError(
-                f"predecessor must be the appname of a jobsync cluster, such as 'sync_'; got {self.predecessor!r}"
+                "predecessor must be the appname of a jobsync cluster, such as 'sync_'; got "
+                f"{self.predecessor!r}"
             )
         if self.predecessor == self.appname and self.schema is None:
             raise ConfigError(
-                f"appname and predecessor are both {self.appname!r}: the tables would have the same names; use another "
+                f"appname and predecessor are both {self.appname!r}: the tables would have the "
+                "same names; use another "
                 "appname, such as 'jobs_', or another schema"
             )
 
     def _check_numbers(self) -> None:
         _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)
         _whole("minimum_nodes", self.minimum_nodes, 1, 100_000)
-        for name in ("heartbeat_interval_sec", "heartbeat_timeout_sec", "rebalance_check_interval_sec", "poll_interval_sec"):
+        for name in (
+            "heartbeat_interval_sec",
+            "heartbeat_timeout_sec",
+            "rebalance_check_interval_sec",
+            "poll_interval_sec",
+        ):
             _seconds(name, getattr(self, name), zero=False)
         for name in ("rebalance_delay_sec", "handoff_timeout_sec"):
             _seconds(name, getattr(self, name), zero=True)
         if 2 * self.heartbeat_interval_sec > self.lease_sec:
             raise ConfigError(
                 f"heartbeat_interval_sec={self.heartbeat_interval_sec:g} is too long for "
-                f"heartbeat_timeout_sec={self.heartbeat_timeout_sec:g}: the lease is {self.lease_sec:g} s and must outlast "
-                f"two intervals, or one late heartbeat would end it; use an interval of at most {self.lease_sec / 2:g}"
+                f"heartbeat_timeout_sec={self.heartbeat_timeout_sec:g}: the lease is "
+                f"{self.lease_sec:g} s and must outlast "
+                "two intervals, or one late heartbeat would end it; use an interval of at most "
+                f"{self.lease_sec / 2:g}"
             )
 
     def _check_connection(self) -> None:
@@ -245,50 +292,70 @@ class CoordinationConfig:
         for name in ("host", "dbname", "user", "password"):
             value = getattr(self, name)
             if value is not None and not _is_text(value):
-                raise ConfigError(f"{name} must be a string that UTF-8 can encode, without NUL characters, or None")
+                raise ConfigError(
+                    f"{name} must be a string that UTF-8 can encode, without NUL characters, or "
+                    "None"
+                )
         if self.dsn is not None:
             _checked_dsn(self.dsn)
 
 
 def _check_time_zone(name: object) -> None:
-    """Raise ConfigError for what is no time zone. Where this machine has no list of them, the server has the last word."""
+    """Raise ConfigError for what is no time zone. Where this machine has no list of them, the
+    server has the last word."""
     if name == "UTC":
         return
-    refusal = ConfigError(f'time_zone must be an IANA name, such as "UTC" or "Europe/Berlin"; got {name!r:.100}')
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", name, re.ASCII):
+    refusal = ConfigError(
+        f'time_zone must be an IANA name, such as "UTC" or "Europe/Berlin"; got {name!r:.100}'
+    )
+    if not isinstance(name, str) or not re.fullmatch(
+        r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", name, re.ASCII
+    ):
         raise refusal
     import zoneinfo  # noqa: PLC0415 - most clusters keep the default
 
     try:
         zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, OSError):  # a folder of zones, such as "Europe", cannot be read as one
+    # A folder of zones, such as "Europe", cannot be read as one.
+    except (
+        zoneinfo.ZoneInfoNotFoundError,
+        OSError,
+    ):
         if zoneinfo.available_timezones():
             raise refusal from None
 
 
 def _checked_dsn(dsn: object) -> dict[str, Any]:
-    """The parts of a DSN. Raises ConfigError for one that cannot be used, or that libpq would take for something else."""
+    """The parts of a DSN. Raises ConfigError for one that cannot be used, or that libpq would take
+    for something else."""
     if not isinstance(dsn, str) or not _is_text(dsn):
-        raise ConfigError("dsn must be a string that UTF-8 can encode, without NUL characters, or None")
-    if _URI_WITH_ANOTHER_AT.match(dsn):
-        # libpq would take a part of the password for a host, a port or a database, and name it in its messages.
         raise ConfigError(
-            "the dsn has more than one @, or a / before it: special characters in user and password must be "
+            "dsn must be a string that UTF-8 can encode, without NUL characters, or None"
+        )
+    if _URI_WITH_ANOTHER_AT.match(dsn):
+        # libpq would take a part of the password for a host, a port or a database, and name it in
+        # its messages.
+        raise ConfigError(
+            "the dsn has more than one @, or a / before it: special characters in user and "
+            "password must be "
             "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
         )
     parts = _parsed(dsn)
     for port in str(parts.get("port") or "").split(","):
-        if port and not (port.isascii() and port.isdigit()):  # libpq asks the network's names for it, in vain
+        # Libpq asks the network's names for it, in vain.
+        if port and not (port.isascii() and port.isdigit()):
             raise ConfigError("the dsn's port must be a number")
     return parts
 
 
 def _parsed(dsn: str) -> dict[str, Any]:
-    # libpq's message repeats parts of the DSN, the password among them: neither shown nor kept as the error's context.
+    # libpq's message repeats parts of the DSN, the password among them: neither shown nor kept as
+    # the error's context.
     with suppress(psycopg.Error):
         return dict(conninfo_to_dict(dsn))
     raise ConfigError(
-        "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special characters in the password "
+        "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special "
+        "characters in the password "
         "percent-encoded) or key=value pairs, or use host, user, password, …"
     )
 
@@ -304,7 +371,8 @@ def _is_text(value: object) -> bool:
 
 
 def _forgetful(init: Callable[..., None]) -> Callable[..., None]:
-    """Let an error leave without the frames whose local variables are the password and the DSN: some loggers print those."""
+    """Let an error leave without the frames whose local variables are the password and the DSN:
+    some loggers print those."""
 
     @wraps(init)
     def forgetful_init(self: CoordinationConfig, **settings: Any) -> None:
@@ -325,10 +393,17 @@ CoordinationConfig.__init__ = _forgetful(CoordinationConfig.__init__)  # type: i
 
 def _whole(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a whole number from {least:,} to {most:,}; got {value!r}")
+        raise ConfigError(
+            f"{name} must be a whole number from {least:,} to {most:,}; got {value!r}"
+        )
 
 
 def _seconds(name: str, value: object, *, zero: bool) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
     if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise ConfigError(f"{name} must be {'zero or ' if zero else ''}a positive number of seconds; got {value!r}")
+        raise ConfigError(
+            f"{name} must be {'zero or ' if zero else ''}a positive number of seconds; got "
+            f"{value!r}"
+        )

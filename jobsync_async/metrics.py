@@ -1,4 +1,5 @@
-"""Counters that a worker keeps of itself. Plain numbers, read with `Job.metrics`; exporters turn them into their own kinds."""
+"""Counters that a worker keeps of itself. Plain numbers, read with `Job.metrics`; exporters turn
+them into their own kinds."""
 
 from __future__ import annotations
 
@@ -7,17 +8,38 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-BOUNDS_SEC = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
-"""Upper bounds of the buckets of every `Histogram`: from a round trip on one machine to two hand-off timeouts."""
+BOUNDS_SEC = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    60.0,
+)
+"""Upper bounds of the buckets of every `Histogram`: from a round trip on one machine to two
+hand-off timeouts."""
 
 
 class Histogram:
     """Durations in seconds, counted by size.
 
     Attributes:
-        counts: how many were at most as long as each of `BOUNDS_SEC` and longer than the one before; the last counts the rest.
+        counts: how many were at most as long as each of `BOUNDS_SEC` and longer than the one
+            before; the last counts the rest.
         sum: of all of them, in seconds.
-        listeners: called with each duration, for exporters whose library keeps its own buckets. Must not block or raise.
+        listeners: called with each duration, for exporters whose library keeps its own buckets.
+            Must not block or raise.
     """
 
     __slots__ = ("counts", "listeners", "sum")
@@ -49,24 +71,30 @@ class Metrics:
         rejoins: how often it joined anew after it was expired.
         notifications: heard, junk included. resyncs: readings of the own tokens.
         listener_reconnects: fresh LISTEN connections after the first.
-        rebalances, tokens_moved, rebalance_ms: distributions that this worker wrote as leader; the last one's duration.
+        rebalances, tokens_moved, rebalance_ms: distributions that this worker wrote as leader; the
+            last one's duration.
         rebalances_by_reason: how many of these for each of `core.leader_state.REASONS`.
-        nodes_expired, takeovers: workers that it expired, and how often it took the leadership over.
+        nodes_expired, takeovers: workers that it expired, and how often it took the leadership
+            over.
         deaths_reported: workers of this host that it saw dead and took out of the cluster.
-        sessions_watched, sessions_expired: with ``failover="session"``: workers whose sessions it watches now, and workers that
-            it expired because their session was gone.
+        sessions_watched, sessions_expired: with ``failover="session"``: workers whose sessions it
+            watches now, and workers that it expired because their session was gone.
         tokens_unmatched: pinned tokens that no live worker may have, by its last plan.
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
-        handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off timeout, at the last look,
-            and how long ago the first of them was revoked.
-        ids_unserved: ids of what runs here that nobody serves, for their tokens' owners do not run it, at the last look.
-        claims: claims begun. claims_lost: of these, those that were cancelled. claims_active: of these, those open now.
+        handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off
+            timeout, at the last look, and how long ago the first of them was revoked.
+        ids_unserved: ids of what runs here that nobody serves, for their tokens' owners do not run
+            it, at the last look.
+        claims: claims begun. claims_lost: of these, those that were cancelled. claims_active: of
+            these, those open now.
         fences_rejected: fences that found another owner.
         heartbeat_duration: how long acknowledged heartbeats took.
-        rebalance_duration: how long the distributions took that this worker wrote, from the lock to the commit.
-        handoff_duration: for each acknowledgement, how long the first of its tokens had been revoked.
-        takeover_duration: for each worker that this one expired, from its last heartbeat that was seen until its tokens were
-            given to others, or its leadership was taken over.
+        rebalance_duration: how long the distributions took that this worker wrote, from the lock to
+            the commit.
+        handoff_duration: for each acknowledgement, how long the first of its tokens had been
+            revoked.
+        takeover_duration: for each worker that this one expired, from its last heartbeat that was
+            seen until its tokens were given to others, or its leadership was taken over.
     """
 
     heartbeats: int = 0

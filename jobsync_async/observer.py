@@ -25,9 +25,11 @@ from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
 
 logger = logging.getLogger(__name__)
 
-# A notification and a look by the clock may cross: only after this long is the notification taken for missed.
+# A notification and a look by the clock may cross: only after this long is the notification taken
+# for missed.
 _CROSSING_SEC = 0.2
-# After a notification that named a version that does not exist, others are not followed for so long.
+# After a notification that named a version that does not exist, others are not followed for so
+# long.
 _DISTRUST_SEC = 1.0
 # For so long rights or tables may be gone: tools take them and give them back.
 _REFUSED_SEC = 2.0
@@ -36,13 +38,15 @@ _REFUSED_SEC = 2.0
 class Observer:
     """Looks at a cluster without joining it: ``async with Observer(config) as cluster``.
 
-    It writes nothing, has no row in the tables, and its role needs SELECT on them only; the tables must be there. One
-    connection listens; calls use up to four further ones, opened when needed and closed when idle. When the server is gone for
-    a while, it goes on by itself afterwards. Once per ``heartbeat_interval_sec`` it looks without having been told to: where
-    notifications do not arrive, it is that late. With ``notify=False`` it looks every ``poll_interval_sec``.
+    It writes nothing, has no row in the tables, and its role needs SELECT on them only; the tables
+    must be there. One connection listens; calls use up to four further ones, opened when needed and
+    closed when idle. When the server is gone for a while, it goes on by itself afterwards. Once per
+    ``heartbeat_interval_sec`` it looks without having been told to: where notifications do not
+    arrive, it is that late. With ``notify=False`` it looks every ``poll_interval_sec``.
 
     Args:
-        config: the cluster. ``total_tokens`` and ``hash_function`` are taken from the cluster itself.
+        config: the cluster. ``total_tokens`` and ``hash_function`` are taken from the cluster
+            itself.
         name: what its sessions are called in ``application_name``.
     """
 
@@ -55,11 +59,18 @@ class Observer:
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._follower is None else "connected" if self._follower.connected else "not connected"
+        state = (
+            "closed"
+            if self._follower is None
+            else "connected"
+            if self._follower.connected
+            else "not connected"
+        )
         return f"<Observer {self._config.appname!r} {state}>"
 
     async def __aenter__(self) -> Self:
-        """Connect and look. Raises StoreUnavailable, and SchemaError when there is no such cluster or SELECT is not granted."""
+        """Connect and look. Raises StoreUnavailable, and SchemaError when there is no such cluster
+        or SELECT is not granted."""
         if self._store is not None:
             raise UsageError("this Observer is open already; make another one")
         store = await Store.open(self._config, self._name, observe=True)
@@ -80,7 +91,10 @@ class Observer:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         store, task, follower, self._store = self._store, self._task, self._follower, None
         assert store is not None
@@ -97,7 +111,8 @@ class Observer:
         return self._follower is not None and self._follower.connected
 
     async def status(self) -> dict[str, Any]:
-        """The cluster at a glance: what ``jobsync-async status --json`` prints and docs/command-line.md describes.
+        """The cluster at a glance: what ``jobsync-async status --json`` prints and
+        docs/command-line.md describes.
 
         A few statements. Raises StoreUnavailable.
         """
@@ -120,11 +135,13 @@ class Observer:
     def changes(self) -> ClusterChanges:
         """An asynchronous iterator of `ClusterChange` (``jobsync_async.types``), told by push.
 
-        The first item shows everything: ``workers`` with their addresses, and in ``moved`` each token with its owner. Every
-        further one shows what is different from what this reader was told: workers that ``joined`` and ``left``, tokens that
-        ``moved`` and to whom, leader and term. A pin or a state that changed gives an item too, with a new ``version``.
-        Nothing is queued: a slow reader gets one item that merges all changes. While the server cannot be reached there are
-        no items; afterwards there is one, if anything changed. The iteration ends with the observer.
+        The first item shows everything: ``workers`` with their addresses, and in ``moved`` each
+        token with its owner. Every further one shows what is different from what this reader was
+        told: workers that ``joined`` and ``left``, tokens that ``moved`` and to whom, leader and
+        term. A pin or a state that changed gives an item too, with a new ``version``. Nothing is
+        queued: a slow reader gets one item that merges all changes. While the server cannot be
+        reached there are no items; afterwards there is one, if anything changed. The iteration ends
+        with the observer.
 
         Heartbeats are not changes: ask `status` for them.
         """
@@ -134,12 +151,15 @@ class Observer:
 
     def _opened(self) -> Store:
         if self._store is None:
-            raise UsageError("the Observer is not open: use `async with Observer(config) as cluster:`")
+            raise UsageError(
+                "the Observer is not open: use `async with Observer(config) as cluster:`"
+            )
         return self._store
 
 
 class ClusterChanges:
-    """An asynchronous iterator of `ClusterChange`, made by `Observer.changes`; also an ``async with``."""
+    """An asynchronous iterator of `ClusterChange`, made by `Observer.changes`; also an
+    ``async with``."""
 
     def __init__(self, follower: _ClusterFollower) -> None:
         self._follower = follower
@@ -165,7 +185,10 @@ class ClusterChanges:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -178,8 +201,8 @@ class ClusterChanges:
 class _ClusterFollower:
     """The observer's task: waits for news, looks, and listens anew when the connection broke.
 
-    A look by the clock, every heartbeat interval, is the net under the notifications: it finds a dead connection, and one
-    that does not hear what it should.
+    A look by the clock, every heartbeat interval, is the net under the notifications: it finds a
+    dead connection, and one that does not hear what it should.
     """
 
     def __init__(self, config: CoordinationConfig, store: Store, feed: ObserverFeed) -> None:
@@ -191,7 +214,9 @@ class _ClusterFollower:
         self._store = store
         self._feed: ObserverFeed | None = feed
         self._pushed = config.notify
-        self._interval_sec = config.heartbeat_interval_sec if config.notify else config.poll_interval_sec
+        self._interval_sec = (
+            config.heartbeat_interval_sec if config.notify else config.poll_interval_sec
+        )
         self._due = 0.0
         self._backoff = Backoff()
         self._wake = asyncio.Event()
@@ -218,12 +243,18 @@ class _ClusterFollower:
         return await self._read_changes(self._feed)
 
     async def run(self) -> None:
-        """Follow the cluster until `end`. What it cannot go on after is kept in `failure`, for the readers."""
+        """Follow the cluster until `end`. What it cannot go on after is kept in `failure`, for the
+        readers."""
         try:
             await self._run()
         except Exception as error:  # whatever it is, it reaches the reader as it is
             kind = type(error).__name__
-            logger.error("the observer ends: %s: %s", kind, error, extra={"channel": self._channel, "error": kind})
+            logger.error(
+                "the observer ends: %s: %s",
+                kind,
+                error,
+                extra={"channel": self._channel, "error": kind},
+            )
             self.failure = error
         finally:
             self.connected = False
@@ -247,12 +278,21 @@ class _ClusterFollower:
                 if self.connected:
                     failures, begun = 0, lease_clock()
                 failures += 1
-                wait_sec = self._backoff.wait_sec(failures, random.random())  # noqa: S311 - a jitter
-                if isinstance(error, SchemaError) and lease_clock() + wait_sec > begun + _REFUSED_SEC:
+                # a jitter
+                wait_sec = self._backoff.wait_sec(failures, random.random())  # noqa: S311
+                if (
+                    isinstance(error, SchemaError)
+                    and lease_clock() + wait_sec > begun + _REFUSED_SEC
+                ):
                     raise
                 self.connected = False
                 level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
-                logger.log(level, "observing anew: %s", error, extra={"channel": self._channel, "failures": failures})
+                logger.log(
+                    level,
+                    "observing anew: %s",
+                    error,
+                    extra={"channel": self._channel, "failures": failures},
+                )
                 await self._pause(wait_sec)
 
     async def _pause(self, seconds: float) -> None:
@@ -268,13 +308,16 @@ class _ClusterFollower:
             self._wake.clear()
 
     async def _serve(self, feed: ObserverFeed) -> None:
-        """Wait and look, until `end`. Raises StoreUnavailable when the connection broke or does not hear what it should."""
+        """Wait and look, until `end`. Raises StoreUnavailable when the connection broke or does not
+        hear what it should."""
         while not self.ended:
             if feed.heard > self.state.version:
                 await self._follow(feed)
             elif lease_clock() >= self._due:
                 await self._check(feed)
-            else:  # what was heard during a look is in `heard` already: the socket does not become readable for it
+            # what was heard during a look is in `heard` already: the socket does not become
+            # readable for it
+            else:
                 await feed.wait(self._wake, self._due - lease_clock())
                 self._clear_wake()
 

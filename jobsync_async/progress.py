@@ -20,14 +20,16 @@ _LINE_EVERY_SEC = 5.0
 
 
 class RichProgress:
-    """A progress bar on a terminal, and a line every few seconds elsewhere; needs the extra ``cli``.
+    """A progress bar on a terminal, and a line every few seconds elsewhere; needs the extra
+    ``cli``.
 
         with RichProgress("invoices") as progress:
             result = await job.run_batch(ids, handle, progress=progress)
 
     Args:
         title: what is being done.
-        console: where to draw; the default is standard error, which leaves standard output to results.
+        console: where to draw; the default is standard error, which leaves standard output to
+            results.
 
     Raises:
         UsageError: rich is not installed.
@@ -39,7 +41,10 @@ class RichProgress:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
-            raise UsageError("RichProgress needs rich, which comes with an extra: pip install 'jobsync-async[cli]'") from None
+            raise UsageError(
+                "RichProgress needs rich, which comes with an extra: pip install "
+                "'jobsync-async[cli]'"
+            ) from None
         self._title = title
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
@@ -50,7 +55,13 @@ class RichProgress:
         return f"<RichProgress {self._title!r} {'shown' if self._bar is not None else 'not shown'}>"
 
     def __enter__(self) -> Self:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -65,7 +76,12 @@ class RichProgress:
         self._next_line_at = 0.0
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._bar = None
@@ -73,7 +89,10 @@ class RichProgress:
     def __call__(self, progress: BatchProgress) -> None:
         """Show it. Raises UsageError outside of the ``with``."""
         if self._bar is None or self._task is None:
-            raise UsageError("enter it first: `with RichProgress(…) as progress:` around run_batch(…, progress=progress)")
+            raise UsageError(
+                "enter it first: `with RichProgress(…) as progress:` around run_batch(…, "
+                "progress=progress)"
+            )
         done = progress.total - progress.remaining
         parts = f"{progress.completed_here} here, {progress.completed_elsewhere} elsewhere"
         if progress.failed:

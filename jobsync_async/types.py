@@ -1,4 +1,5 @@
-"""The values that users see: tasks, changes of ownership, nodes, pins, results. Plain and frozen."""
+"""The values that users see: tasks, changes of ownership, nodes, pins, results. Plain and
+frozen."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class Task:
     """A unit of work. Compared, ordered and hashed by `id` alone.
 
     Attributes:
-        id: any hashable value with a stable ``str()``, which is what is hashed and stored: ``1`` and ``"1"`` are one task.
+        id: any hashable value with a stable ``str()``, which is what is hashed and stored: ``1``
+            and ``"1"`` are one task.
         name: a label for people.
     """
 
@@ -23,7 +25,9 @@ class Task:
     name: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        return f"Task({self.id!r})" if self.name is None else f"Task({self.id!r}, name={self.name!r})"
+        return (
+            f"Task({self.id!r})" if self.name is None else f"Task({self.id!r}, name={self.name!r})"
+        )
 
 
 TaskOrId = Task | Hashable
@@ -41,7 +45,13 @@ def _in_short(event: TokenChange | RebalanceEvent) -> str:
     for one in fields(event):
         value = getattr(event, one.name)
         long = isinstance(value, frozenset) and len(value) > _MOST_SHOWN
-        shown = f"<{len(value)} tokens>" if long else f"{sorted(value)}" if isinstance(value, frozenset) else repr(value)
+        shown = (
+            f"<{len(value)} tokens>"
+            if long
+            else f"{sorted(value)}"
+            if isinstance(value, frozenset)
+            else repr(value)
+        )
         parts.append(f"{one.name}={shown}")
     return f"{type(event).__name__}({', '.join(parts)})"
 
@@ -52,7 +62,8 @@ class TokenChange:
 
     Attributes:
         assigned: tokens that are this worker's from now on.
-        revoked: tokens to let go of; nobody else has them until the reader asks for its next change.
+        revoked: tokens to let go of; nobody else has them until the reader asks for its next
+            change.
         lost: tokens that are gone already, because the lease ended or the worker was expired.
         owned: every token of this worker after the change.
         version: the cluster's version that this reflects.
@@ -75,12 +86,16 @@ class ClusterChange:
     """What changed in the whole cluster since a reader of `Observer.changes` last asked.
 
     Attributes:
-        version: the cluster's version that this reflects; rises with every change of membership, tokens or pins.
+        version: the cluster's version that this reflects; rises with every change of membership,
+            tokens or pins.
         term: rises whenever the leader changes. leader: its name, None while nobody leads.
-        workers: every worker's name, with the address that it announced (or None), oldest first. Read-only.
-        joined, left: names of workers that came and went; one that was started anew under its name is in both.
-        moved: tokens whose owner changed, each with the name of its live owner now, None for nobody. The first item shows all
-            tokens; so ``table.update(change.moved)`` keeps a routing table right. Read-only.
+        workers: every worker's name, with the address that it announced (or None), oldest first.
+            Read-only.
+        joined, left: names of workers that came and went; one that was started anew under its name
+            is in both.
+        moved: tokens whose owner changed, each with the name of its live owner now, None for
+            nobody. The first item shows all tokens; so ``table.update(change.moved)`` keeps a
+            routing table right. Read-only.
         is_initial: True for a reader's first item.
     """
 
@@ -120,7 +135,8 @@ class RebalanceEvent:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who owns a task: the worker's name, the address it announced, and the token's fencing number."""
+    """Who owns a task: the worker's name, the address it announced, and the token's fencing
+    number."""
 
     node: str
     address: str | None
@@ -171,12 +187,15 @@ class NodeInfo(_Record):
         host, pid: where it runs.
         joined: its place by age; the lowest is the oldest.
         created_on, last_heartbeat: the server's wall clock, for people.
-        age_sec: seconds since it joined. heartbeat_age_sec: seconds since its last heartbeat, both by the server's clock.
+        age_sec: seconds since it joined. heartbeat_age_sec: seconds since its last heartbeat, both
+            by the server's clock.
         beat: how many heartbeats it has sent.
-        library: its version of jobsync_async. layout: the newest layout of the tables that it knows.
+        library: its version of jobsync_async. layout: the newest layout of the tables that it
+            knows.
         runs: what it runs; None where it does not say, as 0.1.0.
-        timeout_sec: its ``heartbeat_timeout_sec``, by which it is judged; for a worker of 0.1.0, whose row does not say it, the
-            cluster's bound. interval_sec: its ``heartbeat_interval_sec``; None for one of 0.1.0.
+        timeout_sec: its ``heartbeat_timeout_sec``, by which it is judged; for a worker of 0.1.0,
+            whose row does not say it, the cluster's bound. interval_sec: its
+            ``heartbeat_interval_sec``; None for one of 0.1.0.
     """
 
     name: str
@@ -202,7 +221,8 @@ class NodeInfo(_Record):
 
 @dataclass(frozen=True, slots=True)
 class LockInfo(_Record):
-    """A pin: `task_id` is to run on a worker whose name matches the first of `node_patterns` that any live one matches.
+    """A pin: `task_id` is to run on a worker whose name matches the first of `node_patterns` that
+    any live one matches.
 
     Attributes:
         task_id: the pinned task, as text.
@@ -223,12 +243,14 @@ class LockInfo(_Record):
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """How a batch ended, seen from one worker. The three parts are disjoint and together are all its ids.
+    """How a batch ended, seen from one worker. The three parts are disjoint and together are all
+    its ids.
 
     Attributes:
         completed_here: ids that this worker completed.
         completed_elsewhere: ids that others completed, or that were complete before.
-        failed: ids whose handler raised at every attempt, with the last error's text; and ids that are set aside, with why.
+        failed: ids whose handler raised at every attempt, with the last error's text; and ids that
+            are set aside, with why.
         date: the date under which it ran.
         name: the batch's name, None for one without.
     """

@@ -19,7 +19,9 @@ class Clone(EmbeddedPostgres):
 
     def _init(self) -> None:
         data = self._there() / "data"
-        shutil.copytree(self._source._there() / "data", data, ignore=shutil.ignore_patterns("postmaster.pid"))
+        shutil.copytree(
+            self._source._there() / "data", data, ignore=shutil.ignore_patterns("postmaster.pid")
+        )
         data.chmod(0o700)
         for path in (data, *data.rglob("*")) if self._as_user else ():
             self._own(path)

@@ -1,4 +1,5 @@
-"""Several jobs on one event loop: the test kit that users get, with nothing between the jobs and the server."""
+"""Several jobs on one event loop: the test kit that users get, with nothing between the jobs and
+the server."""
 
 from __future__ import annotations
 

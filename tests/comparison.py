@@ -1,4 +1,5 @@
-"""PostgreSQL and the simulation's model of the tables: each statement goes to both, and the answers are compared."""
+"""PostgreSQL and the simulation's model of the tables: each statement goes to both, and the answers
+are compared."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ class Model:
 
     def __init__(self, here: str) -> None:
         self.server = Server(Scheduler(Random(0)), Random(0), lambda rule: True)
-        self.server.tables.committed = View(Cluster(server_identity=here), **{name: {} for name in TABLES})
+        self.server.tables.committed = View(
+            Cluster(server_identity=here), **{name: {} for name in TABLES}
+        )
         client = SimpleNamespace(process=SimpleNamespace(old_library=False))
         self.session: Any = SimpleNamespace(server=self.server, client=client)
 
@@ -73,7 +76,9 @@ class Model:
             while True:
                 request = next(running)
                 if isinstance(request, Locked):
-                    assert tx.try_lock(request.key, request.mode), f"{name} would wait for {request.key}"
+                    assert tx.try_lock(request.key, request.mode), (
+                        f"{name} would wait for {request.key}"
+                    )
         except StopIteration as end:
             return end.value
 
@@ -96,10 +101,11 @@ class Both:
     seen: list[tuple[str, UUID]]
     sent: list[str]
 
-    # -- both at once ---------------------------------------------------------------------------------------------------
+    # -- both at once ------------------------------------------------------------------------------
 
     async def transaction(self, steps: Steps) -> None:
-        """Send the statements of a transaction to both, and compare each answer, and the tables afterwards."""
+        """Send the statements of a transaction to both, and compare each answer, and the tables
+        afterwards."""
         tx = self.model.server.tables.begin()
         async with self.connection.transaction() as real:
             answer: Any = None
@@ -117,9 +123,17 @@ class Both:
                 raise psycopg.Rollback(real)
         await self.compare_tables()
 
-    async def _both(self, tx: Transaction, name: str, values: dict[str, Any]) -> tuple[Sequence[Any], int]:
+    async def _both(
+        self, tx: Transaction, name: str, values: dict[str, Any]
+    ) -> tuple[Sequence[Any], int]:
         channel = self.random.choice(("changes", "changes", None))
-        values = {"here": self.here, "adopted_server": None, "adopted_generation": None, "channel": channel, **values}
+        values = {
+            "here": self.here,
+            "adopted_server": None,
+            "adopted_generation": None,
+            "channel": channel,
+            **values,
+        }
         self.sent.append(f"{name} {values}")
         cursor = self.connection.cursor(binary=True, row_factory=namedtuple_row)
         if name == "copy_tokens":
@@ -133,26 +147,40 @@ class Both:
         if name == "begin_generation" and rows:
             self.model.begins(rows[0].generation, values["known_generation"])
         modelled = self.model.run(tx, name, values)
-        if name == "begin_batch":  # what was begun at which moment is told again when it is finished
+        # What was begun at which moment is told again when it is finished.
+        if name == "begin_batch":
             key = (values["batch_key"], rows[0].date)
             tx.write("batch", key, tx.row("batch", key)._replace(started_at=rows[0].started_at))
         if cursor.description is None:
-            assert cursor.rowcount == modelled.count, f"{name}: {cursor.rowcount} rows, not {modelled.count}"
+            assert cursor.rowcount == modelled.count, (
+                f"{name}: {cursor.rowcount} rows, not {modelled.count}"
+            )
         elif name not in _UNREAD:
             ours, theirs = _plain(modelled.rows, rows), _plain(rows, modelled.rows)
             assert ours == theirs, f"{name}: the model says {ours}, PostgreSQL {theirs}"
-            assert not rows or set(rows[0]._fields) - set(modelled.rows[0]._fields) <= _NOT_IN_THE_MODEL
+            assert (
+                not rows
+                or set(rows[0]._fields) - set(modelled.rows[0]._fields) <= _NOT_IN_THE_MODEL
+            )
         return rows, cursor.rowcount
 
     async def _fence_what_changed(self, tx: Transaction) -> None:
-        """Before the commit: a fence has to wait on a token that gets another owner, and not on one that is only revoked."""
+        """Before the commit: a fence has to wait on a token that gets another owner, and not on one
+        that is only revoked."""
         before = self.view.token
-        changed = {token: row for token, row in tx.written.get("token", {}).items() if token in before}
+        changed = {
+            token: row for token, row in tx.written.get("token", {}).items() if token in before
+        }
         if not changed:
             return
-        query = f"SELECT token_id FROM {self.queries.table('token')} WHERE token_id = ANY(%s) FOR KEY SHARE SKIP LOCKED"
+        query = (
+            f"SELECT token_id FROM {self.queries.table('token')} WHERE token_id = ANY(%s) FOR KEY "
+            "SHARE SKIP LOCKED"
+        )
         async with self.other.transaction(force_rollback=True):
-            cursor = await self.other.cursor(row_factory=tuple_row).execute(query.encode(), [list(changed)])
+            cursor = await self.other.cursor(row_factory=tuple_row).execute(
+                query.encode(), [list(changed)]
+            )
             free = {token for (token,) in await cursor.fetchall()}
         stays = {token for token, row in changed.items() if row.epoch == before[token].epoch}
         assert free == stays, f"fences pass on {free}, and the owner stays of {stays}"
@@ -160,11 +188,18 @@ class Both:
     async def compare_tables(self) -> None:
         view = self.model.server.tables.committed
         node, token = (self.queries.table(name) for name in ("node", "token"))
-        cluster = await self._rows(f"SELECT {', '.join(_CLUSTER)} FROM {self.queries.table('cluster')}")
+        cluster = await self._rows(
+            f"SELECT {', '.join(_CLUSTER)} FROM {self.queries.table('cluster')}"
+        )
         assert cluster == [tuple(getattr(view.cluster, name) for name in _CLUSTER)]
         nodes = await self._rows(f"SELECT {', '.join(_NODE)} FROM {node} ORDER BY name")
-        assert nodes == [tuple(getattr(view.node[name], column) for column in _NODE) for name in sorted(view.node)]
-        tokens = await self._rows(f"SELECT {', '.join(Token._fields)} FROM {token} ORDER BY token_id")
+        assert nodes == [
+            tuple(getattr(view.node[name], column) for column in _NODE)
+            for name in sorted(view.node)
+        ]
+        tokens = await self._rows(
+            f"SELECT {', '.join(Token._fields)} FROM {token} ORDER BY token_id"
+        )
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
         await self._compare_records(view)
 
@@ -172,25 +207,35 @@ class Both:
         """Moments are compared by whether they are there."""
         names = [name for name in Claim._fields if name not in ("claimed_at", "set_aside_at")]
         chosen = f"date, task_key, {', '.join(names)}, set_aside_at IS NOT NULL"
-        claims = await self._rows(f"SELECT {chosen} FROM {self.queries.table('claim')} ORDER BY 1, 2")
+        claims = await self._rows(
+            f"SELECT {chosen} FROM {self.queries.table('claim')} ORDER BY 1, 2"
+        )
         assert claims == [
             (*key, *(getattr(row, name) for name in names), row.set_aside_at is not None)
             for key, row in sorted(view.claim.items())
         ]
         chosen = "task_key, task_id, batch, date, owners_lost, reason"
-        aside = await self._rows(f"SELECT {chosen} FROM {self.queries.table('set_aside')} ORDER BY 1")
+        aside = await self._rows(
+            f"SELECT {chosen} FROM {self.queries.table('set_aside')} ORDER BY 1"
+        )
         assert aside == [(key, *row) for key, row in sorted(view.set_aside.items())]
         chosen = "date, task_key, task_id, token_id, node, epoch, batch"
-        audit = await self._rows(f"SELECT {chosen} FROM {self.queries.table('audit')} ORDER BY 1, 2")
+        audit = await self._rows(
+            f"SELECT {chosen} FROM {self.queries.table('audit')} ORDER BY 1, 2"
+        )
         assert audit == [(*key, *row[:4], row[5]) for key, row in sorted(view.audit.items())]
         chosen = "batch_key, date, name, total, started_at, started_by, finished_at IS NOT NULL"
-        batches = await self._rows(f"SELECT {chosen} FROM {self.queries.table('batch')} ORDER BY 1, 2")
+        batches = await self._rows(
+            f"SELECT {chosen} FROM {self.queries.table('batch')} ORDER BY 1, 2"
+        )
         assert batches == [(*key, *row) for key, row in sorted(view.batch.items())]
 
     async def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        return await (await self.connection.cursor(row_factory=tuple_row).execute(query.encode())).fetchall()
+        return await (
+            await self.connection.cursor(row_factory=tuple_row).execute(query.encode())
+        ).fetchall()
 
-    # -- what is chosen -------------------------------------------------------------------------------------------------
+    # -- what is chosen ----------------------------------------------------------------------------
 
     @property
     def view(self) -> View:
@@ -227,12 +272,19 @@ class Both:
 
 def _plain(rows: Sequence[Any], others: Sequence[Any]) -> list[Any]:
     """What both have, without an order."""
-    names = sorted(set(rows[0]._fields) & set(others[0]._fields) - _NOT_IN_THE_MODEL) if rows and others else []
-    return sorted(([(name, _value(name, getattr(row, name))) for name in names] for row in rows), key=repr)
+    names = (
+        sorted(set(rows[0]._fields) & set(others[0]._fields) - _NOT_IN_THE_MODEL)
+        if rows and others
+        else []
+    )
+    return sorted(
+        ([(name, _value(name, getattr(row, name))) for name in names] for row in rows), key=repr
+    )
 
 
 def _value(name: str, value: Any) -> Any:
-    """Lists of tokens, and groups of them, come in any order; how long ago something was depends on when it is asked."""
+    """Lists of tokens, and groups of them, come in any order; how long ago something was depends on
+    when it is asked."""
     if name == "leader_age":
         return value is not None
     if name == "mine" and value is not None:

@@ -1,4 +1,5 @@
-"""One server per session, one database per test, and a look afterwards that nothing was left connected."""
+"""One server per session, one database per test, and a look afterwards that nothing was left
+connected."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.servers import Server, chosen
 
 pytest_plugins = ["pytester"]
 
-hypothesis.settings.register_profile("no deadline", deadline=None)  # how long an example takes is the machine's affair
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 _SERVER = pytest.StashKey[str]()
@@ -25,9 +27,12 @@ _SERVER = pytest.StashKey[str]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What was logged may hold half of a surrogate pair; a report that is sent or written cannot."""
+    """What was logged may hold half of a surrogate pair; a report that is sent or written
+    cannot."""
     report = yield
-    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
     return report
 
 
@@ -83,11 +88,17 @@ def _database(server: Server, template: str) -> Iterator[str]:
 
 
 def _still_connected(connection: psycopg.Connection[Any], name: str) -> list[str]:
-    """Sessions that are still there after two seconds: a server process takes a moment to notice that its client went."""
+    """Sessions that are still there after two seconds: a server process takes a moment to notice
+    that its client went."""
     deadline = time.monotonic() + 2
     while True:
-        cursor = connection.execute("SELECT application_name, state, query FROM pg_stat_activity WHERE datname = %s", [name])
-        left = [f"{application} ({state}): {query:.60}" for application, state, query in cursor.fetchall()]
+        cursor = connection.execute(
+            "SELECT application_name, state, query FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+        left = [
+            f"{application} ({state}): {query:.60}"
+            for application, state, query in cursor.fetchall()
+        ]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)

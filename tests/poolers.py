@@ -35,7 +35,9 @@ pidfile = {directory}/pid
 
 def program() -> str:
     """Where PgBouncer is; the test is skipped when it is nowhere."""
-    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    found = shutil.which(
+        "pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    )
     if found is None:
         pytest.skip("PgBouncer is not installed (apt-get install pgbouncer)")
     return found
@@ -48,24 +50,39 @@ def pgbouncer(dsn: str, mode: str, size: int) -> Iterator[str]:
     port, as_user = _free_port(), _unprivileged()
     directory = Path(tempfile.mkdtemp(prefix="jobsync_async-pgbouncer-"))
     server = " ".join(
-        f"{name}='{value}'" for name, value in parts.items() if name in ("host", "port", "user", "password", "dbname")
+        f"{name}='{value}'"
+        for name, value in parts.items()
+        if name in ("host", "port", "user", "password", "dbname")
     )
     config = directory / "pgbouncer.ini"
-    values = {"database": parts["dbname"], "server": server, "port": port, "mode": mode, "size": size, "directory": directory}
+    values = {
+        "database": parts["dbname"],
+        "server": server,
+        "port": port,
+        "mode": mode,
+        "size": size,
+        "directory": directory,
+    }
     config.write_text(_CONFIG.format(**values))
     if as_user:
         for path in (directory, config):
             os.chown(path, as_user["user"], as_user["group"])
     with (directory / "output").open("wb") as output:
-        process = subprocess.Popen([program(), config], stdout=output, stderr=output, cwd=directory, **as_user)
+        process = subprocess.Popen(
+            [program(), config], stdout=output, stderr=output, cwd=directory, **as_user
+        )
     try:
-        through = make_conninfo("", host="127.0.0.1", port=port, user="anybody", dbname=parts["dbname"])
+        through = make_conninfo(
+            "", host="127.0.0.1", port=port, user="anybody", dbname=parts["dbname"]
+        )
         deadline = time.monotonic() + 10
         while True:
             with suppress(psycopg.OperationalError):
                 psycopg.connect(through, connect_timeout=2).close()
                 break
-            assert process.poll() is None and time.monotonic() < deadline, (directory / "output").read_text()
+            assert process.poll() is None and time.monotonic() < deadline, (
+                directory / "output"
+            ).read_text()
             time.sleep(0.02)
         yield through
     finally:

@@ -1,7 +1,8 @@
 """Real workers of jobsync 1.3.14, in an environment of their own.
 
-As a program, in that environment: one worker, ``predecessors.py NAME APPNAME TASKS FILE``. It works on the tasks that it owns,
-again and again, and writes when it begins and ends each, until SIGTERM. The server is in libpq's environment variables.
+As a program, in that environment: one worker, ``predecessors.py NAME APPNAME TASKS FILE``. It works
+on the tasks that it owns, again and again, and writes when it begins and ends each, until SIGTERM.
+The server is in libpq's environment variables.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ WORK_SEC = 0.03
 
 
 class Marks:
-    """Who works on what from when to when, in one file of all processes: a line is written by one call."""
+    """Who works on what from when to when, in one file of all processes: a line is written by one
+    call."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -36,14 +38,17 @@ def environment(folder: Path) -> Path:
     import pytest  # which there is none of in that environment
 
     python = folder / "bin" / "python"
-    version = f"{max(sys.version_info[:2], (3, 11))[0]}.{max(sys.version_info[:2], (3, 11))[1]}"  # jobsync needs 3.11
+    # jobsync needs 3.11
+    version = f"{max(sys.version_info[:2], (3, 11))[0]}.{max(sys.version_info[:2], (3, 11))[1]}"
     install = ["uv", "pip", "install", "--quiet", "--python", str(python), f"jobsync=={VERSION}"]
     for command in (["uv", "venv", "--quiet", "--python", version, str(folder)], install):
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=90)
         except (OSError, subprocess.SubprocessError) as error:
             told = getattr(error, "stderr", None) or str(error)
-            pytest.skip(f"jobsync {VERSION} cannot be installed by uv: {told.strip().splitlines()[-1]}")
+            pytest.skip(
+                f"jobsync {VERSION} cannot be installed by uv: {told.strip().splitlines()[-1]}"
+            )
     return python
 
 

@@ -29,8 +29,9 @@ class Server:
 
 @contextmanager
 def chosen() -> Iterator[Server]:
-    """What `JOBSYNC_TEST_DSN` names; else an embedded one, when `JOBSYNC_EMBEDDED_POSTGRES` names its folder; else a container,
-    when a Docker engine answers and has the image; else the embedded one that is installed."""
+    """What `JOBSYNC_TEST_DSN` names; else an embedded one, when `JOBSYNC_EMBEDDED_POSTGRES` names
+    its folder; else a container, when a Docker engine answers and has the image; else the embedded
+    one that is installed."""
     dsn = os.environ.get("JOBSYNC_TEST_DSN")
     if dsn:
         yield Server(dsn, "given by JOBSYNC_TEST_DSN")

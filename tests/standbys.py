@@ -20,7 +20,17 @@ class Standby(EmbeddedPostgres):
     def _init(self) -> None:
         if not (self._bin / "pg_basebackup").exists():
             pytest.skip("this PostgreSQL came without pg_basebackup, which makes standbys")
-        arguments = ("-D", str(self.data), "-d", self._primary.dsn, "-R", "-c", "fast", "-X", "stream")
+        arguments = (
+            "-D",
+            str(self.data),
+            "-d",
+            self._primary.dsn,
+            "-R",
+            "-c",
+            "fast",
+            "-X",
+            "stream",
+        )
         self.tool("pg_basebackup", *arguments)
 
     @property
@@ -36,4 +46,6 @@ def both(dsn: str, *others: EmbeddedPostgres) -> str:
     """A DSN that names all the servers, the first one's first."""
     head, _, tail = dsn.rpartition("@")
     hosts, _, database = tail.partition("/")
-    return f"{head}@{','.join([hosts, *(f'127.0.0.1:{server.port}' for server in others)])}/{database}"
+    return (
+        f"{head}@{','.join([hosts, *(f'127.0.0.1:{server.port}' for server in others)])}/{database}"
+    )

@@ -1,7 +1,9 @@
-"""Search every state of `ownership.pml` with SPIN, and show that without each of its rules it finds a violation.
+"""Search every state of `ownership.pml` with SPIN, and show that without each of its rules it finds
+a violation.
 
-Run ``python docs/model/check.py``; it needs ``spin`` and a C compiler. ``--quick`` leaves out the large searches with all
-rules. Exits with 1 when a search finds what it should not, or does not find what it should.
+Run ``python docs/model/check.py``; it needs ``spin`` and a C compiler. ``--quick`` leaves out the
+large searches with all rules. Exits with 1 when a search finds what it should not, or does not find
+what it should.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ DEEP = 8_000_000
 
 
 class Verdict(NamedTuple):
-    """What a search said. `violated` is the assertion that failed, None for none; `whole`: every state was seen."""
+    """What a search said. `violated` is the assertion that failed, None for none; `whole`: every
+    state was seen."""
 
     violated: str | None
     whole: bool
@@ -51,12 +54,18 @@ def rules() -> list[str]:
     return re.findall(r"\*/\n#ifdef NO_(\w+)\n#define", MODEL.read_text("utf-8"), re.MULTILINE)
 
 
-def search(arrangement: str, without: str | None = None, *, mixed: bool = False, limit_sec: float = 900) -> Verdict:
-    """Search one arrangement, to the first violation or to the end; `mixed`: one worker has a longer timeout. Raises
-    RuntimeError when SPIN does not run through."""
+def search(
+    arrangement: str, without: str | None = None, *, mixed: bool = False, limit_sec: float = 900
+) -> Verdict:
+    """Search one arrangement, to the first violation or to the end; `mixed`: one worker has a
+    longer timeout. Raises RuntimeError when SPIN does not run through."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        defines = [f"-D{arrangement}", *([f"-DNO_{without}"] if without else []), *(["-DMIXED"] if mixed else [])]
+        defines = [
+            f"-D{arrangement}",
+            *([f"-DNO_{without}"] if without else []),
+            *(["-DMIXED"] if mixed else []),
+        ]
         _run(["spin", "-a", *defines, str(MODEL)], folder, 60)
         # Compiling takes longer than a small search.
         fast = "-O2" if arrangement in LARGE and without is None else "-O1"
@@ -69,8 +78,14 @@ def search(arrangement: str, without: str | None = None, *, mixed: bool = False,
     errors = re.search(r"errors: (\d+)", said)
     if stored is None or errors is None or (errors[1] != "0" and found is None):
         raise RuntimeError(f"SPIN did not run through:\n{said}")
-    whole = "Search not completed" not in said and "search depth too small" not in said and "memory limit" not in said
-    return Verdict(found[1] if found else None, whole, int(float(stored[1])), time.monotonic() - begun)
+    whole = (
+        "Search not completed" not in said
+        and "search depth too small" not in said
+        and "memory limit" not in said
+    )
+    return Verdict(
+        found[1] if found else None, whole, int(float(stored[1])), time.monotonic() - begun
+    )
 
 
 def _run(command: list[str], folder: str, limit_sec: float) -> str:
@@ -92,7 +107,11 @@ def promise(violated: str | None) -> str:
         return "two holders"
     if "committed" in violated:
         return "two owners commit under one epoch"
-    return "a commit by another than the owner" if "f_right" in violated else "another than the leader writes"
+    return (
+        "a commit by another than the owner"
+        if "f_right" in violated
+        else "another than the leader writes"
+    )
 
 
 def with_all_rules(arrangement: str, *, mixed: bool, limit_sec: float = 900) -> bool:
@@ -106,7 +125,8 @@ def with_all_rules(arrangement: str, *, mixed: bool, limit_sec: float = 900) -> 
 
 def without_rule(rule: str) -> bool:
     """Print the line of the search without one rule; whether it found a violation."""
-    verdict = search("SAME_NAME", rule, mixed=rule == MIXED)  # the smallest; some rules matter only where there are two names
+    # The smallest; some rules matter only where there are two names.
+    verdict = search("SAME_NAME", rule, mixed=rule == MIXED)
     if verdict.violated is None:
         verdict = search("EITHER_LEADS", rule)
     _line(f"without {rule}", verdict, promise(verdict.violated))
@@ -118,14 +138,22 @@ def _line(what: str, verdict: Verdict, said: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="leave out the large searches with all rules")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the large searches with all rules"
+    )
     options = parser.parse_args()
     if (reason := missing()) is not None:
         print(reason, file=sys.stderr)
         return 1
     arrangements = SMALL if options.quick else ARRANGEMENTS
-    right = [with_all_rules(arrangement, mixed=mixed) for arrangement in arrangements for mixed in (False, True)]
+    right = [
+        with_all_rules(arrangement, mixed=mixed)
+        for arrangement in arrangements
+        for mixed in (False, True)
+    ]
     right += [without_rule(rule) for rule in rules()]
     print("as it must be" if all(right) else "NOT as it must be")
     return 0 if all(right) else 1

@@ -164,9 +164,8 @@ def draw() -> str:
             parts.append(f'<text class="count {when}-{number}{later}" {place}>{count}</text>')
         parts.append("</g>")
     stirring = [*_moved(second, third), *_moved(first, second)]
-    for token in sorted(
-        range(TOKENS), key=stirring.__contains__
-    ):  # what moves is drawn on top of what stays
+    # What moves is drawn on top of what stays.
+    for token in sorted(range(TOKENS), key=stirring.__contains__):
         (x, y), (x1, y1), (x2, y2) = (_at(scene, token) for scene in scenes)
         to = f"--x1:{x1 - x}px;--y1:{y1 - y}px;--x2:{x2 - x}px;--y2:{y2 - y}px"
         dead = ' class="dead"' if token in _moved(first, second) else ""

@@ -11,7 +11,8 @@ from jobsync_async.types import NodeInfo
 
 
 class Health(Started):
-    """Questions about workers. What is asynchronous asks PostgreSQL, and raises StoreUnavailable."""
+    """Questions about workers. What is asynchronous asks PostgreSQL, and raises
+    StoreUnavailable."""
 
     def am_i_healthy(self) -> bool:
         """Whether this worker runs and its lease is valid, by the clock. No I/O."""
@@ -28,8 +29,8 @@ class Health(Started):
 
     @property
     def lease_remaining_sec(self) -> float:
-        """For how many seconds this worker may still act without another heartbeat; 0 when its lease is over, infinity when
-        standalone. No I/O."""
+        """For how many seconds this worker may still act without another heartbeat; 0 when its
+        lease is over, infinity when standalone. No I/O."""
         return self._worker.lease.remaining(self._worker.clock())
 
     @property
@@ -38,11 +39,13 @@ class Health(Started):
         return self._worker.metrics
 
     async def get_active_nodes(self) -> list[NodeInfo]:
-        """Workers whose last heartbeat is younger than their timeout, oldest worker first; none when standalone."""
+        """Workers whose last heartbeat is younger than their timeout, oldest worker first; none
+        when standalone."""
         return [node for node in await self._nodes() if not silent(plain(node))]
 
     async def get_dead_nodes(self) -> list[str]:
-        """Names of workers without a heartbeat for their timeout that are still listed. By the server's clock, for people."""
+        """Names of workers without a heartbeat for their timeout that are still listed. By the
+        server's clock, for people."""
         return [node.name for node in await self._nodes() if silent(plain(node))]
 
     async def _nodes(self) -> list[NodeInfo]:
@@ -50,7 +53,8 @@ class Health(Started):
         return await self._engine.nodes()
 
     async def get_coordination_status(self) -> dict[str, Any]:
-        """This worker and its cluster at a glance, for people and dashboards; a plain dictionary that JSON can hold."""
+        """This worker and its cluster at a glance, for people and dashboards; a plain dictionary
+        that JSON can hold."""
         self._require_started()
         own = {
             "node_name": self.node_name,

@@ -1,19 +1,23 @@
 """A job's life: it is started, runs, and ends; and what any call means at any moment of it.
 
-Each start is a life of its own: an engine with an incarnation, connections and event-loop objects of its own, and one task,
-which starts the engine, waits for its end, and tells of it. Nothing of it is used again. So a job may be started again when a
-life is over, and one that was made before a fork may be started in the child.
+Each start is a life of its own: an engine with an incarnation, connections and event-loop objects
+of its own, and one task, which starts the engine, waits for its end, and tells of it. Nothing of it
+is used again. So a job may be started again when a life is over, and one that was made before a
+fork may be started in the child.
 
 Who waits for whom:
 
-* `start` waits for the life's task until the engine runs; meanwhile that task calls `lock_provider`.
-* `stop`, and the end of the ``async with``, make the task end, whatever it is at, and wait for that.
-* A job that runs ends when nobody uses a token any more: every claim is left, every handler and `on_rebalance` has returned.
-  `drain` waits for the same.
+* `start` waits for the life's task until the engine runs; meanwhile that task calls
+  `lock_provider`.
+* `stop`, and the end of the ``async with``, make the task end, whatever it is at, and wait for
+  that.
+* A job that runs ends when nobody uses a token any more: every claim is left, every handler and
+  `on_rebalance` has returned. `drain` waits for the same.
 
-Whoever is waited for cannot wait: `stop` and `drain` in `lock_provider`, in the body of a claim, in a handler or in
-`on_rebalance` would wait for their own end, and are refused at once. With two exceptions: a reader of `token_changes` is closed
-when its task stops the job, and the end of the ``async with`` is never refused.
+Whoever is waited for cannot wait: `stop` and `drain` in `lock_provider`, in the body of a claim, in
+a handler or in `on_rebalance` would wait for their own end, and are refused at once. With two
+exceptions: a reader of `token_changes` is closed when its task stops the job, and the end of the
+``async with`` is never refused.
 """
 
 from __future__ import annotations
@@ -55,7 +59,9 @@ class Life(RecordCalls, PinCalls):
     def __init__(self) -> None:
         self._state: State = "new"
         self._task: asyncio.Task[None] | None = None
-        self._untold: BaseException | None = None  # what ended the job, until somebody is told of it
+        self._untold: BaseException | None = (
+            None  # what ended the job, until somebody is told of it
+        )
         self._worker_log = WorkerLog(__name__, self.node_name)
         self._body = Body()
         self._signals: Signals | None = None
@@ -67,19 +73,24 @@ class Life(RecordCalls, PinCalls):
         """Make what the next life is made of: the engine, the worker, and what keeps records."""
         raise NotImplementedError
 
-    # -- starting -------------------------------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Join the cluster; returns when the first tokens are here, after the first call of `on_rebalance`.
+        """Join the cluster; returns when the first tokens are here, after the first call of
+        `on_rebalance`.
 
-        A job that has stopped may be started again: it joins as if it were another process, under the same name, and what was
-        got from it before (claims, readers) stays over.
+        A job that has stopped may be started again: it joins as if it were another process, under
+        the same name, and what was got from it before (claims, readers) stays over.
 
         Raises:
-            UsageError: it is started already, `stop` was called meanwhile, or no asyncio event loop runs here.
-            NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was too short.
-            ConfigError: the settings disagree with the cluster, or the server is behind a pooler in transaction mode.
-            StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are missing.
+            UsageError: it is started already, `stop` was called meanwhile, or no asyncio event loop
+                runs here.
+            NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was
+                too short.
+            ConfigError: the settings disagree with the cluster, or the server is behind a pooler in
+                transaction mode.
+            StoreUnavailable, SchemaError: PostgreSQL cannot be reached, or its tables or rights are
+                missing.
         """
         self._check_startable()
         if self._state != "new" or self._made_in != os.getpid():
@@ -88,14 +99,19 @@ class Life(RecordCalls, PinCalls):
         self._state, self._untold = "starting", None
         self._worker.home.settle()
         runs: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._task = asyncio.create_task(self._live(runs), name=f"jobsync_async {self.node_name} life")
+        task = self._task = asyncio.create_task(
+            self._live(runs), name=f"jobsync_async {self.node_name} life"
+        )
         task.add_done_callback(self._is_over)
         try:
             await asyncio.wait([task, runs], return_when=asyncio.FIRST_COMPLETED)
             if runs.done():
                 return
             if task.cancelled():
-                raise UsageError("stop() was called while the job was starting: it has not joined, and may be started again")
+                raise UsageError(
+                    "stop() was called while the job was starting: it has not joined, and may be "
+                    "started again"
+                )
             task.result()  # raises
         except asyncio.CancelledError:
             self._engine.hurry()
@@ -106,16 +122,21 @@ class Life(RecordCalls, PinCalls):
                 task.exception()  # retrieved: the cancellation is what the caller must see
             raise
         finally:
-            del task  # with the frames of its cancellation, which hold a connection that was being opened
+            # With the frames of its cancellation, which hold a connection that was being opened.
+            del task
 
     def _check_startable(self) -> None:
         """Raise UsageError unless it may be started now."""
         require_asyncio()
         home = self._worker.home
-        if not self._runs() or (home.loop is not None and home.loop.is_closed() and not home.forked):
+        if not self._runs() or (
+            home.loop is not None and home.loop.is_closed() and not home.forked
+        ):
             return
         home.require_own_process()
-        raise UsageError(f"the job is {self._state} already: `await job.stop()` first, or make another Job")
+        raise UsageError(
+            f"the job is {self._state} already: `await job.stop()` first, or make another Job"
+        )
 
     async def _live(self, runs: asyncio.Future[None]) -> None:
         """One life, from the start to the end, as a task."""
@@ -165,25 +186,28 @@ class Life(RecordCalls, PinCalls):
             return
         try:
             await call(self._on_end, failure)
-        except Exception as error:  # the user's own, whatever it is: the job has ended, and there is nobody else to tell
+        # the user's own, whatever it is: the job has ended, and there is nobody else to tell
+        except Exception as error:
             self._worker_log.error("on_end raised", exc_info=error)
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the job; None while it runs, before, or when it ended in order. Known as soon as the job begins to end
-        because of it, while `on_end` is called when it has ended. No I/O."""
+        """What ended the job; None while it runs, before, or when it ended in order. Known as soon
+        as the job begins to end because of it, while `on_end` is called when it has ended. No
+        I/O."""
         return self._engine.failure
 
-    # -- stopping -------------------------------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Hand everything on and leave. Claims that are open may finish, up to ``handoff_timeout_sec``; if this call is
-        cancelled, they are cancelled at once. When this returns the job does not run, also if it was just being started: then
-        `start` raises UsageError. Stopping a job that does not run does nothing.
+        """Hand everything on and leave. Claims that are open may finish, up to
+        ``handoff_timeout_sec``; if this call is cancelled, they are cancelled at once. When this
+        returns the job does not run, also if it was just being started: then `start` raises
+        UsageError. Stopping a job that does not run does nothing.
 
         Raises:
-            UsageError: this was called by one whose end it would wait for: a handler, the body of a claim, `on_rebalance` or
-                `lock_provider`.
+            UsageError: this was called by one whose end it would wait for: a handler, the body of a
+                claim, `on_rebalance` or `lock_provider`.
 
         Raises what ended the job before, if something did.
         """
@@ -197,12 +221,20 @@ class Life(RecordCalls, PinCalls):
         return self._worker.home.forked or self._state in ("starting", "running", "stopping")
 
     def _refuse_to_wait_for_oneself(self, what: str, *, readers: bool = True) -> None:
-        """Raise UsageError when the task that calls this is one for whose end a stop, or a drain, waits."""
+        """Raise UsageError when the task that calls this is one for whose end a stop, or a drain,
+        waits."""
         me = asyncio.current_task()
-        where = "lock_provider" if me is self._task else None if me is None else self._worker.use_by(me, readers=readers)
+        where = (
+            "lock_provider"
+            if me is self._task
+            else None
+            if me is None
+            else self._worker.use_by(me, readers=readers)
+        )
         if where is not None:
             raise UsageError(
-                f"{what}() was called in {where}, for whose end it would wait: let that end first, by returning or by raising "
+                f"{what}() was called in {where}, for whose end it would wait: let that end "
+                "first, by returning or by raising "
                 f"an error, or call it in a task of its own: `asyncio.create_task(job.{what}())`"
             )
 
@@ -239,9 +271,11 @@ class Life(RecordCalls, PinCalls):
             raise failure
 
     def _stays_no_longer(self) -> bool:
-        return self._worker.ended or self._engine.failure is not None or self.stop_signal is not None
+        return (
+            self._worker.ended or self._engine.failure is not None or self.stop_signal is not None
+        )
 
-    # -- async with -----------------------------------------------------------------------------------------------------
+    # -- async with --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self._check_startable()
@@ -255,14 +289,18 @@ class Life(RecordCalls, PinCalls):
             interrupted = self._body.leave(error)
             if self._signals is not None:
                 self._signals.restore()
-                if interrupted:  # there is no block yet that could end, and nothing after it to go on with
+                # There is no block yet that could end, and nothing after it to go on with.
+                if interrupted:
                     raise self._signals.exit() from None
             raise
         self._engine.tell_failure_to(self._body.interrupt)
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> bool | None:
         interrupted = self._body.leave(error)
         not_written = None
@@ -284,13 +322,15 @@ class Life(RecordCalls, PinCalls):
                 self._signals.restore()
         if not_written is not None:
             raise not_written
-        return interrupted  # here it was a signal that cancelled the body: the block has ended as it should
+        # here it was a signal that cancelled the body: the block has ended as it should
+        return interrupted
 
-    # -- signals --------------------------------------------------------------------------------------------------------
+    # -- signals -----------------------------------------------------------------------------------
 
     @property
     def stop_signal(self) -> signal.Signals | None:
-        """The signal that made this worker leave, with ``handle_signals=True``; None if none did. No I/O."""
+        """The signal that made this worker leave, with ``handle_signals=True``; None if none did.
+        No I/O."""
         return None if self._signals is None else self._signals.received
 
     def _told_to_leave(self) -> None:
@@ -300,7 +340,9 @@ class Life(RecordCalls, PinCalls):
         self._worker_log.info(text, signal=number.name)
         if self._state == "running":
             self._task_log.let_go()
-            self._handing_on = asyncio.create_task(self._hand_on(), name=f"jobsync_async {self.node_name} hands on")
+            self._handing_on = asyncio.create_task(
+                self._hand_on(), name=f"jobsync_async {self.node_name} hands on"
+            )
         else:
             self._worker.wake_waiters()
             self._body.interrupt()
@@ -315,7 +357,10 @@ class Life(RecordCalls, PinCalls):
         try:
             with anyio.move_on_after(self._worker.config.handoff_timeout_sec + 1):
                 await self._engine.set_draining(True)
-        except (StoreError, UsageError) as error:  # leaving hands on what is left, or the lease runs out
+        except (
+            StoreError,
+            UsageError,
+        ) as error:  # leaving hands on what is left, or the lease runs out
             self._worker_log.info("could not hand on: %s", error)
         finally:
             self._body.interrupt()

@@ -1,4 +1,5 @@
-"""What this worker may do now. All of it is local, without I/O; and all but `token_changes` may be asked from any thread."""
+"""What this worker may do now. All of it is local, without I/O; and all but `token_changes` may be
+asked from any thread."""
 
 from __future__ import annotations
 
@@ -14,15 +15,18 @@ class OwnershipCalls(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid by the clock. No I/O.
-        Raises UsageError before start, ConfigError for an id that cannot be one.
+        """Whether work on the task may start here now: its token is owned, and the lease is valid
+        by the clock. No I/O. Raises UsageError before start, ConfigError for an id that cannot be
+        one.
 
-        A question about now, and no claim: it holds nothing, and says nothing of what is done already. Between two workers'
-        starts the answer changes hands. `claim` holds it; `run_batch` and `run_owned` ask by themselves.
+        A question about now, and no claim: it holds nothing, and says nothing of what is done
+        already. Between two workers' starts the answer changes hands. `claim` holds it; `run_batch`
+        and `run_owned` ask by themselves.
         """
         worker = self._worker  # asked for every task of a batch
         token = self._token(task.id if isinstance(task, Task) else task)
-        if worker.clock() < worker.lease.deadline and token in worker.ownership.grants:  # in this order: see Worker.owns
+        # In this order: see Worker.owns.
+        if worker.clock() < worker.lease.deadline and token in worker.ownership.grants:
             return True
         self._require_alive()
         return False
@@ -32,7 +36,8 @@ class OwnershipCalls(Started):
         return self.can_claim_task(task)
 
     def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
-        """Those of the tasks or ids that may start here now, when all of them were looked at; in order. No I/O."""
+        """Those of the tasks or ids that may start here now, when all of them were looked at; in
+        order. No I/O."""
         self._require_alive()
         grants, token_of = self._worker.ownership.grants, self._token
         hashed = ((item, token_of(item.id if isinstance(item, Task) else item)) for item in ids)

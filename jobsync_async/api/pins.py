@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def _remembered(
     method: Callable[Concatenate[PinCalls, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[PinCalls, P], Coroutine[Any, Any, T]]:
-    """While `lock_provider` runs, remember the call: a plain function may have called it as in jobsync, without ``await``."""
+    """While `lock_provider` runs, remember the call: a plain function may have called it as in
+    jobsync, without ``await``."""
 
     @wraps(method)
     def call(self: PinCalls, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
@@ -37,13 +38,15 @@ def _remembered(
 
 
 class PinCalls(Started):
-    """Registering, listing and clearing pins. All of it asks PostgreSQL, and raises StoreUnavailable."""
+    """Registering, listing and clearing pins. All of it asks PostgreSQL, and raises
+    StoreUnavailable."""
 
     _called: list[Coroutine[Any, Any, Any]] | None = None
 
     @asynccontextmanager
     async def _finishing(self) -> AsyncIterator[None]:
-        """In here `lock_provider` runs; what it has called and not awaited is done afterwards, in order."""
+        """In here `lock_provider` runs; what it has called and not awaited is done afterwards, in
+        order."""
         self._called = []
         try:
             yield
@@ -56,7 +59,11 @@ class PinCalls(Started):
             self._called = None
 
     def _not_begun(self) -> list[Coroutine[Any, Any, Any]]:
-        return [work for work in self._called or () if inspect.getcoroutinestate(work) == inspect.CORO_CREATED]
+        return [
+            work
+            for work in self._called or ()
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED
+        ]
 
     @_remembered
     async def register_lock(
@@ -66,17 +73,20 @@ class PinCalls(Started):
         reason: str | None = None,
         expires_in_days: float | None = None,
     ) -> None:
-        """Pin a task: it runs only on workers whose name matches the first of the patterns that any live worker matches.
+        """Pin a task: it runs only on workers whose name matches the first of the patterns that any
+        live worker matches.
 
         Args:
-            node_patterns: SQL LIKE patterns, in order of preference. `%` is any text, `_` any character, `\\` makes the next
-                character literal.
+            node_patterns: SQL LIKE patterns, in order of preference. `%` is any text, `_` any
+                character, `\\` makes the next character literal.
             expires_in_days: None never expires.
 
-        Registering a task again replaces its pin. Its token moves at once; while no live worker matches, it has no owner.
+        Registering a task again replaces its pin. Its token moves at once; while no live worker
+        matches, it has no owner.
 
         Raises:
-            LockConflict: another task on the same token is pinned to other patterns; that pin stays.
+            LockConflict: another task on the same token is pinned to other patterns; that pin
+                stays.
             ConfigError: a pattern, id, reason or number cannot be one.
         """
         refused = await self._locks().register([(task_id, node_patterns, reason)], expires_in_days)
@@ -89,8 +99,8 @@ class PinCalls(Started):
         locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
         expires_in_days: float | None = None,
     ) -> list[LockConflict]:
-        """`register_lock` for many triples (task, patterns, reason), in one statement. The pins that were refused come back as
-        `LockConflict`, not raised; all others are stored."""
+        """`register_lock` for many triples (task, patterns, reason), in one statement. The pins
+        that were refused come back as `LockConflict`, not raised; all others are stored."""
         return await self._locks().register(locks, expires_in_days)
 
     async def list_locks(self) -> list[LockInfo]:

@@ -1,4 +1,5 @@
-"""The command line, as docs/command-line.md describes it. Exit status 0, 1 (what was asked is not so) or 2 (usage)."""
+"""The command line, as docs/command-line.md describes it. Exit status 0, 1 (what was asked is not
+so) or 2 (usage)."""
 
 from jobsync_async.cli import (  # noqa: F401 - each adds its commands to the app
     bound,

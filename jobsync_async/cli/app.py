@@ -44,7 +44,10 @@ def _tell_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -57,12 +60,18 @@ Dsn = Annotated[
         "--dsn",
         envvar="JOBSYNC_DSN",
         show_envvar=True,
-        help="PostgreSQL, as a URI or key=value pairs. Default: libpq's environment and files (PGHOST, PGDATABASE, …).",
+        help="PostgreSQL, as a URI or key=value pairs. Default: libpq's environment and files "
+        "(PGHOST, PGDATABASE, …).",
         rich_help_panel=_CONNECTION,
     ),
 ]
 Appname = Annotated[
-    str, typer.Option(envvar="JOBSYNC_APPNAME", help="Prefix of the cluster's tables.", rich_help_panel=_CONNECTION)
+    str,
+    typer.Option(
+        envvar="JOBSYNC_APPNAME",
+        help="Prefix of the cluster's tables.",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
 Schema = Annotated[
     str | None,
@@ -72,17 +81,24 @@ Schema = Annotated[
         rich_help_panel=_CONNECTION,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/command-line.md describes it.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, as docs/command-line.md describes it.")
+]
 Timeout = Annotated[
     float | None,
-    typer.Option(min=0, help="Seconds without a heartbeat after which a worker is shown as silent. Default: its own timeout."),
+    typer.Option(
+        min=0,
+        help="Seconds without a heartbeat after which a worker is shown as silent. Default: its "
+        "own timeout.",
+    ),
 ]
 _DEFAULT_APPNAME = "sync_"
 _WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 
 class Output(Console):
-    """Standard output, for people. That its reader has seen enough is an error like any other, which `run` knows."""
+    """Standard output, for people. That its reader has seen enough is an error like any other,
+    which `run` knows."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -94,9 +110,12 @@ class Output(Console):
 
 
 def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., None]:
-    """Make a command of `work`, which takes the configuration of a cluster first, then the command's own arguments and options.
-    The options that name a cluster are added. The command exits with the status that `work` returns."""
-    own, which = (inspect.signature(function, eval_str=True).parameters for function in (work, _named))
+    """Make a command of `work`, which takes the configuration of a cluster first, then the
+    command's own arguments and options. The options that name a cluster are added. The command
+    exits with the status that `work` returns."""
+    own, which = (
+        inspect.signature(function, eval_str=True).parameters for function in (work, _named)
+    )
 
     @functools.wraps(work)
     def command(**given: Any) -> None:
@@ -104,12 +123,16 @@ def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., N
         run(lambda: work(_named(**cluster), **given))
 
     shown = [*list(own.values())[1:], *which.values()]
-    signature = inspect.Signature([parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in shown])
+    signature = inspect.Signature(
+        [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in shown]
+    )
     command.__signature__ = signature  # type: ignore[attr-defined]
     return command
 
 
-def _named(dsn: Dsn = None, appname: Appname = _DEFAULT_APPNAME, schema: Schema = None) -> CoordinationConfig:
+def _named(
+    dsn: Dsn = None, appname: Appname = _DEFAULT_APPNAME, schema: Schema = None
+) -> CoordinationConfig:
     return CoordinationConfig(dsn=dsn, appname=appname, schema=schema)
 
 
@@ -137,14 +160,20 @@ def titled(title: str, shown: Table) -> RenderableType:
 
 
 class _Table(Table):
-    """Where its longest words do not fit, a terminal gets each row as lines of name and value instead of columns of scraps."""
+    """Where its longest words do not fit, a terminal gets each row as lines of name and value
+    instead of columns of scraps."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if not self.show_header or self.__rich_measure__(console, options).minimum <= options.max_width:
+        if (
+            not self.show_header
+            or self.__rich_measure__(console, options).minimum <= options.max_width
+        ):
             yield from super().__rich_console__(console, options)
             return
         names = [column.header for column in self.columns]
-        for number, cells in enumerate(zip(*(column.cells for column in self.columns), strict=True)):
+        for number, cells in enumerate(
+            zip(*(column.cells for column in self.columns), strict=True)
+        ):
             if number:
                 yield Text()
             lines = Table(box=None, pad_edge=False, show_header=False)
@@ -157,10 +186,15 @@ class _Table(Table):
 
 
 def table(*columns: str) -> Table:
-    """A table without lines; columns that begin with ``>`` are of numbers. Folds on narrow terminals."""
+    """A table without lines; columns that begin with ``>`` are of numbers. Folds on narrow
+    terminals."""
     made = _Table(box=None, pad_edge=False)
     for column in columns:
-        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        made.add_column(
+            column.removeprefix(">"),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+        )
     return made
 
 
@@ -181,7 +215,8 @@ def complain(message: str) -> None:
 
 
 def run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
-    """Run a command to its end and exit with the status that it returns; an error of this library is printed, not traced."""
+    """Run a command to its end and exit with the status that it returns; an error of this library
+    is printed, not traced."""
 
     async def awaited() -> int:
         return await work()
@@ -194,7 +229,8 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
     except asyncio.CancelledError:  # before Python 3.11, this is how anyio tells of an interrupt
         raise KeyboardInterrupt from None
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more may be written, not even by the interpreter at its end.
+        # Whoever read our output has seen enough. Nothing more may be written, not even by the
+        # interpreter at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     raise typer.Exit(status)
@@ -202,7 +238,9 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
 
 def fail(error: JobSyncError) -> NoReturn:
     """Print an error and exit: with 2 when what was given cannot work, with 1 when it did not."""
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold red]error:[/] {_escaped(str(error))}", highlight=False
+    )
     raise typer.Exit(2 if isinstance(error, ConfigError) else 1)
 
 

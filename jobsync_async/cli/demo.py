@@ -19,12 +19,18 @@ from jobsync_async.host.task_groups import task_group
 def demo(
     dsn: Annotated[
         str | None,
-        typer.Option("--dsn", help="A server to run on, in tables that are dropped again. Default: an embedded one."),
+        typer.Option(
+            "--dsn",
+            help="A server to run on, in tables that are dropped again. Default: an embedded one.",
+        ),
     ] = None,
-    files: Annotated[int | None, typer.Option(min=300, help="How many files at most. Default: all.")] = None,
+    files: Annotated[
+        int | None, typer.Option(min=300, help="How many files at most. Default: all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Checksum the files of the installed Python with three workers; kill one midway, add one, and check the promises.
+    """Checksum the files of the installed Python with three workers; kill one midway, add one, and
+    check the promises.
 
     Exits with 1 when one of them was not kept.
     """

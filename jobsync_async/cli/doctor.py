@@ -26,11 +26,14 @@ async def doctor(
     timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
     as_json: Json = False,
 ) -> int:
-    """Look for what would keep workers from working here, and say what to do about it. Writes nothing.
+    """Look for what would keep workers from working here, and say what to do about it. Writes
+    nothing.
 
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
-    checks = await examine(replace(config, heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout))
+    checks = await examine(
+        replace(config, heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
+    )
     emit({"checks": [check.plain() for check in checks]}, rendered(checks), as_json)
     return 1 if any(check.status == "fail" for check in checks) else 0
 

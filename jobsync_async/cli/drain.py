@@ -1,4 +1,5 @@
-"""``jobsync-async drain`` and ``undrain``: take a worker's tokens away, or let it have some again, from anywhere."""
+"""``jobsync-async drain`` and ``undrain``: take a worker's tokens away, or let it have some again,
+from anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from jobsync_async.observer import Observer
 from jobsync_async.postgres.store import Store
 
 Node = Annotated[str, typer.Argument(help="The worker's name.", metavar="NODE")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait at most until it has no tokens any more. 0 does not wait.")]
+Wait = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds to wait at most until it has no tokens any more. 0 does not wait."
+    ),
+]
 
 
 @app.command()
@@ -25,7 +31,8 @@ async def drain(
     wait: Wait = 0,
     as_json: Json = False,
 ) -> int:
-    """Let a worker hand on every token and stay without any. It hears of it at once; a restart of it ends that.
+    """Let a worker hand on every token and stay without any. It hears of it at once; a restart of
+    it ends that.
 
     Exits with 1 when there is no such worker, or it still has tokens after --wait.
     """
@@ -39,12 +46,18 @@ async def undrain(config: CoordinationConfig, node: Node, as_json: Json = False)
     return await _set(config, node, "active", 0, as_json)
 
 
-async def _set(config: CoordinationConfig, name: str, state: str, wait_sec: float, as_json: bool) -> int:
+async def _set(
+    config: CoordinationConfig, name: str, state: str, wait_sec: float, as_json: bool
+) -> int:
     async with opened(config) as store:
         tokens = await _tokens(store, name)
         if tokens is None:
             complain(f"there is no worker named {name!r}; `jobsync-async status` lists them")
-            emit({"node": name, "state": None, "changed": False, "tokens": None}, Text("nothing changed"), as_json)
+            emit(
+                {"node": name, "state": None, "changed": False, "tokens": None},
+                Text("nothing changed"),
+                as_json,
+            )
             return 1
         changed = await store.membership.set_state(name, state)
         if wait_sec:

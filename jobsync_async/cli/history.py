@@ -20,7 +20,8 @@ async def history(
     last: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     as_json: Json = False,
 ) -> int:
-    """Show the latest rebalances, the newest first: when, why, who led, how many tokens moved, how long it took."""
+    """Show the latest rebalances, the newest first: when, why, who led, how many tokens moved, how
+    long it took."""
     async with opened(config) as store:
         rebalances = [plain(row) for row in await store.status.rebalances(last)]
     emit({"rebalances": rebalances}, rendered(rebalances), as_json)

@@ -26,28 +26,43 @@ _MAY = {"worker": "do what a worker does", "observer": "look"}
 async def init(
     config: CoordinationConfig,
     total_tokens: Annotated[int, typer.Option(help="Fixed for the life of the cluster.")] = 10_000,
-    hash_function: Annotated[str, typer.Option(help="Fixed for the life of the cluster.")] = "double_sha256",
+    hash_function: Annotated[
+        str, typer.Option(help="Fixed for the life of the cluster.")
+    ] = "double_sha256",
     sql: Annotated[
-        bool, typer.Option("--sql", help="Print the SQL for an administrator to run, and connect to nothing.")
+        bool,
+        typer.Option(
+            "--sql", help="Print the SQL for an administrator to run, and connect to nothing."
+        ),
     ] = False,
     role: Annotated[
         str | None,
-        typer.Option(help="Grant this role what a worker needs, and nothing more. Made, without a login, if it is missing."),
+        typer.Option(
+            help="Grant this role what a worker needs, and nothing more. Made, without a login, "
+            "if it is missing."
+        ),
     ] = None,
     observer_role: Annotated[
-        str | None, typer.Option(help="Grant this role what an observer needs: to read. Made, without a login, if missing.")
+        str | None,
+        typer.Option(
+            help="Grant this role what an observer needs: to read. Made, without a login, if "
+            "missing."
+        ),
     ] = None,
     clone: Annotated[
         bool,
         typer.Option(
             "--clone",
-            help="This server is a copy of another's storage (a snapshot, a branch, a copied folder): give the cluster in it "
-            "an identity of its own, before its workers start. Frees everything; nobody acts for the heartbeat timeout.",
+            help="This server is a copy of another's storage (a snapshot, a branch, a copied "
+            "folder): give the cluster in it "
+            "an identity of its own, before its workers start. Frees everything; nobody acts for "
+            "the heartbeat timeout.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again changes nothing.
+    """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again
+    changes nothing.
 
     With --clone it does one other thing.
     """
@@ -70,7 +85,11 @@ async def _clone(config: CoordinationConfig, as_json: bool) -> int:
     async with opened(replace(config, total_tokens=total)) as store:  # freeing more takes longer
         before, generation = await begin_anew(store, config)
     answer = {"generation": generation, "generation_before": before}
-    emit(answer, Text(f"generation {generation:,} has begun, after {before:,}: nobody owns anything yet"), as_json)
+    emit(
+        answer,
+        Text(f"generation {generation:,} has begun, after {before:,}: nobody owns anything yet"),
+        as_json,
+    )
     return 0
 
 
@@ -95,14 +114,32 @@ async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:
 @app.command()
 @on_cluster
 async def contract(config: CoordinationConfig, as_json: Json = False) -> int:
-    """Refuse workers of older versions from now on, when none is left. After it there is no way back to them.
+    """Refuse workers of older versions from now on, when none is left. After it there is no way
+    back to them.
 
-    Run it as the tables' owner, some days after every worker has this version. Exits with 1 while older workers are there.
+    Run it as the tables' owner, some days after every worker has this version. Exits with 1 while
+    older workers are there.
     """
     connector = Connector(config.conninfo, config.bulk_limit_sec)
     queries = await open_schema(connector, config, observe=True)
     changed = await contract_tables(connector, config, LAYOUT)
-    answer = {"schema": queries.schema, "appname": config.appname, "schema_version": LAYOUT, "changed": changed}
-    told = "no worker that knows an older layout can join any more" if changed else "it was done before"
-    emit(answer, Text(f"the tables {queries.schema}.{config.appname}* are for layout {LAYOUT} and newer: {told}"), as_json)
+    answer = {
+        "schema": queries.schema,
+        "appname": config.appname,
+        "schema_version": LAYOUT,
+        "changed": changed,
+    }
+    told = (
+        "no worker that knows an older layout can join any more"
+        if changed
+        else "it was done before"
+    )
+    emit(
+        answer,
+        Text(
+            f"the tables {queries.schema}.{config.appname}* are for layout {LAYOUT} and newer: "
+            f"{told}"
+        ),
+        as_json,
+    )
     return 0

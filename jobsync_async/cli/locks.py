@@ -35,10 +35,18 @@ def rendered(pins: list[dict[str, Any]]) -> RenderableType:
         return Text("no pins")
     shown = table("task", ">token", "pinned to", "reason", "by", "until")
     for pin in pins:
-        patterns, reason = Text(", ".join(pin["node_patterns"])), Text(shortened(pin["reason"] or ""))
+        patterns, reason = (
+            Text(", ".join(pin["node_patterns"])),
+            Text(shortened(pin["reason"] or "")),
+        )
         until = moment(pin["expires_at"]) if pin["expires_at"] else "for ever"
         shown.add_row(
-            Text(shortened(pin["task_id"])), str(pin["token_id"]), patterns, reason, Text(pin["created_by"] or "?"), until
+            Text(shortened(pin["task_id"])),
+            str(pin["token_id"]),
+            patterns,
+            reason,
+            Text(pin["created_by"] or "?"),
+            until,
         )
     return shown
 
@@ -49,11 +57,18 @@ async def add_lock(
     config: CoordinationConfig,
     task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
     patterns: Annotated[
-        list[str], typer.Argument(help="SQL LIKE patterns of workers' names, in order of preference.", metavar="PATTERN…")
+        list[str],
+        typer.Argument(
+            help="SQL LIKE patterns of workers' names, in order of preference.", metavar="PATTERN…"
+        ),
     ],
     reason: Annotated[str | None, typer.Option(help="For people.")] = None,
-    days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
-    by: Annotated[str, typer.Option(help="In whose name; `locks clear --by` finds it by that.")] = "jobsync-async",
+    days: Annotated[
+        float | None, typer.Option(help="Days until it expires. Default: never.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="In whose name; `locks clear --by` finds it by that.")
+    ] = "jobsync-async",
     as_json: Json = False,
 ) -> int:
     """Pin a task to the workers that match; its token moves at once.

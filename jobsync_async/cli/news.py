@@ -8,10 +8,12 @@ from jobsync_async.runtime.cluster_status import silent
 
 
 def news(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -> list[str]:
-    """The differences between two answers of `describe` that are worth a line; heartbeats that go on are none. Pure.
+    """The differences between two answers of `describe` that are worth a line; heartbeats that go
+    on are none. Pure.
 
     Args:
-        timeout: seconds without a heartbeat after which a worker is silent; None for its own timeout.
+        timeout: seconds without a heartbeat after which a worker is silent; None for its own
+            timeout.
     """
     told = [*_workers(before, after, timeout)]
     if after["leader"] != before["leader"] or after["term"] != before["term"]:
@@ -21,7 +23,9 @@ def news(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -
     told += _handoffs(before, after)
     pins = len(after["unmatched_pins"])
     if pins != len(before["unmatched_pins"]):
-        told.append(f"{pins} pin{'' if pins == 1 else 's'} match{'es' if pins == 1 else ''} no live worker")
+        told.append(
+            f"{pins} pin{'' if pins == 1 else 's'} match{'es' if pins == 1 else ''} no live worker"
+        )
     if not told and after["version"] != before["version"]:
         told.append("something changed")
     return told
@@ -31,7 +35,11 @@ def _workers(before: dict[str, Any], after: dict[str, Any], timeout: float | Non
     told = []
     old = {node["name"]: node for node in before["nodes"]}
     new = {node["name"]: node for node in after["nodes"]}
-    told += [f"{name} joined" for name in new if name not in old or new[name]["joined"] != old[name]["joined"]]
+    told += [
+        f"{name} joined"
+        for name in new
+        if name not in old or new[name]["joined"] != old[name]["joined"]
+    ]
     told += [f"{name} is gone" for name in old if name not in new]
     for name in sorted(old.keys() & new.keys()):
         was, now = old[name], new[name]
@@ -62,7 +70,8 @@ def _handoffs(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     known = {(one["node"], one["token_id"]) for one in before["stuck_handoffs"]}
     stuck = {(one["node"], one["token_id"]): one for one in after["stuck_handoffs"]}
     told += [
-        f"{one['node']} does not let go of token {one['token_id']}, task {(one['task_id'] or '?')[:100]!r}"
+        f"{one['node']} does not let go of token {one['token_id']}, task "
+        f"{(one['task_id'] or '?')[:100]!r}"
         for key, one in stuck.items()
         if key not in known
     ]

@@ -37,7 +37,13 @@ async def owner_of(
     for task_id, token in zip(ids, tokens, strict=True):
         owner = owned.get(token)
         parts = (owner.node, owner.address, owner.epoch) if owner else (None, None, None)
-        owners.append({"task_id": task_id, "token_id": token, **dict(zip(("node", "address", "epoch"), parts, strict=True))})
+        owners.append(
+            {
+                "task_id": task_id,
+                "token_id": token,
+                **dict(zip(("node", "address", "epoch"), parts, strict=True)),
+            }
+        )
     emit({"owners": owners}, rendered_owners(owners), as_json)
     return 0 if len(owned) == len(set(tokens)) else 1
 
@@ -48,7 +54,13 @@ def rendered_owners(owners: list[dict[str, Any]]) -> RenderableType:
     for one in owners:
         owner = Text(one["node"]) if one["node"] is not None else Text("nobody", style="red")
         epoch = "" if one["epoch"] is None else str(one["epoch"])
-        shown.add_row(Text(shortened(one["task_id"])), str(one["token_id"]), owner, Text(one["address"] or ""), epoch)
+        shown.add_row(
+            Text(shortened(one["task_id"])),
+            str(one["token_id"]),
+            owner,
+            Text(one["address"] or ""),
+            epoch,
+        )
     return shown
 
 
@@ -58,12 +70,16 @@ async def explain(
     config: CoordinationConfig,
     task_id: Annotated[str, typer.Argument(help="A task's id.", metavar="ID")],
     date: Annotated[
-        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of claim and completion. Default: the cluster's date.")
+        dt.datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="Of claim and completion. Default: the cluster's date."
+        ),
     ] = None,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
-    """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun, completed or set aside.
+    """Show a task's token, owner, epoch and pin, why it is there, and whether it was begun,
+    completed or set aside.
 
     Exits with 1 when it has no live owner.
     """
@@ -81,14 +97,31 @@ def rendered_explanation(told: dict[str, Any]) -> RenderableType:
     rows = [
         ("task", shortened(told["task_id"])),
         ("token", f"{told['token_id']} of {told['total_tokens']:,}, by {told['hash_function']}"),
-        ("owner", "nobody" if owner is None else " at ".join(filter(None, (owner["node"], owner["address"])))),
+        (
+            "owner",
+            "nobody"
+            if owner is None
+            else " at ".join(filter(None, (owner["node"], owner["address"]))),
+        ),
         ("epoch", told["epoch"]),
         ("there since", told["assigned_at"] and moment(told["assigned_at"])),
-        ("runs there", "not told" if told["runs"] is None else ", ".join(told["runs"]) or "nothing") if owner else ("", None),
+        ("runs there", "not told" if told["runs"] is None else ", ".join(told["runs"]) or "nothing")
+        if owner
+        else ("", None),
         ("going to", (told["next_node"] or "nobody") if told["revoked"] else None),
-        ("pin", None if pin is None else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}"),
+        (
+            "pin",
+            None
+            if pin is None
+            else f"{', '.join(pin['node_patterns'])}, by {pin['created_by'] or '?'}",
+        ),
         ("may have it", ", ".join(told["eligible"]) or "nobody"),
-        ("distribution", None if rebalance is None else f"version {rebalance['version']} at {moment(rebalance['at'])}"),
+        (
+            "distribution",
+            None
+            if rebalance is None
+            else f"version {rebalance['version']} at {moment(rebalance['at'])}",
+        ),
         ("date", told["date"]),
         *_recorded(told),
     ]
@@ -104,9 +137,23 @@ def _recorded(told: dict[str, Any]) -> list[tuple[str, Any]]:
     """What became of the task, on its own or in a batch."""
     aside = told["set_aside_at"]
     return [
-        ("begun", None if told["begun_by"] is None else f"by {told['begun_by']} at {moment(told['claimed_at'])}"),
+        (
+            "begun",
+            None
+            if told["begun_by"] is None
+            else f"by {told['begun_by']} at {moment(told['claimed_at'])}",
+        ),
         ("lost owners", told["owners_lost"] or None),
-        ("set aside", aside and f"at {moment(aside)}, in the run of {told['set_aside_on']}, until it is released"),
+        (
+            "set aside",
+            aside
+            and f"at {moment(aside)}, in the run of {told['set_aside_on']}, until it is released",
+        ),
         ("gave up", told["error"]),
-        ("completed", None if told["completed_by"] is None else f"by {told['completed_by']} at {moment(told['completed_at'])}"),
+        (
+            "completed",
+            None
+            if told["completed_by"] is None
+            else f"by {told['completed_by']} at {moment(told['completed_at'])}",
+        ),
     ]

@@ -19,8 +19,13 @@ _MOST_ROWS = 30
 @on_cluster
 async def plan(
     config: CoordinationConfig,
-    without: Annotated[list[str] | None, typer.Option(help="As if this worker were gone. May be repeated.")] = None,
-    add: Annotated[list[str] | None, typer.Option(help="As if a worker of this name had joined. May be repeated.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="As if this worker were gone. May be repeated.")
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="As if a worker of this name had joined. May be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Show what the next rebalance would move, now or with other workers. Writes nothing."""
@@ -39,7 +44,9 @@ def rendered(planned: dict[str, Any]) -> RenderableType:
     if planned["moves"]:
         moves = table("from", "to", ">tokens")
         for move in planned["moves"][:_MOST_ROWS]:
-            moves.add_row(Text(move["from"] or "nobody"), Text(move["to"] or "nobody"), f"{move['tokens']:,}")
+            moves.add_row(
+                Text(move["from"] or "nobody"), Text(move["to"] or "nobody"), f"{move['tokens']:,}"
+            )
         parts.append(moves)
     if planned["nodes"]:
         nodes = table("worker", "state", ">weight", ">tokens now", ">then")

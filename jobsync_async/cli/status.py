@@ -8,7 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, Timeout, app, duration, emit, on_cluster, opened, table, titled
+from jobsync_async.cli.app import (
+    Json,
+    Timeout,
+    app,
+    duration,
+    emit,
+    on_cluster,
+    opened,
+    table,
+    titled,
+)
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.runtime.cluster_status import describe, lacking, silent
 
@@ -23,7 +33,8 @@ async def status(
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
-    """Show the workers and their shares, the leader, hand-offs under way and stuck, and pins that match nobody.
+    """Show the workers and their shares, the leader, hand-offs under way and stuck, and pins that
+    match nobody.
 
     Exits with 1 when a token has no live owner.
     """
@@ -55,12 +66,27 @@ def headline(seen: dict[str, Any]) -> str:
     live, unowned = seen["active_nodes"], lacking(seen)
     workers = "1 live worker" if live == 1 else f"{live} live workers"
     owned = "all owned" if unowned == 0 else f"{unowned:,} owned by nobody"
-    leader = f"led by {seen['leader']} in term {seen['term']}" if seen["leader"] else "without a leader"
-    return f"{workers}, {seen['total_tokens']:,} tokens, {owned}; {leader}; version {seen['version']}"
+    leader = (
+        f"led by {seen['leader']} in term {seen['term']}" if seen["leader"] else "without a leader"
+    )
+    return (
+        f"{workers}, {seen['total_tokens']:,} tokens, {owned}; {leader}; version {seen['version']}"
+    )
 
 
 def _nodes(seen: dict[str, Any], timeout: float | None) -> Table:
-    shown = table("worker", ">age", "state", ">tokens", ">share", ">weight", ">beat", ">last beat", "version", "where")
+    shown = table(
+        "worker",
+        ">age",
+        "state",
+        ">tokens",
+        ">share",
+        ">weight",
+        ">beat",
+        ">last beat",
+        "version",
+        "where",
+    )
     for node in seen["nodes"]:
         unheard = silent(node, timeout)
         state = "silent" if unheard else node["state"]
@@ -83,7 +109,12 @@ def _handoffs(handoffs: list[dict[str, Any]]) -> RenderableType:
     shown = table("from", "to", ">tokens", ">for")
     for handoff in handoffs[:_MOST_ROWS]:
         receiver = handoff["receiver"] or "nobody"
-        shown.add_row(Text(handoff["node"] or "?"), Text(receiver), f"{handoff['tokens']:,}", f"{handoff['oldest_sec']:.1f} s")
+        shown.add_row(
+            Text(handoff["node"] or "?"),
+            Text(receiver),
+            f"{handoff['tokens']:,}",
+            f"{handoff['oldest_sec']:.1f} s",
+        )
     return titled("being handed on", shown)
 
 
@@ -91,16 +122,25 @@ def _stuck(stuck: list[dict[str, Any]]) -> RenderableType:
     shown = table("at", "task", ">token", ">revoked")
     for one in stuck[:_MOST_ROWS]:
         shown.add_row(
-            Text(one["node"]), Text(shortened(one["task_id"] or "?")), str(one["token_id"]), f"{one['seconds']:.0f} s ago"
+            Text(one["node"]),
+            Text(shortened(one["task_id"] or "?")),
+            str(one["token_id"]),
+            f"{one['seconds']:.0f} s ago",
         )
     return titled("stuck: still at work past the hand-off timeout", shown)
 
 
 def _unmatched(pins: list[dict[str, Any]]) -> RenderableType:
-    title = f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no worker which takes tokens matches"
+    title = (
+        f"{len(pins)} pin{'s' if len(pins) > 1 else ''} that no worker which takes tokens matches"
+    )
     shown = table("task", ">token", "pinned to")
     for pin in pins[:_MOST_ROWS]:
-        shown.add_row(Text(shortened(pin["task_id"])), str(pin["token_id"]), Text(", ".join(pin["node_patterns"])))
+        shown.add_row(
+            Text(shortened(pin["task_id"])),
+            str(pin["token_id"]),
+            Text(", ".join(pin["node_patterns"])),
+        )
     return titled(title, shown)
 
 
@@ -108,7 +148,9 @@ def _unserved(gaps: list[dict[str, Any]]) -> RenderableType:
     shown = table("what", "not at", ">tokens", "but at")
     for gap in gaps[:_MOST_ROWS]:
         others = Text(shortened(", ".join(gap["run_by"])))
-        shown.add_row(Text(shortened(gap["runner"])), Text(gap["node"]), f"{gap['tokens']:,}", others)
+        shown.add_row(
+            Text(shortened(gap["runner"])), Text(gap["node"]), f"{gap['tokens']:,}", others
+        )
     return titled("not run by everybody who has tokens: nobody serves the ids there", shown)
 
 

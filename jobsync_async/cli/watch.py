@@ -32,7 +32,10 @@ _GATHER_SEC = 0.05
 async def watch(
     config: CoordinationConfig,
     timeout: Timeout = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at heartbeats, which nothing announces.")] = 2,
+    every: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds between looks at heartbeats, which nothing announces."),
+    ] = 2,
     as_json: Json = False,
 ) -> int:
     """Show what `status` shows, live: changes at once, by push. In a pipe, a line for each change.
@@ -47,7 +50,9 @@ async def watch(
                 group.start_soon(_look_for_reader)
                 await _follow(cluster, Lines(console, timeout, as_json), every)
             else:
-                with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+                with Live(
+                    console=console, auto_refresh=False, vertical_overflow="ellipsis"
+                ) as live:
                     await _follow(cluster, Picture(live, timeout), every)
     return 0
 
@@ -112,7 +117,9 @@ class Picture:
 
     def unavailable(self, error: StoreUnavailable) -> None:
         old = [] if self._seen is None else [rendered(self._seen, self._timeout)]
-        self._live.update(Group(Text(f"this is old: {error}", style="bold red"), *old), refresh=True)
+        self._live.update(
+            Group(Text(f"this is old: {error}", style="bold red"), *old), refresh=True
+        )
 
 
 class Lines:
@@ -136,7 +143,8 @@ class Lines:
         if self._as_json:
             typer.echo(json.dumps(seen))
         else:
-            line = f"{dt.datetime.now():%H:%M:%S}  {'; '.join([*told, headline(seen)])}"  # noqa: DTZ005 - for people here
+            # for people here
+            line = f"{dt.datetime.now():%H:%M:%S}  {'; '.join([*told, headline(seen)])}"  # noqa: DTZ005
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def unavailable(self, error: StoreUnavailable) -> None:

@@ -28,7 +28,8 @@ from jobsync_async.core.patterns import eligible
 
 
 class PlanNode(NamedTuple):
-    """A worker that takes tokens. `weight` is its share relative to the others; where all weights are 0, all are equal."""
+    """A worker that takes tokens. `weight` is its share relative to the others; where all weights
+    are 0, all are equal."""
 
     name: str
     weight: float
@@ -39,7 +40,8 @@ class Plan:
     """What is to change.
 
     Attributes:
-        gains: who gets which tokens that it did not have; None for nobody. A worker may come twice, a token does not.
+        gains: who gets which tokens that it did not have; None for nobody. A worker may come twice,
+            a token does not.
         unmatched: pinned tokens that no worker may have, with their patterns.
         loads: how many tokens each worker has in the end.
     """
@@ -49,12 +51,15 @@ class Plan:
     loads: dict[str, int]
 
 
-def plan(nodes: Sequence[PlanNode], current: Sequence[str | None], pins: Mapping[int, tuple[str, ...]]) -> Plan:
+def plan(
+    nodes: Sequence[PlanNode], current: Sequence[str | None], pins: Mapping[int, tuple[str, ...]]
+) -> Plan:
     """Share out the tokens.
 
     Args:
         nodes: the workers; their order decides ties.
-        current: for each token the worker that has it; None, or a name that is not in `nodes`, is nobody.
+        current: for each token the worker that has it; None, or a name that is not in `nodes`, is
+            nobody.
         pins: for some tokens the patterns of workers' names that they are pinned to.
 
     Takes time in proportion to the tokens, and to the distinct lists of patterns times the workers.
@@ -78,8 +83,11 @@ def plan(nodes: Sequence[PlanNode], current: Sequence[str | None], pins: Mapping
     return outcome
 
 
-def _by_eligible(pins: Mapping[int, tuple[str, ...]], names: list[str]) -> list[tuple[tuple[str, ...], list[int]]]:
-    """Pinned tokens in order, by the workers that may have them; the smallest sets of workers first."""
+def _by_eligible(
+    pins: Mapping[int, tuple[str, ...]], names: list[str]
+) -> list[tuple[tuple[str, ...], list[int]]]:
+    """Pinned tokens in order, by the workers that may have them; the smallest sets of workers
+    first."""
     by_patterns: dict[tuple[str, ...], list[int]] = {}
     for token in sorted(pins):
         by_patterns.setdefault(pins[token], []).append(token)
@@ -89,11 +97,15 @@ def _by_eligible(pins: Mapping[int, tuple[str, ...]], names: list[str]) -> list[
     return sorted(groups.items(), key=lambda group: (len(group[0]), group[0]))
 
 
-def _share_out(outcome: Plan, tokens: Sequence[int], where: Sequence[str | None], weights: Mapping[str, float]) -> None:
-    """Add one set of tokens to the outcome: as level as can be on top of its loads, with fewest moves."""
+def _share_out(
+    outcome: Plan, tokens: Sequence[int], where: Sequence[str | None], weights: Mapping[str, float]
+) -> None:
+    """Add one set of tokens to the outcome: as level as can be on top of its loads, with fewest
+    moves."""
     if not weights:
         return
-    held = Counter(where if any(where) else ())  # before the first distribution there is nothing to count
+    # Before the first distribution there is nothing to count.
+    held = Counter(where if any(where) else ())
     quotas = _quotas(len(tokens), outcome.loads, weights, held)
     for name, quota in quotas.items():
         outcome.loads[name] += quota
@@ -111,9 +123,13 @@ def _share_out(outcome: Plan, tokens: Sequence[int], where: Sequence[str | None]
 
 
 def _movers(
-    tokens: Sequence[int], where: Sequence[str | None], quotas: Mapping[str, int], surplus: dict[str, int]
+    tokens: Sequence[int],
+    where: Sequence[str | None],
+    quotas: Mapping[str, int],
+    surplus: dict[str, int],
 ) -> Iterable[int]:
-    """Tokens to move: those of nobody, and of each worker that has too many, as many as it has too many."""
+    """Tokens to move: those of nobody, and of each worker that has too many, as many as it has too
+    many."""
     settled = quotas.keys() - surplus.keys()
     for token, name in zip(tokens, where, strict=True):
         if name in settled:
@@ -126,7 +142,10 @@ def _movers(
 
 
 def _quotas(
-    total: int, loads: Mapping[str, int], weights: Mapping[str, float], held: Mapping[str | None, int]
+    total: int,
+    loads: Mapping[str, int],
+    weights: Mapping[str, float],
+    held: Mapping[str | None, int],
 ) -> dict[str, int]:
     """How many of `total` tokens each worker gets."""
     if len(weights) == 1:  # as most pins have it
@@ -135,13 +154,19 @@ def _quotas(
     quotas = {name: int(share) for name, share in shares.items()}
     rest = total - sum(quotas.values())
     # Only a share that is not whole is rounded up; first where a token can stay for it.
-    fractions = [(held[name] <= quotas[name], quotas[name] - share, name) for name, share in shares.items() if share % 1]
+    fractions = [
+        (held[name] <= quotas[name], quotas[name] - share, name)
+        for name, share in shares.items()
+        if share % 1
+    ]
     for _, _, name in sorted(fractions, key=lambda entry: entry[:2])[:rest]:
         quotas[name] += 1
     return quotas
 
 
-def _shares(total: int, loads: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:
+def _shares(
+    total: int, loads: Mapping[str, int], weights: Mapping[str, float]
+) -> dict[str, Fraction]:
     """Exact shares: water-filling by weight on top of the loads."""
     exact = {name: Fraction(weight) for name, weight in weights.items() if weight > 0}
     widths = exact or dict.fromkeys(weights, Fraction(1))
@@ -155,4 +180,7 @@ def _shares(total: int, loads: Mapping[str, int], weights: Mapping[str, float]) 
         if index + 1 == len(heights) or level <= heights[index + 1][0]:
             break
     none = Fraction(0)
-    return {name: max(none, level * widths[name] - loads[name]) if name in widths else none for name in weights}
+    return {
+        name: max(none, level * widths[name] - loads[name]) if name in widths else none
+        for name in weights
+    }

@@ -35,13 +35,16 @@ def _function(name: str, *modules: str) -> Callable[..., Any]:
     raise AssertionError(f"this Python has no {name}")
 
 
-# For ids of a few bytes, Python's own functions are faster than the OpenSSL that hashlib has, and they cost no memory.
+# For ids of a few bytes, Python's own functions are faster than the OpenSSL that hashlib has, and
+# they cost no memory.
 _sha256 = _function("sha256", "_sha2", "_sha256", "hashlib")
 _md5 = _function("md5", "_md5", "hashlib")
 _first_eight: Callable[[bytes], tuple[int]] = Struct(">Q").unpack_from  # a big-endian number
 
 
-def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: str = "double_sha256") -> int:
+def task_to_token(
+    task_id: TaskOrId, total_tokens: int = 10_000, hash_function: str = "double_sha256"
+) -> int:
     """The token of a task, in ``range(total_tokens)``. Does no I/O.
 
     Args:
@@ -52,20 +55,32 @@ def task_to_token(task_id: TaskOrId, total_tokens: int = 10_000, hash_function: 
     Raises:
         ConfigError: a number or name out of range, or an id that cannot be one.
     """
-    if isinstance(total_tokens, bool) or not isinstance(total_tokens, int) or not 1 <= total_tokens <= MOST_TOKENS:
-        raise ConfigError(f"total_tokens must be a whole number from 1 to {MOST_TOKENS:,}; got {total_tokens!r}")
+    if (
+        isinstance(total_tokens, bool)
+        or not isinstance(total_tokens, int)
+        or not 1 <= total_tokens <= MOST_TOKENS
+    ):
+        raise ConfigError(
+            f"total_tokens must be a whole number from 1 to {MOST_TOKENS:,}; got {total_tokens!r}"
+        )
     if hash_function not in HASH_FUNCTIONS:
-        raise ConfigError(f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {hash_function!r}")
+        raise ConfigError(
+            f"hash_function must be one of {', '.join(HASH_FUNCTIONS)}; got {hash_function!r}"
+        )
     return token_hasher(total_tokens, hash_function)(task_id_of(task_id))
 
 
 def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], int]:
-    """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are taken to be valid."""
+    """The function from ids to tokens for one cluster, as fast as Python allows. Its arguments are
+    taken to be valid."""
     from_bytes, first_eight, sha256, md5 = int.from_bytes, _first_eight, _sha256, _md5
 
     def by_double_sha256(task_id: Any) -> int:
         try:
-            return first_eight(sha256(sha256(str(task_id).encode()).digest()).digest())[0] % total_tokens
+            return (
+                first_eight(sha256(sha256(str(task_id).encode()).digest()).digest())[0]
+                % total_tokens
+            )
         except UnicodeEncodeError:
             raise _not_text(task_id) from None
 
@@ -77,7 +92,10 @@ def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], 
 
     def by_md5(task_id: Any) -> int:
         try:
-            return from_bytes(md5(str(task_id).encode(), usedforsecurity=False).digest(), "big") % total_tokens
+            return (
+                from_bytes(md5(str(task_id).encode(), usedforsecurity=False).digest(), "big")
+                % total_tokens
+            )
         except UnicodeEncodeError:
             raise _not_text(task_id) from None
 
@@ -85,16 +103,26 @@ def token_hasher(total_tokens: int, hash_function: str) -> Callable[[Hashable], 
         try:
             return int(str(task_id)) % total_tokens
         except ValueError:
-            raise ConfigError(f'hash_function="modulo" needs whole numbers as task ids; got {task_id!r:.100}') from None
+            raise ConfigError(
+                f'hash_function="modulo" needs whole numbers as task ids; got {task_id!r:.100}'
+            ) from None
 
-    return {"double_sha256": by_double_sha256, "sha256": by_sha256, "md5": by_md5, "modulo": by_modulo}[hash_function]
+    return {
+        "double_sha256": by_double_sha256,
+        "sha256": by_sha256,
+        "md5": by_md5,
+        "modulo": by_modulo,
+    }[hash_function]
 
 
 def task_text(task_id: Hashable) -> str:
-    """The text under which a task is stored. Raises ConfigError for one that PostgreSQL cannot hold."""
+    """The text under which a task is stored. Raises ConfigError for one that PostgreSQL cannot
+    hold."""
     text = str(task_id)
     if "\0" in text:
-        raise ConfigError(f"a task id or name must not contain the NUL character; got {text!r:.100}")
+        raise ConfigError(
+            f"a task id or name must not contain the NUL character; got {text!r:.100}"
+        )
     if not text.isascii():
         try:
             text.encode()
@@ -106,8 +134,8 @@ def task_text(task_id: Hashable) -> str:
 def task_key(text: str, batch: str | None = None) -> bytes:
     """The key under which a task is stored: a SHA-256, so that texts of any length have one.
 
-    What is hashed is the text, or, in a batch that has a name, the name, NUL and the text. Neither holds a NUL. So what is
-    hashed tells name and text, and no two tasks of any batches share it.
+    What is hashed is the text, or, in a batch that has a name, the name, NUL and the text. Neither
+    holds a NUL. So what is hashed tells name and text, and no two tasks of any batches share it.
     """
     key: bytes = _sha256((text if batch is None else f"{batch}\0{text}").encode()).digest()
     return key
@@ -120,10 +148,11 @@ def name_key(name: str) -> bytes:
 
 
 def ids_key(texts: Iterable[str]) -> bytes:
-    """The key of a batch without a name: the same for the same set of ids, in any order. Each text is to be given once.
+    """The key of a batch without a name: the same for the same set of ids, in any order. Each text
+    is to be given once.
 
-    The keys of its tasks are added up, so that the order makes no difference and nothing has to be sorted or kept. A NUL before
-    the sum keeps it apart from every name.
+    The keys of its tasks are added up, so that the order makes no difference and nothing has to be
+    sorted or kept. A NUL before the sum keeps it apart from every name.
     """
     total = sum(int.from_bytes(task_key(text), "big") for text in texts) % 2**256
     key: bytes = _sha256(b"\0" + total.to_bytes(32, "big")).digest()
@@ -132,5 +161,6 @@ def ids_key(texts: Iterable[str]) -> bytes:
 
 def _not_text(task_id: object) -> ConfigError:
     return ConfigError(
-        f"a task id or name must be text that UTF-8 can encode; got {task_id!r:.100}, which holds half of a surrogate pair"
+        f"a task id or name must be text that UTF-8 can encode; got {task_id!r:.100}, which "
+        "holds half of a surrogate pair"
     )

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 
 class BeatSlot(NamedTuple):
-    """When after the leader's beat others are to come, as fractions of the interval: `aim`, and up to `spread` either way, so
-    that hundreds do not come all at once, and small drifts are left alone."""
+    """When after the leader's beat others are to come, as fractions of the interval: `aim`, and up
+    to `spread` either way, so that hundreds do not come all at once, and small drifts are left
+    alone."""
 
     aim: float
     spread: float
@@ -36,37 +37,44 @@ SUCCESSORS = (BeatSlot(0.05, 0.03), BeatSlot(0.12, 0.03))
 LOOK = 0.17
 """How long after its own beat a watcher looks once more: the successors' have been sent by then."""
 SETTLING = 3.0
-"""In how many intervals whoever is new comes to its place, or all to that after another leader's beat."""
+"""In how many intervals whoever is new comes to its place, or all to that after another leader's
+beat."""
 
 
 def slot_of(rank: int) -> BeatSlot:
-    """Where in the leader's interval a worker's beats belong; `rank` counts those who are older, the leader left out."""
+    """Where in the leader's interval a worker's beats belong; `rank` counts those who are older,
+    the leader left out."""
     return SUCCESSORS[rank] if rank < len(SUCCESSORS) else CROWD
 
 
-def wait_for_next(interval_sec: float, leader_age_sec: float | None, *, rank: int, chance: float) -> float:
+def wait_for_next(
+    interval_sec: float, leader_age_sec: float | None, *, rank: int, chance: float
+) -> float:
     """Seconds from one heartbeat to the next: from half an interval to a whole one.
 
     Args:
         interval_sec: the longest that a beat may come after the last.
-        leader_age_sec: how long before this beat the leader's last one was, by the server's clock; None for the leader itself.
+        leader_age_sec: how long before this beat the leader's last one was, by the server's clock;
+            None for the leader itself.
         rank: how many are older, the leader left out.
         chance: spreads those that have the same aim; from 0 up to 1.
     """
     if leader_age_sec is None or not 0 <= leader_age_sec < 1.5 * interval_sec:
-        return interval_sec  # a leader that is late, or a clock that was set, says nothing about the next beat
+        # a leader that is late, or a clock that was set, says nothing about the next beat
+        return interval_sec
     aim, spread = slot_of(rank)
     half = 0.5 + spread  # who is half an interval off counts as early: no step is shorter than half
     late = (leader_age_sec / interval_sec - aim + half) % 1 - half
     if abs(late) <= spread:
         return interval_sec
     late += spread * (chance - 0.5)
-    return interval_sec * (1 - late if late > 0 else (1 - late) / 2)  # who is early comes round in two shorter steps
+    # Who is early comes round in two shorter steps.
+    return interval_sec * (1 - late if late > 0 else (1 - late) / 2)
 
 
 class LookSchedule:
-    """When a watcher looks at beats without sending one: once after each of its own, again and again while somebody is new; and
-    whoever watches somebody, before it is too late."""
+    """When a watcher looks at beats without sending one: once after each of its own, again and
+    again while somebody is new; and whoever watches somebody, before it is too late."""
 
     def __init__(self, interval_sec: float) -> None:
         self._interval_sec = interval_sec

@@ -32,13 +32,15 @@ class Item(NamedTuple):
 
 
 def id_text(task_id: Any, codec: str = "utf-8") -> str:
-    """The text of an id. Raises ConfigError for a value that cannot be one, or that the database's encoding cannot hold."""
+    """The text of an id. Raises ConfigError for a value that cannot be one, or that the database's
+    encoding cannot hold."""
     if type(task_id) is not str:
         _check_value(task_id)
     text = task_text(task_id)
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(
-            f"a task id may have {MOST_CHARACTERS:,} characters at most; this one has {len(text):,}: {text[:60]!r}…; use a "
+            f"a task id may have {MOST_CHARACTERS:,} characters at most; this one has "
+            f"{len(text):,}: {text[:60]!r}…; use a "
             "shorter one, such as a hash of it"
         )
     require_storable("a task id", text, codec)
@@ -49,7 +51,8 @@ def require_storable(what: str, text: str, codec: str) -> None:
     """Raise ConfigError for a name of something that the database's encoding cannot hold."""
     if not can_store(text, codec):
         raise ConfigError(
-            f"{what} must be text that the database can hold, and its encoding ({codec}) lacks a character of {text!r:.100}; "
+            f"{what} must be text that the database can hold, and its encoding ({codec}) lacks a "
+            f"character of {text!r:.100}; "
             "use another one, or a database with ENCODING 'UTF8'"
         )
 
@@ -57,31 +60,41 @@ def require_storable(what: str, text: str, codec: str) -> None:
 def _check_value(task_id: Any) -> None:
     try:
         hash(task_id)
-        same = bool(task_id == task_id)  # noqa: PLR0124 - what is not equal to itself is found in no set
+        # what is not equal to itself is found in no set
+        same = bool(task_id == task_id)  # noqa: PLR0124
         text, again = str(task_id), str(task_id)
-    except Exception as error:  # `__hash__`, `__eq__` and `__str__` are the user's: whatever they raise, this is no id
+    # `__hash__`, `__eq__` and `__str__` are the user's: whatever they raise, this is no id
+    except Exception as error:
         raise ConfigError(
-            f"a task id must be hashable and have a text; a {type(task_id).__name__} has not: its hash(), == or str() raised "
+            f"a task id must be hashable and have a text; a {type(task_id).__name__} has not: "
+            "its hash(), == or str() raised "
             f"{type(error).__name__}"
         ) from error
     if not same:
-        raise ConfigError(f"a task id must be equal to itself, or no result can name it; got {text:.100}")
+        raise ConfigError(
+            f"a task id must be equal to itself, or no result can name it; got {text:.100}"
+        )
     if text != again:
         raise ConfigError(
-            f"a task id must have one str(), and a {type(task_id).__name__} gave two: {text!r:.100} and {again!r:.100}"
+            f"a task id must have one str(), and a {type(task_id).__name__} gave two: "
+            f"{text!r:.100} and {again!r:.100}"
         )
     if f"0x{id(task_id):x}" in text:
         raise ConfigError(
-            f"a task id's str() must be the same in every process, and this one is an address in memory: {text!r:.100}; give "
+            "a task id's str() must be the same in every process, and this one is an address in "
+            f"memory: {text!r:.100}; give "
             "the class a __str__, or use a text as the id"
         )
 
 
-def items_of(ids: Iterable[TaskOrId], token_of: Callable[[Any], int], codec: str) -> dict[str, Item]:
-    """The different ids, by their text. Those with one text are one task, named by the first of them.
+def items_of(
+    ids: Iterable[TaskOrId], token_of: Callable[[Any], int], codec: str
+) -> dict[str, Item]:
+    """The different ids, by their text. Those with one text are one task, named by the first of
+    them.
 
-    Raises ConfigError for one that cannot be an id, or for two that are equal and have different texts: no result could tell
-    them apart.
+    Raises ConfigError for one that cannot be an id, or for two that are equal and have different
+    texts: no result could tell them apart.
     """
     items: dict[str, Item] = {}
     texts: dict[Hashable, str] = {}
@@ -93,7 +106,8 @@ def items_of(ids: Iterable[TaskOrId], token_of: Callable[[Any], int], codec: str
         other = texts.setdefault(task_id, text)
         if other != text:
             raise ConfigError(
-                f"two of the ids are equal and have different texts, {other!r:.100} and {text!r:.100}: they are two tasks, and "
+                f"two of the ids are equal and have different texts, {other!r:.100} and "
+                f"{text!r:.100}: they are two tasks, and "
                 "no result could tell them apart; use ids of one type"
             )
         items[text] = Item(task_id, text, token_of(task_id))

@@ -26,8 +26,9 @@ from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
 UNKNOWN = -1
 
 REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
-"""What a rebalance can be for: a new leader's first look, workers that were expired, left, changed their state or weight, or
-joined, changed pins, and tokens that are not where they were planned to be. Of several, the one that comes first here."""
+"""What a rebalance can be for: a new leader's first look, workers that were expired, left, changed
+their state or weight, or joined, changed pins, and tokens that are not where they were planned to
+be. Of several, the one that comes first here."""
 
 
 class TokenLocation(NamedTuple):
@@ -49,7 +50,8 @@ class PinRow:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is None if unchanged."""
+    """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is
+    None if unchanged."""
 
     cluster: ClusterRow
     members: Sequence[Member]
@@ -60,7 +62,8 @@ class Reading:
 
 @dataclass(slots=True)
 class Moves:
-    """Tokens and their receivers, as two parallel lists; a receiver is a 1-based index into names, 0 for none."""
+    """Tokens and their receivers, as two parallel lists; a receiver is a 1-based index into names,
+    0 for none."""
 
     token_ids: list[int] = field(default_factory=list)
     receivers: list[int] = field(default_factory=list)
@@ -75,13 +78,14 @@ class Distribution:
 
     Attributes:
         names: receivers' names, which the moves refer to.
-        create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens of live workers, with
-            the receiver, `NOBODY`, or none when they stay after all.
+        create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens
+            of live workers, with the receiver, `NOBODY`, or none when they stay after all.
         reason: why, for people. kind: the same as one of `REASONS`.
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
         first: whether no token had a row before.
-        concerned: names of workers that are to look at once: from whom a token goes, who is to get one, or no longer is.
+        concerned: names of workers that are to look at once: from whom a token goes, who is to get
+            one, or no longer is.
     """
 
     reason: str
@@ -104,8 +108,8 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class RebalanceReason:
-    """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing but joins asks for it, which
-    may wait for more of them."""
+    """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing
+    but joins asks for it, which may wait for more of them."""
 
     reasons: tuple[str, ...]
     urgent: bool
@@ -118,11 +122,14 @@ class LeaderState:
     Attributes:
         version: the cluster's version that it shows, -1 before the first reading.
         pin_version: the version of the pins that it knows.
-        unmatched: pinned tokens that no live worker may have, with their patterns, by the last plan.
+        unmatched: pinned tokens that no live worker may have, with their patterns, by the last
+            plan.
         next_expiry_in: seconds from the last reading of the pins until one of them expires.
     """
 
-    def __init__(self, total_tokens: int, token_of: Callable[[Hashable], int], minimum_nodes: int = 1) -> None:
+    def __init__(
+        self, total_tokens: int, token_of: Callable[[Hashable], int], minimum_nodes: int = 1
+    ) -> None:
         self.version = UNKNOWN
         self.pin_version = UNKNOWN
         self.members: dict[UUID, Member] = {}
@@ -131,7 +138,8 @@ class LeaderState:
         self._receivers: set[str] = set()
         self._token_of = token_of
         self._minimum_nodes = minimum_nodes
-        # Tokens refer to their place by an index, so that a pass over all of them is a pass over small numbers.
+        # Tokens refer to their place by an index, so that a pass over all of them is a pass over
+        # small numbers.
         self._places: list[TokenLocation | None] = [None]
         self._index: dict[TokenLocation, int] = {}
         self._where = [0] * total_tokens
@@ -143,7 +151,7 @@ class LeaderState:
         self._youngest = 0
         self._planned_joined = 0
 
-    # -- taking in ------------------------------------------------------------------------------------------------------
+    # -- taking in ---------------------------------------------------------------------------------
 
     def update(self, reading: Reading) -> None:
         """Bring the picture up to date."""
@@ -157,7 +165,8 @@ class LeaderState:
         total = len(self._where)
         for group in reading.groups:
             token_ids = group.token_ids
-            if token_ids and token_ids[-1] >= total:  # in order; rows of a cluster of more tokens, before on these tables
+            # In order; rows of a cluster of more tokens, before on these tables.
+            if token_ids and token_ids[-1] >= total:
                 token_ids = [token for token in token_ids if token < total]
             place = TokenLocation(group.node, group.incarnation, group.next_node)
             index = self._index.get(place)
@@ -191,7 +200,8 @@ class LeaderState:
         self.version = UNKNOWN
 
     def stale(self, version: int) -> bool:
-        """Whether the cluster has gone on since the last reading, or a part of the picture is to be read anew."""
+        """Whether the cluster has gone on since the last reading, or a part of the picture is to be
+        read anew."""
         return version > self.version or self.pin_version == UNKNOWN
 
     def forget_pins(self) -> None:
@@ -199,7 +209,8 @@ class LeaderState:
         self.pin_version = UNKNOWN
 
     def plan_again(self) -> None:
-        """Some of what the last distribution wanted was not written, because a fence locked it: another is due."""
+        """Some of what the last distribution wanted was not written, because a fence locked it:
+        another is due."""
         self._astray = True
 
     @property
@@ -207,7 +218,7 @@ class LeaderState:
         """Each token's worker by the last distribution; empty before the first."""
         return self._planned or ()
 
-    # -- judging --------------------------------------------------------------------------------------------------------
+    # -- judging -----------------------------------------------------------------------------------
 
     def rebalance_reason(self) -> RebalanceReason | None:
         """Whether a rebalance is due. None too while a forming cluster waits for more workers."""
@@ -215,9 +226,13 @@ class LeaderState:
             return None
         members = self._membership()
         before = self._counted_in()
-        joined = sorted(name for name, now in members.items() if name not in before or before[name][0] != now[0])
+        joined = sorted(
+            name for name, now in members.items() if name not in before or before[name][0] != now[0]
+        )
         gone = sorted(before.keys() - members.keys())
-        changed = sorted(name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:])
+        changed = sorted(
+            name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:]
+        )
         urgent = [*_named("left", gone), *_named("changed state", changed)]
         if self._pins_changed:
             urgent.append("pins changed")
@@ -230,9 +245,17 @@ class LeaderState:
         if self._planned is None:
             reason = "first"
         else:
-            found = (("left", gone), ("state", changed), ("pins", self._pins_changed), ("joined", joined), ("astray", urgent))
+            found = (
+                ("left", gone),
+                ("state", changed),
+                ("pins", self._pins_changed),
+                ("joined", joined),
+                ("astray", urgent),
+            )
             reason = next((kind for kind, so in found if so), "joined")
-        return RebalanceReason((*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason)
+        return RebalanceReason(
+            (*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason
+        )
 
     def _forming(self) -> bool:
         active = sum(member.active for member in self.members.values())
@@ -244,44 +267,67 @@ class LeaderState:
         return [self._places[index] for index in set(self._where)]
 
     def _membership(self) -> dict[str, tuple[UUID, float, bool]]:
-        return {member.name: (member.incarnation, member.weight, member.active) for member in self.members.values()}
+        return {
+            member.name: (member.incarnation, member.weight, member.active)
+            for member in self.members.values()
+        }
 
     def _counted_in(self) -> dict[str, tuple[UUID, float, bool]]:
-        """The workers of the last distribution. Before the first of this leader, the tables tell: who had joined by then, and
-        who owned tokens."""
+        """The workers of the last distribution. Before the first of this leader, the tables tell:
+        who had joined by then, and who owned tokens."""
         if self._planned is not None:
             return self._planned_members
         members = self._membership()
-        counted_in = {m.name: members[m.name] for m in self.members.values() if m.age <= self._planned_joined}
+        counted_in = {
+            m.name: members[m.name] for m in self.members.values() if m.age <= self._planned_joined
+        }
         for place in self._used_places():
-            if place is not None and place.node and place.incarnation and place.incarnation not in self.members:
+            if (
+                place is not None
+                and place.node
+                and place.incarnation
+                and place.incarnation not in self.members
+            ):
                 _, weight, active = members.get(place.node, (None, 0.0, False))
                 counted_in[place.node] = (place.incarnation, weight, active)
         return counted_in
 
     def _destination(self, place: TokenLocation | None) -> str | None:
-        """The live worker that has the token and keeps it, or that is getting it; None for nobody."""
-        owner = self.members.get(place.incarnation) if place is not None and place.incarnation else None
+        """The live worker that has the token and keeps it, or that is getting it; None for
+        nobody."""
+        owner = (
+            self.members.get(place.incarnation) if place is not None and place.incarnation else None
+        )
         if place is None or owner is None:
             return None
         if place.next_node in self._receivers:
             return place.next_node
         return owner.name if owner.active else None
 
-    # -- deciding -------------------------------------------------------------------------------------------------------
+    # -- deciding ----------------------------------------------------------------------------------
 
     def distribute(self) -> Distribution | None:
-        """Plan anew and say what to write. None when a forming cluster waits. The picture then takes the plan for true."""
+        """Plan anew and say what to write. None when a forming cluster waits. The picture then
+        takes the plan for true."""
         need = self.rebalance_reason()
         if need is None:
             return None
         destinations = [self._destination(place) for place in self._places]
-        # A restarted worker gets back what its old incarnation could not hand over (a fence held it).
+        # A restarted worker gets back what its old incarnation could not hand over (a fence held
+        # it).
         for index, place in enumerate(self._places):
-            if place is not None and place.incarnation not in self.members and place.node in self._receivers:
+            if (
+                place is not None
+                and place.incarnation not in self.members
+                and place.node in self._receivers
+            ):
                 destinations[index] = place.node
         current = [destinations[index] for index in self._where]
-        nodes = [PlanNode(member.name, member.weight) for member in self.members.values() if member.active]
+        nodes = [
+            PlanNode(member.name, member.weight)
+            for member in self.members.values()
+            if member.active
+        ]
         result = plan(nodes, current, self._pins)
         for name, tokens in result.gains:
             for token in tokens:
@@ -312,7 +358,9 @@ class LeaderState:
             write = self._write_for(place, name)
             if write is not None:
                 kind, receiver = write
-                distribution.concerned |= {receiver} if place is None else {receiver, place.node, place.next_node}
+                distribution.concerned |= (
+                    {receiver} if place is None else {receiver, place.node, place.next_node}
+                )
                 moves: Moves = getattr(distribution, kind)
                 moves.token_ids.extend(tokens)
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
@@ -324,18 +372,29 @@ class LeaderState:
     def _parts(
         self, destinations: Sequence[str | None], gains: Sequence[tuple[str | None, Sequence[int]]]
     ) -> Iterator[tuple[int, str | None, Sequence[int]]]:
-        """Tokens that may need a write, in parts that are at one place and wanted by one worker: what to write is the same."""
+        """Tokens that may need a write, in parts that are at one place and wanted by one worker:
+        what to write is the same."""
         used = set(self._where)
         for name, tokens in gains:
-            # All are at one place before the first distribution, and where one worker has everything.
+            # All are at one place before the first distribution, and where one worker has
+            # everything.
             parts = {min(used): tokens} if len(used) == 1 else self._by_place(tokens)
             for index, alike in parts.items():
                 yield index, name, alike
-        # Tokens that stay where they are going need a write only when their place does, which few places do.
-        unsettled = {index for index in used if self._write_for(self._places[index], destinations[index]) is not None}
+        # Tokens that stay where they are going need a write only when their place does, which few
+        # places do.
+        unsettled = {
+            index
+            for index in used
+            if self._write_for(self._places[index], destinations[index]) is not None
+        }
         if unsettled and sum(len(tokens) for _, tokens in gains) < len(self._where):
             moving = set(chain.from_iterable(tokens for _, tokens in gains))
-            staying = [token for token, index in enumerate(self._where) if index in unsettled and token not in moving]
+            staying = [
+                token
+                for token, index in enumerate(self._where)
+                if index in unsettled and token not in moving
+            ]
             for index, alike in self._by_place(staying).items():
                 yield index, destinations[index], alike
 
@@ -345,8 +404,11 @@ class LeaderState:
             alike[self._where[token]].append(token)
         return alike
 
-    def _write_for(self, place: TokenLocation | None, wanted: str | None) -> tuple[str, str | None] | None:
-        """Which write brings a token from its place to the wanted worker: kind and receiver; None when it is settled."""
+    def _write_for(
+        self, place: TokenLocation | None, wanted: str | None
+    ) -> tuple[str, str | None] | None:
+        """Which write brings a token from its place to the wanted worker: kind and receiver; None
+        when it is settled."""
         if place is None:
             return "create", wanted
         owner = self.members.get(place.incarnation) if place.incarnation else None
@@ -362,4 +424,6 @@ def _named(what: str, names: Sequence[str], most: int = 3) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:most])
-    return [f"{shown} {what}" if len(names) <= most else f"{shown} and {len(names) - most} more {what}"]
+    return [
+        f"{shown} {what}" if len(names) <= most else f"{shown} and {len(names) - most} more {what}"
+    ]

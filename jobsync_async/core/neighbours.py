@@ -32,11 +32,18 @@ MOST_TOLD = 33
 def visible(announcement: Announcement, neighbour: Neighbour) -> bool:
     """Whether a worker with this announcement can see the neighbour's process."""
     own = (announcement.boot_id, announcement.pid_namespace, announcement.host)
-    return None not in own and own == (neighbour.boot_id, neighbour.namespace, neighbour.host) and neighbour.process is not None
+    return (
+        None not in own
+        and own == (neighbour.boot_id, neighbour.namespace, neighbour.host)
+        and neighbour.process is not None
+    )
 
 
-def next_in_ring(ring: Sequence[Neighbour], me: UUID, dead: Set[Process], most: int = MOST_WATCHED) -> list[Neighbour]:
-    """The next living workers after `me`, those in its own process included; none when `me` is not in the ring.
+def next_in_ring(
+    ring: Sequence[Neighbour], me: UUID, dead: Set[Process], most: int = MOST_WATCHED
+) -> list[Neighbour]:
+    """The next living workers after `me`, those in its own process included; none when `me` is not
+    in the ring.
 
     Args:
         ring: visible workers in order of age.

@@ -25,7 +25,8 @@ _NOBODY = 0
 
 
 class SeenWorker(NamedTuple):
-    """A worker as a look shows it. `number` is its place by age, which no other start of any worker has."""
+    """A worker as a look shows it. `number` is its place by age, which no other start of any worker
+    has."""
 
     number: int
     name: str
@@ -42,7 +43,8 @@ class ClusterReading:
         leader: name of the live leader.
         total_tokens, hash_function: the cluster's.
         workers: all of them, oldest first.
-        tokens, owners: the tokens that changed, and beside each the number of its live owner, None for nobody.
+        tokens, owners: the tokens that changed, and beside each the number of its live owner, None
+            for nobody.
         announced: the version that was announced last.
     """
 
@@ -78,10 +80,14 @@ class ObserverState:
         self._readers: WeakSet[ObserverReader] = WeakSet()
 
     def update(self, look: ClusterReading) -> bool:
-        """Bring the picture up to date. False when the look does not continue it, because commits were lost in between:
-        forget it, and look at everything."""
+        """Bring the picture up to date. False when the look does not continue it, because commits
+        were lost in between: forget it, and look at everything."""
         anew = look.since == UNKNOWN
-        if not anew and (look.version < self.version or look.generation != self._generation or look.since != self.version):
+        if not anew and (
+            look.version < self.version
+            or look.generation != self._generation
+            or look.since != self.version
+        ):
             self.version = UNKNOWN
             return False
         if anew:
@@ -114,7 +120,8 @@ class ObserverState:
         self.owners += [_NOBODY] * (total_tokens - len(self.owners))
 
     def _place(self, look: ClusterReading) -> dict[int, int]:
-        """Put the tokens where the look says; those that moved, with the number of who had them before."""
+        """Put the tokens where the look says; those that moved, with the number of who had them
+        before."""
         before: dict[int, int] = {}
         owners = self.owners
         for token, number in zip(look.tokens, look.owners, strict=True):
@@ -125,7 +132,8 @@ class ObserverState:
         return before
 
     def _orphan(self, gone: set[int]) -> dict[int, int]:
-        """Tokens of workers whose rows are gone have no owner, whatever the tokens' own rows still say."""
+        """Tokens of workers whose rows are gone have no owner, whatever the tokens' own rows still
+        say."""
         before = {token: number for token, number in enumerate(self.owners) if number in gone}
         for token in before:
             self.owners[token] = _NOBODY
@@ -142,7 +150,8 @@ class ObserverReader:
         self._told: dict[int, int] = {}
 
     def tokens_moved(self, changed: dict[int, int]) -> None:
-        """These tokens moved; of each, who had it before is what the reader was told, unless it was told something older."""
+        """These tokens moved; of each, who had it before is what the reader was told, unless it was
+        told something older."""
         if self._looks >= 0:
             for token, before in changed.items():
                 self._told.setdefault(token, before)
@@ -156,13 +165,22 @@ class ObserverReader:
         if initial:
             moved = {token: state.owner(token) for token in range(len(state.owners))}
         else:
-            moved = {token: state.owner(token) for token, told in self._told.items() if state.owners[token] != told}
-        came, went = state.workers.keys() - self._workers.keys(), self._workers.keys() - state.workers.keys()
+            moved = {
+                token: state.owner(token)
+                for token, told in self._told.items()
+                if state.owners[token] != told
+            }
+        came, went = (
+            state.workers.keys() - self._workers.keys(),
+            self._workers.keys() - state.workers.keys(),
+        )
         change = ClusterChange(
             version=state.version,
             term=state.term,
             leader=state.leader,
-            workers=MappingProxyType({worker.name: worker.address for worker in state.workers.values()}),
+            workers=MappingProxyType(
+                {worker.name: worker.address for worker in state.workers.values()}
+            ),
             joined=frozenset(state.workers[number].name for number in came),
             left=frozenset(self._workers[number].name for number in went),
             moved=MappingProxyType(moved),

@@ -42,7 +42,8 @@ class Grant(NamedTuple):
 
 
 class Revocation(NamedTuple):
-    """A token that is to go. `version` is that of the revocation, None for one that this worker decided by itself."""
+    """A token that is to go. `version` is that of the revocation, None for one that this worker
+    decided by itself."""
 
     grant: Grant
     version: int | None
@@ -62,8 +63,8 @@ class Change:
 
 
 class Ownership(Generic[U]):
-    """The state. `version` is that of the last snapshot applied; `grants` has the tokens that work may start on, provided
-    that the lease is valid (which is not known here)."""
+    """The state. `version` is that of the last snapshot applied; `grants` has the tokens that work
+    may start on, provided that the lease is valid (which is not known here)."""
 
     def __init__(self, incarnation: UUID) -> None:
         self.incarnation: UUID = incarnation
@@ -77,11 +78,11 @@ class Ownership(Generic[U]):
         self._last_grant = 0
         self._leaving = False
 
-    # -- what the tables say ------------------------------------------------------------------------------------------
+    # -- what the tables say -----------------------------------------------------------------------
 
     def apply(self, snapshot: Snapshot, now: float) -> Change | None:
-        """Take in a snapshot. None, and nothing changed, when it is not a continuation of what is known here: it was read
-        by another incarnation, or before everything was lost."""
+        """Take in a snapshot. None, and nothing changed, when it is not a continuation of what is
+        known here: it was read by another incarnation, or before everything was lost."""
         if snapshot.incarnation != self.incarnation or snapshot.since != self.version:
             return None
         fresh: dict[int, Grant] = {}
@@ -89,7 +90,8 @@ class Ownership(Generic[U]):
         for token, epoch, version, going in snapshot.mine:
             there = before = self.revoking.get(token)
             grant = before.grant if before else self.grants.get(token)
-            if grant is not None and grant.epoch != epoch:  # it went and came back between two reads
+            # It went and came back between two reads.
+            if grant is not None and grant.epoch != epoch:
                 lost.append(token)
                 grant = before = None
             was_owned = grant is not None and before is None
@@ -108,7 +110,10 @@ class Ownership(Generic[U]):
                     del self.revoking[token]
                 if not was_owned:
                     assigned.append(token)
-        for token in (self.grants.keys() & snapshot.others) | (self.revoking.keys() & snapshot.others):  # of many, few are here
+        # Of many, few are here.
+        for token in (self.grants.keys() & snapshot.others) | (
+            self.revoking.keys() & snapshot.others
+        ):
             self._drop(token)
             lost.append(token)
         self.version = snapshot.version
@@ -126,7 +131,8 @@ class Ownership(Generic[U]):
         self.incarnation = incarnation
 
     def forget(self) -> Change:
-        """Lose everything at once: the lease is over, or the worker was expired. The next snapshot must show all."""
+        """Lose everything at once: the lease is over, or the worker was expired. The next snapshot
+        must show all."""
         lost = [*self.grants, *self.revoking]
         self.grants.clear()
         self.revoking.clear()
@@ -134,8 +140,8 @@ class Ownership(Generic[U]):
         return self._changed((), (), lost)
 
     def let_go(self, now: float) -> Change:
-        """Stop starting work on anything from now on, as if all were revoked; what the leader revokes too is acknowledged.
-        For a worker that leaves."""
+        """Stop starting work on anything from now on, as if all were revoked; what the leader
+        revokes too is acknowledged. For a worker that leaves."""
         self._leaving = True
         going = list(self.grants)
         for token in going:
@@ -147,11 +153,12 @@ class Ownership(Generic[U]):
         """Whether the worker leaves: nothing new starts here any more."""
         return self._leaving
 
-    # -- who uses it ----------------------------------------------------------------------------------------------------
+    # -- who uses it -------------------------------------------------------------------------------
 
     def enter(self, token: int, user: U, *, revoked_too: bool = False) -> int | None:
-        """`user` begins to use an owned token, or one that is on its way out; its epoch, or None when it is not here. There is
-        no await between the check and the registration, so no revocation can come between them."""
+        """`user` begins to use an owned token, or one that is on its way out; its epoch, or None
+        when it is not here. There is no await between the check and the registration, so no
+        revocation can come between them."""
         grant = self._grant(token) if revoked_too else self.grants.get(token)
         if grant is None:
             return None
@@ -192,7 +199,7 @@ class Ownership(Generic[U]):
         """The reader is there, perhaps again: it holds what it is told of."""
         self._readers.add(reader)
 
-    # -- what may go ----------------------------------------------------------------------------------------------------
+    # -- what may go -------------------------------------------------------------------------------
 
     def releasable(self) -> list[tuple[int, int]]:
         """Tokens to acknowledge now, each with the version of the revocation that is answered."""
@@ -211,9 +218,11 @@ class Ownership(Generic[U]):
 
     @property
     def owned(self) -> frozenset[int]:
-        """The tokens that work may start on, as a set of its own: made when somebody asks, once per change."""
-        # Other threads ask, too. A set that one of them makes is kept for others only under the number of the change after
-        # which it was begun: if more has changed meanwhile, nobody asks for that number any more.
+        """The tokens that work may start on, as a set of its own: made when somebody asks, once per
+        change."""
+        # Other threads ask, too. A set that one of them makes is kept for others only under the
+        # number of the change after which it was begun: if more has changed meanwhile, nobody asks
+        # for that number any more.
         number = self._changes
         made_after, owned = self._owned
         if made_after != number:
@@ -231,12 +240,17 @@ class Ownership(Generic[U]):
         grant = self._grant(token)
         return None if grant is None else grant.epoch
 
-    # -- inside ---------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _in_use(self, tokens: Collection[int]) -> set[int]:
         """Those of the tokens that somebody here has yet to let go of."""
-        readers = tuple(self._readers)  # walking a set of weak references is slow, and this is for thousands of tokens
-        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}
+        # Walking a set of weak references is slow, and this is for thousands of tokens.
+        readers = tuple(self._readers)
+        return {
+            token
+            for token in tokens
+            if token in self._users or any(reader.holds(token) for reader in readers)
+        }
 
     def _new_grant(self, epoch: int) -> Grant:
         self._last_grant += 1
@@ -251,7 +265,9 @@ class Ownership(Generic[U]):
         self.grants.pop(token, None)
         self.revoking.pop(token, None)
 
-    def _changed(self, assigned: Iterable[int], revoked: Iterable[int], lost: Iterable[int]) -> Change:
+    def _changed(
+        self, assigned: Iterable[int], revoked: Iterable[int], lost: Iterable[int]
+    ) -> Change:
         change = Change(frozenset(assigned), frozenset(revoked), frozenset(lost))
         if change:
             self._changes += 1
@@ -259,10 +275,12 @@ class Ownership(Generic[U]):
 
 
 class Reader:
-    """One consumer's place in the changes: what it was told it owns, and what it was told to let go of.
+    """One consumer's place in the changes: what it was told it owns, and what it was told to let go
+    of.
 
-    What it has not yet seen is not queued: it is the difference between what it was told and what is true now, computed
-    when it asks. So a slow reader costs nothing, gets one merged change, and is not shown a token that came and went.
+    What it has not yet seen is not queued: it is the difference between what it was told and what
+    is true now, computed when it asks. So a slow reader costs nothing, gets one merged change, and
+    is not shown a token that came and went.
     """
 
     def __init__(self, ownership: Ownership[Any]) -> None:
@@ -280,13 +298,15 @@ class Reader:
         return token in self._letting_go
 
     def come_back(self) -> bool:
-        """The reader asks for its next item: it is done with what the last one revoked. True when there was something."""
+        """The reader asks for its next item: it is done with what the last one revoked. True when
+        there was something."""
         had = bool(self._letting_go)
         self._letting_go = frozenset()
         return had
 
     def next_change(self) -> TokenChange | None:
-        """The next item, None when there is nothing new. The first one is a snapshot, whatever is in it."""
+        """The next item, None when there is nothing new. The first one is a snapshot, whatever is
+        in it."""
         ownership = self._ownership
         now, told = ownership.grants, self._told
         assigned = frozenset(token for token, _ in now.items() - told.items())
@@ -301,5 +321,10 @@ class Reader:
         self._letting_go = frozenset(revoked)
         initial, self.started = not self.started, True
         return TokenChange(
-            assigned, frozenset(revoked), frozenset(lost), ownership.owned, ownership.version, is_initial=initial
+            assigned,
+            frozenset(revoked),
+            frozenset(lost),
+            ownership.owned,
+            ownership.version,
+            is_initial=initial,
         )

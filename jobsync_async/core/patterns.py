@@ -38,7 +38,8 @@ def _symbols(pattern: str) -> tuple[tuple[str, bool], ...]:
 def matches(pattern: str, name: str) -> bool:
     """Whether the whole name matches, as PostgreSQL's LIKE says.
 
-    Greedy matching with one place to come back to, the last `%`: at most ``len(pattern) * len(name)`` steps, for any pattern.
+    Greedy matching with one place to come back to, the last `%`: at most
+    ``len(pattern) * len(name)`` steps, for any pattern.
     """
     symbols = _symbols(pattern)
     at, position = 0, 0
@@ -59,7 +60,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def eligible(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that match the first pattern that any of them matches; none when no pattern does."""
+    """The names that match the first pattern that any of them matches; none when no pattern
+    does."""
     candidates = list(names)
     for pattern in patterns:
         if any(special in pattern for special in (_ANY_TEXT, _ANY_CHARACTER, _ESCAPE)):
@@ -72,17 +74,25 @@ def eligible(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
 
 
 def validate_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    """Patterns as they were given, one or a list in order of preference, checked. Raises ConfigError."""
+    """Patterns as they were given, one or a list in order of preference, checked. Raises
+    ConfigError."""
     given = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(given, (list, tuple)) or not 1 <= len(given) <= MOST_PATTERNS:
-        raise ConfigError(f"node_patterns must be a string or a list of 1 to {MOST_PATTERNS} strings; got {patterns!r:.200}")
+        raise ConfigError(
+            f"node_patterns must be a string or a list of 1 to {MOST_PATTERNS} strings; got "
+            f"{patterns!r:.200}"
+        )
     for pattern in given:
         if not isinstance(pattern, str) or not 1 <= len(pattern) <= MOST_CHARACTERS:
-            raise ConfigError(f"a node pattern must be a string of 1 to {MOST_CHARACTERS} characters; got {pattern!r:.200}")
+            raise ConfigError(
+                f"a node pattern must be a string of 1 to {MOST_CHARACTERS} characters; got "
+                f"{pattern!r:.200}"
+            )
         task_text(pattern)
         if (len(pattern) - len(pattern.rstrip(_ESCAPE))) % 2:
             raise ConfigError(
-                f"node pattern {pattern!r:.200} ends in a single backslash, which makes the next character literal, "
+                f"node pattern {pattern!r:.200} ends in a single backslash, which makes the next "
+                "character literal, "
                 "and there is none; write two for a literal backslash"
             )
     return tuple(given)

@@ -24,7 +24,8 @@ def admit(pins: Iterable[Pin], existing: Iterable[Pin]) -> tuple[list[Pin], list
 
     Args:
         pins: to be stored, the first ones first; of two for one task, the last one counts.
-        existing: those in force on the same tokens, oldest first. A task's new pin replaces its own.
+        existing: those in force on the same tokens, oldest first. A task's new pin replaces its
+            own.
     """
     wanted = {pin.task_id: pin for pin in pins}
     holders: dict[int, Pin] = {}

@@ -29,16 +29,22 @@ class PredecessorBeats:
         self._looked_at = 0.0
 
     def observe(self, beats: Mapping[str, object], now: float) -> list[str]:
-        """One look at all rows, by name; `now` is when its answer arrived. The names of those that live."""
+        """One look at all rows, by name; `now` is when its answer arrived. The names of those that
+        live."""
         if now - self._looked_at > self._timeout_sec / 3:
             self.missed()
         before, self._seen, self._looked_at = self._seen, {}, now
         for name, beat in beats.items():
             known = before.get(name)
             self._seen[name] = known if known is not None and known[0] == beat else (beat, now)
-        return sorted(name for name, (_, since) in self._seen.items() if now - since < self._timeout_sec)
+        return sorted(
+            name for name, (_, since) in self._seen.items() if now - since < self._timeout_sec
+        )
 
     def missed(self) -> None:
-        """Nothing was read for a while. Perhaps nobody could write either: what was not dead by then is watched anew."""
+        """Nothing was read for a while. Perhaps nobody could write either: what was not dead by
+        then is watched anew."""
         at = self._looked_at
-        self._seen = {name: seen for name, seen in self._seen.items() if at - seen[1] >= self._timeout_sec}
+        self._seen = {
+            name: seen for name, seen in self._seen.items() if at - seen[1] >= self._timeout_sec
+        }

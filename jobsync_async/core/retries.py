@@ -12,8 +12,9 @@ _MOST_DOUBLINGS = 10
 
 
 class Retries:
-    """When to try again: after ever longer, and soon once more each time. So a transaction that takes long costs few tries, and
-    a row that is locked often, but briefly, is hardly ever missed twice.
+    """When to try again: after ever longer, and soon once more each time. So a transaction that
+    takes long costs few tries, and a row that is locked often, but briefly, is hardly ever missed
+    twice.
 
     Attributes:
         due_at: the moment; infinity when nothing was missed.
@@ -27,7 +28,11 @@ class Retries:
         """One more try found rows locked: the next is due in 0.05 to 1 s."""
         self._misses += 1
         doublings, soon = divmod(self._misses, 2)
-        self.due_at = now + (_FIRST_SEC if soon else min(_MOST_SEC, _FIRST_SEC * 2.0 ** min(doublings, _MOST_DOUBLINGS)))
+        self.due_at = now + (
+            _FIRST_SEC
+            if soon
+            else min(_MOST_SEC, _FIRST_SEC * 2.0 ** min(doublings, _MOST_DOUBLINGS))
+        )
 
     def done(self) -> None:
         """Nothing was locked any more."""

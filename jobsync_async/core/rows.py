@@ -20,15 +20,16 @@ NOBODY = ""
 
 
 class Identity(NamedTuple):
-    """A worker as the tables know it. Ownership is by incarnation, the random id of this start; a name alone owns nothing."""
+    """A worker as the tables know it. Ownership is by incarnation, the random id of this start; a
+    name alone owns nothing."""
 
     name: str
     incarnation: UUID
 
 
 class Process(NamedTuple):
-    """A process for ever: its number, and when it started, in clock ticks since boot. Numbers come again, the two together
-    do not."""
+    """A process for ever: its number, and when it started, in clock ticks since boot. Numbers come
+    again, the two together do not."""
 
     pid: int
     started: int
@@ -36,8 +37,9 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for one that drained before;
-    `session_tag` is in the ``application_name`` of each of its sessions."""
+    """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for
+    one that drained before; `session_tag` is in the ``application_name`` of each of its
+    sessions."""
 
     weight: float = 1.0
     address: str | None = None
@@ -93,12 +95,13 @@ class HeartbeatAnswer:
         version, term: the cluster's.
         leader: incarnation of the leader; None before the first.
         rank: workers older than this one, the leader not counted; 0 is the next in age.
-        beats: the leader's, or everybody's when that was asked for, oldest first, with their times; without the leader's when
-            its row is gone.
-        leader_age_sec: how long before this heartbeat the leader's last one was, by the server's clock; None when its row is
-            gone. Only when to send the next one follows from it.
+        beats: the leader's, or everybody's when that was asked for, oldest first, with their times;
+            without the leader's when its row is gone.
+        leader_age_sec: how long before this heartbeat the leader's last one was, by the server's
+            clock; None when its row is gone. Only when to send the next one follows from it.
         announced: the version that was announced last.
-        timeout_sec: the timeout that this heartbeat left in the own row, by which others judge this worker.
+        timeout_sec: the timeout that this heartbeat left in the own row, by which others judge this
+            worker.
         longest_wait: the cluster's bound on timeouts.
     """
 
@@ -123,7 +126,8 @@ class TokenRow(NamedTuple):
 
 
 class TokenRows:
-    """Rows made as they are looked at, from tokens that are alike: epoch, version, whether they are to go, and their ids."""
+    """Rows made as they are looked at, from tokens that are alike: epoch, version, whether they are
+    to go, and their ids."""
 
     def __init__(self, groups: Sequence[tuple[int, int, bool, Sequence[int]]]) -> None:
         self._groups = groups
@@ -136,7 +140,8 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One worker's atomic read: cluster row, own node row, and the tokens that changed after `since`.
+    """One worker's atomic read: cluster row, own node row, and the tokens that changed after
+    `since`.
 
     Attributes:
         incarnation: whose read it is.
@@ -149,7 +154,8 @@ class Snapshot:
         mine: changed tokens that are this worker's.
         others: changed tokens that are not.
         crowd: how many workers there are.
-        neighbours: the workers of this host, this one included, in order of age; None when they are as they were.
+        neighbours: the workers of this host, this one included, in order of age; None when they are
+            as they were.
     """
 
     incarnation: UUID
@@ -201,14 +207,16 @@ class ClusterRow:
 
 
 class Stuck(NamedTuple):
-    """A revoked token that somebody here does not let go of: with the task, or None for a reader of changes."""
+    """A revoked token that somebody here does not let go of: with the task, or None for a reader of
+    changes."""
 
     token_id: int
     task_id: str | None
 
 
 class Work(NamedTuple):
-    """A task and the ownership under which it is done: its text, its token, and the token's epoch."""
+    """A task and the ownership under which it is done: its text, its token, and the token's
+    epoch."""
 
     task_id: str
     token_id: int
@@ -216,7 +224,8 @@ class Work(NamedTuple):
 
 
 class TaskProgress(NamedTuple):
-    """A task that is done with: by which worker, and, if it was given up, the error and when that try was begun."""
+    """A task that is done with: by which worker, and, if it was given up, the error and when that
+    try was begun."""
 
     node: str
     error: str | None

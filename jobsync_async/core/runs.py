@@ -17,7 +17,8 @@ from jobsync_async.core.rows import TaskProgress
 from jobsync_async.errors import ConfigError
 
 LEAST_LOST = 2
-"""An id is never set aside at its first loss: any id that was open then may be the one that ended its worker."""
+"""An id is never set aside at its first loss: any id that was open then may be the one that ended
+its worker."""
 
 
 class Run(NamedTuple):
@@ -39,7 +40,8 @@ class Asked(NamedTuple):
 
     Attributes:
         name: the batch's, None for none.
-        date: the call's; None continues the open run, else takes `default_date`, else the cluster's.
+        date: the call's; None continues the open run, else takes `default_date`, else the
+            cluster's.
     """
 
     name: str | None = None
@@ -73,9 +75,11 @@ class Begun(NamedTuple):
     """What came of beginning a task.
 
     Attributes:
-        begun: it may be worked on now. If it is not, and none of the others holds, it has to run alone: ask again, `alone`.
+        begun: it may be worked on now. If it is not, and none of the others holds, it has to run
+            alone: ask again, `alone`.
         complete: it was complete before.
-        set_aside: why it is not begun any more until it is released; None for one that is not set aside.
+        set_aside: why it is not begun any more until it is released; None for one that is not set
+            aside.
     """
 
     begun: bool
@@ -91,7 +95,8 @@ class Elsewhere(NamedTuple):
 
 
 def date_of(value: object) -> dt.date | None:
-    """The date that a user gave: None, a date, or a datetime, which counts by its date. Raises ConfigError for others."""
+    """The date that a user gave: None, a date, or a datetime, which counts by its date. Raises
+    ConfigError for others."""
     if isinstance(value, dt.datetime):
         return value.date()
     if value is None or isinstance(value, dt.date):
@@ -100,7 +105,8 @@ def date_of(value: object) -> dt.date | None:
 
 
 def batch_key(name: str | None, texts: Iterable[str]) -> bytes:
-    """The key of a batch: by its name, or by the set of its ids' texts, of which each is given once, in any order."""
+    """The key of a batch: by its name, or by the set of its ids' texts, of which each is given
+    once, in any order."""
     return ids_key(texts) if name is None else name_key(name)
 
 
@@ -109,7 +115,9 @@ def lost_limit(attempts: int) -> int:
     return max(attempts, LEAST_LOST)
 
 
-def given_up_before(progress: Mapping[str, TaskProgress], moment: dt.datetime) -> dict[str, TaskProgress]:
+def given_up_before(
+    progress: Mapping[str, TaskProgress], moment: dt.datetime
+) -> dict[str, TaskProgress]:
     """What was given up, of the tasks that were begun before this moment."""
     return {
         text: entry
@@ -119,9 +127,14 @@ def given_up_before(progress: Mapping[str, TaskProgress], moment: dt.datetime) -
 
 
 def elsewhere(seen: Iterable[tuple[str, dt.date]], date: dt.date) -> list[Elsewhere]:
-    """Of workers that are at work under dates, those that are so under another date and not under this one."""
+    """Of workers that are at work under dates, those that are so under another date and not under
+    this one."""
     pairs = set(seen)
-    return [Elsewhere(node, other) for node, other in sorted(pairs) if other != date and (node, date) not in pairs]
+    return [
+        Elsewhere(node, other)
+        for node, other in sorted(pairs)
+        if other != date and (node, date) not in pairs
+    ]
 
 
 def is_done(texts: Iterable[str], progress: Mapping[str, TaskProgress]) -> bool:

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 
 class AdoptedHistory(NamedTuple):
-    """What a worker has adopted: the identity of the server, and the generation that was begun there."""
+    """What a worker has adopted: the identity of the server, and the generation that was begun
+    there."""
 
     server: str
     generation: int
@@ -36,8 +37,10 @@ class ServerReading:
         recorded: the identity in the cluster row; None when it holds none, or when there is no row.
         actual: the identity of the server that answered; None when there is no row.
         generation, version: the row's; 0 when there is no row.
-        running_since: when the server that answered was started: two that were promoted from one state may have one identity.
-        longest_wait: the bound on heartbeat timeouts; None when the row has none, or when there is no row.
+        running_since: when the server that answered was started: two that were promoted from one
+            state may have one identity.
+        longest_wait: the bound on heartbeat timeouts; None when the row has none, or when there is
+            no row.
     """
 
     recorded: str | None
@@ -49,11 +52,13 @@ class ServerReading:
 
     @property
     def agreed(self) -> bool:
-        """Whether the row was begun on this very server: then others may act on it, and extend their leases."""
+        """Whether the row was begun on this very server: then others may act on it, and extend
+        their leases."""
         return self.recorded is not None and self.recorded == self.actual
 
     def adoptable(self, known: AdoptedHistory | None, version: int) -> AdoptedHistory | None:
-        """The history to adopt, None when none may be: the row was begun on another server, or is older than what is known.
+        """The history to adopt, None when none may be: the row was begun on another server, or is
+        older than what is known.
 
         Args:
             known: the history adopted before, with the highest `version` seen under it.
@@ -67,14 +72,15 @@ class ServerReading:
 
 
 UNSAID_TIMEOUT_SEC = 15.0
-"""A library that writes no bound (0.1.0) lets its workers have this timeout, if they choose none themselves."""
+"""A library that writes no bound (0.1.0) lets its workers have this timeout, if they choose none
+themselves."""
 
 
 class OldLeasesWait:
     """How long the same unfit reading has been seen.
 
-    Nothing else needs to be watched in between: while the row stays as it is on a server that goes on running, nobody has
-    begun anything there.
+    Nothing else needs to be watched in between: while the row stays as it is on a server that goes
+    on running, nobody has begun anything there.
 
     Args:
         timeout_sec: the own heartbeat timeout.
@@ -90,7 +96,13 @@ class OldLeasesWait:
 
     def observe(self, reading: ServerReading, now: float) -> bool:
         """One look; `now` is when its answer arrived. True when the wait begins with it."""
-        seen = (reading.recorded, reading.actual, reading.generation, reading.running_since, reading.longest_wait)
+        seen = (
+            reading.recorded,
+            reading.actual,
+            reading.generation,
+            reading.running_since,
+            reading.longest_wait,
+        )
         if seen == self._seen:
             return False
         self._seen, self._since = seen, now

@@ -15,7 +15,8 @@ from uuid import UUID
 from jobsync_async.types import NodeInfo, Runner
 
 GRACE_SEC = 3.0
-"""For so long ids may be without somebody who serves them before it is told: workers start one after the other."""
+"""For so long ids may be without somebody who serves them before it is told: workers start one
+after the other."""
 
 
 class Idler(NamedTuple):
@@ -27,7 +28,8 @@ class Idler(NamedTuple):
 
 
 class Unserved(NamedTuple):
-    """Ids that nobody serves: so many of a runner are on tokens of a worker that does not run it, but what is `instead`."""
+    """Ids that nobody serves: so many of a runner are on tokens of a worker that does not run it,
+    but what is `instead`."""
 
     node: str
     runner: Runner
@@ -36,7 +38,9 @@ class Unserved(NamedTuple):
 
 
 def unserved(
-    wanted: Mapping[Runner, Mapping[int, int]], idlers: Iterable[Idler], tokens: Mapping[UUID, Collection[int]]
+    wanted: Mapping[Runner, Mapping[int, int]],
+    idlers: Iterable[Idler],
+    tokens: Mapping[UUID, Collection[int]],
 ) -> list[Unserved]:
     """Where ids are that nobody serves.
 
@@ -72,7 +76,9 @@ class Noticed:
         waiting = (since for key, since in self._since.items() if key not in self._told)
         return min(waiting, default=float("inf")) + GRACE_SEC
 
-    def compare(self, found: Iterable[Unserved], now: float) -> tuple[list[Unserved], list[Unserved]]:
+    def compare(
+        self, found: Iterable[Unserved], now: float
+    ) -> tuple[list[Unserved], list[Unserved]]:
         """What is to be told now, and what is not so any more of what was told."""
         present = {(one.node, one.runner): one for one in found}
         self._since = {key: self._since.get(key, now) for key in present}
@@ -93,7 +99,8 @@ class Gap(NamedTuple):
 
 
 def gaps(nodes: Sequence[NodeInfo]) -> list[Gap]:
-    """Where ids may be that nobody serves, by what the workers say of themselves. Who does not say is left out."""
+    """Where ids may be that nobody serves, by what the workers say of themselves. Who does not say
+    is left out."""
     run_by = defaultdict[Runner, list[str]](list)
     for node in nodes:
         for runner in node.runs or ():

@@ -25,7 +25,8 @@ from jobsync_async.core.lease import Beat
 
 
 class WatcherSession(NamedTuple):
-    """What a reading of sessions stands on: the start of the server, and the watcher's own session there."""
+    """What a reading of sessions stands on: the start of the server, and the watcher's own session
+    there."""
 
     server_started: dt.datetime
     pid: int
@@ -79,7 +80,11 @@ class SessionWatch:
         held = {session.beat.incarnation for session in sessions if session.held}
         there = {session.beat.incarnation for session in sessions}
         self._held = held | (self._held & there)
-        absent = [session for session in sessions if not session.held and session.beat.incarnation in self._held]
+        absent = [
+            session
+            for session in sessions
+            if not session.held and session.beat.incarnation in self._held
+        ]
         self._absent = {session: known.get(session, now) for session in absent}
         self._read_at = now
 
@@ -89,7 +94,8 @@ class SessionWatch:
         self._held, self._absent = set(), {}
 
     def gone(self, now: float) -> list[Session]:
-        """Workers whose lock has been absent for the grace. Ask right after `observe`, with the same `now`."""
+        """Workers whose lock has been absent for the grace. Ask right after `observe`, with the
+        same `now`."""
         return [session for session, since in self._absent.items() if now - since >= self.grace_sec]
 
     def next_due(self) -> float:

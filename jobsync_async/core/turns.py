@@ -23,7 +23,8 @@ class Turns(Generic[W]):
         self._lines.setdefault(task, deque()).append(who)
 
     def leave(self, task: str, who: W) -> bool:
-        """`who` is done, or does not want to wait any more. True when somebody still stands in the line."""
+        """`who` is done, or does not want to wait any more. True when somebody still stands in the
+        line."""
         line = self._lines[task]
         line.remove(who)
         if not line:

@@ -1,1 +1,2 @@
-"""The main job, shown: three worker processes checksum the files of the installed Python; one is killed, one is added."""
+"""The main job, shown: three worker processes checksum the files of the installed Python; one is
+killed, one is added."""

@@ -23,7 +23,9 @@ class KeptPromise:
     found: str
 
 
-async def check(connection: AsyncConnection[Any], own: Tables, folder: str, total: int) -> list[KeptPromise]:
+async def check(
+    connection: AsyncConnection[Any], own: Tables, folder: str, total: int
+) -> list[KeptPromise]:
     """All of them. The files are read once more, here."""
 
     async def number(statement: str) -> int:
@@ -50,10 +52,17 @@ async def check(connection: AsyncConnection[Any], own: Tables, folder: str, tota
             overlaps == 0,
             f"{overlaps:,} overlaps; {repeated:,} cut short by the kill and done again",
         ),
-        KeptPromise("every checksum is right", wrong == 0 and len(results) == total, f"{wrong:,} wrong of {len(results):,}"),
+        KeptPromise(
+            "every checksum is right",
+            wrong == 0 and len(results) == total,
+            f"{wrong:,} wrong of {len(results):,}",
+        ),
     ]
 
 
 def _wrong(folder: str, results: list[tuple[str, str | None]]) -> int:
     """How many checksums are not those of the files."""
-    return sum(hashlib.sha256(Path(folder, path).read_bytes()).hexdigest() != digest for path, digest in results)
+    return sum(
+        hashlib.sha256(Path(folder, path).read_bytes()).hexdigest() != digest
+        for path, digest in results
+    )

@@ -1,4 +1,5 @@
-"""Runs the demo: starts the workers, kills one, adds one, and checks afterwards, against the database, what was promised."""
+"""Runs the demo: starts the workers, kills one, adds one, and checks afterwards, against the
+database, what was promised."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class DemoFailed(JobSyncError):
 
 @dataclass(frozen=True)
 class MembershipChange:
-    """A change of the workers, and how long it took until every token had a live owner again and the shares were even; None
-    when all work was done before that."""
+    """A change of the workers, and how long it took until every token had a live owner again and
+    the shares were even; None when all work was done before that."""
 
     what: str
     seconds: float | None
@@ -60,7 +61,8 @@ class DemoProgress:
 
     Attributes:
         total: files. completed: files by worker. tokens: tokens by live worker.
-        news: what happened, with the second in which it did. takeovers: what the changes of workers took.
+        news: what happened, with the second in which it did. takeovers: what the changes of workers
+            took.
         checks: what was checked in the end.
     """
 
@@ -86,7 +88,8 @@ class DemoProgress:
 
 @contextmanager
 def server(dsn: str | None) -> Iterator[str]:
-    """The DSN of the server to run on: the given one, or an embedded one that is gone afterwards."""
+    """The DSN of the server to run on: the given one, or an embedded one that is gone
+    afterwards."""
     if dsn is not None:
         yield dsn
         return
@@ -95,7 +98,8 @@ def server(dsn: str | None) -> Iterator[str]:
 
 
 def files_of_python(most: int | None) -> tuple[str, list[str]]:
-    """The folder of the standard library, and the Python files in it, relative to it: up to `most`, spread over all."""
+    """The folder of the standard library, and the Python files in it, relative to it: up to `most`,
+    spread over all."""
     folder = Path(sysconfig.get_path("stdlib"))
     inside = (path.relative_to(folder) for path in folder.rglob("*.py"))
     paths = sorted(str(path) for path in inside if "site-packages" not in path.parts)
@@ -118,17 +122,20 @@ class Demo:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run ends
 
     async def run(self) -> None:
-        """To the end, and to the checks. Raises DemoFailed, or what a server raises that cannot be used."""
+        """To the end, and to the checks. Raises DemoFailed, or what a server raises that cannot be
+        used."""
         with self._log:
             async with self._prepared():
                 try:
                     await self._conduct()
-                    self.progress.checks = await check(self._connection, self._tables, self._folder, self.progress.total)
+                    self.progress.checks = await check(
+                        self._connection, self._tables, self._folder, self.progress.total
+                    )
                 finally:
                     with anyio.CancelScope(shield=True):
                         await self._end_processes()
 
-    # -- around it ------------------------------------------------------------------------------------------------------
+    # -- around it ---------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _prepared(self) -> AsyncIterator[None]:
@@ -157,14 +164,16 @@ class Demo:
                 process.kill()
             await process.aclose()
 
-    # -- the story ------------------------------------------------------------------------------------------------------
+    # -- the story ---------------------------------------------------------------------------------
 
     async def _conduct(self) -> None:
         progress = self.progress
         for name in FIRST:
             await self._start(name)
         if not await self._until_settled():
-            raise DemoFailed("all files were done before the workers had settled; run it on more files")
+            raise DemoFailed(
+                "all files were done before the workers had settled; run it on more files"
+            )
         progress.tell(f"{len(FIRST)} workers share {self._config.total_tokens:,} tokens")
         await self._until(lambda: self._completed(_KILL_AT))
 
@@ -173,7 +182,9 @@ class Demo:
         progress.tell(f"{KILLED} killed by SIGKILL")
         killed_at = time.monotonic()
         settled = await self._until_settled()
-        await self._note_takeover(f"{KILLED} was killed", time.monotonic() - killed_at if settled else None, before)
+        await self._note_takeover(
+            f"{KILLED} was killed", time.monotonic() - killed_at if settled else None, before
+        )
 
         before = await self._version()
         await self._start(ADDED)
@@ -195,19 +206,25 @@ class Demo:
         if seconds is None:
             self.progress.tell(f"{what}: all files were done before the shares were even")
         else:
-            self.progress.tell(f"{what}: all tokens owned and even after {seconds:.2f} s, {moved:,} moved")
+            self.progress.tell(
+                f"{what}: all tokens owned and even after {seconds:.2f} s, {moved:,} moved"
+            )
 
     async def _start(self, name: str) -> None:
         config = self._config
-        minimum_nodes = len(FIRST) if name in FIRST else 1  # the added one may come when the others have left
-        orders = Orders(name, self._dsn, self._tables.schema, config.appname, minimum_nodes, self._folder)
+        # The added one may come when the others have left.
+        minimum_nodes = len(FIRST) if name in FIRST else 1
+        orders = Orders(
+            name, self._dsn, self._tables.schema, config.appname, minimum_nodes, self._folder
+        )
         self._processes[name] = await anyio.open_process(
             [sys.executable, "-m", "jobsync_async.demo.worker"],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, **orders.to_environment()},
-            start_new_session=True,  # Ctrl-C at the terminal is for the conductor, which ends its workers in turn
+            # Ctrl-C at the terminal is for the conductor, which ends its workers in turn
+            start_new_session=True,
         )
 
     async def _kill(self, name: str) -> None:
@@ -217,7 +234,7 @@ class Demo:
         await process.aclose()
         await self._ask(tables.KILLED, worker=name)
 
-    # -- looking on -----------------------------------------------------------------------------------------------------
+    # -- looking on --------------------------------------------------------------------------------
 
     def _running(self) -> Sequence[str]:
         return sorted(self._processes)
@@ -230,7 +247,9 @@ class Demo:
                 raise DemoFailed(f"nothing more happened within {_WITHIN_SEC:g} s{self._logged()}")
             for name, process in self._processes.items():
                 if process.returncode:
-                    raise DemoFailed(f"{name} ended with exit status {process.returncode}{self._logged()}")
+                    raise DemoFailed(
+                        f"{name} ended with exit status {process.returncode}{self._logged()}"
+                    )
             await anyio.sleep(_TURN_SEC)
             await self._look()
 
@@ -239,7 +258,8 @@ class Demo:
         self.progress.tokens = dict(await self._ask(tables.TOKENS))
 
     async def _until_settled(self) -> bool:
-        """Wait until all workers have their even shares. False when the work was done before, after which they leave."""
+        """Wait until all workers have their even shares. False when the work was done before, after
+        which they leave."""
         settled = False
 
         async def settled_or_done() -> bool:
@@ -266,4 +286,5 @@ class Demo:
             cursor = await self._connection.execute(self._tables.fill(statement), values)
             return await cursor.fetchall() if cursor.description else []
 
-        return await finish_first(asked())  # a statement that is cancelled half-way takes the connection with it
+        # A statement that is cancelled half-way takes the connection with it.
+        return await finish_first(asked())

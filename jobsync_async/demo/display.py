@@ -45,22 +45,34 @@ async def _print_lines(progress: DemoProgress, console: Console) -> None:
         told = len(progress.news)
         if progress.seconds >= seconds and progress.completed:
             seconds = progress.seconds + _LINE_EVERY_SEC
-            by_worker = ", ".join(f"{name} {count:,}" for name, count in sorted(progress.completed.items()))
-            line = f"{progress.seconds:6.1f} s  {progress.done:,} of {progress.total:,} files: {by_worker}"
+            by_worker = ", ".join(
+                f"{name} {count:,}" for name, count in sorted(progress.completed.items())
+            )
+            line = (
+                f"{progress.seconds:6.1f} s  {progress.done:,} of {progress.total:,} files: "
+                f"{by_worker}"
+            )
             console.print(line, highlight=False, soft_wrap=True)
         await anyio.sleep(_FRAME_EVERY_SEC)
 
 
 def _frame(progress: DemoProgress) -> RenderableType:
     table = Table(box=None, pad_edge=False)
-    for title, justify in (("worker", "left"), ("tokens", "right"), ("files", "right"), ("", "left")):
+    for title, justify in (
+        ("worker", "left"),
+        ("tokens", "right"),
+        ("files", "right"),
+        ("", "left"),
+    ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     for name in sorted(progress.completed.keys() | progress.tokens.keys()):
         files, tokens = progress.completed.get(name, 0), progress.tokens.get(name)
         bar = ProgressBar(total=progress.total, completed=files, width=30)
         table.add_row(name, "gone" if tokens is None else f"{tokens:,}", f"{files:,}", bar)
     news = [Text(f"{at:6.1f} s  {what}", style="dim") for at, what in progress.news[-_NEWS_SHOWN:]]
-    head = Text(f"{progress.done:,} of {progress.total:,} files, {progress.seconds:.1f} s", style="bold")
+    head = Text(
+        f"{progress.done:,} of {progress.total:,} files, {progress.seconds:.1f} s", style="bold"
+    )
     return Group(head, table, *news)
 
 
@@ -74,7 +86,10 @@ def result(progress: DemoProgress) -> RenderableType:
     workers.add_section()
     workers.add_row("all", f"{progress.done:,} of {progress.total:,}")
 
-    takeovers = Table(title="How long until every token had a live owner and shares were even", title_justify="left")
+    takeovers = Table(
+        title="How long until every token had a live owner and shares were even",
+        title_justify="left",
+    )
     takeovers.add_column("change")
     takeovers.add_column("seconds", justify="right")
     takeovers.add_column("tokens moved", justify="right")

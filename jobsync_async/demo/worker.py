@@ -1,4 +1,5 @@
-"""One worker process of the demo: checksums and compresses the files that it owns, until all are done everywhere."""
+"""One worker process of the demo: checksums and compresses the files that it owns, until all are
+done everywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from jobsync_async.postgres.sql import Queries
 from jobsync_async.work.claims import Claim
 
 VARIABLE = "JOBSYNC_ASYNC_DEMO"
-"""The environment variable that tells a worker what to do: an environment, unlike arguments, is not for everybody to see."""
+"""The environment variable that tells a worker what to do: an environment, unlike arguments, is not
+for everybody to see."""
 
 _ONE_BY_ONE = 1
 _LIMIT_SEC = 10.0
@@ -41,7 +43,8 @@ class Orders:
     folder: str
 
     def config(self) -> CoordinationConfig:
-        """The demo's cluster: it takes a worker for dead after two seconds without a sign of life."""
+        """The demo's cluster: it takes a worker for dead after two seconds without a sign of
+        life."""
         return CoordinationConfig(
             dsn=self.dsn,
             schema=self.schema,
@@ -59,7 +62,9 @@ class Orders:
         return cls(**json.loads(os.environ[VARIABLE]))
 
 
-async def checksum(job: Job, pool: AsyncConnectionPool[Connection], orders: Orders, claim: Claim) -> None:
+async def checksum(
+    job: Job, pool: AsyncConnectionPool[Connection], orders: Orders, claim: Claim
+) -> None:
     """The handler: one file."""
     own = tables.Tables(orders.schema, orders.appname)
     run = {"path": claim.task_id, "worker": job.node_name, "epoch": claim.epoch}
@@ -67,7 +72,11 @@ async def checksum(job: Job, pool: AsyncConnectionPool[Connection], orders: Orde
         await connection.execute(own.fill(tables.BEGIN_RUN), run)
     content = await anyio.Path(orders.folder, str(claim.task_id)).read_bytes()
     packed = await to_thread.run_sync(lzma.compress, content)
-    result = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "packed": len(packed)}
+    result = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "packed": len(packed),
+    }
     async with pool.connection() as connection, connection.transaction():
         await job.fence(connection, claim)
         await connection.execute(own.fill(tables.WRITE_RESULT), {**run, **result})
@@ -79,7 +88,8 @@ async def work(orders: Orders) -> None:
     own = tables.Tables(orders.schema, orders.appname)
     config = orders.config()
     connector = Connector(config.conninfo, _LIMIT_SEC)
-    connector.queries = Queries(orders.schema, orders.appname)  # whatever the server's defaults are, its sessions are set up
+    # Whatever the server's defaults are, its sessions are set up.
+    connector.queries = Queries(orders.schema, orders.appname)
     pool = AsyncConnectionPool(
         config.conninfo(f"{orders.name} results"),
         connection_class=Connection,
@@ -94,14 +104,22 @@ async def work(orders: Orders) -> None:
         Job(orders.name, config) as job,
     ):
         async with pool.connection() as connection:
-            paths = [path for (path,) in await (await connection.execute(own.fill(tables.READ_PATHS))).fetchall()]
+            paths = [
+                path
+                for (path,) in await (
+                    await connection.execute(own.fill(tables.READ_PATHS))
+                ).fetchall()
+            ]
         await job.run_batch(paths, partial(checksum, job, pool, orders), concurrency=_ONE_BY_ONE)
 
 
 async def work_until_orphaned(orders: Orders) -> None:
-    """`work`, but end when the conductor is gone: its end of the pipe to this process is then closed."""
+    """`work`, but end when the conductor is gone: its end of the pipe to this process is then
+    closed."""
     pipe = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(pipe), sys.stdin)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(pipe), sys.stdin
+    )
     try:
         async with anyio.create_task_group() as group:
 

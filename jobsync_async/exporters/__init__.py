@@ -1,4 +1,6 @@
-"""`Job.metrics` for monitoring: ``exporters.prometheus`` (extra ``prometheus``) and ``exporters.opentelemetry`` (``otel``).
+"""`Job.metrics` for monitoring: ``exporters.prometheus`` (extra ``prometheus``) and
+``exporters.opentelemetry`` (``otel``).
 
-Both show the same metrics under the same names, once an OpenTelemetry name is translated for Prometheus.
+Both show the same metrics under the same names, once an OpenTelemetry name is translated for
+Prometheus.
 """

@@ -1,4 +1,5 @@
-"""OpenTelemetry: instruments that show the metrics of jobs. Needs the extra ``otel``, which is the API alone."""
+"""OpenTelemetry: instruments that show the metrics of jobs. Needs the extra ``otel``, which is the
+API alone."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 def instrument(job: Job, meter: Meter | None = None) -> None:
-    """Show a job's metrics through a meter, from now on and until nobody refers to the job any more. Does no I/O.
+    """Show a job's metrics through a meter, from now on and until nobody refers to the job any
+    more. Does no I/O.
 
     Call it once for each job, before or after its start; of a job that it knows it takes no notice.
 
@@ -34,17 +36,24 @@ class _Instruments:
     """One meter's: made once, for all jobs."""
 
     def __init__(self, meter: Meter) -> None:
-        self._jobs: tuple[ref[Job], ...] = ()  # replaced, never changed: it is read in the exporter's thread
+        self._jobs: tuple[
+            ref[Job], ...
+        ] = ()  # replaced, never changed: it is read in the exporter's thread
         makers = {
             "counter": meter.create_observable_counter,
             "gauge": meter.create_observable_gauge,
             "updown": meter.create_observable_up_down_counter,
         }
         for metric in METRICS:
-            makers[metric.kind](metric.name, [self._reader(metric)], unit=metric.unit, description=metric.help)
+            makers[metric.kind](
+                metric.name, [self._reader(metric)], unit=metric.unit, description=metric.help
+            )
         self._histograms = [
             meter.create_histogram(
-                durations.name, unit="s", description=durations.help, explicit_bucket_boundaries_advisory=BOUNDS_SEC
+                durations.name,
+                unit="s",
+                description=durations.help,
+                explicit_bucket_boundaries_advisory=BOUNDS_SEC,
             )
             for durations in DURATIONS
         ]
@@ -74,7 +83,8 @@ class _Instruments:
 
 @cache
 def _own_meter() -> Meter:
-    return get_meter("jobsync_async")  # before there is a provider, each call would give another one
+    # Before there is a provider, each call would give another one.
+    return get_meter("jobsync_async")
 
 
 _instruments: WeakKeyDictionary[Meter, _Instruments] = WeakKeyDictionary()

@@ -1,15 +1,27 @@
-"""Prometheus: a collector that reads the metrics of jobs whenever it is scraped. Needs the extra ``prometheus``."""
+"""Prometheus: a collector that reads the metrics of jobs whenever it is scraped. Needs the extra
+``prometheus``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from jobsync_async.exporters.catalogue import DURATIONS, LABELS, METRICS, label_values, prometheus_name
+from jobsync_async.exporters.catalogue import (
+    DURATIONS,
+    LABELS,
+    METRICS,
+    label_values,
+    prometheus_name,
+)
 from jobsync_async.job import Job
 from jobsync_async.metrics import BOUNDS_SEC
 
@@ -17,9 +29,11 @@ _BUCKETS = [*map(floatToGoString, BOUNDS_SEC), "+Inf"]
 
 
 class JobCollector(Collector):
-    """Shows the metrics of one or more jobs: ``REGISTRY.register(JobCollector(job))``. Reading them does no I/O.
+    """Shows the metrics of one or more jobs: ``REGISTRY.register(JobCollector(job))``. Reading them
+    does no I/O.
 
-    Several jobs of one process belong into one collector, for a registry takes each metric name once.
+    Several jobs of one process belong into one collector, for a registry takes each metric name
+    once.
     """
 
     def __init__(self, *jobs: Job) -> None:
@@ -46,15 +60,17 @@ class JobCollector(Collector):
             counts = metric.kind == "counter"
             name = prometheus_name(metric.name, unit=metric.unit, counter=counts)
             labels = (*LABELS, metric.label) if metric.label else LABELS
-            family: CounterMetricFamily | GaugeMetricFamily = (CounterMetricFamily if counts else GaugeMetricFamily)(
-                name, metric.help, labels=labels
-            )
+            family: CounterMetricFamily | GaugeMetricFamily = (
+                CounterMetricFamily if counts else GaugeMetricFamily
+            )(name, metric.help, labels=labels)
             for job in jobs:
                 for values, number in metric.readings(job):
                     family.add_metric(values, number)
             yield family
         for durations in DURATIONS:
-            shown = HistogramMetricFamily(prometheus_name(durations.name), durations.help, labels=LABELS)
+            shown = HistogramMetricFamily(
+                prometheus_name(durations.name), durations.help, labels=LABELS
+            )
             for job in jobs:
                 histogram = durations.read(job)
                 buckets = list(zip(_BUCKETS, accumulate(histogram.counts), strict=True))

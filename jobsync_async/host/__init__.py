@@ -1,1 +1,2 @@
-"""What this machine and asyncio give: clocks, processes, waiting, interrupting. Nothing here knows of clusters or SQL."""
+"""What this machine and asyncio give: clocks, processes, waiting, interrupting. Nothing here knows
+of clusters or SQL."""

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], float]
-"""Seconds since some fixed moment, never set back. It should go on counting while the machine is suspended: a laptop
-that wakes up must find that its leases are over."""
+"""Seconds since some fixed moment, never set back. It should go on counting while the machine is
+suspended: a laptop that wakes up must find that its leases are over."""
 
 
 def _choose() -> Clock:
     if sys.platform == "linux":
         boottime = time.CLOCK_BOOTTIME
         return lambda: time.clock_gettime(boottime)
-    if sys.platform == "darwin":  # here CLOCK_MONOTONIC_RAW counts suspend, and time.monotonic() does not
+    # Here CLOCK_MONOTONIC_RAW counts suspend, and time.monotonic() does not.
+    if sys.platform == "darwin":
         raw = time.CLOCK_MONOTONIC_RAW
         return lambda: time.clock_gettime(raw)
     return time.monotonic

@@ -13,12 +13,14 @@ T = TypeVar("T")
 
 
 async def finish_first(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if the caller is cancelled meanwhile; then the cancellation goes on."""
+    """Await `work` to its end even if the caller is cancelled meanwhile; then the cancellation goes
+    on."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):  # a cancelled scope would cancel this wait anew at every turn of the loop
+        # A cancelled scope would cancel this wait anew at every turn of the loop.
+        with anyio.CancelScope(shield=True):
             while not task.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([task])

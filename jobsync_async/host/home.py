@@ -1,4 +1,5 @@
-"""Where a job lives: the process and the event loop that it was started in. Anywhere else there is nothing that it could do."""
+"""Where a job lives: the process and the event loop that it was started in. Anywhere else there is
+nothing that it could do."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ _homes: WeakSet[Home] = WeakSet()
 class Home:
     """The home of one start of a job.
 
-    A child made by fork has a copy of everything, but it is not the worker: it holds nothing, also while the parent lives. For
-    when the parent is dead, its tokens are others' at once.
+    A child made by fork has a copy of everything, but it is not the worker: it holds nothing, also
+    while the parent lives. For when the parent is dead, its tokens are others' at once.
 
     Args:
         name: the worker's.
-        void: called in a child when the process is forked, if the job was started and `leave` was not called.
+        void: called in a child when the process is forked, if the job was started and `leave` was
+            not called.
 
     Attributes:
         loop: the event loop; None before the start.
@@ -51,8 +53,10 @@ class Home:
         """Raise UsageError in a child of the process in which it was started."""
         if self.forked:
             raise UsageError(
-                f"the job {self._name!r} was started before this process was forked: the worker is the parent, and this copy "
-                "holds nothing and can do nothing. Start the Job after the fork, in the child: one that was made before works"
+                f"the job {self._name!r} was started before this process was forked: the worker "
+                "is the parent, and this copy "
+                "holds nothing and can do nothing. Start the Job after the fork, in the child: "
+                "one that was made before works"
             )
 
     def is_here(self) -> bool:
@@ -60,19 +64,23 @@ class Home:
         return not self.forked and self.loop is not None and _running_loop() is self.loop
 
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Have the event loop call it, from any thread; if that loop is closed, nobody has any use for it."""
+        """Have the event loop call it, from any thread; if that loop is closed, nobody has any use
+        for it."""
         if not self.forked and self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(function)
 
     def require(self) -> None:
-        """Raise UsageError unless this is called on the job's own event loop, in its own process."""
+        """Raise UsageError unless this is called on the job's own event loop, in its own
+        process."""
         self.require_own_process()
         if not self.is_here():
             here = _running_loop()
             raise UsageError(
                 f"the job {self._name!r} runs on the event loop {self.loop!r}, and this was called "
-                f"{'where none runs' if here is None else f'on {here!r}'}. Call it on the job's own, from another thread by "
-                "`asyncio.run_coroutine_threadsafe(…, loop)` or `anyio.from_thread.run(…)`; what asks without I/O, such as "
+                f"{'where none runs' if here is None else f'on {here!r}'}. Call it on the job's "
+                "own, from another thread by "
+                "`asyncio.run_coroutine_threadsafe(…, loop)` or `anyio.from_thread.run(…)`; what "
+                "asks without I/O, such as "
                 "owns(…), may be called from anywhere"
             )
 

@@ -1,13 +1,15 @@
-"""Interrupting a task that may not listen: it is cancelled once, and, where it must end, again and again with growing waits.
+"""Interrupting a task that may not listen: it is cancelled once, and, where it must end, again and
+again with growing waits.
 
-An anyio scope would cancel a body that swallows its cancellation at every turn of the event loop. So the task is cancelled by
-`asyncio.Task.cancel`, with three rules of its own:
+An anyio scope would cancel a body that swallows its cancellation at every turn of the event loop.
+So the task is cancelled by `asyncio.Task.cancel`, with three rules of its own:
 
-* What an anyio scope shields inside of the body is not cut off, a thread that is waited for least of all. The cancellation
-  comes when the shield ends, at the very next await.
+* What an anyio scope shields inside of the body is not cut off, a thread that is waited for least
+  of all. The cancellation comes when the shield ends, at the very next await.
 * A cancellation by somebody else that is under way already is not covered up by ours.
-* In the end it is known whose cancellation came out of the body (`ours`). The message tells, and, from Python 3.11 on, the
-  count of `Task.cancelling`, compared with what it was: an `asyncio.TaskGroup` of Python 3.11 and 3.12 may leave it raised.
+* In the end it is known whose cancellation came out of the body (`ours`). The message tells, and,
+  from Python 3.11 on, the count of `Task.cancelling`, compared with what it was: an
+  `asyncio.TaskGroup` of Python 3.11 and 3.12 may leave it raised.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Interruption:
         self._timer: asyncio.TimerHandle | None = None
 
     def once(self, patience_sec: float | None = None) -> None:
-        """Cancel the task, if that has not been done. Its cleanup may await what it likes, until the patience is over."""
+        """Cancel the task, if that has not been done. Its cleanup may await what it likes, until
+        the patience is over."""
         if patience_sec is not None and self._timer is None:
             self._timer = self._loop.call_later(patience_sec, self.begin)
         if not self.count:
@@ -48,7 +51,8 @@ class Interruption:
             self._check()
 
     def begin(self) -> None:
-        """Cancel the task now, and again after growing waits until it ends. Calling it again does nothing."""
+        """Cancel the task now, and again after growing waits until it ends. Calling it again does
+        nothing."""
         if self._again_sec is None:
             self._again_sec = _FIRST_SEC
             self._due = True
@@ -60,8 +64,8 @@ class Interruption:
         self._stop_timer()
 
     def ours(self, error: BaseException | None) -> bool:
-        """Whether what came out of the body is our cancellation and nobody else's. What was counted of it is taken back. Once,
-        after `end`, in the task itself."""
+        """Whether what came out of the body is our cancellation and nobody else's. What was counted
+        of it is taken back. Once, after `end`, in the task itself."""
         left = self._before
         for _ in range(self.count):
             left = _uncancel(self.task)
@@ -71,7 +75,8 @@ class Interruption:
             return self._message in error.args and not self._covers_another(error)
         if left > self._before:
             return False  # cancelled by somebody else after us
-        # Raised before us: left so by a TaskGroup, or cancelled by somebody else, whose cancellation the body was handling.
+        # Raised before us: left so by a TaskGroup, or cancelled by somebody else, whose
+        # cancellation the body was handling.
         return self._before <= self._at_entry or not self._covers_another(error)
 
     def _covers_another(self, error: BaseException) -> bool:
@@ -82,16 +87,22 @@ class Interruption:
             before = before.__context__
         return False
 
-    # -- when to cancel -------------------------------------------------------------------------------------------------
+    # -- when to cancel ----------------------------------------------------------------------------
 
     def _check(self, _: object = None) -> None:
-        """Cancel the task if that is due and can be done now; else look again when the task has moved on."""
+        """Cancel the task if that is due and can be done now; else look again when the task has
+        moved on."""
         self._looking = False
         if self._ended or not self._due or self.task.done():
             return
         cancelled = _cancelled_already(self.task)
-        only_once = self._again_sec is None  # then it must not get lost in another one, which may be swallowed
-        if asyncio.current_task(self._loop) is self.task or self._shielded() or (cancelled and only_once):
+        # Then it must not get lost in another one, which may be swallowed.
+        only_once = self._again_sec is None
+        if (
+            asyncio.current_task(self._loop) is self.task
+            or self._shielded()
+            or (cancelled and only_once)
+        ):
             self._check_later()
             return
         self._due = False
@@ -135,14 +146,17 @@ class Interruption:
 
 
 async def give_way() -> None:
-    """Let a cancellation come first that anyio scopes around have under way. It is level: it comes at the next await."""
+    """Let a cancellation come first that anyio scopes around have under way. It is level: it comes
+    at the next await."""
     if _ANYIO in sys.modules:
-        from anyio.lowlevel import checkpoint_if_cancelled  # noqa: PLC0415 - only where somebody uses anyio
+        # only where somebody uses anyio
+        from anyio.lowlevel import checkpoint_if_cancelled  # noqa: PLC0415
 
         await checkpoint_if_cancelled()
 
 
-# What asyncio and anyio do not tell in public. Where they do not tell it at all, nothing is taken for shielded or cancelled.
+# What asyncio and anyio do not tell in public. Where they do not tell it at all, nothing is taken
+# for shielded or cancelled.
 
 _COUNTED = sys.version_info >= (3, 11)
 
@@ -162,7 +176,8 @@ def _cancelled_already(task: asyncio.Task[Any]) -> bool:
 
 
 def _scope_of(task: asyncio.Task[Any]) -> Any:
-    """The innermost anyio scope that the task is in; None where there is none, or nobody has used anyio."""
+    """The innermost anyio scope that the task is in; None where there is none, or nobody has used
+    anyio."""
     backend = sys.modules.get(_ANYIO)
     states = getattr(backend, "_task_states", {})
     return getattr(states.get(task), "cancel_scope", None)

@@ -1,11 +1,15 @@
-"""What a worker says of the process it runs in, and how it sees that another process of its host is dead.
+"""What a worker says of the process it runs in, and how it sees that another process of its host is
+dead.
 
-Soundness: the number of a process is nobody else's from its start to its end, a zombie included. So a process is dead in
-three cases: no process has its number; one with another start time has it; or a descriptor was opened by the number, and what
-had it then has ended since. None of these is ever true of one that lives. A ``/proc`` that shows nothing proves nothing.
+Soundness: the number of a process is nobody else's from its start to its end, a zombie included. So
+a process is dead in
+three cases: no process has its number; one with another start time has it; or a descriptor was
+opened by the number, and what had it then has ended since. None of these is ever true of one that
+lives. A ``/proc`` that shows nothing proves nothing.
 
-A descriptor of a process (pidfd) becomes readable when its last thread has ended, also while nobody has reaped it. The letter
-in ``/proc/PID/stat`` is not asked: it says "zombie" of a process whose first thread ended while others go on.
+A descriptor of a process (pidfd) becomes readable when its last thread has ended, also while nobody
+has reaped it. The letter in ``/proc/PID/stat`` is not asked: it says "zombie" of a process whose
+first thread ended while others go on.
 """
 
 from __future__ import annotations
@@ -72,7 +76,8 @@ def has_ended(descriptor: int) -> bool:
 
 
 def known_dead(process: Process) -> bool:
-    """Whether the process, which ran on this host and in this namespace, is dead for certain. False is no proof of life."""
+    """Whether the process, which ran on this host and in this namespace, is dead for certain. False
+    is no proof of life."""
     try:
         os.close(open_process(process))
     except ProcessLookupError:
@@ -83,14 +88,17 @@ def known_dead(process: Process) -> bool:
 
 
 def started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when ``/proc`` does not show it, or shows another namespace's."""
+    """When a process started, in clock ticks since boot; None when ``/proc`` does not show it, or
+    shows another namespace's."""
     try:
         own = Path("/proc/self/status").read_text("utf-8", "replace")
-        # The second field is a name in parentheses, which may hold anything; the fields after it are numbers.
+        # The second field is a name in parentheses, which may hold anything; the fields after it
+        # are numbers.
         after_name = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2]
     except OSError:
         return None
-    # Our own number, once for each namespace from that of this /proc down to ours. In another's, numbers name other processes.
+    # Our own number, once for each namespace from that of this /proc down to ours. In another's,
+    # numbers name other processes.
     numbers = next((line.split()[1:] for line in own.splitlines() if line.startswith("NSpid:")), [])
     return int(after_name.split()[19]) if numbers == [str(os.getpid())] else None
 
@@ -119,7 +127,8 @@ def _boot_id() -> str | None:
 
 
 def _namespace() -> str | None:
-    """In which namespace of process ids this process is, and in which one of clocks, which shifts the start times it reads."""
+    """In which namespace of process ids this process is, and in which one of clocks, which shifts
+    the start times it reads."""
     try:
         pids = os.readlink("/proc/self/ns/pid")
     except OSError:

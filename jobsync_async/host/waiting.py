@@ -1,6 +1,7 @@
 """Waiting and ending tasks with asyncio alone, for what every worker does all the time.
 
-anyio, which claims, batches and owned coroutines use, takes more than a megabyte: a worker that uses none of them is spared it.
+anyio, which claims, batches and owned coroutines use, takes more than a megabyte: a worker that
+uses none of them is spared it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ _AGAIN_SEC = 1.0
 
 
 async def signalled(event: asyncio.Event, most_sec: float) -> None:
-    """Wait for `event` for so long at most, then clear it. The time's end sets it, too: one task alone may wait for it."""
+    """Wait for `event` for so long at most, then clear it. The time's end sets it, too: one task
+    alone may wait for it."""
     timer = None
     if most_sec < float("inf"):
         timer = asyncio.get_running_loop().call_later(max(0.0, most_sec), event.set)
@@ -31,7 +33,8 @@ async def ended(task: asyncio.Task[Any]) -> None:
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their end, whatever cancels the caller meanwhile. One that goes on is cancelled again."""
+    """Cancel tasks and wait for their end, whatever cancels the caller meanwhile. One that goes on
+    is cancelled again."""
     cancelled = False
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:

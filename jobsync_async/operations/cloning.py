@@ -1,4 +1,5 @@
-"""Gives a copy of a cluster an identity of its own: a new generation, in which nobody owns anything yet."""
+"""Gives a copy of a cluster an identity of its own: a new generation, in which nobody owns anything
+yet."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from jobsync_async.tasks.worker import Worker
 
 
 async def begin_anew(store: Store, config: CoordinationConfig) -> tuple[int, int]:
-    """Begin a generation on this server as after a failover; the one before and the one that is begun.
+    """Begin a generation on this server as after a failover; the one before and the one that is
+    begun.
 
-    First nobody may act any more, so that it is safe even where workers run: they drop everything, and every lease is waited
-    for. Raises StoreUnavailable or SchemaError; nothing, or the first half, is done then, and the first worker does the second.
+    First nobody may act any more, so that it is safe even where workers run: they drop everything,
+    and every lease is waited for. Raises StoreUnavailable or SchemaError; nothing, or the first
+    half, is done then, and the first worker does the second.
     """
     seen = await store.failover.read_server()
     while seen.agreed and not await store.failover.condemn(seen, None):

@@ -1,6 +1,8 @@
-"""Looks for what would keep a cluster from working: each check is ok, a warning or a failure, and says what to do.
+"""Looks for what would keep a cluster from working: each check is ok, a warning or a failure, and
+says what to do.
 
-It needs no tables and writes nothing. A check that cannot be made because an earlier one failed is left out.
+It needs no tables and writes nothing. A check that cannot be made because an earlier one failed is
+left out.
 """
 
 from __future__ import annotations
@@ -33,11 +35,15 @@ async def examine(config: CoordinationConfig) -> list[Check]:
 
 
 async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
-    connector = Connector(lambda purpose: config.conninfo(f"doctor {purpose}", reads_only=True), config.bulk_limit_sec)
+    connector = Connector(
+        lambda purpose: config.conninfo(f"doctor {purpose}", reads_only=True), config.bulk_limit_sec
+    )
     try:
         connection = await connector.open("calls")
     except StoreError as error:
-        yield Check("connection", "fail", str(error), "look at host, port, user, password and pg_hba.conf")
+        yield Check(
+            "connection", "fail", str(error), "look at host, port, user, password and pg_hba.conf"
+        )
         return
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connection.close)
@@ -55,7 +61,9 @@ async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
 class _Patient:
     """One cluster under examination."""
 
-    def __init__(self, config: CoordinationConfig, connector: Connector, connection: Connection) -> None:
+    def __init__(
+        self, config: CoordinationConfig, connector: Connector, connection: Connection
+    ) -> None:
         self._config = config
         self._connector = connector
         self._connection = connection
@@ -97,7 +105,9 @@ class _Patient:
         listener = await Listener.open(self._connector)
         try:
             began = time.perf_counter()
-            await self._execute(sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes())
+            await self._execute(
+                sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes()
+            )
             deadline = began + self._config.statement_limit_sec
             while not listener.notifications and time.perf_counter() < deadline:
                 await listener.wait(asyncio.Event(), deadline - time.perf_counter())
@@ -112,7 +122,9 @@ class _Patient:
         schema, names = self._queries.schema, [self._config.appname + table for table in TABLES]
         uses = await self._fetch("doctor_may_use", {"schema": schema})
         needed = [" ".join(WORKER_WRITES[table]) for table in TABLES]
-        rights = await self._fetch("doctor_rights", {"schema": schema, "tables": names, "needed": needed})
+        rights = await self._fetch(
+            "doctor_rights", {"schema": schema, "tables": names, "needed": needed}
+        )
         missing = sorted(set(names) - {right.table for right in rights})
         checks = [judge.tables(schema, missing, len(names), schema_exists=bool(uses))]
         if missing:
@@ -137,7 +149,8 @@ class _Patient:
 
     async def _fetch(self, name: str, values: dict[str, Any] | None = None) -> list[Any]:
         with translated(), limit(self._connection, self._connector.patience_sec):
-            cursor = self._connection.cursor(binary=True)  # as text, extra_float_digits may round what it says of clocks
+            # As text, extra_float_digits may round what it says of clocks.
+            cursor = self._connection.cursor(binary=True)
             return await (await cursor.execute(self._queries[name], values)).fetchall()
 
     async def _execute(self, statement: bytes) -> None:

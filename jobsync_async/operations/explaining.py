@@ -14,8 +14,11 @@ from jobsync_async.runtime.cluster_status import plain, silent
 from jobsync_async.types import LockInfo, NodeInfo
 
 
-async def explain(store: Store, task_id: str, date: dt.date | None, timeout_sec: float | None) -> dict[str, Any]:
-    """Everything about one task. A few statements that each see the tables at their own moment. Raises StoreUnavailable.
+async def explain(
+    store: Store, task_id: str, date: dt.date | None, timeout_sec: float | None
+) -> dict[str, Any]:
+    """Everything about one task. A few statements that each see the tables at their own moment.
+    Raises StoreUnavailable.
 
     Args:
         date: whose claims and completions are told; None is the cluster's.
@@ -42,7 +45,10 @@ async def explain(store: Store, task_id: str, date: dt.date | None, timeout_sec:
 
 
 def explained(
-    token: Mapping[str, Any] | None, pins: Sequence[LockInfo], nodes: Sequence[NodeInfo], timeout_sec: float | None
+    token: Mapping[str, Any] | None,
+    pins: Sequence[LockInfo],
+    nodes: Sequence[NodeInfo],
+    timeout_sec: float | None,
 ) -> dict[str, Any]:
     """What the rows say. Pure.
 
@@ -58,7 +64,15 @@ def explained(
     runs = next((node.runs for node in nodes if node.name == row.get("owner")), None)
     keys = ("node", "address", "state", "heartbeat_age_sec")
     owner = (
-        dict(zip(keys, (row["owner"], row["address"], row["state"], row["heartbeat_age_sec"]), strict=True)) if owned else None
+        dict(
+            zip(
+                keys,
+                (row["owner"], row["address"], row["state"], row["heartbeat_age_sec"]),
+                strict=True,
+            )
+        )
+        if owned
+        else None
     )
     return {
         "owner": owner,
@@ -71,19 +85,31 @@ def explained(
         "eligible": may_have,
         "rebalance": None
         if row.get("reason") is None
-        else {"version": row["rebalance_version"], "at": row["rebalanced_at"].isoformat(), "reason": row["reason"]},
+        else {
+            "version": row["rebalance_version"],
+            "at": row["rebalanced_at"].isoformat(),
+            "reason": row["reason"],
+        },
         "runs": None if runs is None else [str(runner) for runner in runs],
-        "why": " ".join([*_why(row, pin, may_have, takers, timeout_sec), *_what_is_run(row.get("owner"), nodes)]),
+        "why": " ".join(
+            [*_why(row, pin, may_have, takers, timeout_sec), *_what_is_run(row.get("owner"), nodes)]
+        ),
     }
 
 
 def _why(
-    row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str], timeout_sec: float | None
+    row: Mapping[str, Any],
+    pin: LockInfo | None,
+    may_have: Sequence[str],
+    takers: Sequence[str],
+    timeout_sec: float | None,
 ) -> list[str]:
     said = []
     if pin is not None:
         because = f" ({pin.reason})" if pin.reason else ""
-        said.append(f"Task {pin.task_id!r} pins its token to {', '.join(pin.node_patterns)}{because}.")
+        said.append(
+            f"Task {pin.task_id!r} pins its token to {', '.join(pin.node_patterns)}{because}."
+        )
     if row.get("owner") is None:
         return [*said, _why_nobody(row, pin, may_have, takers)]
     owner = row["owner"]
@@ -92,13 +118,19 @@ def _why(
     elif owner in may_have:
         said.append(f"{owner} matches.")
     if row["revoked"]:
-        said.append(f"Its token is being handed on to {row['next_node'] or 'nobody'}, when {owner} lets go of it.")
+        said.append(
+            f"Its token is being handed on to {row['next_node'] or 'nobody'}, when {owner} lets "
+            "go of it."
+        )
     elif pin is not None and owner not in may_have:
         said.append(f"{owner} does not match; the next rebalance moves it.")
     elif row["state"] == "draining":
         said.append(f"{owner} is draining; the next rebalance moves it.")
     if silent(row, timeout_sec):
-        said.append(f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be expired.")
+        said.append(
+            f"{owner} has been silent for {row['heartbeat_age_sec']:.0f} s and is about to be "
+            "expired."
+        )
     if row.get("reason") is not None:
         said.append(f"It was moved last because: {row['reason']}.")
     return said
@@ -108,7 +140,8 @@ def _what_is_run(owner: str | None, nodes: Sequence[NodeInfo]) -> list[str]:
     """Whether the owner runs what others do."""
     missing = [gap for gap in gaps(nodes) if gap.node == owner]
     said = [
-        f"{owner} does not run {gap.runner}, as {', '.join(gap.run_by)} does: if the id is one of that, nobody serves it."
+        f"{owner} does not run {gap.runner}, as {', '.join(gap.run_by)} does: if the id is one "
+        "of that, nobody serves it."
         for gap in missing
     ]
     silent = any(node.name == owner and node.runs is None for node in nodes)
@@ -117,11 +150,19 @@ def _what_is_run(owner: str | None, nodes: Sequence[NodeInfo]) -> list[str]:
     return said
 
 
-def _why_nobody(row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str]) -> str:
+def _why_nobody(
+    row: Mapping[str, Any], pin: LockInfo | None, may_have: Sequence[str], takers: Sequence[str]
+) -> str:
     if not takers:
         return "It has no owner: no worker takes tokens."
     if pin is not None and not may_have:
-        return "It has no owner: no worker that takes tokens matches. Start one that does, or clear the pin."
+        return (
+            "It has no owner: no worker that takes tokens matches. Start one that does, or clear "
+            "the pin."
+        )
     if not row:
-        return "It has no owner: no tokens were handed out yet; a forming cluster waits for minimum_nodes workers."
+        return (
+            "It has no owner: no tokens were handed out yet; a forming cluster waits for "
+            "minimum_nodes workers."
+        )
     return "It has no owner at this moment: the leader gives it to somebody at its next look."

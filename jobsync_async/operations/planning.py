@@ -1,4 +1,5 @@
-"""What the next rebalance would move. Nothing is written: the leader's own decision is made on a reading of the tables."""
+"""What the next rebalance would move. Nothing is written: the leader's own decision is made on a
+reading of the tables."""
 
 from __future__ import annotations
 
@@ -15,14 +16,17 @@ from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.store import Store
 
 
-async def plan_ahead(store: Store, *, without: Sequence[str] = (), adding: Sequence[str] = ()) -> dict[str, Any]:
+async def plan_ahead(
+    store: Store, *, without: Sequence[str] = (), adding: Sequence[str] = ()
+) -> dict[str, Any]:
     """The next rebalance, as the tables are now.
 
     Args:
         without: workers that are taken to be gone.
         adding: names of workers that are taken to have joined, with weight 1.
 
-    Raises ConfigError for a name in `without` that no worker has, or in `adding` that one has; StoreUnavailable.
+    Raises ConfigError for a name in `without` that no worker has, or in `adding` that one has;
+    StoreUnavailable.
     """
     settings = await store.inspection.settings()
     reading = await store.leading.read(-1, -1)
@@ -30,7 +34,11 @@ async def plan_ahead(store: Store, *, without: Sequence[str] = (), adding: Seque
 
 
 def planned(
-    reading: Reading, total_tokens: int, hash_function: str, without: Sequence[str] = (), adding: Sequence[str] = ()
+    reading: Reading,
+    total_tokens: int,
+    hash_function: str,
+    without: Sequence[str] = (),
+    adding: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`plan_ahead` on a reading that shows everything. Pure."""
     members = _suppose({member.name: member for member in reading.members}, without, adding)
@@ -44,14 +52,21 @@ def planned(
     state = LeaderState(total_tokens, token_hasher(total_tokens, hash_function))
     state.update(replace(reading, members=list(members.values())))
     distribution = state.distribute()
-    moves = Counter[tuple[str | None, str | None]]() if distribution is None else _moves(distribution, owner_of)
+    moves = (
+        Counter[tuple[str | None, str | None]]()
+        if distribution is None
+        else _moves(distribution, owner_of)
+    )
     under_way = sum(len(group.token_ids) for group in reading.groups if group.next_node is not None)
     then = Counter(state.planned)
     return {
         "version": reading.cluster.version,
         "moved": sum(moves.values()),
         "under_way": under_way,
-        "moves": [{"from": giver, "to": receiver, "tokens": tokens} for (giver, receiver), tokens in moves.most_common()],
+        "moves": [
+            {"from": giver, "to": receiver, "tokens": tokens}
+            for (giver, receiver), tokens in moves.most_common()
+        ],
         "nodes": [
             {
                 "name": name,
@@ -62,14 +77,21 @@ def planned(
             }
             for name, member in members.items()
         ],
-        "unmatched": [{"token_id": token, "node_patterns": list(p)} for token, p in sorted(state.unmatched.items())],
+        "unmatched": [
+            {"token_id": token, "node_patterns": list(p)}
+            for token, p in sorted(state.unmatched.items())
+        ],
     }
 
 
-def _suppose(members: dict[str, Member], without: Sequence[str], adding: Sequence[str]) -> dict[str, Member]:
+def _suppose(
+    members: dict[str, Member], without: Sequence[str], adding: Sequence[str]
+) -> dict[str, Member]:
     for name in without:
         if members.pop(name, None) is None:
-            raise ConfigError(f"there is no worker named {name!r} to leave out; `jobsync-async status` lists them")
+            raise ConfigError(
+                f"there is no worker named {name!r} to leave out; `jobsync-async status` lists them"
+            )
     for name in adding:
         if name in members:
             raise ConfigError(f"there is a worker named {name!r} already; add one of another name")
@@ -77,7 +99,9 @@ def _suppose(members: dict[str, Member], without: Sequence[str], adding: Sequenc
     return members
 
 
-def _moves(distribution: Distribution, owner_of: dict[int, str | None]) -> Counter[tuple[str | None, str | None]]:
+def _moves(
+    distribution: Distribution, owner_of: dict[int, str | None]
+) -> Counter[tuple[str | None, str | None]]:
     """How many tokens go from whom to whom. A revocation that is withdrawn moves nothing."""
     moves: Counter[tuple[str | None, str | None]] = Counter()
     for kind in (distribution.create, distribution.assign, distribution.revoke):
@@ -92,4 +116,7 @@ def _moves(distribution: Distribution, owner_of: dict[int, str | None]) -> Count
 
 def _receivers(distribution: Distribution, moves: Moves) -> list[tuple[int, str | None]]:
     names: list[str | None] = [None, *distribution.names]
-    return [(token, names[receiver]) for token, receiver in zip(moves.token_ids, moves.receivers, strict=True)]
+    return [
+        (token, names[receiver])
+        for token, receiver in zip(moves.token_ids, moves.receivers, strict=True)
+    ]

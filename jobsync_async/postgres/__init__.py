@@ -1,1 +1,2 @@
-"""SQL and connections: every statement, and who sends it. Safety rests on the WHERE clauses in queries.sql."""
+"""SQL and connections: every statement, and who sends it. Safety rests on the WHERE clauses in
+queries.sql."""

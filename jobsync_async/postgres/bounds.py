@@ -1,4 +1,5 @@
-"""The bound on everybody's heartbeat timeout: how long workers wait when the server was failed over, and who may join."""
+"""The bound on everybody's heartbeat timeout: how long workers wait when the server was failed
+over, and who may join."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from jobsync_async.postgres.statement_context import StatementContext
 
 
 class Bound(NamedTuple):
-    """What the cluster row says: how long a new generation is waited for, and which timeout a worker may have; None before the
-    first worker. `written` is a place in the server's log from after that."""
+    """What the cluster row says: how long a new generation is waited for, and which timeout a
+    worker may have; None before the first worker. `written` is a place in the server's log from
+    after that."""
 
     longest_wait: float | None
     longest_allowed: float | None
@@ -38,15 +40,23 @@ class Bounds:
         return Bound(*row)
 
     async def set(self, bound: float) -> Sequence[str]:
-        """Let workers wait for so long, and lower what is allowed to that. When it would be lowered below what workers have, or
-        may have, nothing is done: their names."""
+        """Let workers wait for so long, and lower what is allowed to that. When it would be lowered
+        below what workers have, or may have, nothing is done: their names."""
 
         async def work(connection: Connection) -> Sequence[str]:
             values = {"bound": bound, **self._context.values(connection.server)}
-            if await (await connection.execute(self._queries["lock_cluster"], values)).fetchone() is None:
+            if (
+                await (await connection.execute(self._queries["lock_cluster"], values)).fetchone()
+                is None
+            ):
                 raise self._context.changed()
             before = (await self._read(connection)).longest_wait
-            above = [name for (name,) in await (await connection.execute(self._queries["above_bound"], values)).fetchall()]
+            above = [
+                name
+                for (name,) in await (
+                    await connection.execute(self._queries["above_bound"], values)
+                ).fetchall()
+            ]
             if above and bound < (UNSAID_TIMEOUT_SEC if before is None else before):
                 return above
             await connection.execute(self._queries["set_bound"], values)
@@ -67,7 +77,9 @@ class Bounds:
         """Replicas that may not have what was written up to there, for people."""
 
         async def work(connection: Connection) -> list[str]:
-            cursor = await connection.execute(self._queries["replicas_without"], {"written": written})
+            cursor = await connection.execute(
+                self._queries["replicas_without"], {"written": written}
+            )
             return [name for (name,) in await cursor.fetchall()]
 
         return await self._link.run(work)

@@ -2,12 +2,14 @@
 
 Three rules hold for every statement of the coordination code:
 
-* It is not cancelled. A cancelled psycopg call may commit all the same, and then nobody knows. So a statement runs in a task
-  of its own, and a caller that is cancelled waits for its end first (`finish_first`).
-* It ends in time. The server bounds it by ``statement_timeout`` and ``lock_timeout``; a dead network ends it by TCP's own
-  timeouts; and because a stopped server process does neither, the socket is shut down when the answer stays away (`limit`).
-* When a connection failed, whatever was under way may or may not have happened. The connection is thrown away, the caller
-  gets `StoreUnavailable`, and reads again before it decides anything.
+* It is not cancelled. A cancelled psycopg call may commit all the same, and then nobody knows. So a
+  statement runs in a task of its own, and a caller that is cancelled waits for its end first
+  (`finish_first`).
+* It ends in time. The server bounds it by ``statement_timeout`` and ``lock_timeout``; a dead
+  network ends it by TCP's own timeouts; and because a stopped server process does neither, the
+  socket is shut down when the answer stays away (`limit`).
+* When a connection failed, whatever was under way may or may not have happened. The connection is
+  thrown away, the caller gets `StoreUnavailable`, and reads again before it decides anything.
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ from jobsync_async.postgres.statement_context import StatementContext
 
 T = TypeVar("T")
 
-# What PostgreSQL calls it: most statements are worth a plan that fits their values; the few that follow a notification within
-# a millisecond are written to be planned once.
+# What PostgreSQL calls it: most statements are worth a plan that fits their values; the few that
+# follow a notification within a millisecond are written to be planned once.
 PLAN_EACH_TIME, PLAN_ONCE = "force_custom_plan", "force_generic_plan"
 
 
 class Connection(AsyncConnection[Any]):
-    """A connection that knows to which server it leads; None where that may change under it, behind a pooler.
+    """A connection that knows to which server it leads; None where that may change under it, behind
+    a pooler.
 
     `outages` is how many there had been when it was last seen to be sound.
     """
@@ -51,8 +54,9 @@ class Connection(AsyncConnection[Any]):
         forks.connections.add(self)
 
     async def together(self, queries: Sequence[bytes], values: dict[str, Any]) -> list[list[Any]]:
-        """Send statements in one message, so that no lock waits for this process between them; the rows of each. All share
-        the parameters. They are one transaction, in which each sees what is committed when it begins."""
+        """Send statements in one message, so that no lock waits for this process between them; the
+        rows of each. All share the parameters. They are one transaction, in which each sees what is
+        committed when it begins."""
         cursor = AsyncClientCursor(self, row_factory=namedtuple_row)
         await cursor.execute(b";\n".join(queries), values)
         rows = list[list[Any]]()
@@ -72,7 +76,8 @@ class Connection(AsyncConnection[Any]):
 
 @contextmanager
 def limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut the connection's socket down when the block takes longer: whoever waits for an answer then gets an error."""
+    """Shut the connection's socket down when the block takes longer: whoever waits for an answer
+    then gets an error."""
     timer = asyncio.get_running_loop().call_later(seconds, shut_down, connection)
     try:
         yield
@@ -81,10 +86,14 @@ def limit(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 def shut_down(connection: AsyncConnection[Any]) -> None:
-    """End a connection from outside, whatever it is doing. Its waiter sees the end of the stream."""
+    """End a connection from outside, whatever it is doing. Its waiter sees the end of the
+    stream."""
     if connection.closed:
         return
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
+    ):
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
@@ -95,12 +104,17 @@ class Connector:
         conninfo: makes the connection string for a purpose.
         limit_sec: how long a statement may take on the server; the client waits half as long again.
         context: what the worker has adopted; a connection that leads elsewhere is refused.
-        pooled: behind a pooler in transaction mode, where nothing of a session may be relied on: neither settings, nor
-            prepared statements, nor which server it leads to.
+        pooled: behind a pooler in transaction mode, where nothing of a session may be relied on:
+            neither settings, nor prepared statements, nor which server it leads to.
     """
 
     def __init__(
-        self, conninfo: Callable[[str], str], limit_sec: float, context: StatementContext | None = None, *, pooled: bool = False
+        self,
+        conninfo: Callable[[str], str],
+        limit_sec: float,
+        context: StatementContext | None = None,
+        *,
+        pooled: bool = False,
     ) -> None:
         self._conninfo = conninfo
         self.context: StatementContext = context or StatementContext()
@@ -121,7 +135,8 @@ class Connector:
         return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
 
     async def open(self, purpose: str, *, plans: str = PLAN_EACH_TIME) -> Connection:
-        """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or ConfigError for bad settings."""
+        """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or
+        ConfigError for bad settings."""
         self._check()
         connection = await self._connect(purpose)
         try:
@@ -137,8 +152,11 @@ class Connector:
             return await Connection.connect(self._conninfo(purpose), **self.options)
         except psycopg.Error as error:
             failure = without_frames(error)
-        if isinstance(failure, psycopg.ProgrammingError):  # nothing was sent: a value that libpq or psycopg cannot take
-            raise ConfigError(f"the connection settings cannot work: {first_line(failure)}") from failure
+        # Nothing was sent: a value that libpq or psycopg cannot take.
+        if isinstance(failure, psycopg.ProgrammingError):
+            raise ConfigError(
+                f"the connection settings cannot work: {first_line(failure)}"
+            ) from failure
         with translated():
             raise failure
 
@@ -149,8 +167,11 @@ class Connector:
         with translated(), limit(connection, self.patience_sec):
             await self.pin(connection, self.queries, plans=plans)
 
-    async def pin(self, connection: Connection, queries: Queries, *, plans: str = PLAN_EACH_TIME) -> None:
-        """Set what the statements rely on: for the session, or for the transaction that has begun where it may be another's."""
+    async def pin(
+        self, connection: Connection, queries: Queries, *, plans: str = PLAN_EACH_TIME
+    ) -> None:
+        """Set what the statements rely on: for the session, or for the transaction that has begun
+        where it may be another's."""
         values = {**self._bounds(), "plans": plans}
         if self.pooled:
             await connection.execute(queries["bound_transaction"], values)
@@ -167,17 +188,23 @@ class Connector:
         one_snapshot: bool = False,
         again: bool = True,
     ) -> T:
-        """Run `work` in the way that the connection needs; with `one_snapshot`, all its statements read the same moment.
+        """Run `work` in the way that the connection needs; with `one_snapshot`, all its statements
+        read the same moment.
 
         Args:
-            again: whether `work` may be run again when what it announces finds the server's queue of notifications full.
+            again: whether `work` may be run again when what it announces finds the server's queue
+                of notifications full.
 
-        Raises ServerChanged, and closes the connection, when it leads to another server than the one adopted.
+        Raises ServerChanged, and closes the connection, when it leads to another server than the
+        one adopted.
         """
-        return await self.announcing(lambda: self._call(connection, work, one_snapshot=one_snapshot), again=again)
+        return await self.announcing(
+            lambda: self._call(connection, work, one_snapshot=one_snapshot), again=again
+        )
 
     async def announcing(self, work: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
-        """Run `work`. Where it fails at its commit because the queue of notifications is full, run it without announcing."""
+        """Run `work`. Where it fails at its commit because the queue of notifications is full, run
+        it without announcing."""
         try:
             return await work()
         except errors.ProgramLimitExceeded:
@@ -188,7 +215,13 @@ class Connector:
                 raise
         return await work()
 
-    async def _call(self, connection: Connection, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool) -> T:
+    async def _call(
+        self,
+        connection: Connection,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        one_snapshot: bool,
+    ) -> T:
         self._check()
         try:
             self.context.check(connection.server)
@@ -199,7 +232,9 @@ class Connector:
             return await work(connection)
         assert self.queries is not None, "the schema is opened first"
         async with connection.transaction():
-            await connection.execute(self.queries["one_snapshot" if one_snapshot else "read_committed"])
+            await connection.execute(
+                self.queries["one_snapshot" if one_snapshot else "read_committed"]
+            )
             if self.pooled:
                 await self.pin(connection, self.queries)
             return await work(connection)
@@ -218,13 +253,16 @@ class Connector:
 
 
 class Link:
-    """One connection for one purpose, opened when it is first needed and anew after it failed. One user at a time.
+    """One connection for one purpose, opened when it is first needed and anew after it failed. One
+    user at a time.
 
     Args:
         idle_sec: close the connection when it was not used for so long; None keeps it.
     """
 
-    def __init__(self, connector: Connector, purpose: str, *, idle_sec: float | None = None) -> None:
+    def __init__(
+        self, connector: Connector, purpose: str, *, idle_sec: float | None = None
+    ) -> None:
         self._connector = connector
         self._purpose = purpose
         self._idle_sec = idle_sec
@@ -239,16 +277,25 @@ class Link:
         return f"<Link {self._purpose!r} {state}>"
 
     def tell_stir_to(self, listener: Callable[[], object]) -> None:
-        """Call `listener` when the server says something, or ends the connection, while nobody uses it."""
+        """Call `listener` when the server says something, or ends the connection, while nobody uses
+        it."""
         self._on_stir = listener
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool = False, again: bool = True) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time; with `one_snapshot`, everything that it reads is
-        of one moment; `again` is as in `Connector.call`. Raises StoreUnavailable or SchemaError."""
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        one_snapshot: bool = False,
+        again: bool = True,
+    ) -> T:
+        """Run `work` with the connection, not cancelled and bounded in time; with `one_snapshot`,
+        everything that it reads is of one moment; `again` is as in `Connector.call`. Raises
+        StoreUnavailable or SchemaError."""
         return await finish_first(self._run(work, one_snapshot=one_snapshot, again=again))
 
     def renew(self) -> None:
-        """Let the next use begin with a fresh connection: the present one may lead to the wrong server."""
+        """Let the next use begin with a fresh connection: the present one may lead to the wrong
+        server."""
         self._renew = True
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -260,14 +307,18 @@ class Link:
 
         return await self.run(in_transaction)
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool, again: bool) -> T:
+    async def _run(
+        self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool, again: bool
+    ) -> T:
         async with self._turn:
             self._stop_idle_timer()
             self._stop_listening()
             connection = await self._ensure()
             try:
                 with translated(), limit(connection, self._connector.patience_sec):
-                    return await self._connector.call(connection, work, one_snapshot=one_snapshot, again=again)
+                    return await self._connector.call(
+                        connection, work, one_snapshot=one_snapshot, again=again
+                    )
             except StoreError:
                 await self._discard()
                 raise
@@ -290,7 +341,9 @@ class Link:
 
     def _start_idle_timer(self) -> None:
         if self._idle_sec is not None and self._connection is not None:
-            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_sec, self._close_idle)
+            self._idle_timer = asyncio.get_running_loop().call_later(
+                self._idle_sec, self._close_idle
+            )
 
     def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:
@@ -298,11 +351,19 @@ class Link:
             self._idle_timer = None
 
     def _listen_while_idle(self) -> None:
-        if self._on_stir is not None and self._connection is not None and not self._connection.closed:
+        if (
+            self._on_stir is not None
+            and self._connection is not None
+            and not self._connection.closed
+        ):
             asyncio.get_running_loop().add_reader(self._connection.fileno(), self._stirred)
 
     def _stop_listening(self) -> None:
-        if self._on_stir is not None and self._connection is not None and not self._connection.closed:
+        if (
+            self._on_stir is not None
+            and self._connection is not None
+            and not self._connection.closed
+        ):
             asyncio.get_running_loop().remove_reader(self._connection.fileno())
 
     def _stirred(self) -> None:

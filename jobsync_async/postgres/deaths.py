@@ -1,4 +1,5 @@
-"""Taking workers out of the cluster whose processes are known to be dead: nothing has to be waited for, and nobody to lead."""
+"""Taking workers out of the cluster whose processes are known to be dead: nothing has to be waited
+for, and nobody to lead."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 
-# A server process that is told to end does so in milliseconds. After these waits (a quarter of a second together), one that is
-# still there is stuck, and not waited for.
+# A server process that is told to end does so in milliseconds. After these waits (a quarter of a
+# second together), one that is still there is stuck, and not waited for.
 _LOOKS_SEC = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 
 
@@ -28,8 +29,9 @@ class Deaths:
         self._context = context
 
     async def end_sessions(self, tags: Sequence[str | None]) -> bool:
-        """End what the workers of these tags left connected: a statement under way holds locks until it is done, and the
-        server looks only then whether anybody waits for it. Returns when none is left, or False when one does not end.
+        """End what the workers of these tags left connected: a statement under way holds locks
+        until it is done, and the server looks only then whether anybody waits for it. Returns when
+        none is left, or False when one does not end.
 
         Raises StoreUnavailable.
         """
@@ -37,7 +39,9 @@ class Deaths:
 
         async def work(connection: Connection) -> bool:
             for pause_sec in _LOOKS_SEC:
-                if not (await connection.execute(self._queries["end_sessions"], {"tags": tags})).rowcount:
+                if not (
+                    await connection.execute(self._queries["end_sessions"], {"tags": tags})
+                ).rowcount:
                     return True
                 await asyncio.sleep(pause_sec)
             return False
@@ -45,8 +49,9 @@ class Deaths:
         return not tags or await self._link.run(work)
 
     async def report(self, dead: Sequence[Neighbour]) -> list[str]:
-        """Delete the rows of workers whose processes were seen dead, and let the oldest lead if the leader was among them;
-        the names of those that were still there. Their tokens have no owner after that, and the leader hears of it.
+        """Delete the rows of workers whose processes were seen dead, and let the oldest lead if the
+        leader was among them; the names of those that were still there. Their tokens have no owner
+        after that, and the leader hears of it.
 
         Raises StoreUnavailable; reporting again is safe.
         """
@@ -67,8 +72,9 @@ class Deaths:
 async def delete_nodes(
     link: Link, queries: Queries, context: StatementContext, statement: str, values: dict[str, Any]
 ) -> list[str]:
-    """Run a statement that deletes workers, under the next version, and let the oldest lead if the leader was among them; the
-    names of those deleted. If there are none, nothing is announced either. Raises StoreUnavailable."""
+    """Run a statement that deletes workers, under the next version, and let the oldest lead if the
+    leader was among them; the names of those deleted. If there are none, nothing is announced
+    either. Raises StoreUnavailable."""
 
     async def work(connection: Connection) -> list[str]:
         deleted: list[str] = []
@@ -78,7 +84,9 @@ async def delete_nodes(
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:
                 raise psycopg.Rollback(transaction)
-            await connection.execute(queries["lead_if_nobody_does"], context.values(connection.server))
+            await connection.execute(
+                queries["lead_if_nobody_does"], context.values(connection.server)
+            )
         return deleted
 
     return await link.run(work)

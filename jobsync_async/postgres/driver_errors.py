@@ -14,15 +14,21 @@ from jobsync_async.postgres.sql import TOO_OLD
 
 # What an SQLSTATE means for who sent a statement. Classes are its first two characters.
 #
-# The server is not in the state for it now, and nothing was committed: connection (08), transaction to be tried again (40),
-# resources (53), an object's state and its locks (55), an operator, a shutdown or a bound (57), the system under it (58).
-# Beside these, of the transactions that are in a wrong state, those that a bound has ended (25P03, 25P04); and the queue of
-# notifications that is full (54000).
+# The server is not in the state for it now, and nothing was committed: connection (08), transaction
+# to be tried again (40), resources (53), an object's state and its locks (55), an operator, a
+# shutdown or a bound (57), the system under it (58). Beside these, of the transactions that are in
+# a wrong state, those that a bound has ended (25P03, 25P04); and the queue of notifications that is
+# full (54000).
 _TRANSIENT = frozenset({"08", "40", "53", "55", "57", "58", "25P03", "25P04", "54000"})
 # The tables or the rights on them are not as they must be: 42501, 42P01, 42703, 3F000.
-_SCHEMA = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
-# All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server, such as a trigger (P0), or
-# damage (XX): they reach the user as they are.
+_SCHEMA = (
+    errors.InsufficientPrivilege,
+    errors.UndefinedTable,
+    errors.UndefinedColumn,
+    errors.InvalidSchemaName,
+)
+# All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server,
+# such as a trigger (P0), or damage (XX): they reach the user as they are.
 
 
 class VersionRefused(SchemaError):
@@ -31,7 +37,8 @@ class VersionRefused(SchemaError):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into this library's; what is a mistake in a statement passes as it is."""
+    """Turn the driver's errors into this library's; what is a mistake in a statement passes as it
+    is."""
     try:
         yield
     except _SCHEMA as error:
@@ -40,19 +47,23 @@ def translated() -> Iterator[None]:
         if error.diag.constraint_name != TOO_OLD:
             raise
         raise VersionRefused(
-            f"jobsync_async {__version__} is too old for this cluster, whose tables were contracted for a newer one: "
+            f"jobsync_async {__version__} is too old for this cluster, whose tables were "
+            "contracted for a newer one: "
             "install the version that the other workers run"
         ) from error
     except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
         raise ConfigError(
-            "the database's encoding cannot hold a text that was given; use another one, or a database with ENCODING 'UTF8'"
+            "the database's encoding cannot hold a text that was given; use another one, or a "
+            "database with ENCODING 'UTF8'"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise StoreUnavailable(
-            "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to the primary, "
+            "the server accepts no writes (a standby, or default_transaction_read_only is on); "
+            "connect to the primary, "
             "for example with several hosts and target_session_attrs=read-write"
         ) from error
-    except psycopg.Rollback as error:  # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
+    # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
+    except psycopg.Rollback as error:
         raise StoreUnavailable(
             "PostgreSQL is not available: the connection broke while a transaction was rolled back"
         ) from error
@@ -72,11 +83,13 @@ def _transient(error: psycopg.Error) -> bool:
 def _advice(error: psycopg.Error) -> str:
     if "row-level security" in str(error):
         return (
-            "A policy would hide rows, which a worker would take for rows that are not there: disable row level security on "
+            "A policy would hide rows, which a worker would take for rows that are not there: "
+            "disable row level security on "
             "the table, or give the role BYPASSRLS"
         )
     return (
-        "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` does it, `jobsync-async init "
+        "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async "
+        "init` does it, `jobsync-async init "
         "--sql` prints what a database administrator can run"
     )
 
@@ -88,8 +101,8 @@ def first_line(error: psycopg.Error) -> str:
 
 
 def without_frames(error: psycopg.Error) -> psycopg.Error:
-    """The same error without its traceback: the driver's frames hold the connection string, and so the password, in their
-    local variables, which some loggers print."""
+    """The same error without its traceback: the driver's frames hold the connection string, and so
+    the password, in their local variables, which some loggers print."""
     copy = type(error)(*error.args)
     copy.__suppress_context__ = True
     return copy

@@ -1,8 +1,9 @@
 """Which server the statements may act on, and beginning anew on another one.
 
-Every statement that acts requires three things to be one: the identity of its server, the one in the cluster row, and the one
-that the worker has adopted (``{sound}`` in ``queries.sql``). A direct connection keeps its server, so the identity is read once
-per connection, when it is opened. Through a pooler each transaction may meet another: there, each statement reads it.
+Every statement that acts requires three things to be one: the identity of its server, the one in
+the cluster row, and the one that the worker has adopted (``{sound}`` in ``queries.sql``). A direct
+connection keeps its server, so the identity is read once per connection, when it is opened. Through
+a pooler each transaction may meet another: there, each statement reads it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ class Failover:
     """The statements about the server's identity.
 
     Args:
-        looks: the link for looking, which is the one that carries heartbeats: they are to act on the server that was seen.
+        looks: the link for looking, which is the one that carries heartbeats: they are to act on
+            the server that was seen.
         changes: the link for beginning anew.
         settings: the cluster row's constant columns, for a database in which it is missing.
     """
 
     def __init__(
-        self, looks: Link, changes: Link, queries: Queries, context: StatementContext, settings: dict[str, Any]
+        self,
+        looks: Link,
+        changes: Link,
+        queries: Queries,
+        context: StatementContext,
+        settings: dict[str, Any],
     ) -> None:
         self._looks = looks
         self._changes = changes
@@ -47,15 +54,19 @@ class Failover:
         self._context.on_change = changed
 
     def adopt(self, history: AdoptedHistory | None) -> None:
-        """From now on only statements on this history act; None for whichever the row and the server agree on. No I/O."""
+        """From now on only statements on this history act; None for whichever the row and the
+        server agree on. No I/O."""
         self._context.history = history
 
     async def read_server(self) -> ServerReading:
-        """What the cluster row records, and which server this is. Raises StoreUnavailable, and ConfigError where the row is
-        that of a cluster with other settings, which a restored or replaced database may hold."""
+        """What the cluster row records, and which server this is. Raises StoreUnavailable, and
+        ConfigError where the row is that of a cluster with other settings, which a restored or
+        replaced database may hold."""
 
         async def work(connection: Connection) -> ServerReading:
-            cursor = await connection.execute(self._queries["read_server"], self._context.values(connection.server))
+            cursor = await connection.execute(
+                self._queries["read_server"], self._context.values(connection.server)
+            )
             row = await cursor.fetchone()
             assert row is not None, "an outer join has a row"
             found = row._asdict()
@@ -63,7 +74,8 @@ class Failover:
                 ours, theirs = self._settings[name], found.pop(name)
                 if theirs not in (None, ours):
                     raise ConfigError(
-                        f"{name} is {ours!r} here and {theirs!r} in the cluster that is on this server now; all workers must "
+                        f"{name} is {ours!r} here and {theirs!r} in the cluster that is on this "
+                        "server now; all workers must "
                         "agree: change this setting, or use another appname for another cluster"
                     )
             return ServerReading(**found)
@@ -71,9 +83,11 @@ class Failover:
         return await self._looks.run(work)
 
     async def condemn(self, seen: ServerReading, known: AdoptedHistory | None) -> bool:
-        """Let nobody act on a history that others take for sound, but that is older than what this worker has seen.
+        """Let nobody act on a history that others take for sound, but that is older than what this
+        worker has seen.
 
-        False when it has changed since. Raises StoreUnavailable; it may have been done all the same.
+        False when it has changed since. Raises StoreUnavailable; it may have been done all the
+        same.
         """
         values = {
             "recorded": seen.recorded,
@@ -83,7 +97,9 @@ class Failover:
 
         async def work(connection: Connection) -> bool:
             here = self._context.values(connection.server)
-            return (await connection.execute(self._queries["condemn_history"], {**values, **here})).rowcount == 1
+            return (
+                await connection.execute(self._queries["condemn_history"], {**values, **here})
+            ).rowcount == 1
 
         try:
             return await self._changes.run(work)
@@ -91,12 +107,15 @@ class Failover:
             self._changes.renew()
             raise
 
-    async def begin(self, seen: ServerReading, known: AdoptedHistory | None, version: int, waited_sec: float) -> bool:
-        """Begin the next generation on the server that was seen; False when the row has changed since. Nobody is a member and
-        no token is owned afterwards.
+    async def begin(
+        self, seen: ServerReading, known: AdoptedHistory | None, version: int, waited_sec: float
+    ) -> bool:
+        """Begin the next generation on the server that was seen; False when the row has changed
+        since. Nobody is a member and no token is owned afterwards.
 
         Args:
-            known: the history adopted before, with the highest version seen under it: neither is ever gone back to.
+            known: the history adopted before, with the highest version seen under it: neither is
+                ever gone back to.
             waited_sec: how long it was waited, which is the bound on timeouts from now on.
 
         Raises StoreUnavailable; it may have been begun all the same, which the next look tells.
@@ -115,9 +134,13 @@ class Failover:
             row = None
             async with connection.transaction() as transaction:
                 if seen.actual is None:
-                    await connection.execute(self._queries["restore_cluster"], {**self._settings, "waited": waited_sec})
+                    await connection.execute(
+                        self._queries["restore_cluster"], {**self._settings, "waited": waited_sec}
+                    )
                 here = self._context.values(connection.server)
-                cursor = await connection.execute(self._queries["begin_generation"], {**values, **here})
+                cursor = await connection.execute(
+                    self._queries["begin_generation"], {**values, **here}
+                )
                 row = await cursor.fetchone()
                 if row is None:
                     raise psycopg.Rollback(transaction)

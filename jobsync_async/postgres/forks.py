@@ -1,8 +1,10 @@
-"""What becomes of connections in a child made by fork: they are cut there, and their parent does not notice.
+"""What becomes of connections in a child made by fork: they are cut there, and their parent does
+not notice.
 
-A child has the sockets of its parent, and every byte that it writes to one of them arrives in its parent's session: psycopg's
-`close` would end that session, and so would the end of the child's event loop. So in the child each socket is first replaced by
-one that leads nowhere, and then the connection is closed.
+A child has the sockets of its parent, and every byte that it writes to one of them arrives in its
+parent's session: psycopg's `close` would end that session, and so would the end of the child's
+event loop. So in the child each socket is first replaced by one that leads nowhere, and then the
+connection is closed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 -- What the two kinds of roles may do, and nothing else. {role} is quoted once.
 
 -- name: worker
--- All that a worker does. It cannot create, truncate or drop, nor change the cluster's fixed settings, nor delete tokens, nor
--- change or delete what was completed.
+-- All that a worker does. It cannot create, truncate or drop, nor change the cluster's fixed
+-- settings, nor delete tokens, nor change or delete what was completed.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT,
     UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version, planned_joined, last_joined, tokens_since,

@@ -25,7 +25,8 @@ class ClusterSettings(NamedTuple):
 
 
 class Inspection:
-    """Statements of the command line, which read, but for one. All raise StoreUnavailable or SchemaError."""
+    """Statements of the command line, which read, but for one. All raise StoreUnavailable or
+    SchemaError."""
 
     def __init__(self, pool: Pool, queries: Queries) -> None:
         self._pool = pool
@@ -42,15 +43,22 @@ class Inspection:
         return {row.token_id: Owner(row.node, row.address, row.epoch) for row in rows}
 
     async def token(self, token_id: int) -> dict[str, Any] | None:
-        """A token's row with its live owner and the last distribution before its last change; None for one without a row."""
+        """A token's row with its live owner and the last distribution before its last change; None
+        for one without a row."""
         rows = await self._fetch("explain_token", {"token_id": token_id})
         return dict(rows[0]._asdict()) if rows else None
 
     async def task(self, text: str, date: dt.date) -> list[dict[str, Any]]:
-        """Whether a task was begun or completed on a date: outside of named batches first, then in each that has it."""
-        return [row._asdict() for row in await self._fetch("explain_task", {"task_id": text, "date": date})]
+        """Whether a task was begun or completed on a date: outside of named batches first, then in
+        each that has it."""
+        return [
+            row._asdict()
+            for row in await self._fetch("explain_task", {"task_id": text, "date": date})
+        ]
 
-    async def release(self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None) -> list[dict[str, Any]]:
+    async def release(
+        self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None
+    ) -> list[dict[str, Any]]:
         """Let tasks be begun again that are set aside; which they were. None stands for all."""
         values = {"task_ids": None if ids is None else list(ids), "batch": batch, "date": date}
         return [row._asdict() for row in await self._fetch("release_tasks", values)]

@@ -74,15 +74,17 @@ class Leading:
         return await self._link.run(work, one_snapshot=True)
 
     async def take_over(self, me: Identity, term: int, expire: Sequence[Beat]) -> int | None:
-        """Become leader in place of one that is gone, or whose beat (in `expire`) still stands still; the new term, or None
-        when it is not so any more."""
+        """Become leader in place of one that is gone, or whose beat (in `expire`) still stands
+        still; the new term, or None when it is not so any more."""
 
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
                 await take_version(connection, self._queries, self._context)
                 if expire:
                     await connection.execute(self._queries["expire_nodes"], _beats(expire))
-                cursor = await connection.execute(self._queries["take_over"], {**me._asdict(), "term": term})
+                cursor = await connection.execute(
+                    self._queries["take_over"], {**me._asdict(), "term": term}
+                )
                 taken_over = cursor.rowcount == 1
                 if not taken_over:
                     raise psycopg.Rollback(transaction)
@@ -99,18 +101,27 @@ class Leading:
         pin_version: int,
         decide: Callable[[Reading], Distribution | None],
     ) -> RebalanceOutcome | None:
-        """One transaction: lock, expire, read, decide, write, announce. None: this worker does not lead any more.
+        """One transaction: lock, expire, read, decide, write, announce. None: this worker does not
+        lead any more.
 
-        Raises StoreUnavailable; it may have been committed all the same: forget the state and read anew.
+        Raises StoreUnavailable; it may have been committed all the same: forget the state and read
+        anew.
         """
 
         async def work(connection: Connection) -> RebalanceOutcome | None:
             outcome = None
             async with connection.transaction() as transaction:
                 started = time.perf_counter()
-                values = {**me._asdict(), "term": term, "since": since, **self._context.values(connection.server)}
+                values = {
+                    **me._asdict(),
+                    "term": term,
+                    "since": since,
+                    **self._context.values(connection.server),
+                }
                 first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
-                locked, *deleted, members, groups = await self._send(connection, (*first, *_READ), {**values, **_beats(expire)})
+                locked, *deleted, members, groups = await self._send(
+                    connection, (*first, *_READ), {**values, **_beats(expire)}
+                )
                 if not locked:  # what came after it was carried out all the same
                     raise psycopg.Rollback(transaction)
                 reading = await self._reading(connection, pin_version, locked, members, groups)
@@ -126,14 +137,22 @@ class Leading:
                 await self._finish(connection, me, outcome)
             return outcome
 
-        return await self._link.run(work, again=False)  # what was decided has changed what `decide` knows
+        # What was decided has changed what `decide` knows.
+        return await self._link.run(work, again=False)
 
-    async def _send(self, connection: Connection, names: Sequence[str], values: dict[str, Any]) -> list[list[Any]]:
+    async def _send(
+        self, connection: Connection, names: Sequence[str], values: dict[str, Any]
+    ) -> list[list[Any]]:
         """The rows of each statement; all of them are sent in one message."""
         return await connection.together([self._queries[name] for name in names], values)
 
     async def _reading(
-        self, connection: Connection, pin_version: int, found: Sequence[Any], members: Sequence[Any], groups: Sequence[Any]
+        self,
+        connection: Connection,
+        pin_version: int,
+        found: Sequence[Any],
+        members: Sequence[Any],
+        groups: Sequence[Any],
     ) -> Reading:
         """What the rows say, and the pins if they have changed."""
         cluster = ClusterRow(*found[0])
@@ -150,7 +169,9 @@ class Leading:
         rows = await (await connection.execute(self._queries["read_pins"])).fetchall()
         return [PinRow(row.task_id, tuple(row.node_patterns), row.expires_in) for row in rows]
 
-    async def _write(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+    async def _write(
+        self, connection: Connection, reading: Reading, distribution: Distribution
+    ) -> int:
         cluster = reading.cluster
         common = {
             "names": distribution.names,
@@ -158,17 +179,26 @@ class Leading:
             "planned_version": cluster.version,
             "generation": cluster.generation,
         }
-        written = await self._create(connection, reading, distribution) if distribution.create else 0
+        written = (
+            await self._create(connection, reading, distribution) if distribution.create else 0
+        )
         for name, moves in (
             ("assign_tokens", distribution.assign),
             ("revoke_tokens", distribution.revoke),
         ):
             if moves:
-                arrays = {"token_ids": int_array(moves.token_ids), "receivers": int_array(moves.receivers)}
-                written += (await connection.execute(self._queries[name], {**common, **arrays})).rowcount
+                arrays = {
+                    "token_ids": int_array(moves.token_ids),
+                    "receivers": int_array(moves.receivers),
+                }
+                written += (
+                    await connection.execute(self._queries[name], {**common, **arrays})
+                ).rowcount
         return distribution.moved - written
 
-    async def _create(self, connection: Connection, reading: Reading, distribution: Distribution) -> int:
+    async def _create(
+        self, connection: Connection, reading: Reading, distribution: Distribution
+    ) -> int:
         cluster = reading.cluster
         live = {m.name: Identity(m.name, m.incarnation) for m in reading.members if m.active}
         rows = token_rows(
@@ -180,9 +210,13 @@ class Leading:
         try:
             return await connection.copy_in(self._queries["copy_tokens"], rows)
         except errors.UniqueViolation as error:
-            raise StoreUnavailable("rows of tokens were made by somebody else than the leader: all is read anew") from error
+            raise StoreUnavailable(
+                "rows of tokens were made by somebody else than the leader: all is read anew"
+            ) from error
 
-    async def _finish(self, connection: Connection, me: Identity, outcome: RebalanceOutcome) -> None:
+    async def _finish(
+        self, connection: Connection, me: Identity, outcome: RebalanceOutcome
+    ) -> None:
         cluster, planned = outcome.reading.cluster, outcome.distribution
         values = {
             "version": cluster.version + 1,
@@ -217,9 +251,12 @@ def _beats(beats: Sequence[Beat]) -> dict[str, list[Any]]:
 
 
 def _concerned(outcome: RebalanceOutcome) -> str:
-    """Whom the announcement names: who was expired is everybody's concern, for its neighbours watch it no more."""
+    """Whom the announcement names: who was expired is everybody's concern, for its neighbours watch
+    it no more."""
     planned, reading = outcome.distribution, outcome.reading
     if planned is None or outcome.expired or planned.create:
         return concerned(None)
     counted_in = reading.cluster.planned_joined
-    return concerned(m.age for m in reading.members if m.name in planned.concerned or m.age > counted_in)
+    return concerned(
+        m.age for m in reading.members if m.name in planned.concerned or m.age > counted_in
+    )

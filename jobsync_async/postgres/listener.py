@@ -1,8 +1,10 @@
-"""The LISTEN connection: it hears of changes, and it is the one on which the worker reads them and acknowledges.
+"""The LISTEN connection: it hears of changes, and it is the one on which the worker reads them and
+acknowledges.
 
-Notifications are hints to look. A payload is a version number; anything else is ignored, and nothing that is heard can raise
-or make more than one reading at a time. The idle wait watches the socket through the event loop, so that it can be ended at
-any moment without cancelling a psycopg call, and costs nothing while nothing happens.
+Notifications are hints to look. A payload is a version number; anything else is ignored, and
+nothing that is heard can raise or make more than one reading at a time. The idle wait watches the
+socket through the event loop, so that it can be ended at any moment without cancelling a psycopg
+call, and costs nothing while nothing happens.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Hearing:
     """What was heard of changes since the last reading began.
 
     Attributes:
-        heard: the highest version that was heard of. general: the same of changes that concern nobody in particular. named: the
-            same of those that concern this worker.
+        heard: the highest version that was heard of. general: the same of changes that concern
+            nobody in particular. named: the same of those that concern this worker.
     """
 
     heard: int = -1
@@ -49,14 +51,16 @@ class Hearing:
             self.named = max(self.named, version)
 
     def take_heard(self) -> int:
-        """`heard`; all three begin anew. A reading that begins after this shows all of what they told."""
+        """`heard`; all three begin anew. A reading that begins after this shows all of what they
+        told."""
         heard = self.heard
         self.heard = self.general = self.named = -1
         return heard
 
 
 class Listener(Hearing):
-    """One connection that listens. After an error it is closed, and a new `Listener` must be opened.
+    """One connection that listens. After an error it is closed, and a new `Listener` must be
+    opened.
 
     Attributes:
         age: the number by which announcements name the worker that listens; None names nobody.
@@ -73,8 +77,9 @@ class Listener(Hearing):
 
     @classmethod
     async def open(cls, connector: Connector) -> Self:
-        """Connect and LISTEN on the cluster's channel. What changed before is not heard: read everything after this. Where the
-        configuration says that nothing can be listened to, nothing is. Raises StoreUnavailable."""
+        """Connect and LISTEN on the cluster's channel. What changed before is not heard: read
+        everything after this. Where the configuration says that nothing can be listened to, nothing
+        is. Raises StoreUnavailable."""
         connection = await connector.open("listener", plans=PLAN_ONCE)
         listener = cls(connection, connector)
         listen = sql.SQL("LISTEN {}").format(sql.Identifier(connector.context.channel))
@@ -88,8 +93,8 @@ class Listener(Hearing):
         return listener
 
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
-        """Return when a notification came, `wake` is set, or the time is over. Raises StoreUnavailable when the connection
-        broke."""
+        """Return when a notification came, `wake` is set, or the time is over. Raises
+        StoreUnavailable when the connection broke."""
         loop = asyncio.get_running_loop()
         try:
             descriptor = self._connection.fileno()
@@ -115,7 +120,8 @@ class Listener(Hearing):
             self._consume()
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        """Run `work` with the connection, not cancelled and bounded in time. Raises
+        StoreUnavailable or SchemaError."""
 
         async def bounded() -> T:
             with translated(), limit(self._connection, self._connector.patience_sec):
@@ -132,8 +138,8 @@ class Listener(Hearing):
             await self._connection.close()
 
     def _consume(self) -> int:
-        """Take in what has arrived; how many notifications. One that came along with the answer to a query is in libpq's
-        buffer already: the socket does not become readable for it."""
+        """Take in what has arrived; how many notifications. One that came along with the answer to
+        a query is in libpq's buffer already: the socket does not become readable for it."""
         before = self.notifications
         connection = self._connection.pgconn
         with translated():
@@ -146,7 +152,8 @@ class Listener(Hearing):
         self._hear(notify.channel.encode(), notify.payload.encode(errors="replace"))
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
-        # Anybody may send thousands a second: what is not a version of ours is counted, and costs nothing more.
+        # Anybody may send thousands a second: what is not a version of ours is counted, and costs
+        # nothing more.
         self.notifications += 1
         if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
             return

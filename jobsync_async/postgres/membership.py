@@ -25,11 +25,12 @@ class Membership:
     """The statements about a worker's own row.
 
     Args:
-        heartbeats: the link that carries heartbeats and the leader's look at those of others, and nothing else, so that nothing
-            can hold them up.
+        heartbeats: the link that carries heartbeats and the leader's look at those of others, and
+            nothing else, so that nothing can hold them up.
         changes: the link for joining and leaving, which wait for the cluster's row lock.
         times: this worker's, which its row says.
-        session_key: hold a lock, named by this and the incarnation, for as long as the session of the heartbeats lasts.
+        session_key: hold a lock, named by this and the incarnation, for as long as the session of
+            the heartbeats lasts.
     """
 
     def __init__(
@@ -50,9 +51,12 @@ class Membership:
         self._session_key = session_key
         self._held: tuple[Connection, UUID] | None = None
 
-    async def heartbeat(self, me: Identity, *, watch_all: bool, version: int = -1) -> HeartbeatAnswer | None:
-        """Count one beat. None: the row is gone or another incarnation's, or the server is another one, or the cluster is older
-        than the `version` that was seen of it; in each case this worker owns nothing any more.
+    async def heartbeat(
+        self, me: Identity, *, watch_all: bool, version: int = -1
+    ) -> HeartbeatAnswer | None:
+        """Count one beat. None: the row is gone or another incarnation's, or the server is another
+        one, or the cluster is older than the `version` that was seen of it; in each case this
+        worker owns nothing any more.
 
         Raises StoreUnavailable; the beat may have been counted all the same.
         """
@@ -68,7 +72,9 @@ class Membership:
             beats = _with_times(zip(*(column or () for column in columns), strict=True))
             leads = (row.version, row.term, row.leader_incarnation)
             allowed = Times.said(row.timeout_sec, None).timeout_sec
-            return HeartbeatAnswer(*leads, row.rank, beats, row.leader_age, row.announced, allowed, row.longest_wait)
+            return HeartbeatAnswer(
+                *leads, row.rank, beats, row.leader_age, row.announced, allowed, row.longest_wait
+            )
 
         try:
             return await self._heartbeats.run(work)
@@ -76,11 +82,14 @@ class Membership:
             return None
 
     async def read_beats(self) -> dict[Beat, Times] | None:
-        """Everybody's beats as they are now, this worker's too, oldest first, with their times; None when the server is another
-        one, which the next heartbeat finds out. Raises StoreUnavailable."""
+        """Everybody's beats as they are now, this worker's too, oldest first, with their times;
+        None when the server is another one, which the next heartbeat finds out. Raises
+        StoreUnavailable."""
 
         async def work(connection: Connection) -> dict[Beat, Times]:
-            cursor = await connection.execute(self._queries["read_beats"], self._context.values(connection.server))
+            cursor = await connection.execute(
+                self._queries["read_beats"], self._context.values(connection.server)
+            )
             return _with_times(await cursor.fetchall())
 
         try:
@@ -96,21 +105,26 @@ class Membership:
         if row is not None and row[0]:
             self._held = (connection, me.incarnation)
 
-    async def join(self, me: Identity, announcement: Announcement, *, replace: Beat | None = None) -> NameInUse | None:
+    async def join(
+        self, me: Identity, announcement: Announcement, *, replace: Beat | None = None
+    ) -> NameInUse | None:
         """Make the row; None when it is there.
 
         Args:
-            replace: take the name over, with its tokens, from an incarnation whose beat was seen to stand still, or that is
-                known to be dead; refused when its beat has moved since.
+            replace: take the name over, with its tokens, from an incarnation whose beat was seen to
+                stand still, or that is known to be dead; refused when its beat has moved since.
 
-        Raises StoreUnavailable; the row may have been made, which trying again with the same identity finds out. Raises
-        ConfigError when this worker's timeout is above the cluster's bound.
+        Raises StoreUnavailable; the row may have been made, which trying again with the same
+        identity finds out. Raises ConfigError when this worker's timeout is above the cluster's
+        bound.
         """
 
         async def work(connection: Connection) -> NameInUse | None:
             while True:
                 values = {"name": me.name, **self._context.values(connection.server)}
-                row = await (await connection.execute(self._queries["read_node"], values)).fetchone()
+                row = await (
+                    await connection.execute(self._queries["read_node"], values)
+                ).fetchone()
                 self._check_bound(None if row is None else row.longest_allowed)
                 if row is None or row.incarnation is None:
                     if await self._insert(connection, me, announcement):
@@ -130,43 +144,74 @@ class Membership:
         ours = self._times.timeout_sec
         if longest_allowed is not None and ours > longest_allowed:
             raise ConfigError(
-                f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows {longest_allowed:g} at most: so long "
-                f"do its workers wait when PostgreSQL was failed over. Raise that first, by `jobsync-async bound {ours:g}`, or "
+                f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows "
+                f"{longest_allowed:g} at most: so long "
+                "do its workers wait when PostgreSQL was failed over. Raise that first, by "
+                f"`jobsync-async bound {ours:g}`, or "
                 "lower this setting"
             )
 
     @staticmethod
     def _in_use(name: str, row: Any) -> NameInUse:
-        where = (row.boot_id, row.pid_namespace, row.host, row.pid, row.process_started, row.session_tag)
+        where = (
+            row.boot_id,
+            row.pid_namespace,
+            row.host,
+            row.pid,
+            row.process_started,
+            row.session_tag,
+        )
         neighbour = None if row.boot_id is None else neighbour_from(name, row.incarnation, *where)
         times = Times.said(row.timeout_sec, row.interval_sec)
         return NameInUse(Beat(name, row.incarnation, row.beat), times, row.holder, neighbour)
 
-    def _joining(self, connection: Connection, me: Identity, announcement: Announcement) -> dict[str, Any]:
+    def _joining(
+        self, connection: Connection, me: Identity, announcement: Announcement
+    ) -> dict[str, Any]:
         """What every statement of a join takes."""
         ours = {"library": __version__, "layout": LAYOUT, **self._times._asdict()}
         unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
-        return {**me._asdict(), **asdict(announcement), **ours, **unsaid, **self._context.values(connection.server)}
+        return {
+            **me._asdict(),
+            **asdict(announcement),
+            **ours,
+            **unsaid,
+            **self._context.values(connection.server),
+        }
 
-    async def _insert(self, connection: Connection, me: Identity, announcement: Announcement) -> bool:
+    async def _insert(
+        self, connection: Connection, me: Identity, announcement: Announcement
+    ) -> bool:
         """Make the row under a free name; whether it was free."""
-        queries = [self._queries[name] for name in ("take_version_to_join", "insert_node", "lead_if_nobody_does")]
-        taken, made, _ = await connection.together(queries, self._joining(connection, me, announcement))
+        queries = [
+            self._queries[name]
+            for name in ("take_version_to_join", "insert_node", "lead_if_nobody_does")
+        ]
+        taken, made, _ = await connection.together(
+            queries, self._joining(connection, me, announcement)
+        )
         if not taken:
             raise self._context.changed()
         return bool(made)
 
-    async def _replace(self, connection: Connection, me: Identity, announcement: Announcement, old: Beat) -> bool:
-        """Take over the row of an incarnation that shows no life, with its tokens; False when it does."""
+    async def _replace(
+        self, connection: Connection, me: Identity, announcement: Announcement, old: Beat
+    ) -> bool:
+        """Take over the row of an incarnation that shows no life, with its tokens; False when it
+        does."""
         values = self._joining(connection, me, announcement)
         values |= {"old_incarnation": old.incarnation, "old_beat": old.beat}
         replaced = False
         async with connection.transaction() as transaction:
-            taken = await (await connection.execute(self._queries["take_version_to_join"], values)).fetchone()
+            taken = await (
+                await connection.execute(self._queries["take_version_to_join"], values)
+            ).fetchone()
             if taken is None:
                 raise self._context.changed()
             values |= {"joined": taken.last_joined, "version": taken.version}
-            replaced = (await connection.execute(self._queries["replace_node"], values)).rowcount == 1
+            replaced = (
+                await connection.execute(self._queries["replace_node"], values)
+            ).rowcount == 1
             if not replaced:
                 raise psycopg.Rollback(transaction)
             await connection.execute(self._queries["inherit_tokens"], values)
@@ -174,8 +219,8 @@ class Membership:
         return replaced
 
     async def set_state(self, name: str, state: str, incarnation: UUID | None = None) -> bool:
-        """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it, not one that has its name by
-        now. False when there is none or it is so already."""
+        """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it,
+        not one that has its name by now. False when there is none or it is so already."""
 
         async def work(connection: Connection) -> bool:
             await self._take_version(connection)
@@ -186,7 +231,8 @@ class Membership:
         return await self._changes.transaction(work)
 
     async def leave(self, me: Identity) -> None:
-        """Delete the row; what it still owns has no owner then, and the next in age leads if it led. Safe to repeat."""
+        """Delete the row; what it still owns has no owner then, and the next in age leads if it
+        led. Safe to repeat."""
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)

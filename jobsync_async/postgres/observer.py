@@ -1,4 +1,5 @@
-"""Looking at the whole cluster over a LISTEN connection. Nothing is written: SELECT on the tables is enough."""
+"""Looking at the whole cluster over a LISTEN connection. Nothing is written: SELECT on the tables
+is enough."""
 
 from __future__ import annotations
 
@@ -18,16 +19,21 @@ class ObserverFeed(Listener):
         self._queries: Queries = connector.queries
 
     async def read(self, since: int) -> ClusterReading:
-        """The workers, and the tokens that changed after version `since`, in one atomic read; -1 reads all of them.
+        """The workers, and the tokens that changed after version `since`, in one atomic read; -1
+        reads all of them.
 
         Raises StoreUnavailable or SchemaError.
         """
 
         async def work(connection: Connection) -> ClusterReading:
-            cursor = connection.cursor(binary=True)  # thousands of numbers: several times faster than text
+            # Thousands of numbers: several times faster than text.
+            cursor = connection.cursor(binary=True)
             row = await (await cursor.execute(self._queries["look"], {"since": since})).fetchone()
             if row is None:
-                raise StoreUnavailable("the cluster's row is missing: a worker that runs, or that starts, makes it anew")
+                raise StoreUnavailable(
+                    "the cluster's row is missing: a worker that runs, or that starts, makes it "
+                    "anew"
+                )
             workers = zip(row.numbers or (), row.names or (), row.addresses or (), strict=True)
             return ClusterReading(
                 since=since,

@@ -1,9 +1,10 @@
--- The statements for people who look after a cluster: the observer's, and those of the command line. Most read; where a worker
--- writes the same, the command line uses its statement, in queries.sql. Form and rules are as there.
+-- The statements for people who look after a cluster: the observer's, and those of the command
+-- line. Most read; where a worker writes the same, the command line uses its statement, in
+-- queries.sql. Form and rules are as there.
 
 -- name: look
--- All that an observer shows, in one atomic read: the cluster, its workers, and the tokens changed since, each with the age
--- number of its live owner.
+-- All that an observer shows, in one atomic read: the cluster, its workers, and the tokens changed
+-- since, each with the age number of its live owner.
 SELECT c.version, c.announced, c.term, c.generation, c.total_tokens, c.hash_function,
        (SELECT name FROM {node} n WHERE n.incarnation = c.leader_incarnation) AS leader,
        workers.numbers, workers.names, workers.addresses, changed.token_ids, changed.owners
@@ -27,7 +28,7 @@ CROSS JOIN LATERAL (
 SELECT t.token_id, n.name AS node, n.address, t.epoch
 FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_ids)s)
 
--- == explain ==========================================================================================================
+-- == explain ======================================================================================
 
 -- name: explain_token
 -- A token's row, its live owner, and the last distribution up to its last change.
@@ -44,8 +45,9 @@ LEFT JOIN LATERAL (
 WHERE t.token_id = %(token_id)s
 
 -- name: explain_task
--- Whether the task was begun or completed on a date, and by whom: outside of named batches first, then in each that has it.
--- `set_aside_on` is the date on which it was set aside, whichever that was.
+-- Whether the task was begun or completed on a date, and by whom: outside of named batches first,
+-- then in each that has it. `set_aside_on` is the date on which it was set aside, whichever that
+-- was.
 SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error, greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
        s.date AS set_aside_on, s.set_aside_at, a.node AS completed_by, a.completed_at
 FROM (SELECT NULL AS name UNION SELECT name FROM {batch} WHERE date = %(date)s) b
@@ -60,7 +62,8 @@ WHERE b.name IS NULL OR c.date IS NOT NULL OR a.date IS NOT NULL OR s.date IS NO
 ORDER BY b.name NULLS FIRST
 
 -- name: release_tasks
--- What is set aside may be begun again, with nobody lost to it. Null stands for all: tasks, batches, dates.
+-- What is set aside may be begun again, with nobody lost to it. Null stands for all: tasks,
+-- batches, dates.
 WITH released AS (
     DELETE FROM {set_aside}
     WHERE (%(task_ids)s::text[] IS NULL OR task_id = ANY(%(task_ids)s)) AND (%(batch)s::text IS NULL OR batch = %(batch)s)
@@ -72,7 +75,7 @@ WITH released AS (
 )
 SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
--- == doctor ===========================================================================================================
+-- == doctor =======================================================================================
 
 -- name: doctor_server
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_num,
@@ -89,8 +92,8 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 SELECT extract(epoch FROM clock_timestamp())::double precision AS seconds
 
 -- name: doctor_rights
--- What this role may do with each table, and what a worker needs to do there that it may not; no row for a table that is not
--- there. A right to update some columns is one to update.
+-- What this role may do with each table, and what a worker needs to do there that it may not; no
+-- row for a table that is not there. A right to update some columns is one to update.
 SELECT c.relname::text AS table, has_table_privilege(c.oid, 'SELECT') AS reads,
        has_table_privilege(c.oid, 'INSERT, DELETE') OR has_any_column_privilege(c.oid, 'UPDATE') AS writes,
        ARRAY(SELECT what FROM unnest(string_to_array(w.needed, ' ')) AS what
@@ -103,7 +106,8 @@ JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s ORDER
 SELECT has_schema_privilege(oid, 'USAGE') AS uses FROM pg_namespace WHERE nspname = %(schema)s
 
 -- name: doctor_sizes
--- Bytes and rows of each table. Dead rows are those that vacuum has yet to remove, by the statistics.
+-- Bytes and rows of each table. Dead rows are those that vacuum has yet to remove, by the
+-- statistics.
 SELECT c.relname::text AS table, pg_relation_size(c.oid) AS bytes, s.n_live_tup AS live, s.n_dead_tup AS dead
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_all_tables s ON s.relid = c.oid
 WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s) ORDER BY c.relname
@@ -115,14 +119,15 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 ORDER BY xact_start LIMIT 1
 
--- == the bound on timeouts =============================================================================================
+-- == the bound on timeouts ========================================================================
 
 -- name: read_bound
 -- And up to where the server's log is written.
 SELECT longest_wait, longest_allowed, pg_current_wal_insert_lsn()::text AS written FROM {cluster}
 
 -- name: above_bound
--- Workers that a lower bound would not fit, or that do not say whether it does. The cluster's row is locked: none joins meanwhile.
+-- Workers that a lower bound would not fit, or that do not say whether it does. The cluster's row
+-- is locked: none joins meanwhile.
 SELECT n.name FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation OR n.timeout_sec > %(bound)s ORDER BY n.joined
 
 -- name: set_bound
@@ -135,28 +140,29 @@ WHERE {sound}
 UPDATE {cluster} SET longest_allowed = %(bound)s WHERE {sound} AND longest_wait = %(bound)s
 
 -- name: replicas_without
--- Copies of the server that may not have what was written up to a place: those connected, as far as this role may see how far
--- they are, and those that a slot waits for. What makes a backup is none.
+-- Copies of the server that may not have what was written up to a place: those connected, as far as
+-- this role may see how far they are, and those that a slot waits for. What makes a backup is none.
 SELECT concat_ws(' ', application_name, 'at', coalesce(host(client_addr), 'this host')) AS replica FROM pg_stat_replication
 WHERE (flush_lsn >= %(written)s::pg_lsn) IS NOT TRUE AND state IS DISTINCT FROM 'backup'
 UNION ALL
 SELECT concat_ws(' ', 'whoever uses the slot', slot_name) FROM pg_replication_slots
 WHERE slot_type = 'physical' AND NOT active AND restart_lsn < %(written)s::pg_lsn
 
--- == pins =============================================================================================================
+-- == pins =========================================================================================
 
 -- name: delete_pins_of_tasks
 DELETE FROM {lock} WHERE task_key = ANY(%(task_keys)s)
 
--- == versions =========================================================================================================
+-- == versions =====================================================================================
 
 -- name: raise_schema_version
--- Workers that know no layout as new as this are refused when they start. Comes in one message with refuse_older.
+-- Workers that know no layout as new as this are refused when they start. Comes in one message with
+-- refuse_older.
 UPDATE {cluster} SET schema_version = %(layout)s WHERE schema_version < %(layout)s AND layout >= %(layout)s
 
 -- name: refuse_older
--- And the very statement that makes such a worker's row is refused, also one that has started before. It fails, and both are
--- undone, while there is a row of such a worker.
+-- And the very statement that makes such a worker's row is refused, also one that has started
+-- before. It fails, and both are undone, while there is a row of such a worker.
 ALTER TABLE {node} DROP CONSTRAINT IF EXISTS {too_old},
     ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))
 

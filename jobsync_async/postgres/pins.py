@@ -1,4 +1,5 @@
-"""Pins: registering them in bulk, listing, clearing. Every change takes a version, so the leader hears of it at once."""
+"""Pins: registering them in bulk, listing, clearing. Every change takes a version, so the leader
+hears of it at once."""
 
 from __future__ import annotations
 
@@ -25,21 +26,34 @@ class PinStatements:
         self._context = context
 
     async def register(
-        self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
+        self,
+        pins: Sequence[Pin],
+        reasons: Sequence[str | None],
+        created_by: str,
+        expires_in_days: float | None,
     ) -> list[tuple[Pin, Pin]]:
-        """Store pins, `reasons` beside them; those that were refused, each with the pin that stays. All in one transaction.
+        """Store pins, `reasons` beside them; those that were refused, each with the pin that stays.
+        All in one transaction.
 
         Raises StoreUnavailable; registering the same pins again is safe.
         """
-        reason_of = dict(zip(((pin.task_id, pin.node_patterns) for pin in pins), reasons, strict=True))
+        reason_of = dict(
+            zip(((pin.task_id, pin.node_patterns) for pin in pins), reasons, strict=True)
+        )
 
         async def work(connection: Connection) -> list[tuple[Pin, Pin]]:
-            # The cluster's row lock comes first: of two registrations that conflict, one sees the other.
+            # The cluster's row lock comes first: of two registrations that conflict, one sees the
+            # other.
             await self._take_version(connection)
             await connection.execute(self._queries["delete_expired_pins"])
             tokens = int_array(sorted({pin.token_id for pin in pins}))
-            cursor = await connection.execute(self._queries["pins_of_tokens"], {"token_ids": tokens})
-            existing = [Pin(row.task_id, row.token_id, tuple(row.node_patterns)) for row in await cursor.fetchall()]
+            cursor = await connection.execute(
+                self._queries["pins_of_tokens"], {"token_ids": tokens}
+            )
+            existing = [
+                Pin(row.task_id, row.token_id, tuple(row.node_patterns))
+                for row in await cursor.fetchall()
+            ]
             accepted, refused = admit(pins, existing)
             if accepted:
                 values = {
@@ -86,7 +100,10 @@ class PinStatements:
 
         async def work(connection: Connection) -> list[LockInfo]:
             rows = await (await connection.execute(self._queries["list_pins"])).fetchall()
-            return [LockInfo(**{**row._asdict(), "node_patterns": tuple(row.node_patterns)}) for row in rows]
+            return [
+                LockInfo(**{**row._asdict(), "node_patterns": tuple(row.node_patterns)})
+                for row in rows
+            ]
 
         return await self._link.run(work)
 

@@ -1,6 +1,8 @@
-"""Connections for what users call: a small pool that opens them when they are needed and closes them when they are idle.
+"""Connections for what users call: a small pool that opens them when they are needed and closes
+them when they are idle.
 
-A worker that calls nothing has no pool: it is made by the first call, and psycopg_pool is imported by then.
+A worker that calls nothing has no pool: it is made by the first call, and psycopg_pool is imported
+by then.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Runs work on any of up to `max_size` connections; has the methods of `Link`, for many users at a time."""
+    """Runs work on any of up to `max_size` connections; has the methods of `Link`, for many users
+    at a time."""
 
     def __init__(self, connector: Connector, *, max_size: int = 4, idle_sec: float = 10.0) -> None:
         self._connector = connector
@@ -44,7 +47,8 @@ class Pool:
             return self._pool
 
     def _make(self) -> AsyncConnectionPool[Connection]:
-        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415 - half a megabyte that many workers never need
+        # half a megabyte that many workers never need
+        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
 
         return AsyncConnectionPool(
             self._connector.conninfo("calls"),
@@ -61,7 +65,8 @@ class Pool:
         )
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run `work` with a connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        """Run `work` with a connection, not cancelled and bounded in time. Raises StoreUnavailable
+        or SchemaError."""
 
         async def bounded() -> T:
             pool = await self._opened()
@@ -84,7 +89,8 @@ class Pool:
         return await self.run(in_transaction)
 
     def suspect(self) -> None:
-        """There was an outage: a connection from before is looked at before it is handed to somebody. No I/O."""
+        """There was an outage: a connection from before is looked at before it is handed to
+        somebody. No I/O."""
         self._outages += 1
 
     async def _configure(self, connection: Connection) -> None:
@@ -92,7 +98,8 @@ class Pool:
         connection.outages = self._outages
 
     async def _sound(self, connection: Connection) -> bool:
-        """Whether it still works; if not, it is closed, and so forgotten. (psycopg_pool's own check would wait a second.)"""
+        """Whether it still works; if not, it is closed, and so forgotten. (psycopg_pool's own check
+        would wait a second.)"""
         if connection.outages == self._outages:
             return True
         outages, queries = self._outages, self._connector.queries

@@ -1,4 +1,5 @@
-"""Finding out that a pooler in transaction mode stands between, before anything is set up in sessions that are others' too."""
+"""Finding out that a pooler in transaction mode stands between, before anything is set up in
+sessions that are others' too."""
 
 from __future__ import annotations
 
@@ -6,24 +7,31 @@ from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 
 REFUSAL = (
-    "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; connect directly, or through a "
-    "pooler in session mode, or set notify=False in the configuration, which finds changes by polling"
+    "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; "
+    "connect directly, or through a "
+    "pooler in session mode, or set notify=False in the configuration, which finds changes by "
+    "polling"
 )
 _TRIES = 5
 
 
 async def shares_sessions(connector: Connector, connection: Connection) -> bool:
-    """Whether the server's sessions pass from client to client: then two who are both connected are seen to have one.
+    """Whether the server's sessions pass from client to client: then two who are both connected are
+    seen to have one.
 
-    False may be wrong, when all sessions are in use by others: that no notification arrives is noticed later. Leaves no trace
-    in any session. Raises StoreUnavailable.
+    False may be wrong, when all sessions are in use by others: that no notification arrives is
+    noticed later. Leaves no trace in any session. Raises StoreUnavailable.
     """
     with translated(), limit(connection, connector.patience_sec):
         if await _session(connection) == connection.info.backend_pid:
             return False  # a pooler makes up a number of its own, for the cancelling of queries
     other = await connector.open("start")
     try:
-        with translated(), limit(connection, connector.patience_sec), limit(other, connector.patience_sec):
+        with (
+            translated(),
+            limit(connection, connector.patience_sec),
+            limit(other, connector.patience_sec),
+        ):
             for _ in range(_TRIES):
                 if await _session(connection) == await _session(other):
                     return True

@@ -23,25 +23,32 @@ class Predecessor:
         self.prefix = prefix
 
     async def beats(self) -> dict[str, object] | None:
-        """What each of its workers wrote as its last heartbeat, by name; None when there are no such tables.
+        """What each of its workers wrote as its last heartbeat, by name; None when there are no
+        such tables.
 
         Raises StoreUnavailable, or SchemaError without the right to read them.
         """
 
         async def work(connection: Connection) -> dict[str, object] | None:
             await connection.execute(self._queries["restore_search_path"])
-            # Its name alone does not tell: our table of workers has the same. This one only jobsync has.
-            cursor = await connection.execute(self._queries["find_table"], {"table": f"{self.prefix}leader_lock"})
+            # Its name alone does not tell: our table of workers has the same. This one only jobsync
+            # has.
+            cursor = await connection.execute(
+                self._queries["find_table"], {"table": f"{self.prefix}leader_lock"}
+            )
             found = await cursor.fetchone()
             if found is None:
                 return None
             table = sql.Identifier(found.schema, f"{self.prefix}node")
-            query = sql.SQL("SELECT name, pg_catalog.date_part('epoch', last_heartbeat) AS beat FROM {}").format(table)
+            query = sql.SQL(
+                "SELECT name, pg_catalog.date_part('epoch', last_heartbeat) AS beat FROM {}"
+            ).format(table)
             try:
                 rows = await (await connection.execute(query)).fetchall()
             except errors.InsufficientPrivilege as error:
                 raise SchemaError(
-                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT SELECT ON {table.as_string()} TO "
+                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT "
+                    f"SELECT ON {table.as_string()} TO "
                     "this worker's role"
                 ) from error
             return {row.name: row.beat for row in rows}

@@ -1,33 +1,38 @@
--- Every statement of this library. Each has a name and a line on its purpose. Tables appear as {table}; parameters as
--- %(name)s. What safety rests on stands in the WHERE clauses, and the number of rows is the answer.
+-- Every statement of this library. Each has a name and a line on its purpose. Tables appear as
+-- {table}; parameters as %(name)s. What safety rests on stands in the WHERE clauses, and the number
+-- of rows is the answer.
 --
--- {server} is the identity of the server that answers: system identifier, timeline and database. {sound} is true for the cluster
--- row when it was begun on this very server, and that is what the worker has adopted: nothing acts without it. {announces} is
--- false while the server's queue of notifications is full.
--- {timeout} and {interval} are what a worker's row `n` says of its times. A row that an older library made says none, also where it
--- took one over that did: its timeout counts as the bound of the cluster's row `c`.
+-- {server} is the identity of the server that answers: system identifier, timeline and database.
+-- {sound} is true for the cluster row when it was begun on this very server, and that is what the
+-- worker has adopted: nothing acts without it. {announces} is false while the server's queue of
+-- notifications is full. {timeout} and {interval} are what a worker's row `n` says of its times. A
+-- row that an older library made says none, also where it took one over that did: its timeout
+-- counts as the bound of the cluster's row `c`.
 
 -- name: pinned
--- What the statements rely on, whatever role, database or server set by default; those that this server does not know are left
--- out. This is the whole list, for sessions, and for transactions behind a pooler. What is not in it, the statements bear:
--- tests/integration/test_settings.py runs a cluster under an unusual value of every setting that there is.
--- Left as they are: default_transaction_read_only, for whoever sets it means it; and what says where rows are stored.
+-- What the statements rely on, whatever role, database or server set by default; those that this
+-- server does not know are left out. This is the whole list, for sessions, and for transactions
+-- behind a pooler. What is not in it, the statements bear: tests/integration/test_settings.py runs
+-- a cluster under an unusual value of every setting that there is. Left as they are:
+-- default_transaction_read_only, for whoever sets it means it; and what says where rows are stored.
 (VALUES
     -- Names: none is a stranger's.
     ('search_path', 'pg_catalog'),
-    -- How long something may take. The first three are bounds of ours. Another's would end what waits in order: a listener is
-    -- idle for as long as nothing happens.
+    -- How long something may take. The first three are bounds of ours. Another's would end what
+    -- waits in order: a listener is idle for as long as nothing happens.
     ('statement_timeout', %(statement_ms)s),
     ('lock_timeout', %(lock_ms)s),
     ('idle_in_transaction_session_timeout', %(idle_ms)s),
     ('transaction_timeout', '0'),
     ('idle_session_timeout', '0'),
-    -- The isolation that they are written for: what is read after a lock was taken is the latest state.
+    -- The isolation that they are written for: what is read after a lock was taken is the latest
+    -- state.
     ('default_transaction_isolation', 'read committed'),
     -- What was acknowledged survives a crash.
     ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),
-    -- How values are written and read as text. The driver escapes bytes by the first of them, in parameters too, where nobody
-    -- takes that back; a NULL in an array that is written as text would be a text; a weight would be rounded.
+    -- How values are written and read as text. The driver escapes bytes by the first of them, in
+    -- parameters too, where nobody takes that back; a NULL in an array that is written as text
+    -- would be a text; a weight would be rounded.
     ('standard_conforming_strings', 'on'),
     ('array_nulls', 'on'),
     ('transform_null_equals', 'off'),
@@ -36,15 +41,18 @@
     ('DateStyle', 'ISO, MDY'),
     ('IntervalStyle', 'postgres'),
     ('TimeZone', 'UTC'),
-    -- Rows that a policy hides would be taken for rows that are not there: an error is raised instead, which names the table.
+    -- Rows that a policy hides would be taken for rows that are not there: an error is raised
+    -- instead, which names the table.
     ('row_security', 'off'),
-    -- An error ends a statement, not the session; and nobody reads what the server says beside its answers.
+    -- An error ends a statement, not the session; and nobody reads what the server says beside its
+    -- answers.
     ('exit_on_error', 'off'),
     ('client_min_messages', 'warning'),
     -- New tables have rows that can be locked.
     ('default_table_access_method', 'heap'),
-    -- Plans. The tables are small and in memory, so that a row found by an index costs little; to compile a plan, or to start
-    -- a process for a part of it, takes longer than any of them. Lists of tokens fit into memory: past it NOT IN is quadratic.
+    -- Plans. The tables are small and in memory, so that a row found by an index costs little; to
+    -- compile a plan, or to start a process for a part of it, takes longer than any of them. Lists
+    -- of tokens fit into memory: past it NOT IN is quadratic.
     ('plan_cache_mode', %(plans)s),
     ('random_page_cost', '1.1'),
     ('seq_page_cost', '1'),
@@ -69,8 +77,8 @@
 WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 
 -- name: prepare_session
--- Once per connection. Until then any name may be a stranger's: what is used here says whose it is. Comes back: which server this
--- is.
+-- Once per connection. Until then any name may be a stranger's: what is used here says whose it is.
+-- Comes back: which server this is.
 SELECT pg_catalog.count(pg_catalog.set_config(name, value, false)), {server} AS server FROM {pinned}
 
 -- name: bound_transaction
@@ -97,7 +105,8 @@ SELECT pg_catalog.current_schema() AS schema,
        pg_catalog.current_setting('server_version_num')::integer AS version
 
 -- name: restore_search_path
--- Until the end of the transaction, names lead where they led before: where jobsync, which qualifies none, finds its tables.
+-- Until the end of the transaction, names lead where they led before: where jobsync, which
+-- qualifies none, finds its tables.
 SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings
 WHERE name OPERATOR(pg_catalog.=) 'search_path'
 
@@ -121,7 +130,8 @@ SELECT 1 FROM pg_roles WHERE rolname = %(role)s
 SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))
 
 -- name: await_schema
--- Until whoever does it is done. All that wait go on together: one after the other, hundreds would take longer than each has.
+-- Until whoever does it is done. All that wait go on together: one after the other, hundreds would
+-- take longer than each has.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(%(key)s, 0))
 
 -- name: hold_schema
@@ -144,8 +154,9 @@ SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'l
 FROM {cluster} c
 
 -- name: left_over
--- What other tables kept when the cluster's row was lost, or deleted by hand: the new row begins above all of it, so that no
--- number comes twice, and whoever still knows the old row finds out. Nothing is left over in new tables.
+-- What other tables kept when the cluster's row was lost, or deleted by hand: the new row begins
+-- above all of it, so that no number comes twice, and whoever still knows the old row finds out.
+-- Nothing is left over in new tables.
 (SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version FROM {token}) tokens,
 (SELECT coalesce(max(version), 0) AS version FROM {rebalance}) rebalances,
 (SELECT coalesce(max(joined), 0) AS joined FROM {node}) nodes
@@ -164,9 +175,10 @@ ON CONFLICT DO NOTHING
 UPDATE {cluster} SET time_zone = %(time_zone)s WHERE time_zone IS NULL AND now() AT TIME ZONE %(time_zone)s::text IS NOT NULL
 
 -- name: take_version
--- First statement of a transaction that changes membership, tokens or pins: takes the row lock that orders them all, and
--- the next version; the announcement goes out with the commit. What is read after it is the latest committed state.
--- Here and elsewhere, what cannot be announced does not count as announced, so that nobody takes it for missed.
+-- First statement of a transaction that changes membership, tokens or pins: takes the row lock that
+-- orders them all, and the next version; the announcement goes out with the commit. What is read
+-- after it is the latest committed state. Here and elsewhere, what cannot be announced does not
+-- count as announced, so that nobody takes it for missed.
 WITH taken AS (
     UPDATE {cluster} SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END
     WHERE {sound}
@@ -179,7 +191,7 @@ FROM taken
 -- The same lock, where what follows takes the version.
 SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 
--- == failover of the server ===========================================================================================
+-- == failover of the server =======================================================================
 
 -- name: read_server
 -- What the cluster was begun on, and what this is; null when the row is missing.
@@ -198,16 +210,18 @@ FROM {left_over}
 ON CONFLICT DO NOTHING
 
 -- name: condemn_history
--- Row and server agree, so others may act, but on a history that a worker has been beyond: from now on nobody does, so that no
--- lease is extended while the wait before the next generation lasts. Whoever begins that one begins it above what was seen.
+-- Row and server agree, so others may act, but on a history that a worker has been beyond: from now
+-- on nobody does, so that no lease is extended while the wait before the next generation lasts.
+-- Whoever begins that one begins it above what was seen.
 UPDATE {cluster} SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
 WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s::bigint
   AND server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid
 
 -- name: begin_generation
--- Begins anew on this server: only over the row that was waited upon (null: there was none), for as long as its bound asks, and
--- above all that is known. The jump is random: two servers that were promoted from one state, neither of which knows of the
--- other's generation, would begin the same one. Nobody leads any more.
+-- Begins anew on this server: only over the row that was waited upon (null: there was none), for as
+-- long as its bound asks, and above all that is known. The jump is random: two servers that were
+-- promoted from one state, neither of which knows of the other's generation, would begin the same
+-- one. Nobody leads any more.
 WITH begun AS (
     UPDATE {cluster}
     SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
@@ -224,19 +238,22 @@ WITH begun AS (
 SELECT version, generation, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify FROM begun
 
 -- name: free_all_tokens
--- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader finds the lock gone.
+-- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader
+-- finds the lock gone.
 UPDATE {token} SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL, version = %(version)s,
     revoked_at = NULL
 WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)
 
 -- name: delete_all_nodes
--- Every worker joins anew, which nothing but this server's history can have told it to be in the way of.
+-- Every worker joins anew, which nothing but this server's history can have told it to be in the
+-- way of.
 DELETE FROM {node}
 
--- == membership =======================================================================================================
+-- == membership ===================================================================================
 
 -- name: read_node
--- Who has a name, and which timeout a worker may have. Without a lock: what is written then says whom it replaces.
+-- Who has a name, and which timeout a worker may have. Without a lock: what is written then says
+-- whom it replaces.
 SELECT n.incarnation, n.beat, concat_ws(' ', 'on host', n.host, 'with pid', n.pid) AS holder,
        n.host, n.pid, n.boot_id, n.pid_namespace, n.process_started, n.session_tag,
        {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed
@@ -244,8 +261,9 @@ FROM (SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest
 LEFT JOIN {node} n ON n.name = %(name)s
 
 -- name: take_version_to_join
--- The same as take_version, and the next number in the order of joining. The first worker sets the bound on timeouts. Where others
--- have joined and there is none, they are of a library that writes none.
+-- The same as take_version, and the next number in the order of joining. The first worker sets the
+-- bound on timeouts. Where others have joined and there is none, they are of a library that writes
+-- none.
 WITH taken AS (
     UPDATE {cluster}
     SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END, last_joined = last_joined + 1,
@@ -259,8 +277,9 @@ SELECT version, last_joined, CASE WHEN {announces} THEN pg_notify(%(channel)s, v
 FROM taken
 
 -- name: insert_node
--- A join under a free name, in one message with take_version_to_join before it and lead_if_nobody_does after it: no row when
--- somebody else has the name by then, when its timeout is above the bound, or when what the first one found was not sound.
+-- A join under a free name, in one message with take_version_to_join before it and
+-- lead_if_nobody_does after it: no row when somebody else has the name by then, when its timeout is
+-- above the bound, or when what the first one found was not sound.
 INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
                     session_tag, timeout_sec, interval_sec, library, layout, runs, said_by)
 SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
@@ -271,8 +290,8 @@ FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(t
 ON CONFLICT (name) DO NOTHING RETURNING joined
 
 -- name: replace_node
--- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it still stands, and within the
--- bound.
+-- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it
+-- still stands, and within the bound.
 UPDATE {node}
 SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
     state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
@@ -283,8 +302,9 @@ WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_bea
   AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
 
 -- name: inherit_tokens
--- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a fence locks is left to the
--- old incarnation, and so to nobody, until the leader finds the lock gone.
+-- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a
+-- fence locks is left to the old incarnation, and so to nobody, until the leader finds the lock
+-- gone.
 UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
 WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)
 
@@ -295,9 +315,10 @@ FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
 WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) AND {sound}
 
 -- name: heartbeat
--- The proof of life, in one statement: no row means that this incarnation was expired or replaced, or that the server was, or
--- that the cluster is older than what was seen of it. The answer carries what each worker needs to notice a missed notification
--- and a leader that stands still, and the timeout that it left in the row. Beats come in order of age, with their workers' times.
+-- The proof of life, in one statement: no row means that this incarnation was expired or replaced,
+-- or that the server was, or that the cluster is older than what was seen of it. The answer carries
+-- what each worker needs to notice a missed notification and a leader that stands still, and the
+-- timeout that it left in the row. Beats come in order of age, with their workers' times.
 WITH me AS (
     UPDATE {node} SET beat = beat + 1, last_heartbeat = clock_timestamp()
     WHERE name = %(name)s AND incarnation = %(incarnation)s
@@ -323,34 +344,39 @@ SELECT n.name, n.incarnation, n.beat, {timeout} AS timeout_sec, {interval} AS in
 FROM (SELECT longest_wait FROM {cluster} WHERE {sound}) c CROSS JOIN {node} n ORDER BY n.joined
 
 -- name: set_state
--- By name, so that it can be asked for from anywhere; a worker that says it of itself names its incarnation too.
+-- By name, so that it can be asked for from anywhere; a worker that says it of itself names its
+-- incarnation too.
 UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
   AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
 
 -- name: free_tokens_of
--- What a leaving worker still owns has no owner from then on. A token that a fence locks follows when the leader finds the lock gone.
+-- What a leaving worker still owns has no owner from then on. A token that a fence locks follows
+-- when the leader finds the lock gone.
 UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s, revoked_at = NULL
 WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
 
 -- name: delete_node
 DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 
--- == the worker's own tokens ==========================================================================================
+-- == the worker's own tokens ======================================================================
 
 -- name: read_version
--- Has anything changed? For workers that cannot listen, and while nothing can be announced. Then it also asks how full the queue
--- of notifications is: PostgreSQL clears what all have read when somebody asks.
+-- Has anything changed? For workers that cannot listen, and while nothing can be announced. Then it
+-- also asks how full the queue of notifications is: PostgreSQL clears what all have read when
+-- somebody asks.
 SELECT version, CASE WHEN NOT {announces} THEN pg_notification_queue_usage() END AS queue_usage FROM {cluster}
 
 -- name: read_changes
--- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under one row lock and so
--- commit in order: every change up to the version that is seen here is seen here. Rows that are as the first distribution made
--- them have version 0, and changed at tokens_since. Thousands of tokens share few epochs and versions: they come grouped.
--- It is planned once for all values, so it says what the planner cannot see: by its two bounds, that few rows are above a
--- version; and by `version > 0`, that the partial index has them.
--- The workers of this host come along when there are others than were seen last. How many there are and how old the youngest is
--- tells: ages are never given twice. They are this one and the next after it in the ring, for it watches few; of its own process
--- no other, for those die with it; and such as it cannot see only where there are not enough others.
+-- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under
+-- one row lock and so commit in order: every change up to the version that is seen here is seen
+-- here. Rows that are as the first distribution made them have version 0, and changed at
+-- tokens_since. Thousands of tokens share few epochs and versions: they come grouped. It is planned
+-- once for all values, so it says what the planner cannot see: by its two bounds, that few rows are
+-- above a version; and by `version > 0`, that the partial index has them. The workers of this host
+-- come along when there are others than were seen last. How many there are and how old the youngest
+-- is tells: ages are never given twice. They are this one and the next after it in the ring, for it
+-- watches few; of its own process no other, for those die with it; and such as it cannot see only
+-- where there are not enough others.
 SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
        CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
            SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id, near.pid_namespace, near.host, near.pid,
@@ -390,12 +416,14 @@ CROSS JOIN LATERAL (
 ) host
 
 -- name: acknowledge
--- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining. It answers one very
--- revocation, named by its version. Nodes change only under the cluster row's lock, which this transaction holds: it comes in
--- one message with lock_cluster, and where that found no sound row, neither does this. Nothing is written if nothing is let go.
--- Thousands of tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking among those.
--- An announcement wakes everybody, so only the last of those who hand something to a receiver makes one, which names it; but
--- everybody is told of a token that has no owner, for the leader has to look.
+-- The owner lets go: each token passes to its receiver, or to nobody when that is gone or draining.
+-- It answers one very revocation, named by its version. Nodes change only under the cluster row's
+-- lock, which this transaction holds: it comes in one message with lock_cluster, and where that
+-- found no sound row, neither does this. Nothing is written if nothing is let go. Thousands of
+-- tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking
+-- among those. An announcement wakes everybody, so only the last of those who hand something to a
+-- receiver makes one, which names it; but everybody is told of a token that has no owner, for the
+-- leader has to look.
 WITH answered AS (
     SELECT t.* FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) CROSS JOIN LATERAL (
         SELECT token_id, next_node FROM {token} t
@@ -450,11 +478,12 @@ SELECT incarnation, array_agg(token_id) AS token_ids FROM {token} WHERE incarnat
 SELECT n.name, n.address, t.epoch
 FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = %(token_id)s
 
--- == leading ==========================================================================================================
+-- == leading ======================================================================================
 
 -- name: lock_as_leader
--- First statement of every transaction of the leader: the cluster's row lock, and proof that its term still stands. What comes
--- back is the row as it is under the lock, whatever it was when the statement began to wait.
+-- First statement of every transaction of the leader: the cluster's row lock, and proof that its
+-- term still stands. What comes back is the row as it is under the lock, whatever it was when the
+-- statement began to wait.
 SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster}
 WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE
@@ -488,8 +517,8 @@ SELECT task_id, node_patterns, extract(epoch FROM expires_at - now())::double pr
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
 
 -- name: expire_nodes
--- Deletes a worker only if its beat is still the one that was watched: the row lock makes a heartbeat under way either
--- come first, and then nothing is deleted, or find no row.
+-- Deletes a worker only if its beat is still the one that was watched: the row lock makes a
+-- heartbeat under way either come first, and then nothing is deleted, or find no row.
 DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
 WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
 RETURNING n.name, n.incarnation
@@ -501,16 +530,18 @@ WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c
   AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
 
 -- name: copy_tokens
--- New rows, as PostgreSQL loads many of them fastest. Only under the cluster row's lock are there new ones, and so neither these
--- rows nor other workers can have come since the leader's reading. The first rows are made under version 0, which no index
--- holds: the cluster's tokens_since says from when on they have been.
+-- New rows, as PostgreSQL loads many of them fastest. Only under the cluster row's lock are there
+-- new ones, and so neither these rows nor other workers can have come since the leader's reading.
+-- The first rows are made under version 0, which no index holds: the cluster's tokens_since says
+-- from when on they have been.
 COPY {token} (token_id, node, incarnation, epoch, version) FROM STDIN (FORMAT binary)
 
 -- name: assign_tokens
--- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows changed since the plan's
--- reading, are passed over. A row that a fence locked while a generation was begun still has an epoch of the one before.
--- Here and elsewhere, LATERAL says that each row is to be looked up by its number, so that the cost is that of the tokens that
--- move: left to itself, the planner reads the whole table, or compares each free token with each that is asked for.
+-- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows
+-- changed since the plan's reading, are passed over. A row that a fence locked while a generation
+-- was begun still has an epoch of the one before. Here and elsewhere, LATERAL says that each row is
+-- to be looked up by its number, so that the cost is that of the tokens that move: left to itself,
+-- the planner reads the whole table, or compares each free token with each that is asked for.
 WITH free AS (
     SELECT t.token_id, w.receiver
     FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
@@ -527,8 +558,9 @@ FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND 
 WHERE t.token_id = free.token_id
 
 -- name: revoke_tokens
--- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they stay after all. The owner stays
--- the owner, so a fence is not in the way: a token that is fenced at every moment would never be free of one.
+-- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they
+-- stay after all. The owner stays the owner, so a fence is not in the way: a token that is fenced
+-- at every moment would never be free of one.
 WITH owned AS (
     SELECT t.token_id, w.receiver
     FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
@@ -543,14 +575,15 @@ SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
--- The new version, whether the first tokens were made under it, and up to which worker the plan counts. The next two come in one
--- message with it.
+-- The new version, whether the first tokens were made under it, and up to which worker the plan
+-- counts. The next two come in one message with it.
 UPDATE {cluster}
 SET version = %(version)s, announced = CASE WHEN {announces} THEN %(version)s ELSE announced END,
     planned_joined = %(planned_joined)s, tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
 
 -- name: record_plan
--- For people, if there is a plan. A row that is there already, of a cluster that was before on these tables, stops nothing.
+-- For people, if there is a plan. A row that is there already, of a cluster that was before on
+-- these tables, stops nothing.
 INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
 VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
 ON CONFLICT DO NOTHING
@@ -559,17 +592,19 @@ ON CONFLICT DO NOTHING
 -- To all that listen, when this is committed, with whom it concerns.
 SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, %(version)s::text || %(concerned)s) END AS pg_notify
 
--- == known deaths =====================================================================================================
+-- == known deaths =================================================================================
 
 -- name: end_sessions
--- Sessions of dead workers, known by their tags: ends them, and says how many there still were. Whoever acts as another role than
--- it has logged in as may not be allowed to: then they are left to the server.
+-- Sessions of dead workers, known by their tags: ends them, and says how many there still were.
+-- Whoever acts as another role than it has logged in as may not be allowed to: then they are left
+-- to the server.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = session_user AND pg_has_role(usesysid, 'USAGE') AND pid <> pg_backend_pid()
   AND EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag WHERE length(tag) > 8 AND strpos(application_name, tag) > 0)
 
 -- name: delete_dead
--- Workers whose processes were seen dead: each only as the very start, in the very process, that was seen.
+-- Workers whose processes were seen dead: each only as the very start, in the very process, that
+-- was seen.
 DELETE FROM {node} n
 USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[], %(namespaces)s::text[], %(pids)s::integer[],
              %(started)s::bigint[]) AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
@@ -577,15 +612,17 @@ WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_i
   AND n.pid = d.pid AND n.process_started = d.process_started
 RETURNING n.name
 
--- == sessions =========================================================================================================
+-- == sessions =====================================================================================
 
 -- name: hold_session
--- Failover by session: a lock that lives as long as the session that carries the heartbeats. Shared, so that a session that is
--- half gone, with the lock still held, is not in the way of the next; and never waited for, whoever else may hold it.
+-- Failover by session: a lock that lives as long as the session that carries the heartbeats.
+-- Shared, so that a session that is half gone, with the lock still held, is not in the way of the
+-- next; and never waited for, whoever else may hold it.
 SELECT pg_try_advisory_lock_shared(hashtextextended(%(key)s || %(incarnation)s::uuid::text, 0))
 
 -- name: read_sessions
--- Who holds its lock, and on what that is based: this very start of the server, and this very session of the watcher.
+-- Who holds its lock, and on what that is based: this very start of the server, and this very
+-- session of the watcher.
 WITH held AS MATERIALIZED (
     SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -596,7 +633,8 @@ SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start, n.n
 FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid()
 
 -- name: expire_sessionless
--- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and neither server nor session has changed.
+-- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and
+-- neither server nor session has changed.
 DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
 WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
   AND NOT EXISTS (
@@ -608,7 +646,7 @@ WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
   AND EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
 RETURNING n.name
 
--- == pins =============================================================================================================
+-- == pins =========================================================================================
 
 -- name: touch_pins
 -- Second statement of a transaction that changes pins: makes the leader read them again.
@@ -642,16 +680,18 @@ DELETE FROM {lock} WHERE expires_at <= now()
 SELECT task_id, token_id, node_patterns, reason, created_at, created_by, expires_at
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
 
--- == claims and audit =================================================================================================
+-- == claims and audit =============================================================================
 
--- A fence locks the token's row FOR KEY SHARE, which every change of owner waits for or passes over, for it locks FOR UPDATE.
+-- A fence locks the token's row FOR KEY SHARE, which every change of owner waits for or passes
+-- over, for it locks FOR UPDATE.
 
 -- name: record_claims
--- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every task whose fence held, and
--- whether it is complete for the date already (then it is not begun again). What an earlier owner completed is seen here: it
--- was committed before the token could move. The row locks hold up a change of owner until the commit. The locks, the check and
--- what is written are one statement, so that it needs no transaction around it: with all_or_none it writes nothing by itself
--- when a fence did not hold.
+-- Begins tasks, each only while its token is this incarnation's under this epoch. Comes back: every
+-- task whose fence held, and whether it is complete for the date already (then it is not begun
+-- again). What an earlier owner completed is seen here: it was committed before the token could
+-- move. The row locks hold up a change of owner until the commit. The locks, the check and what is
+-- written are one statement, so that it needs no transaction around it: with all_or_none it writes
+-- nothing by itself when a fence did not hold.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
@@ -670,7 +710,8 @@ WITH fenced AS (
 SELECT task_key, complete FROM fenced
 
 -- name: record_claim
--- The same for a single task, which takes PostgreSQL much less to plan; no row comes back when the fence did not hold.
+-- The same for a single task, which takes PostgreSQL much less to plan; no row comes back when the
+-- fence did not hold.
 WITH fenced AS (
     SELECT token_id, epoch FROM {token}
     WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s
@@ -686,9 +727,10 @@ WITH fenced AS (
 SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 
 -- name: begin_tasks
--- The same for tasks of a batch, which must not end one worker after the other. An incarnation that ended while it was at work on
--- a task left its claim open: whoever finds that counts it. With so many lost owners as the limit says, the task is set aside. The
--- one before that is to run alone, so that the next end names the guilty one: unless `alone` says that it does, nothing is written.
+-- The same for tasks of a batch, which must not end one worker after the other. An incarnation that
+-- ended while it was at work on a task left its claim open: whoever finds that counts it. With so
+-- many lost owners as the limit says, the task is set aside. The one before that is to run alone,
+-- so that the next end names the guilty one: unless `alone` says that it does, nothing is written.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete, s.reason,
            coalesce(c.owners_lost, 0) + CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost
@@ -722,8 +764,8 @@ WITH fenced AS (
 SELECT task_key, complete, begun, CASE WHEN aside AND NOT complete THEN reason END AS set_aside FROM judged
 
 -- name: record_completions
--- Completes tasks, each once per date and only while its token is this incarnation's under this epoch. Comes back: every
--- task whose fence held, and whether this statement completed it.
+-- Completes tasks, each once per date and only while its token is this incarnation's under this
+-- epoch. Comes back: every task whose fence held, and whether this statement completed it.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
@@ -739,7 +781,8 @@ WITH fenced AS (
 SELECT f.task_key, w.task_key IS NOT NULL AS completed FROM fenced f LEFT JOIN written w USING (task_key)
 
 -- name: write_audit
--- What a worker did is written down as it happened, also when the token has moved on since; the first record stays.
+-- What a worker did is written down as it happened, also when the token has moved on since; the
+-- first record stays.
 INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
 SELECT %(date)s, w.task_key, w.task_id, w.token_id, %(node)s, w.epoch
 FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
@@ -751,7 +794,8 @@ SELECT date, task_id, token_id, node, epoch, completed_at, batch FROM {audit}
 WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 
 -- name: end_claims
--- Tasks that were begun and have ended in order without being completed: given up with an error, or let go of with none.
+-- Tasks that were begun and have ended in order without being completed: given up with an error, or
+-- let go of with none.
 UPDATE {claim} c SET error = w.error, open = false
 FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[]) AS w(task_key, error, epoch)
 WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
@@ -761,7 +805,8 @@ WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
 UPDATE {claim} SET error = NULL WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
 
 -- name: read_progress
--- Of the given tasks, those that are completed, and those that were given up, with the error and when they were begun.
+-- Of the given tasks, those that are completed, and those that were given up, with the error and
+-- when they were begun.
 SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit} WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
 UNION ALL
 SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
@@ -774,19 +819,20 @@ SELECT s.task_key, coalesce(c.node, '') AS node, s.reason AS error, s.set_aside_
 FROM {set_aside} s LEFT JOIN {claim} c USING (date, task_key)
 WHERE s.task_key = ANY(%(task_keys)s) AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
 
--- == batches and dates ================================================================================================
+-- == batches and dates ============================================================================
 
 -- name: read_date
 -- The cluster's date: what the server's clock says in the cluster's time zone.
 SELECT (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date AS date FROM {cluster}
 
 -- name: lock_batch
--- Beginning a batch, first of two statements in a transaction: one at a time, so that the second sees what others have begun.
+-- Beginning a batch, first of two statements in a transaction: one at a time, so that the second
+-- sees what others have begun.
 SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
 
 -- name: begin_batch
--- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the default, or the cluster's.
--- That run is open from now on. A run that was finished is opened anew.
+-- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the
+-- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
 WITH fresh AS (
     SELECT coalesce(%(default_date)s::date, (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
 ), begun AS (
@@ -810,8 +856,9 @@ UPDATE {batch} SET finished_at = now()
 WHERE batch_key = %(batch_key)s AND date = %(date)s AND started_at = %(started_at)s AND finished_at IS NULL
 
 -- name: find_dates
--- Who owns some of the given tasks and runs their batch under another date: as this very start it has begun them there, or it says
--- that it runs that. Only where that run is open; and nobody who says that it runs this one, too.
+-- Who owns some of the given tasks and runs their batch under another date: as this very start it
+-- has begun them there, or it says that it runs that. Only where that run is open; and nobody who
+-- says that it runs this one, too.
 WITH elsewhere AS (
     SELECT date FROM {batch} WHERE batch_key = %(batch_key)s AND finished_at IS NULL AND date <> %(date)s
 ), owner AS (
@@ -827,7 +874,7 @@ SELECT o.name, e.date FROM owner o CROSS JOIN elsewhere e
 WHERE o.runs @> jsonb_build_array(jsonb_build_object('kind', 'batch', 'name', %(name)s::text, 'date', e.date::text))
   AND %(name)s::text IS NOT NULL
 
--- == for people =======================================================================================================
+-- == for people ===================================================================================
 
 -- name: list_nodes
 SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation = c.leader_incarnation AS is_leader,

@@ -1,7 +1,7 @@
 """Least privilege: a role that can do what a worker needs, and one that may only look.
 
-A role that is missing is made as a group without a login: `GRANT app TO your_login` hands its rights on. No password is set
-here; that is between the administrator and the server.
+A role that is missing is made as a group without a login: `GRANT app TO your_login` hands its
+rights on. No password is set here; that is between the administrator and the server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ class Roles:
 
     def given(self) -> list[tuple[str, str]]:
         """Pairs of kind (``"worker"`` or ``"observer"``) and name."""
-        return [(kind, name) for kind, name in (("worker", self.worker), ("observer", self.observer)) if name is not None]
+        return [
+            (kind, name)
+            for kind, name in (("worker", self.worker), ("observer", self.observer))
+            if name is not None
+        ]
 
 
 def _check_name(option: str, name: str) -> None:
@@ -48,7 +52,9 @@ def _check_name(option: str, name: str) -> None:
     except UnicodeEncodeError:
         size = 0
     if not 1 <= size <= _MAX_NAME_BYTES or "\0" in name:
-        raise ConfigError(f"{option} must be a role's name of 1 to {_MAX_NAME_BYTES} bytes; got {name!r:.100}")
+        raise ConfigError(
+            f"{option} must be a role's name of 1 to {_MAX_NAME_BYTES} bytes; got {name!r:.100}"
+        )
     if name in _RESERVED or name.startswith("pg_"):
         raise ConfigError(f"{option} cannot be {name!r}: PostgreSQL reserves that name")
 
@@ -61,10 +67,18 @@ def roles_script(queries: Queries, roles: Roles) -> str:
     """The SQL that makes the roles where they are missing, and grants. Does no I/O."""
     lines: list[str] = []
     for kind, name in roles.given():
-        exists = sql.SQL("SELECT FROM pg_catalog.pg_roles WHERE rolname = {}").format(sql.Literal(name)).as_string()
+        exists = (
+            sql.SQL("SELECT FROM pg_catalog.pg_roles WHERE rolname = {}")
+            .format(sql.Literal(name))
+            .as_string()
+        )
         body = f"BEGIN IF NOT EXISTS ({exists}) THEN {_creation(name)}; END IF; END"
         # As a literal: a name cannot end it, as it could end a dollar quote.
-        lines += ["", f"-- What {'a worker needs' if kind == 'worker' else 'an observer may read'}.", f"DO {_quoted(body)};"]
+        lines += [
+            "",
+            f"-- What {'a worker needs' if kind == 'worker' else 'an observer may read'}.",
+            f"DO {_quoted(body)};",
+        ]
         lines += [f"{statement.decode()};" for statement in queries.grants(kind, name)]
     return "\n".join(lines)
 
@@ -84,9 +98,13 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
     try:
         with translated(), limit(connection, connector.patience_sec):
             async with connection.transaction():
-                await connection.execute(queries["lock_schema"], {"key": f"{queries.schema}.{queries.appname}"})
+                await connection.execute(
+                    queries["lock_schema"], {"key": f"{queries.schema}.{queries.appname}"}
+                )
                 for kind, name in roles.given():
-                    known = await (await connection.execute(queries["role_exists"], {"role": name})).fetchone()
+                    known = await (
+                        await connection.execute(queries["role_exists"], {"role": name})
+                    ).fetchone()
                     if known is None:
                         await connection.execute(_creation(name).encode())
                     for statement in queries.grants(kind, name):
@@ -95,8 +113,10 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
         if not isinstance(error.__cause__, errors.InsufficientPrivilege):
             raise
         raise SchemaError(
-            "this role may not make roles or grant rights on the tables; run `jobsync-async init` as their owner, "
-            "with CREATEROLE if the role is missing, or have an administrator run what it prints with --sql"
+            "this role may not make roles or grant rights on the tables; run `jobsync-async "
+            "init` as their owner, "
+            "with CREATEROLE if the role is missing, or have an administrator run what it prints "
+            "with --sql"
         ) from error.__cause__
     finally:
         await connection.close()

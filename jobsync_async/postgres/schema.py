@@ -1,16 +1,19 @@
 """Creates, checks and upgrades the tables.
 
-The first start creates them; twenty at once do too, one after the other. A role without the right to create finds them made
-by `jobsync-async init`, or by a database administrator from its ``--sql``.
+The first start creates them; twenty at once do too, one after the other. A role without the right
+to create finds them made by `jobsync-async init`, or by a database administrator from its
+``--sql``.
 
 Tables change in two halves, so that a cluster needs no outage for a new version of the library:
 
-* *Expand* only adds. The first new worker that may, or `jobsync-async init`, does it while old workers go on. The cluster
-  row's ``layout`` says how far the tables are expanded.
-* *Contract* makes the tables unfit for old workers, when none is left. The cluster row's ``schema_version`` is the oldest
-  layout that a worker may know: it is what workers of 0.1.0 compare.
+* *Expand* only adds. The first new worker that may, or `jobsync-async init`, does it while old
+  workers go on. The cluster row's ``layout`` says how far the tables are expanded.
+* *Contract* makes the tables unfit for old workers, when none is left. The cluster row's
+  ``schema_version`` is the oldest layout that a worker may know: it is what workers of 0.1.0
+  compare.
 
-So a worker takes part where ``schema_version <= LAYOUT <= layout`` holds, `LAYOUT` being the newest that it knows.
+So a worker takes part where ``schema_version <= LAYOUT <= layout`` holds, `LAYOUT` being the newest
+that it knows.
 """
 
 from __future__ import annotations
@@ -40,29 +43,40 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 OLDEST_LAYOUT = 1
-"""Workers that know this layout and no newer one may work beside this library on the tables that it makes."""
+"""Workers that know this layout and no newer one may work beside this library on the tables that it
+makes."""
 LEAST_SERVER = 130000
 _MOST_TRIES = 5
 
 
 async def open_schema(
-    connector: Connector, config: CoordinationConfig, *, upgrade: bool = False, observe: bool = False
+    connector: Connector,
+    config: CoordinationConfig,
+    *,
+    upgrade: bool = False,
+    observe: bool = False,
 ) -> Queries:
-    """Find or create the tables and check that they fit; the connector's connections are set up for them from now on.
+    """Find or create the tables and check that they fit; the connector's connections are set up for
+    them from now on.
 
     Args:
         upgrade: also bring tables of an older version up to this one.
         observe: create nothing, and take the cluster as it is, for somebody who only looks.
 
     Raises:
-        ConfigError: total_tokens, hash_function or time_zone disagree with the cluster's; or LISTEN cannot work on the way.
-        SchemaError: no right to create the tables, or they are of another version, or the database cannot hold them.
+        ConfigError: total_tokens, hash_function or time_zone disagree with the cluster's; or LISTEN
+            cannot work on the way.
+        SchemaError: no right to create the tables, or they are of another version, or the database
+            cannot hold them.
         StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
     """
     try:
         connection = await connector.open("start")
     except StoreUnavailable as error:
-        hint = "is it running there, and do host, port, dbname, user and password of the CoordinationConfig (or PGHOST, …) fit?"
+        hint = (
+            "is it running there, and do host, port, dbname, user and password of the "
+            "CoordinationConfig (or PGHOST, …) fit?"
+        )
         raise StoreUnavailable(f"{error} - {hint}") from error.__cause__
     try:
         if config.notify and await shares_sessions(connector, connection):
@@ -71,14 +85,23 @@ async def open_schema(
             connector.pooled = True
         with translated(), limit(connection, connector.patience_sec):
             async with connection.transaction() if connector.pooled else nullcontext():
-                queries = connector.queries = await _set_up(connector, connection, config, must_write=not observe)
+                queries = connector.queries = await _set_up(
+                    connector, connection, config, must_write=not observe
+                )
 
         async def in_turn(work: Callable[[Connection], Awaitable[T]]) -> T:
             """In a transaction of its own, where sessions are shared."""
             with translated(), limit(connection, connector.patience_sec):
                 return await connector.call(connection, work)
 
-        make = partial(_make_tables, queries=queries, config=config, connector=connector, upgrade=upgrade, observe=observe)
+        make = partial(
+            _make_tables,
+            queries=queries,
+            config=config,
+            connector=connector,
+            upgrade=upgrade,
+            observe=observe,
+        )
         behind = await _until_made(partial(in_turn, make))
         if behind:  # each step is a transaction of its own, and may have to wait
             with translated():
@@ -99,20 +122,28 @@ async def _until_made(make: Callable[[], Awaitable[bool | None]]) -> bool:
             behind = await make()
         except StoreUnavailable as error:
             tries += 1
-            # Making them takes several statements, and each may take as long as the one that waits for all of them.
+            # Making them takes several statements, and each may take as long as the one that waits
+            # for all of them.
             if tries == _MOST_TRIES or not isinstance(error.__cause__, errors.QueryCanceled):
                 raise
             continue
         if behind is not None:
             return behind
-        # Another start has made them: a transaction that begins after it is sure to see what it did.
+        # Another start has made them: a transaction that begins after it is sure to see what it
+        # did.
 
 
 async def _make_tables(
-    connection: Connection, *, queries: Queries, config: CoordinationConfig, connector: Connector, upgrade: bool, observe: bool
+    connection: Connection,
+    *,
+    queries: Queries,
+    config: CoordinationConfig,
+    connector: Connector,
+    upgrade: bool,
+    observe: bool,
 ) -> bool | None:
-    """Make the tables that are missing. Whether they may have to be expanded; None when another start was about them, which is
-    done when this returns."""
+    """Make the tables that are missing. Whether they may have to be expanded; None when another
+    start was about them, which is done when this returns."""
     if observe:
         await _require(connection, queries)
         return False
@@ -123,8 +154,11 @@ async def _make_tables(
         return await _create(connection, queries, config, bounds(connector, config)) or None
 
 
-async def _set_up(connector: Connector, connection: Connection, config: CoordinationConfig, *, must_write: bool) -> Queries:
-    """Find out where the tables are, and pin what the statements rely on; from then on every name is PostgreSQL's own."""
+async def _set_up(
+    connector: Connector, connection: Connection, config: CoordinationConfig, *, must_write: bool
+) -> Queries:
+    """Find out where the tables are, and pin what the statements rely on; from then on every name
+    is PostgreSQL's own."""
     unlocked = Queries("pg_catalog", config.appname)
     if connector.pooled:
         await connection.execute(unlocked["read_committed"])
@@ -137,7 +171,8 @@ async def _set_up(connector: Connector, connection: Connection, config: Coordina
         await connector.pin(connection, unlocked)
     except (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState) as error:
         logger.warning(
-            "%s: this server does not say on which timeline it is (%s): a failover that loses commits is noticed only where "
+            "%s: this server does not say on which timeline it is (%s): a failover that loses "
+            "commits is noticed only where "
             "the cluster's version went back, or the database or its system identifier is another",
             config.appname,
             error.diag.message_primary,
@@ -149,7 +184,9 @@ async def _set_up(connector: Connector, connection: Connection, config: Coordina
     return Queries(schema, config.appname)
 
 
-async def _inspect(connection: Connection, unlocked: Queries, config: CoordinationConfig, *, must_write: bool) -> str:
+async def _inspect(
+    connection: Connection, unlocked: Queries, config: CoordinationConfig, *, must_write: bool
+) -> str:
     """The schema that the tables are in."""
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
     assert server is not None
@@ -157,17 +194,20 @@ async def _inspect(connection: Connection, unlocked: Queries, config: Coordinati
         raise errors.ReadOnlySqlTransaction("the server is read-only")
     if server.version < LEAST_SERVER:
         raise SchemaError(
-            f"PostgreSQL 13 or newer is needed, and this server is {server.version // 10000}: upgrade it, or use another server"
+            f"PostgreSQL 13 or newer is needed, and this server is {server.version // 10000}: "
+            "upgrade it, or use another server"
         )
     if server.encoding == "SQL_ASCII":
         raise SchemaError(
-            "the database's encoding is SQL_ASCII, which keeps no track of characters, so that task ids could not be read "
+            "the database's encoding is SQL_ASCII, which keeps no track of characters, so that "
+            "task ids could not be read "
             "back as they were written; create a database with ENCODING 'UTF8'"
         )
     schema = config.schema or server.schema
     if schema is None:
         raise SchemaError(
-            "no schema on the connection's search_path exists; set schema= in the configuration, or create the schema"
+            "no schema on the connection's search_path exists; set schema= in the configuration, "
+            "or create the schema"
         )
     return str(schema)
 
@@ -181,7 +221,8 @@ async def _fits(connection: Connection, queries: Queries) -> bool:
     if not await _exists(connection, queries):
         return False
     row = await (await connection.execute(queries["read_settings"])).fetchone()
-    if row is None:  # the tables were made from a printed script: what came last tells of which version it was
+    # The tables were made from a printed script: what came last tells of which version it was.
+    if row is None:
         return await _table_exists(connection, queries, queries.table("batch"))
     return bool(row.layout >= LAYOUT or row.schema_version > LAYOUT)
 
@@ -192,11 +233,13 @@ async def _table_exists(connection: Connection, queries: Queries, name: str) -> 
 
 
 async def _refuse_predecessor(connection: Connection, queries: Queries) -> None:
-    """jobsync's tables have some of the names that ours have, and another shape. It has one that we do not."""
+    """jobsync's tables have some of the names that ours have, and another shape. It has one that we
+    do not."""
     name = sql.Identifier(queries.schema, f"{queries.appname}leader_lock").as_string()
     if await _table_exists(connection, queries, name):
         raise SchemaError(
-            f"the tables {queries.appname!r} in schema {queries.schema!r} are jobsync's, which this library leaves alone; use "
+            f"the tables {queries.appname!r} in schema {queries.schema!r} are jobsync's, which "
+            "this library leaves alone; use "
             "another appname, such as 'jobs_', or another schema"
         )
 
@@ -204,17 +247,25 @@ async def _refuse_predecessor(connection: Connection, queries: Queries) -> None:
 async def _require(connection: Connection, queries: Queries) -> None:
     if not await _exists(connection, queries):
         raise SchemaError(
-            f"there is no cluster {queries.appname!r} in schema {queries.schema!r} of database {connection.info.dbname!r}: its "
-            "first worker makes it, or `jobsync-async init`; if it is elsewhere, give its appname, schema or database"
+            f"there is no cluster {queries.appname!r} in schema {queries.schema!r} of database "
+            f"{connection.info.dbname!r}: its "
+            "first worker makes it, or `jobsync-async init`; if it is elsewhere, give its "
+            "appname, schema or database"
         )
 
 
-async def _create(connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]) -> bool:
-    """Create the tables and indexes that are missing, in one transaction; those that are there are left alone. False when
-    another start was about it."""
-    rights = await (await connection.execute(queries["may_create"], {"schema": queries.schema})).fetchone()
+async def _create(
+    connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]
+) -> bool:
+    """Create the tables and indexes that are missing, in one transaction; those that are there are
+    left alone. False when another start was about it."""
+    rights = await (
+        await connection.execute(queries["may_create"], {"schema": queries.schema})
+    ).fetchone()
     if rights is None:
-        raise SchemaError(f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does")
+        raise SchemaError(
+            f"schema {queries.schema!r} does not exist; create it, or set schema= to one that does"
+        )
     values = {"key": f"{queries.schema}.{config.appname}", **bounds}
     alone = await _create_alone(connection, queries, config, values)
     if not alone:
@@ -222,7 +273,9 @@ async def _create(connection: Connection, queries: Queries, config: Coordination
     return alone
 
 
-async def _create_alone(connection: Connection, queries: Queries, config: CoordinationConfig, values: dict[str, str]) -> bool:
+async def _create_alone(
+    connection: Connection, queries: Queries, config: CoordinationConfig, values: dict[str, str]
+) -> bool:
     """False, and nothing is done, while another start does it."""
     async with connection.transaction():
         row = await (await connection.execute(queries["lock_schema"], values)).fetchone()
@@ -247,18 +300,24 @@ async def _rights_named(connection: Connection, queries: Queries) -> AsyncIterat
     except errors.InsufficientPrivilege as error:
         if await _exists(connection, queries):
             raise SchemaError(
-                f"the tables of {queries.appname!r} in schema {queries.schema!r} were made by an older version, "
-                "and this role may not expand them; run `jobsync-async init` of this version as their owner, or have an "
-                "administrator run what `jobsync-async init --sql` prints: older workers go on meanwhile"
+                f"the tables of {queries.appname!r} in schema {queries.schema!r} were made by an "
+                "older version, "
+                "and this role may not expand them; run `jobsync-async init` of this version as "
+                "their owner, or have an "
+                "administrator run what `jobsync-async init --sql` prints: older workers go on "
+                "meanwhile"
             ) from error
         raise SchemaError(
-            f"the tables of {queries.appname!r} are not in schema {queries.schema!r}, and this role may not create them; "
-            "run `jobsync-async init` as a role that may, or have an administrator run what `jobsync-async init --sql` prints"
+            f"the tables of {queries.appname!r} are not in schema {queries.schema!r}, and this "
+            "role may not create them; "
+            "run `jobsync-async init` as a role that may, or have an administrator run what "
+            "`jobsync-async init --sql` prints"
         ) from error
 
 
 def channel_of(schema: str, appname: str) -> str:
-    """The channel on which a new cluster announces its changes: clusters of one prefix in several schemas have one each.
+    """The channel on which a new cluster announces its changes: clusters of one prefix in several
+    schemas have one each.
 
     That of ``public`` is the one that 0.1.0 used for all of them.
     """
@@ -278,28 +337,38 @@ def settings(config: CoordinationConfig, channel: str) -> dict[str, int | str]:
     }
 
 
-async def _insert_cluster(connection: Connection, queries: Queries, config: CoordinationConfig) -> None:
+async def _insert_cluster(
+    connection: Connection, queries: Queries, config: CoordinationConfig
+) -> None:
     values = settings(config, channel_of(queries.schema, config.appname))
-    await connection.execute(queries["insert_cluster"], {**values, "cluster": queries.table("cluster")})
+    await connection.execute(
+        queries["insert_cluster"], {**values, "cluster": queries.table("cluster")}
+    )
 
 
-async def _check(connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool) -> str:
+async def _check(
+    connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool
+) -> str:
     """Whether the tables and the settings fit; the channel on which changes are announced."""
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     if row is None and observe:
-        raise SchemaError(f"the tables of {config.appname!r} are there, but no worker has ever started")
+        raise SchemaError(
+            f"the tables of {config.appname!r} are there, but no worker has ever started"
+        )
     if row is None:  # the tables were made from the printed script: the first start adds the row
         await _insert_cluster(connection, queries, config)
         row = await (await connection.execute(queries["read_settings"])).fetchone()
         assert row is not None
     if row.layout < LAYOUT:
         raise SchemaError(
-            f"the tables are of layout {row.layout}, and this library needs {LAYOUT}: run `jobsync-async init`; "
+            f"the tables are of layout {row.layout}, and this library needs {LAYOUT}: run "
+            "`jobsync-async init`; "
             "older workers go on meanwhile"
         )
     if row.schema_version > LAYOUT:
         raise SchemaError(
-            f"the tables are for layout {row.schema_version} and newer, and this library's newest is {LAYOUT}; "
+            f"the tables are for layout {row.schema_version} and newer, and this library's "
+            f"newest is {LAYOUT}; "
             "install the version of jobsync-async that the other workers run"
         )
     channel = str(row.channel or config.channel)
@@ -311,30 +380,36 @@ async def _check(connection: Connection, queries: Queries, config: CoordinationC
         ours, theirs = getattr(config, name), getattr(row, name)
         if ours != theirs:
             raise ConfigError(
-                f"{name} is {ours!r} here and {theirs!r} in the running cluster {config.appname!r}; all workers must "
+                f"{name} is {ours!r} here and {theirs!r} in the running cluster "
+                f"{config.appname!r}; all workers must "
                 "agree: change this setting, or use another appname for another cluster"
             )
     return channel
 
 
-async def _set_time_zone(connection: Connection, queries: Queries, config: CoordinationConfig) -> Any:
-    """Write the cluster's time zone, unless another start is faster; the settings that there are then."""
+async def _set_time_zone(
+    connection: Connection, queries: Queries, config: CoordinationConfig
+) -> Any:
+    """Write the cluster's time zone, unless another start is faster; the settings that there are
+    then."""
     try:
         await connection.execute(queries["set_time_zone"], {"time_zone": config.time_zone})
     except errors.InvalidParameterValue as error:
         raise ConfigError(
-            f"the server does not know the time zone {config.time_zone!r}; its view pg_timezone_names shows those that it knows"
+            f"the server does not know the time zone {config.time_zone!r}; its view "
+            "pg_timezone_names shows those that it knows"
         ) from error
     return await (await connection.execute(queries["read_settings"])).fetchone()
 
 
 def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:
-    """The SQL that creates the tables, and the roles, for a database administrator to run. Does no I/O; `schema` None means
-    ``public``."""
+    """The SQL that creates the tables, and the roles, for a database administrator to run. Does no
+    I/O; `schema` None means ``public``."""
     queries = Queries(config.schema or "public", config.appname)
     tables = queries.create_tables.decode()
     if roles is None or not roles.given():
         return tables
-    from jobsync_async.postgres.roles import roles_script  # noqa: PLC0415 - a worker has no use for it
+    # a worker has no use for it
+    from jobsync_async.postgres.roles import roles_script  # noqa: PLC0415
 
     return f"{tables}\n{roles_script(queries, roles)}"

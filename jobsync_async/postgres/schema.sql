@@ -1,8 +1,9 @@
--- The tables of one cluster, as this version of the library makes them. `jobsync-async init --sql` prints this, and what is in
--- the folder expand, with your schema and prefix filled in. Running it again changes nothing.
--- Wall-clock columns are for people to read: no decision is made by them.
+-- The tables of one cluster, as this version of the library makes them. `jobsync-async init --sql`
+-- prints this, and what is in the folder expand, with your schema and prefix filled in. Running it
+-- again changes nothing. Wall-clock columns are for people to read: no decision is made by them.
 
--- The cluster: exactly one row. Its row lock orders every transaction that changes membership, tokens or pins.
+-- The cluster: exactly one row. Its row lock orders every transaction that changes membership,
+-- tokens or pins.
 CREATE TABLE IF NOT EXISTS {cluster} (
     only_one          smallint PRIMARY KEY DEFAULT 1 CHECK (only_one = 1),
     schema_version    integer NOT NULL,              -- the oldest layout that a worker may know: older ones are refused
@@ -67,8 +68,9 @@ CREATE TABLE IF NOT EXISTS {token} (
 CREATE INDEX IF NOT EXISTS {token_version_idx} ON {token} (version) WHERE version > 0;
 CREATE INDEX IF NOT EXISTS {token_next_node_idx} ON {token} (next_node) WHERE next_node IS NOT NULL;
 
--- A pin: this task is to run on a worker whose name matches. task_key is the SHA-256 of task_id, so that ids of any
--- length have one; token_id is what the task hashes to, kept to find pins that share a token.
+-- A pin: this task is to run on a worker whose name matches. task_key is the SHA-256 of task_id, so
+-- that ids of any length have one; token_id is what the task hashes to, kept to find pins that
+-- share a token.
 CREATE TABLE IF NOT EXISTS {lock} (
     task_key          bytea PRIMARY KEY,
     task_id           text NOT NULL,
@@ -99,7 +101,8 @@ CREATE TABLE IF NOT EXISTS {claim} (
     PRIMARY KEY (date, task_key)
 );
 
--- A task of a batch that is not begun any more on any date, until it is released: its workers ended while they were at work on it.
+-- A task of a batch that is not begun any more on any date, until it is released: its workers ended
+-- while they were at work on it.
 CREATE TABLE IF NOT EXISTS {set_aside} (
     task_key          bytea PRIMARY KEY,
     task_id           text NOT NULL,
@@ -123,8 +126,8 @@ CREATE TABLE IF NOT EXISTS {audit} (
     PRIMARY KEY (date, task_key)
 );
 
--- A batch on one date: one that was begun and not finished is open, and whoever runs it without a date continues it. batch_key
--- is the SHA-256 of its name, or of its ids where it has none.
+-- A batch on one date: one that was begun and not finished is open, and whoever runs it without a
+-- date continues it. batch_key is the SHA-256 of its name, or of its ids where it has none.
 CREATE TABLE IF NOT EXISTS {batch} (
     batch_key         bytea NOT NULL,
     date              date NOT NULL,

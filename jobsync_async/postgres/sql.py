@@ -25,12 +25,14 @@ WORKER_WRITES = {
     "rebalance": ("INSERT",),
 }
 _FOR_THE_SCRIPT = """
--- Workers may be running. So nothing here waits for long, and makes them wait: if it says "lock timeout", run it again.
+-- Workers may be running. So nothing here waits for long, and makes them wait: if it says "lock
+-- timeout", run it again.
 SET LOCAL lock_timeout = '200ms';
 """
 INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
 
-# See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it either.
+# See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it
+# either.
 _SERVER = (
     "(SELECT pg_catalog.concat_ws('/', s.system_identifier, {timeline}, d.oid) "
     "FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d "
@@ -41,10 +43,13 @@ _TIMELINE = (
     'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END'
 )
 _SOUND = (
-    "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND (%(adopted_server)s::text IS NULL "
-    "OR (server_identity = %(adopted_server)s::text AND generation = %(adopted_generation)s::bigint))"
+    "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND "
+    "(%(adopted_server)s::text IS NULL "
+    "OR (server_identity = %(adopted_server)s::text AND generation = "
+    "%(adopted_generation)s::bigint))"
 )
-# What a worker's row `n` says of its times, if the incarnation that it is now has written that; see the head of queries.sql.
+# What a worker's row `n` says of its times, if the incarnation that it is now has written that; see
+# the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
@@ -54,10 +59,12 @@ _PARTS = ("pinned", "left_over")
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
 
-# What each layout of the tables adds to the one before, beyond new tables; each of them can be run again.
+# What each layout of the tables adds to the one before, beyond new tables; each of them can be run
+# again.
 _EXPANSIONS = {2: "expand/0002.sql"}
 
-# A CHECK's name is all that a worker of any version shows its user when the row that it makes is refused by it.
+# A CHECK's name is all that a worker of any version shows its user when the row that it makes is
+# refused by it.
 TOO_OLD = "this version of jobsync_async is too old for the cluster"
 
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -66,22 +73,33 @@ _CHANGED = re.compile(r"(?:ALTER TABLE|UPDATE) \{(\w+)\}")
 
 
 class Queries:
-    """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes, by its name:
-    ``queries["heartbeat"]``.
+    """Every statement of ``queries.sql`` and ``operators.sql`` for one schema and prefix, as bytes,
+    by its name: ``queries["heartbeat"]``.
 
     Args:
-        timeline: whether the server says on which timeline it is, which then belongs to its identity.
+        timeline: whether the server says on which timeline it is, which then belongs to its
+            identity.
     """
 
     def __init__(self, schema: str, appname: str, *, timeline: bool = True) -> None:
-        if "%" in schema:  # drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too
-            raise ConfigError(f"the tables cannot be in schema {schema!r}: its name has a percent sign; use another schema")
+        # Drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too.
+        if "%" in schema:
+            raise ConfigError(
+                f"the tables cannot be in schema {schema!r}: its name has a percent sign; use "
+                "another schema"
+            )
         self.schema = schema
         self.appname = appname
-        self._names: dict[str, Any] = {table: sql.Identifier(schema, appname + table) for table in TABLES}
+        self._names: dict[str, Any] = {
+            table: sql.Identifier(schema, appname + table) for table in TABLES
+        }
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
         server = sql.SQL(_SERVER).format(timeline=sql.SQL(_TIMELINE if timeline else "NULL"))
-        self._names |= {"server": server, "sound": sql.SQL(_SOUND).format(server=server), "announces": sql.SQL(_ANNOUNCES)}
+        self._names |= {
+            "server": server,
+            "sound": sql.SQL(_SOUND).format(server=server),
+            "announces": sql.SQL(_ANNOUNCES),
+        }
         self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         texts = _load("queries.sql") | _load("operators.sql")
@@ -93,17 +111,24 @@ class Queries:
 
     @property
     def create_tables(self) -> bytes:
-        """The script that makes the tables where they are missing, and expands those that are there: all of it or nothing."""
+        """The script that makes the tables where they are missing, and expands those that are
+        there: all of it or nothing."""
         script = "\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS.values()))
         return self._compose(f"BEGIN;\n{_FOR_THE_SCRIPT}\n{script}COMMIT;\n")
 
     def creations(self) -> list[tuple[str, bytes]]:
         """The statements that make each table and index, with its quoted, qualified name."""
-        return [(self._qualified(_subject(_MADE, part)), self._compose(part)) for part in split(_read("schema.sql"))]
+        return [
+            (self._qualified(_subject(_MADE, part)), self._compose(part))
+            for part in split(_read("schema.sql"))
+        ]
 
     def expansions(self, layout: int) -> list[tuple[str, bytes]]:
-        """The statements that bring tables of a layout up to the newest, with the table that each of them changes."""
-        parts = [part for to, name in _EXPANSIONS.items() if to > layout for part in split(_read(name))]
+        """The statements that bring tables of a layout up to the newest, with the table that each
+        of them changes."""
+        parts = [
+            part for to, name in _EXPANSIONS.items() if to > layout for part in split(_read(name))
+        ]
         return [(self._qualified(_subject(_CHANGED, part)), self._compose(part)) for part in parts]
 
     def _qualified(self, name: str) -> str:
@@ -123,7 +148,8 @@ class Queries:
         return sql.SQL(text).format(**self._names, **names).as_bytes()
 
     def _statements_of(self, script: str, **names: sql.Identifier) -> list[bytes]:
-        # Split before any name is put in: a name may hold a semicolon, a line's end or what looks like a comment.
+        # Split before any name is put in: a name may hold a semicolon, a line's end or what looks
+        # like a comment.
         return [self._compose(part, **names) for part in split(script)]
 
 
@@ -141,7 +167,10 @@ def _read(name: str) -> str:
 @cache
 def _load(name: str) -> dict[str, str]:
     _, *parts = _HEADER.split(_read(name))
-    return {part_name: _without_comments(text) for part_name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        part_name: _without_comments(text)
+        for part_name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def split(script: str) -> list[str]:
@@ -151,4 +180,6 @@ def split(script: str) -> list[str]:
 
 
 def _without_comments(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--")).strip()
+    return "\n".join(
+        line for line in text.splitlines() if not line.lstrip().startswith("--")
+    ).strip()

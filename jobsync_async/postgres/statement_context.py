@@ -1,4 +1,5 @@
-"""What every statement of a worker is sent with: the history that it must be on, and how changes are announced."""
+"""What every statement of a worker is sent with: the history that it must be on, and how changes
+are announced."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ _ROOM = 0.5
 
 
 class ServerChanged(StoreUnavailable):
-    """The server is not the one that the cluster was begun on, or that this worker has adopted; or the cluster was begun anew.
-    Nothing was written. The heartbeat task finds out which, and what to do."""
+    """The server is not the one that the cluster was begun on, or that this worker has adopted; or
+    the cluster was begun anew. Nothing was written. The heartbeat task finds out which, and what to
+    do."""
 
 
 class StatementContext:
@@ -26,7 +28,8 @@ class StatementContext:
     Attributes:
         history: what the worker has adopted; None requires only that server and row agree.
         channel: on which changes are announced, as the cluster row says.
-        announces: False while the server's queue of notifications is full: then changes are made without being announced.
+        announces: False while the server's queue of notifications is full: then changes are made
+            without being announced.
         on_change: told when a connection leads elsewhere.
     """
 
@@ -37,8 +40,8 @@ class StatementContext:
         self.on_change: Callable[[], None] = lambda: None
 
     def values(self, server: str | None) -> dict[str, Any]:
-        """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`; None where each statement has to
-        look."""
+        """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`; None where
+        each statement has to look."""
         history = self.history
         return {
             "here": server,
@@ -48,8 +51,13 @@ class StatementContext:
         }
 
     def check(self, server: str | None) -> None:
-        """A connection to `server` was opened, or is used: raises ServerChanged when that is not the adopted one."""
-        if self.history is not None and server is not None and self.history.server.rpartition("/")[0] != server:
+        """A connection to `server` was opened, or is used: raises ServerChanged when that is not
+        the adopted one."""
+        if (
+            self.history is not None
+            and server is not None
+            and self.history.server.rpartition("/")[0] != server
+        ):
             self.on_change()
             raise self.changed()
 
@@ -57,8 +65,10 @@ class StatementContext:
         """Announce nothing from now on, until `learn_queue_usage` tells of room again."""
         self.announces = False
         logger.warning(
-            "the server's queue of notifications is full, for some session listens and stays in a transaction: end it (the "
-            "server's log names it); until then changes are not announced, but found by heartbeats and by polling",
+            "the server's queue of notifications is full, for some session listens and stays in "
+            "a transaction: end it (the "
+            "server's log names it); until then changes are not announced, but found by "
+            "heartbeats and by polling",
             extra={"channel": self.channel},
         )
 
@@ -66,10 +76,14 @@ class StatementContext:
         """How full the queue is, from 0 to 1, where that was asked."""
         if not self.announces and usage is not None and usage <= _ROOM:
             self.announces = True
-            logger.info("the server's queue of notifications has room again", extra={"channel": self.channel})
+            logger.info(
+                "the server's queue of notifications has room again",
+                extra={"channel": self.channel},
+            )
 
     def changed(self) -> ServerChanged:
         """The error for a statement that found no sound row."""
         return ServerChanged(
-            "the server is another one than before, or the cluster was begun anew; this worker finds out and resumes by itself"
+            "the server is another one than before, or the cluster was begun anew; this worker "
+            "finds out and resumes by itself"
         )

@@ -42,7 +42,8 @@ class Status:
         return [row._asdict() for row in await self._fetch("list_handoffs")]
 
     async def stuck_handoffs(self) -> list[dict[str, Any]]:
-        """Revoked tokens that are still in use past the hand-off timeout, each with worker, task and seconds."""
+        """Revoked tokens that are still in use past the hand-off timeout, each with worker, task
+        and seconds."""
         return [row._asdict() for row in await self._fetch("list_stuck")]
 
     async def rebalances(self, most: int) -> list[dict[str, Any]]:

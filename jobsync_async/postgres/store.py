@@ -1,7 +1,8 @@
 """Everything that a worker keeps open towards PostgreSQL, in one place.
 
-In steady state a worker holds two connections: one that carries heartbeats and nothing else, and one that listens, reads and
-acknowledges. What a leader writes and what users call goes over further ones, opened when needed and closed when idle.
+In steady state a worker holds two connections: one that carries heartbeats and nothing else, and
+one that listens, reads and acknowledges. What a leader writes and what users call goes over further
+ones, opened when needed and closed when idle.
 """
 
 from __future__ import annotations
@@ -42,13 +43,19 @@ class Store:
         membership, leading, deaths, pins, work, status: the statements, by what they are about.
         failover: those about the server itself.
         sessions: those of failover by session; None without it.
-        tag: in the ``application_name`` of each of its sessions, so that they can be ended when the process is dead.
+        tag: in the ``application_name`` of each of its sessions, so that they can be ended when the
+            process is dead.
         queries: their texts, for this cluster's tables.
         codec: Python's name for the database's encoding.
     """
 
     def __init__(
-        self, config: CoordinationConfig, queries: Queries, heartbeats: Connector, others: Connector, tag: str
+        self,
+        config: CoordinationConfig,
+        queries: Queries,
+        heartbeats: Connector,
+        others: Connector,
+        tag: str,
     ) -> None:
         context = others.context
         self.queries = queries
@@ -62,7 +69,9 @@ class Store:
         # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
         self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
-        key = f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
+        key = (
+            f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
+        )
         self.membership: Membership = Membership(
             self._heartbeat_link, self._leader_link, queries, context, config.times, session_key=key
         )
@@ -73,10 +82,16 @@ class Store:
         if key is not None:  # most workers do without, and without the memory that it takes
             from jobsync_async.postgres.sessions import Sessions  # noqa: PLC0415
 
-            self.sessions = Sessions(self._heartbeat_link, self._sessions_link, queries, context, key)
+            self.sessions = Sessions(
+                self._heartbeat_link, self._sessions_link, queries, context, key
+            )
         self.pins: PinStatements = PinStatements(self._pool, queries, context)
         self.failover: Failover = Failover(
-            self._heartbeat_link, self._leader_link, queries, context, settings(config, context.channel)
+            self._heartbeat_link,
+            self._leader_link,
+            queries,
+            context,
+            settings(config, context.channel),
         )
         self.codec: str = others.codec
         self.work: WorkStore = WorkStore(self._pool, queries, self.codec)
@@ -84,8 +99,11 @@ class Store:
         self._predecessor = config.predecessor
 
     @classmethod
-    async def open(cls, config: CoordinationConfig, node_name: str, *, observe: bool = False) -> Store:
-        """Connect, find or create the tables, and check that they fit; to `observe`, they must be there, and fit as they are.
+    async def open(
+        cls, config: CoordinationConfig, node_name: str, *, observe: bool = False
+    ) -> Store:
+        """Connect, find or create the tables, and check that they fit; to `observe`, they must be
+        there, and fit as they are.
 
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
@@ -93,7 +111,9 @@ class Store:
         tag = os.urandom(6).hex()
 
         def conninfo(purpose: str) -> str:
-            return config.conninfo(f"{node_name} {purpose}", None if observe else tag, reads_only=observe)
+            return config.conninfo(
+                f"{node_name} {purpose}", None if observe else tag, reads_only=observe
+            )
 
         context = StatementContext()
         others = Connector(conninfo, config.bulk_limit_sec, context, pooled=not config.notify)
@@ -103,8 +123,11 @@ class Store:
         return cls(config, queries, heartbeats, others, tag)
 
     async def listen(self) -> TokenFeed:
-        """A fresh LISTEN connection, or what stands in for it where there is no push. Raises StoreUnavailable."""
-        feed: TokenFeed = await PushedFeed.open(self._others) if self._notify else PolledFeed(self._others)
+        """A fresh LISTEN connection, or what stands in for it where there is no push. Raises
+        StoreUnavailable."""
+        feed: TokenFeed = (
+            await PushedFeed.open(self._others) if self._notify else PolledFeed(self._others)
+        )
         feed.poll_interval_sec = self._poll_interval_sec
         return feed
 
@@ -118,40 +141,49 @@ class Store:
         """The workers of jobsync that this cluster replaces; None without any."""
         if self._predecessor is None:
             return None
-        from jobsync_async.postgres.predecessor import Predecessor  # noqa: PLC0415 - most workers do without
+        # most workers do without
+        from jobsync_async.postgres.predecessor import Predecessor  # noqa: PLC0415
 
         return Predecessor(self._pool, self.queries, self._predecessor)
 
     @property
     def inspection(self) -> Inspection:
         """The statements of the command line."""
-        from jobsync_async.postgres.inspection import Inspection  # noqa: PLC0415 - a worker has no use for it
+        # a worker has no use for it
+        from jobsync_async.postgres.inspection import Inspection  # noqa: PLC0415
 
         return Inspection(self._pool, self.queries)
 
     @property
     def bounds(self) -> Bounds:
         """The statements about the bound on timeouts, for the command line."""
-        from jobsync_async.postgres.bounds import Bounds  # noqa: PLC0415 - a worker has no use for it
+        # a worker has no use for it
+        from jobsync_async.postgres.bounds import Bounds  # noqa: PLC0415
 
         return Bounds(self._leader_link, self.queries, self._others.context)
 
     async def observe(self) -> ObserverFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""
-        from jobsync_async.postgres.observer import ObserverFeed  # noqa: PLC0415 - a worker has no use for it
+        # a worker has no use for it
+        from jobsync_async.postgres.observer import ObserverFeed  # noqa: PLC0415
 
         return await ObserverFeed.open(self._others)
 
     def suspect(self) -> None:
-        """A connection broke: others may have. What is idle is looked at before somebody is handed it. No I/O."""
+        """A connection broke: others may have. What is idle is looked at before somebody is handed
+        it. No I/O."""
         self._pool.suspect()
 
     def cut(self) -> None:
-        """End every connection at once, whatever it is doing, and open no more, as when the process dies. No I/O."""
+        """End every connection at once, whatever it is doing, and open no more, as when the process
+        dies. No I/O."""
         self._others.sever()
         self._heartbeats.sever()
         for connection in tuple(forks.connections):
-            if not connection.closed and self.tag in connection.info.get_parameters()["application_name"]:
+            if (
+                not connection.closed
+                and self.tag in connection.info.get_parameters()["application_name"]
+            ):
                 shut_down(connection)
 
     async def close(self) -> None:

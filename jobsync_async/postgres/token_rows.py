@@ -1,7 +1,8 @@
 """New rows of the table of tokens, in the binary format of PostgreSQL's COPY.
 
-Rows of one owner differ in their number alone: one of them is repeated, and the numbers are put in, one of their bytes in all
-rows at a time. Source of the format: PostgreSQL's documentation of COPY, "Binary Format".
+Rows of one owner differ in their number alone: one of them is repeated, and the numbers are put in,
+one of their bytes in all rows at a time. Source of the format: PostgreSQL's documentation of COPY,
+"Binary Format".
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ _NUMBER_AT = 6  # after the count of fields and this field's length
 _MOST_ROWS = 1_000
 
 
-def token_rows(moves: Moves, owners: Sequence[Identity | None], *, epoch: int, version: int) -> Iterator[bytes]:
-    """``token_id, node, incarnation, epoch, version`` of new tokens, in pieces of about a hundred kilobytes at most.
+def token_rows(
+    moves: Moves, owners: Sequence[Identity | None], *, epoch: int, version: int
+) -> Iterator[bytes]:
+    """``token_id, node, incarnation, epoch, version`` of new tokens, in pieces of about a hundred
+    kilobytes at most.
 
     Args:
         moves: tokens and receivers.

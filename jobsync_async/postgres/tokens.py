@@ -1,4 +1,5 @@
-"""A worker's own tokens: hearing of changes, reading them, acknowledging revocations. One connection, one thing at a time."""
+"""A worker's own tokens: hearing of changes, reading them, acknowledging revocations. One
+connection, one thing at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class TokenFeed(Hearing, ABC):
     Attributes:
         age: the number by which announcements name it, once it was read.
         notifications: how many came, junk included.
-        pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to read.
+        pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to
+            read.
         poll_interval_sec: seconds between two looks for a change, where none is announced.
     """
 
@@ -45,11 +47,13 @@ class TokenFeed(Hearing, ABC):
 
     @abstractmethod
     async def wait(self, wake: asyncio.Event, timeout_sec: float | None) -> None:
-        """Return when something was heard, `wake` is set, or the time is over. Raises StoreUnavailable."""
+        """Return when something was heard, `wake` is set, or the time is over. Raises
+        StoreUnavailable."""
 
     @abstractmethod
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Runner `work` with the connection, not cancelled and bounded in time. Raises StoreUnavailable or SchemaError."""
+        """Runner `work` with the connection, not cancelled and bounded in time. Raises
+        StoreUnavailable or SchemaError."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -60,7 +64,8 @@ class TokenFeed(Hearing, ABC):
         """Close the connection."""
 
     async def read_changes(self, me: Identity, since: int) -> Snapshot:
-        """What changed after version `since`, in one atomic read; -1 reads everything. Raises StoreUnavailable."""
+        """What changed after version `since`, in one atomic read; -1 reads everything. Raises
+        StoreUnavailable."""
 
         async def work(connection: Connection) -> Snapshot:
             # Binary: thousands of numbers are parsed several times faster than from text.
@@ -68,7 +73,13 @@ class TokenFeed(Hearing, ABC):
             if self._neighbours_seen[0] != me.incarnation:
                 self._neighbours_seen = (me.incarnation, -1, -1)
             _, members, youngest = self._neighbours_seen
-            values = {**me._asdict(), "since": since, "members": members, "youngest": youngest, "most_told": MOST_TOLD}
+            values = {
+                **me._asdict(),
+                "since": since,
+                "members": members,
+                "youngest": youngest,
+                "most_told": MOST_TOLD,
+            }
             values |= self._context.values(connection.server)
             row = await (await cursor.execute(self._queries["read_changes"], values)).fetchone()
             if row is None:
@@ -92,19 +103,25 @@ class TokenFeed(Hearing, ABC):
         return await self.run(work)
 
     def _neighbours(self, me: Identity, row: Any) -> list[Neighbour] | None:
-        """The workers of this host, if there are others than this incarnation read last over this connection."""
+        """The workers of this host, if there are others than this incarnation read last over this
+        connection."""
         seen = (me.incarnation, row.members, row.youngest)
         if seen == self._neighbours_seen:
             return None
         self._neighbours_seen = seen
         # Each as neighbour_from takes it; JSON has no UUIDs.
-        return [neighbour_from(name, UUID(incarnation), *where) for name, incarnation, *where in row.neighbours or ()]
+        return [
+            neighbour_from(name, UUID(incarnation), *where)
+            for name, incarnation, *where in row.neighbours or ()
+        ]
 
     async def acknowledge(self, me: Identity, revocations: Sequence[tuple[int, int]]) -> list[int]:
-        """Let go of tokens, each named with the version of the revocation that is answered; those that were handed on.
+        """Let go of tokens, each named with the version of the revocation that is answered; those
+        that were handed on.
 
-        A token is not among them when a fence still locks its row, or when the revocation was changed meanwhile, which the
-        next reading tells. Raises StoreUnavailable; they may have been handed on all the same, which it tells too.
+        A token is not among them when a fence still locks its row, or when the revocation was
+        changed meanwhile, which the next reading tells. Raises StoreUnavailable; they may have been
+        handed on all the same, which it tells too.
         """
         answer = {
             "most_named": MOST_NAMED,
@@ -115,7 +132,9 @@ class TokenFeed(Hearing, ABC):
 
         async def work(connection: Connection) -> list[int]:
             values = {**answer, **self._context.values(connection.server)}
-            locked, done = await connection.together((self._queries["lock_cluster"], self._queries["acknowledge"]), values)
+            locked, done = await connection.together(
+                (self._queries["lock_cluster"], self._queries["acknowledge"]), values
+            )
             if not locked:
                 raise self._context.changed()
             return done[0].token_ids if done else []
@@ -131,7 +150,9 @@ class TokenFeed(Hearing, ABC):
 
         async def work(connection: Connection) -> Any:
             values = self._context.values(connection.server)
-            return await (await connection.execute(self._queries["read_version"], values)).fetchone()
+            return await (
+                await connection.execute(self._queries["read_version"], values)
+            ).fetchone()
 
         if self._until_next_poll(None) <= 0:
             self._looked_at = asyncio.get_running_loop().time()
@@ -141,14 +162,18 @@ class TokenFeed(Hearing, ABC):
                 self._context.learn_queue_usage(row.queue_usage)
 
     async def show_stuck(self, me: Identity, stuck: Sequence[Stuck]) -> None:
-        """Write into the own row which revoked tokens are still in use, for people to see. Raises StoreUnavailable."""
+        """Write into the own row which revoked tokens are still in use, for people to see. Raises
+        StoreUnavailable."""
         shown = json.dumps([one._asdict() for one in stuck]) if stuck else None
         await self.run(
-            lambda connection: connection.execute(self._queries["show_stuck"], {**me._asdict(), "stuck": shown}),
+            lambda connection: connection.execute(
+                self._queries["show_stuck"], {**me._asdict(), "stuck": shown}
+            ),
         )
 
     async def announce_runs(self, me: Identity, runs: Collection[Runner]) -> bool:
-        """Write into the own row what is run here; False when the row is not there. Raises StoreUnavailable."""
+        """Write into the own row what is run here; False when the row is not there. Raises
+        StoreUnavailable."""
 
         async def work(connection: Connection) -> bool:
             values = {**me._asdict(), "runs": _as_json(runs)}
@@ -175,7 +200,8 @@ class TokenFeed(Hearing, ABC):
 
 
 class PushedFeed(Listener, TokenFeed):
-    """The LISTEN connection with its statements. After an error it is closed, and a new one must be opened."""
+    """The LISTEN connection with its statements. After an error it is closed, and a new one must be
+    opened."""
 
     pushed = True
 
@@ -194,7 +220,8 @@ class PushedFeed(Listener, TokenFeed):
 
 
 class PolledFeed(TokenFeed):
-    """The same where nothing can be listened to: looks at the cluster's version every `poll_interval_sec`."""
+    """The same where nothing can be listened to: looks at the cluster's version every
+    `poll_interval_sec`."""
 
     pushed = False
 
@@ -221,7 +248,8 @@ class PolledFeed(TokenFeed):
 
 
 def int_array(values: Sequence[int]) -> str:
-    """A PostgreSQL array literal; much faster than the driver's adapter for thousands of numbers."""
+    """A PostgreSQL array literal; much faster than the driver's adapter for thousands of
+    numbers."""
     return "{" + ",".join(map(str, values)) + "}"
 
 

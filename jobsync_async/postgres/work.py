@@ -1,5 +1,5 @@
-"""Claims, completions and batches: lists of tasks in one round trip each, fenced by token, incarnation and epoch in the
-statement."""
+"""Claims, completions and batches: lists of tasks in one round trip each, fenced by token,
+incarnation and epoch in the statement."""
 
 from __future__ import annotations
 
@@ -33,14 +33,19 @@ class WorkStore:
         date: dt.date = row.date
         return date
 
-    # -- claims and completions -----------------------------------------------------------------------------------------
+    # -- claims and completions --------------------------------------------------------------------
 
     async def record_claims(
         self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
         if len(works) == 1:
             (work,) = works
-            values = {**work._asdict(), "task_key": run.key(work.task_id), "date": run.date, "node": me.name}
+            values = {
+                **work._asdict(),
+                "task_key": run.key(work.task_id),
+                "date": run.date,
+                "node": me.name,
+            }
             held = await self._fetch("record_claim", {**values, "incarnation": me.incarnation})
             return {work.task_id: not held[0].complete} if held else {}
         values = {**self._fenced(me, run, works), "all_or_none": all_or_none}
@@ -50,11 +55,18 @@ class WorkStore:
     async def begin_tasks(
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
     ) -> dict[str, Begun]:
-        values = {**self._fenced(me, run, works), "lost_limit": lost_limit, "alone": alone, "reason": SET_ASIDE}
+        values = {
+            **self._fenced(me, run, works),
+            "lost_limit": lost_limit,
+            "alone": alone,
+            "reason": SET_ASIDE,
+        }
         rows = await self._record("begin_tasks", values, run, works)
         return {text: Begun(row.begun, row.complete, row.set_aside) for text, row in rows.items()}
 
-    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
+    async def record_completions(
+        self, me: Identity, run: Run, works: Sequence[Work]
+    ) -> dict[str, bool]:
         rows = await self._record("record_completions", self._fenced(me, run, works), run, works)
         return {text: row.completed for text, row in rows.items()}
 
@@ -65,13 +77,17 @@ class WorkStore:
         values = {
             "date": run.date,
             "task_keys": [run.key(work.task_id) for work, _ in ended],
-            "errors": [None if error is None else storable(error, self._codec) for _, error in ended],
+            "errors": [
+                None if error is None else storable(error, self._codec) for _, error in ended
+            ],
             "epochs": int_array([work.epoch for work, _ in ended]),
         }
         return await self._execute("end_claims", values)
 
     async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
-        await self._execute("forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]})
+        await self._execute(
+            "forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]}
+        )
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         return await self._progress("read_progress", run, texts)
@@ -82,7 +98,7 @@ class WorkStore:
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         return [row._asdict() for row in await self._fetch("read_audit", {"date": date})]
 
-    # -- batches --------------------------------------------------------------------------------------------------------
+    # -- batches -----------------------------------------------------------------------------------
 
     async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
         values = {**asked._asdict(), "batch_key": key, "total": total, "node": me.name}
@@ -101,25 +117,33 @@ class WorkStore:
         values = {"batch_key": key, "date": opened.date, "started_at": opened.started_at}
         await self._execute("finish_batch", values)
 
-    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+    async def find_dates(
+        self, key: bytes, run: Run, tokens: Mapping[str, int]
+    ) -> set[tuple[str, dt.date]]:
         values = {
             "batch_key": key,
             "date": run.date,
             "name": run.batch,
-            "this_run": json.dumps([{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}]),
+            "this_run": json.dumps(
+                [{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}]
+            ),
             "task_keys": [run.key(text) for text in tokens],
             "token_ids": int_array(list(tokens.values())),
         }
         return {(row.node, row.date) for row in await self._fetch("find_dates", values)}
 
-    # -------------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     async def _progress(self, name: str, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         keys = {run.key(text): text for text in texts}
         rows = await self._fetch(name, {"date": run.date, "task_keys": list(keys)})
-        return {keys[row.task_key]: TaskProgress(row.node, row.error, row.claimed_at) for row in rows}
+        return {
+            keys[row.task_key]: TaskProgress(row.node, row.error, row.claimed_at) for row in rows
+        }
 
-    async def _record(self, name: str, values: Mapping[str, Any], run: Run, works: Sequence[Work]) -> dict[str, Any]:
+    async def _record(
+        self, name: str, values: Mapping[str, Any], run: Run, works: Sequence[Work]
+    ) -> dict[str, Any]:
         rows = {row.task_key: row for row in await self._fetch(name, values)}
         keys = ((work.task_id, run.key(work.task_id)) for work in works)
         return {text: rows[key] for text, key in keys if key in rows}

@@ -1,7 +1,8 @@
-"""The task that runs the body of an ``async with Job``: it is interrupted when the job cannot go on.
+"""The task that runs the body of an ``async with Job``: it is interrupted when the job cannot go
+on.
 
-It is cancelled as `asyncio.timeout` does it, not by a cancel scope. Test fixtures and framework lifespans enter the block in
-one task and leave it in another, and no scope could bear that.
+It is cancelled as `asyncio.timeout` does it, not by a cancel scope. Test fixtures and framework
+lifespans enter the block in one task and leave it in another, and no scope could bear that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from jobsync_async.host.interruption import Interruption
 
 
 class Body:
-    """The body and its task: `enter` and `leave` frame it; `interrupt` and `insist` may come at any time."""
+    """The body and its task: `enter` and `leave` frame it; `interrupt` and `insist` may come at any
+    time."""
 
     def __init__(self) -> None:
         self._interruption: Interruption | None = None
@@ -38,7 +40,8 @@ class Body:
             self._interruption.begin()
 
     def leave(self, error: BaseException | None) -> bool:
-        """The body has ended with `error`. True when that is the cancellation that was asked for here, and nobody else's."""
+        """The body has ended with `error`. True when that is the cancellation that was asked for
+        here, and nobody else's."""
         interruption, self._interruption = self._interruption, None
         if interruption is None:
             return False

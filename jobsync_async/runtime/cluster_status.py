@@ -14,10 +14,12 @@ from jobsync_async.types import LockInfo, NodeInfo
 
 
 async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, Any]:
-    """A dictionary that JSON can hold, from a few statements that each see the tables at their own moment.
+    """A dictionary that JSON can hold, from a few statements that each see the tables at their own
+    moment.
 
     Args:
-        timeout_sec: after how many seconds without a heartbeat a worker is not active; None for each worker's own timeout.
+        timeout_sec: after how many seconds without a heartbeat a worker is not active; None for
+            each worker's own timeout.
 
     Raises StoreUnavailable.
     """
@@ -33,7 +35,10 @@ async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, 
         "stuck_handoffs": await store.status.stuck_handoffs(),
         "unmatched_pins": [plain(pin) for pin in unmatched(pins, live)],
         "versions": versions(nodes),
-        "unserved": [{**gap._asdict(), "runner": str(gap.runner), "run_by": list(gap.run_by)} for gap in gaps(live)],
+        "unserved": [
+            {**gap._asdict(), "runner": str(gap.runner), "run_by": list(gap.run_by)}
+            for gap in gaps(live)
+        ],
         "warnings": warnings(nodes, cluster["schema_version"]),
     }
 
@@ -43,7 +48,10 @@ def versions(nodes: Iterable[NodeInfo]) -> list[dict[str, Any]]:
     names = defaultdict[tuple[int, str], list[str]](list)
     for node in nodes:
         names[node.layout, node.library].append(node.name)
-    return [{"library": library, "layout": layout, "nodes": of} for (layout, library), of in sorted(names.items())]
+    return [
+        {"library": library, "layout": layout, "nodes": of}
+        for (layout, library), of in sorted(names.items())
+    ]
 
 
 def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
@@ -55,19 +63,25 @@ def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
         said.append(f"workers have different versions: {each}; finish the deploy, or go back")
     late = [node.name for node in nodes if node.layout < schema_version]
     if late:
-        said.append(f"workers are too old for these tables, which were contracted: stop {', '.join(late)}")
+        said.append(
+            f"workers are too old for these tables, which were contracted: stop {', '.join(late)}"
+        )
     return said
 
 
 def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockInfo]:
     """Pins that none of the workers that take tokens matches: their tokens have no owner."""
     names = [node.name for node in nodes if node.state == "active"]
-    matched = {patterns: bool(eligible(patterns, names)) for patterns in {pin.node_patterns for pin in pins}}
+    matched = {
+        patterns: bool(eligible(patterns, names))
+        for patterns in {pin.node_patterns for pin in pins}
+    }
     return [pin for pin in pins if not matched[pin.node_patterns]]
 
 
 def silent(node: Mapping[str, Any], timeout_sec: float | None = None) -> bool:
-    """Whether a worker has sent no heartbeat for so long; None for its own timeout. By the server's clock, for people."""
+    """Whether a worker has sent no heartbeat for so long; None for its own timeout. By the server's
+    clock, for people."""
     limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
     return limit_sec is not None and bool(node["heartbeat_age_sec"] >= limit_sec)
 
@@ -75,7 +89,10 @@ def silent(node: Mapping[str, Any], timeout_sec: float | None = None) -> bool:
 def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:
     """A record as JSON can hold it: times as ISO 8601."""
     values = record if isinstance(record, Mapping) else asdict(record)
-    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in values.items()}
+    return {
+        name: value.isoformat() if hasattr(value, "isoformat") else value
+        for name, value in values.items()
+    }
 
 
 def lacking(seen: dict[str, Any]) -> int:

@@ -1,7 +1,8 @@
 """One worker's life in a cluster: it joins, keeps its tasks running, and leaves.
 
-The tasks run in a task group inside one supervisor task, which is the coordinator's own. So a job can be started in one task
-and stopped in another, in an ``async with``, a test fixture or a framework's lifespan.
+The tasks run in a task group inside one supervisor task, which is the coordinator's own. So a job
+can be started in one task and stopped in another, in an ``async with``, a test fixture or a
+framework's lifespan.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import require_storable
 from jobsync_async.core.rows import Announcement
-from jobsync_async.errors import ClusterNotFormed, ConfigError, StoreError, StoreUnavailable, UsageError
+from jobsync_async.errors import (
+    ClusterNotFormed,
+    ConfigError,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import end, ended
@@ -38,14 +45,17 @@ from jobsync_async.work.pins import PinRegistry
 if TYPE_CHECKING:
     from jobsync_async.tasks.predecessor import PredecessorWatch
 
-# Idle tokens of several owners arrive one owner after the other; start waits so long for the rest after the first.
+# Idle tokens of several owners arrive one owner after the other; start waits so long for the rest
+# after the first.
 _REST_OF_FIRST_TOKENS_SEC = 1.0
-# A worker that leaves first looks whether everybody lets go at once. If so, one transaction hands everything on.
+# A worker that leaves first looks whether everybody lets go at once. If so, one transaction hands
+# everything on.
 _QUICK_LEAVE_SEC = 0.02
 
 
 class Coordinator:
-    """The worker, its store, and the supervisor of its tasks. It lives once: a job that starts again makes another.
+    """The worker, its store, and the supervisor of its tasks. It lives once: a job that starts
+    again makes another.
 
     Attributes:
         worker: the shared state of the tasks.
@@ -54,13 +64,21 @@ class Coordinator:
     """
 
     def __init__(
-        self, config: CoordinationConfig, name: str, announcement: Announcement, on_rebalance: Callback | None
+        self,
+        config: CoordinationConfig,
+        name: str,
+        announcement: Announcement,
+        on_rebalance: Callback | None,
     ) -> None:
         self.worker: Worker = Worker(config, name, announcement, lease_clock)
         self.store: Store | None = None
         self.failure: BaseException | None = None
         self._on_failure: Callable[[], object] = lambda: None
-        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance, self._fail)
+        self._callback = (
+            None
+            if on_rebalance is None
+            else RebalanceCallback(self.worker, on_rebalance, self._fail)
+        )
         self._supervisor: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
         self._predecessor: PredecessorWatch | None = None
@@ -87,10 +105,11 @@ class Coordinator:
     def codec(self) -> str:
         return "utf-8" if self.store is None else self.store.codec
 
-    # -- starting -------------------------------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, and find or create the tables. Raises StoreUnavailable, SchemaError or ConfigError."""
+        """Connect, and find or create the tables. Raises StoreUnavailable, SchemaError or
+        ConfigError."""
         worker = self.worker
         store = await Store.open(worker.config, worker.identity.name)
         try:
@@ -103,13 +122,15 @@ class Coordinator:
         worker.announcement = replace(worker.announcement, session_tag=self.store.tag)
 
     async def start(self, wait_sec: float) -> None:
-        """Join, and return when the first tokens are here; `stop` must be called, also when this raises.
+        """Join, and return when the first tokens are here; `stop` must be called, also when this
+        raises.
 
         Raises NodeNameTaken, ClusterNotFormed, ConfigError, StoreUnavailable or SchemaError.
         """
         worker, store = self.worker, self._opened()
         if (predecessor := store.predecessor) is not None:
-            from jobsync_async.tasks.predecessor import PredecessorWatch  # noqa: PLC0415 - most workers do without
+            # most workers do without
+            from jobsync_async.tasks.predecessor import PredecessorWatch  # noqa: PLC0415
 
             self._predecessor = PredecessorWatch(worker, predecessor)
             await self._predecessor.wait(wait_sec)
@@ -123,7 +144,9 @@ class Coordinator:
             await feed.close()
             raise
         supervise = self._supervise(store, feed)
-        self._supervisor = asyncio.create_task(supervise, name=f"jobsync_async {worker.identity.name}")
+        self._supervisor = asyncio.create_task(
+            supervise, name=f"jobsync_async {worker.identity.name}"
+        )
         await self._first_tokens(store, wait_sec)
         worker.started = True
         if (callback := self._callback) is not None and self.failure is None:
@@ -145,26 +168,35 @@ class Coordinator:
             await feed.wait(asyncio.Event(), deadline - self.worker.clock())
         if feed.notifications:
             return
-        raise ConfigError(f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}")
+        raise ConfigError(
+            f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}"
+        )
 
     async def _first_tokens(self, store: Store, wait_sec: float) -> None:
         worker = self.worker
-        if not await worker.until(lambda: self.failure or worker.settled or worker.ownership.grants, wait_sec):
+        if not await worker.until(
+            lambda: self.failure or worker.settled or worker.ownership.grants, wait_sec
+        ):
             await self._raise_not_formed(store, wait_sec)
         await worker.until(lambda: self.failure or worker.settled, _REST_OF_FIRST_TOKENS_SEC)
 
     async def _raise_not_formed(self, store: Store, waited_sec: float) -> None:
         minimum = self.worker.config.minimum_nodes
         live = len([node for node in await store.status.nodes() if node.state == "active"])
-        missing = f"{live} of {minimum} workers are there" if live < minimum else "the first tokens have not come"
+        missing = (
+            f"{live} of {minimum} workers are there"
+            if live < minimum
+            else "the first tokens have not come"
+        )
         raise ClusterNotFormed(
-            f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, lower minimum_nodes, "
+            f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, "
+            "lower minimum_nodes, "
             "or raise wait_on_enter",
             live_nodes=live,
             minimum_nodes=minimum,
         )
 
-    # -- running --------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def tell_failure_to(self, listener: Callable[[], object]) -> None:
         """Call `listener` when something ends the job; at once if it has ended."""
@@ -182,7 +214,8 @@ class Coordinator:
             NeighbourWatch(worker, store.deaths).run,
         ]
         if store.sessions is not None:
-            from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415 - most workers do without
+            # most workers do without
+            from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415
 
             works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
         if self._predecessor is not None:
@@ -200,7 +233,8 @@ class Coordinator:
                 await end(tasks)
                 if self._callback is not None:
                     await self._callback.end()
-            if idle:  # with no heartbeat under way any more, which would find the row gone and join anew
+            # With no heartbeat under way any more, which would find the row gone and join anew.
+            if idle:
                 await self._sign_off(store)
         finally:
             worker.end()
@@ -208,7 +242,8 @@ class Coordinator:
             await store.close()
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """One of the coordination tasks. Without it the worker cannot go on: everything is let go, and the lease runs out."""
+        """One of the coordination tasks. Without it the worker cannot go on: everything is let go,
+        and the lease runs out."""
         try:
             await work()
         except Exception as error:  # whatever it is, it reaches the user as it is
@@ -232,7 +267,7 @@ class Coordinator:
         self.worker.wake_waiters()
         self._on_failure()
 
-    # -- on request -----------------------------------------------------------------------------------------------------
+    # -- on request --------------------------------------------------------------------------------
 
     async def nodes(self) -> list[NodeInfo]:
         """The workers, oldest first. Raises StoreUnavailable."""
@@ -254,8 +289,8 @@ class Coordinator:
         return own | await describe(self._opened())
 
     async def set_draining(self, draining: bool) -> bool:
-        """Say that this worker is to have no tokens, or may have some again; returns when it has none, or with False when that
-        was called off. Raises StoreError."""
+        """Say that this worker is to have no tokens, or may have some again; returns when it has
+        none, or with False when that was called off. Raises StoreError."""
         worker, membership = self.worker, self._opened().membership
         state = "draining" if draining else "active"
         while not worker.ended:
@@ -270,11 +305,11 @@ class Coordinator:
                 break
         return await worker.drained() if draining else True
 
-    # -- stopping -------------------------------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------
 
     def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
-        """Hand everything on and leave, from now on. Readers of the task that stops it are closed: it does not come back to
-        them before the job has ended."""
+        """Hand everything on and leave, from now on. Readers of the task that stops it are closed:
+        it does not come back to them before the job has ended."""
         for stream in tuple(self.worker.streams):
             if by is not None and stream.asked_by is by:
                 stream.close()
@@ -296,7 +331,8 @@ class Coordinator:
             await self.ended()
 
     def hurry(self) -> None:
-        """Cancel the claims that are open when it stops, instead of waiting for them; now, if it is stopping."""
+        """Cancel the claims that are open when it stops, instead of waiting for them; now, if it is
+        stopping."""
         self._hurry = True
         self.worker.wake_waiters()
 
@@ -313,14 +349,16 @@ class Coordinator:
     async def _let_go(self, store: Store) -> bool:
         """Stop starting work and wait until the work under way is done; whether it is.
 
-        When nobody needs time to let go, nothing is sent: signing off frees all tokens in one transaction. Otherwise the
-        leader is told to take the idle ones meanwhile. Work that goes on past the hand-off time-out is cancelled by the
-        rebalance task. If it does not end even so, the row must stay: its tokens are this worker's until the lease is over.
+        When nobody needs time to let go, nothing is sent: signing off frees all tokens in one
+        transaction. Otherwise the leader is told to take the idle ones meanwhile. Work that goes on
+        past the hand-off time-out is cancelled by the rebalance task. If it does not end even so,
+        the row must stay: its tokens are this worker's until the lease is over.
         """
         worker, name = self.worker, self.worker.identity.name
         worker.publish(worker.ownership.let_go(worker.clock()))
         if not await self._idle_within(_QUICK_LEAVE_SEC) and not self._hurry:
-            with suppress(StoreError):  # the lease goes on or not, in either case there is nothing more to say
+            # The lease goes on or not, in either case there is nothing more to say.
+            with suppress(StoreError):
                 await store.membership.set_state(name, "draining", self.worker.identity.incarnation)
             await self._idle_within(worker.config.handoff_timeout_sec + 1)
         if self._hurry:
@@ -330,7 +368,10 @@ class Coordinator:
             await self._idle_within(1)
         busy = worker.ownership.busy()
         if busy:
-            text = "leaves while %d of its tokens are still in use (token %d first); the others get them in %g s"
+            text = (
+                "leaves while %d of its tokens are still in use (token %d first); the others get "
+                "them in %g s"
+            )
             timeout = worker.config.heartbeat_timeout_sec
             self._log.warning(text, len(busy), busy[0], timeout, tokens_busy=len(busy))
         return not busy
@@ -353,12 +394,18 @@ class Coordinator:
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker
         # What has ignored its cancellation is not waited for once more.
-        await worker.until(lambda: self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock())), seconds)
+        await worker.until(
+            lambda: (
+                self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock()))
+            ),
+            seconds,
+        )
         return not worker.ownership.busy()
 
 
 def _cancelled_from_outside() -> UsageError:
     return UsageError(
-        "a task of the job itself was cancelled: its event loop ended before the job was stopped, or somebody cancelled all "
+        "a task of the job itself was cancelled: its event loop ended before the job was "
+        "stopped, or somebody cancelled all "
         "tasks; stop the job first, or leave its `async with`"
     )

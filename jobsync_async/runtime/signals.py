@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT as requests to leave, for ``async with Job(..., handle_signals=True)``.
 
-The handlers are Python's own (`signal.signal`), so that the ones from before, whoever set them, can be put back exactly.
+The handlers are Python's own (`signal.signal`), so that the ones from before, whoever set them, can
+be put back exactly.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ logger = logging.getLogger(__name__)
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 PATIENCE_SEC = 2.0
-"""How long after the second signal the block may take to end. Then the process dies by that signal."""
+"""How long after the second signal the block may take to end. Then the process dies by that
+signal."""
 _LOG_SEC = 0.5
 
 
 class Signals:
-    """From `install` to `restore`: the first signal calls `on_first`, the second one `on_second`, both on the event loop.
+    """From `install` to `restore`: the first signal calls `on_first`, the second one `on_second`,
+    both on the event loop.
 
-    Signals of either kind count together. After the second one, a third does what it did before, and the process dies by the
-    second, as if nobody had handled it, if `restore` is not called within `PATIENCE_SEC`: also when the event loop is blocked.
-    Several of these at a time, for several jobs in one process, hear of the same signals; the last one to go puts back what was
+    Signals of either kind count together. After the second one, a third does what it did before,
+    and the process dies by the second, as if nobody had handled it, if `restore` is not called
+    within `PATIENCE_SEC`: also when the event loop is blocked. Several of these at a time, for
+    several jobs in one process, hear of the same signals; the last one to go puts back what was
     there before the first.
 
     Args:
-        at_work: says what is still at work, for the last line in the log. Called in a thread of its own.
+        at_work: says what is still at work, for the last line in the log. Called in a thread of its
+            own.
 
     Attributes:
         received: the first that came; None before.
@@ -46,7 +51,10 @@ class Signals:
     _before: ClassVar[dict[signal.Signals, Any]] = {}
 
     def __init__(
-        self, on_first: Callable[[], object], on_second: Callable[[], object], at_work: Callable[[], Sequence[str]]
+        self,
+        on_first: Callable[[], object],
+        on_second: Callable[[], object],
+        at_work: Callable[[], Sequence[str]],
     ) -> None:
         self.received: signal.Signals | None = None
         self._on_first = on_first
@@ -57,17 +65,22 @@ class Signals:
         self._over = True
 
     def install(self) -> None:
-        """Begin to handle. Raises UsageError in any thread but the main one, where Python allows no handlers."""
+        """Begin to handle. Raises UsageError in any thread but the main one, where Python allows no
+        handlers."""
         if threading.current_thread() is not threading.main_thread():
             raise UsageError(
-                "handle_signals=True works in the main thread only, where Python delivers signals, and this Job runs in thread "
-                f"{threading.current_thread().name!r}: leave it out here, and end this job from the main thread's handler, for "
+                "handle_signals=True works in the main thread only, where Python delivers "
+                "signals, and this Job runs in thread "
+                f"{threading.current_thread().name!r}: leave it out here, and end this job from "
+                "the main thread's handler, for "
                 "example by cancelling its task with loop.call_soon_threadsafe(task.cancel)"
             )
         self._loop = asyncio.get_running_loop()
         self._over = False
         if not self._active:
-            self._before.update({number: signal.signal(number, self._handle) for number in _HANDLED})
+            self._before.update(
+                {number: signal.signal(number, self._handle) for number in _HANDLED}
+            )
         self._active.append(self)
 
     def restore(self) -> None:
@@ -85,7 +98,8 @@ class Signals:
     def _put_all_back(cls) -> None:
         cls._active.clear()
         for number, handler in cls._before.items():
-            # None: it was not set from Python, and cannot be set again from there; the default is what is closest.
+            # None: it was not set from Python, and cannot be set again from there; the default is
+            # what is closest.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         cls._before.clear()
 
@@ -137,14 +151,16 @@ class Signals:
             told.release()
 
     def exit(self) -> BaseException:
-        """What to raise where the program cannot go on: what Python does for SIGINT, and what shells expect of SIGTERM."""
+        """What to raise where the program cannot go on: what Python does for SIGINT, and what
+        shells expect of SIGTERM."""
         if self.received == signal.SIGINT:
             return KeyboardInterrupt()
         return SystemExit(128 + signal.SIGTERM)
 
 
 def _die_by(number: signal.Signals) -> None:
-    """End this process as the signal does by default, from any thread, also while the main one is blocked."""
+    """End this process as the signal does by default, from any thread, also while the main one is
+    blocked."""
     try:
         import ctypes  # noqa: PLC0415 - Python's own signal.signal works in the main thread only
 

@@ -1,4 +1,5 @@
-"""A job without a cluster: it owns every token, keeps its records in memory, and opens no connection."""
+"""A job without a cluster: it owns every token, keeps its records in memory, and opens no
+connection."""
 
 from __future__ import annotations
 
@@ -25,14 +26,22 @@ class Standalone:
     fence_table = None
     codec = "utf-8"
 
-    def __init__(self, name: str, announcement: Announcement, on_rebalance: Callback | None) -> None:
+    def __init__(
+        self, name: str, announcement: Announcement, on_rebalance: Callback | None
+    ) -> None:
         self.worker: Worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
         self.failure: BaseException | None = None
         self.work: MemoryWork = MemoryWork()
         self.locks: PinRegistry = PinRegistry(
-            NoPins(), token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function), name
+            NoPins(),
+            token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function),
+            name,
         )
-        self._callback = None if on_rebalance is None else RebalanceCallback(self.worker, on_rebalance, self._fail)
+        self._callback = (
+            None
+            if on_rebalance is None
+            else RebalanceCallback(self.worker, on_rebalance, self._fail)
+        )
         self._on_failure: Callable[[], object] = lambda: None
         self._over = asyncio.Event()
         self._hurry = False
@@ -59,8 +68,14 @@ class Standalone:
         held = worker.ownership.epoch
         tokens = range(worker.config.total_tokens)
         version = worker.version + 1
-        rows = [TokenRow(token, held(token) or self._epoch, version, going) for token in tokens if not going or held(token)]
-        worker.snapshot_read(Snapshot(me, worker.ownership.version, version, 0, me, state, not going, rows, ()))
+        rows = [
+            TokenRow(token, held(token) or self._epoch, version, going)
+            for token in tokens
+            if not going or held(token)
+        ]
+        worker.snapshot_read(
+            Snapshot(me, worker.ownership.version, version, 0, me, state, not going, rows, ())
+        )
 
     def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
         """End: claims that are open are cancelled, streams end."""
@@ -70,7 +85,9 @@ class Standalone:
     async def ended(self) -> None:
         await self._over.wait()
         if (callback := self._callback) is not None:
-            await self.worker.until(lambda: callback.over or self._hurry, self.worker.config.handoff_timeout_sec)
+            await self.worker.until(
+                lambda: callback.over or self._hurry, self.worker.config.handoff_timeout_sec
+            )
             await callback.end()
 
     async def stop(self) -> None:
@@ -103,10 +120,15 @@ class Standalone:
         worker = self.worker
         self._release()
         epoch = worker.ownership.epoch(token)
-        return None if epoch is None else Owner(worker.identity.name, worker.announcement.address, epoch)
+        return (
+            None
+            if epoch is None
+            else Owner(worker.identity.name, worker.announcement.address, epoch)
+        )
 
     async def set_draining(self, draining: bool) -> bool:
-        """Own nothing any more, or everything again. Work under way goes on: nobody wants the tokens, and nobody waits."""
+        """Own nothing any more, or everything again. Work under way goes on: nobody wants the
+        tokens, and nobody waits."""
         self._read("draining" if draining else "active")
         self._release()
         return True
@@ -121,7 +143,11 @@ class NoPins:
     """Where there is one worker, every task runs on it, whatever pins say."""
 
     async def register(
-        self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
+        self,
+        pins: Sequence[Pin],
+        reasons: Sequence[str | None],
+        created_by: str,
+        expires_in_days: float | None,
     ) -> list[tuple[Pin, Pin]]:
         return []
 
@@ -133,7 +159,8 @@ class NoPins:
 
 
 class MemoryWork:
-    """The `WorkRecords` of one process, which end with it. Its date is what this machine's clock says in UTC."""
+    """The `WorkRecords` of one process, which end with it. Its date is what this machine's clock
+    says in UTC."""
 
     def __init__(self) -> None:
         self._completed: dict[tuple[Run, str], dict[str, Any]] = {}
@@ -153,7 +180,9 @@ class MemoryWork:
         done = {work.task_id: (run, work.task_id) in self._completed for work in works}
         return {text: Begun(not complete, complete) for text, complete in done.items()}
 
-    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
+    async def record_completions(
+        self, me: Identity, run: Run, works: Sequence[Work]
+    ) -> dict[str, bool]:
         return {work.task_id: self._complete(me, run, work) for work in works}
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
@@ -189,7 +218,9 @@ class MemoryWork:
         if not runs:
             self._open.pop(key, None)
 
-    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+    async def find_dates(
+        self, key: bytes, run: Run, tokens: Mapping[str, int]
+    ) -> set[tuple[str, dt.date]]:
         return set()
 
     def _complete(self, me: Identity, run: Run, work: Work) -> bool:

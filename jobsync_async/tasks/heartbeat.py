@@ -1,8 +1,9 @@
 """The heartbeat task: joins, proves life, extends the lease, and ends it when it must.
 
-A lease counts from the moment *before* a heartbeat is sent, is extended only when its commit is acknowledged, and never by an
-error. When it ends, everything held is lost; when a later heartbeat succeeds, the next reading brings back what is still ours.
-A heartbeat that finds no row means that this incarnation was expired: it drops everything first, and then joins anew.
+A lease counts from the moment *before* a heartbeat is sent, is extended only when its commit is
+acknowledged, and never by an error. When it ends, everything held is lost; when a later heartbeat
+succeeds, the next reading brings back what is still ours. A heartbeat that finds no row means that
+this incarnation was expired: it drops everything first, and then joins anew.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ T = TypeVar("T")
 _MOST_TRIES = 5
 
 
-async def keep_beating(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is another's by then, and
-    ConfigError if its timeout is above the cluster's bound."""
+async def keep_beating(
+    worker: Worker, membership: Membership, failover: Failover, deaths: Deaths
+) -> None:
+    """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is
+    another's by then, and ConfigError if its timeout is above the cluster's bound."""
     log = WorkerLog(__name__, worker.identity.name)
     failures = 0
     while True:
@@ -56,14 +59,18 @@ async def keep_beating(worker: Worker, membership: Membership, failover: Failove
             await signalled(worker.beat_wanted, wait_sec)
             continue
         failures = 0
-        await signalled(worker.beat_wanted, sent_at + worker.next_beat_in(random.random()) - worker.clock())  # noqa: S311
+        beat_in_sec = worker.next_beat_in(random.random())  # noqa: S311
+        await signalled(worker.beat_wanted, sent_at + beat_in_sec - worker.clock())
 
 
 async def beat_once(worker: Worker, membership: Membership) -> bool:
-    """Send one heartbeat; False when this incarnation is not in the cluster any more. Raises StoreUnavailable."""
+    """Send one heartbeat; False when this incarnation is not in the cluster any more. Raises
+    StoreUnavailable."""
     watch_all = worker.wants_all_beats()
     sent_at = worker.clock()
-    answer = await membership.heartbeat(worker.identity, watch_all=watch_all, version=worker.version)
+    answer = await membership.heartbeat(
+        worker.identity, watch_all=watch_all, version=worker.version
+    )
     if answer is None:
         return False
     worker.beat_answered(sent_at, answer, watched_all=watch_all)
@@ -71,7 +78,8 @@ async def beat_once(worker: Worker, membership: Membership) -> bool:
 
 
 async def guard_lease(worker: Worker) -> None:
-    """End the lease when its deadline passes, for ever. What asks the clock by itself does not depend on this."""
+    """End the lease when its deadline passes, for ever. What asks the clock by itself does not
+    depend on this."""
     while True:
         worker.lease_extended.clear()
         remaining = worker.lease.remaining(worker.clock())
@@ -83,18 +91,20 @@ async def guard_lease(worker: Worker) -> None:
 
 
 async def enter(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Adopt the history of a server, and join. Raises NodeNameTaken, ConfigError, or StoreUnavailable after several tries."""
+    """Adopt the history of a server, and join. Raises NodeNameTaken, ConfigError, or
+    StoreUnavailable after several tries."""
     await agree(worker, failover)
     await join(worker, membership, deaths)
 
 
 async def agree(worker: Worker, failover: Failover) -> None:
-    """Adopt the server's identity, if the cluster was begun on it; else wait until every lease from before is over, and begin
-    it anew, unless somebody else does.
+    """Adopt the server's identity, if the cluster was begun on it; else wait until every lease from
+    before is over, and begin it anew, unless somebody else does.
 
-    The wait counts from when the answer arrived: whoever holds something sent his last heartbeat to the server before, which
-    had ended by then. Where others may have gone on, on a history from before what this worker has seen, the row is first made
-    unfit for all, and the wait begins after that. Raises StoreUnavailable after several tries.
+    The wait counts from when the answer arrived: whoever holds something sent his last heartbeat to
+    the server before, which had ended by then. Where others may have gone on, on a history from
+    before what this worker has seen, the row is first made unfit for all, and the wait begins after
+    that. Raises StoreUnavailable after several tries.
     """
     log = WorkerLog(__name__, worker.identity.name)
     known, version = worker.history, worker.version
@@ -118,7 +128,9 @@ async def agree(worker: Worker, failover: Failover) -> None:
                 continue
             if waiting.observe(reading, worker.clock()):
                 _warn_of(log, reading, waiting.wait_sec)
-            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(reading, known, version, waiting.wait_sec):
+            if waiting.remaining(worker.clock()) <= 0 and await failover.begin(
+                reading, known, version, waiting.wait_sec
+            ):
                 log.warning("begins the cluster anew on this server: its tokens are free")
                 continue
             wait_sec = min(max(0.01, waiting.remaining(worker.clock())), worker.backoff.most_sec)
@@ -132,7 +144,8 @@ async def agree(worker: Worker, failover: Failover) -> None:
 
 def _warn_of(log: WorkerLog, reading: ServerReading, wait_sec: float) -> None:
     log.warning(
-        "PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on %s): commits may be lost, "
+        "PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on "
+        "%s): commits may be lost, "
         "so nobody acts for %g s",
         reading.actual,
         reading.recorded,
@@ -143,9 +156,9 @@ def _warn_of(log: WorkerLog, reading: ServerReading, wait_sec: float) -> None:
 async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
     """Make the own row, as soon as the name is free.
 
-    A name that another incarnation holds is taken over, with its tokens, once its beat was seen to stand still for its own
-    timeout: so a worker that was killed and started again waits, and then moves nothing. If it ran on this host and its process
-    is dead, nothing is waited for.
+    A name that another incarnation holds is taken over, with its tokens, once its beat was seen to
+    stand still for its own timeout: so a worker that was killed and started again waits, and then
+    moves nothing. If it ran on this host and its process is dead, nothing is waited for.
 
     Raises:
         NodeNameTaken: the other incarnation's beat moves.
@@ -156,11 +169,14 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
     seen: Beat | None = None
     replace: Beat | None = None
     while True:
-        refusal = await _retrying(worker, partial(membership.join, worker.identity, worker.announcement, replace=replace))
+        refusal = await _retrying(
+            worker, partial(membership.join, worker.identity, worker.announcement, replace=replace)
+        )
         if refusal is None:
             return
         if dead := _died_here(worker, refusal):
-            # What it had sent may still be carried out, and its last heartbeat move the beat: then once more.
+            # What it had sent may still be carried out, and its last heartbeat move the beat: then
+            # once more.
             await _retrying(worker, partial(deaths.end_sessions, [dead.session_tag]))
             replace = refusal.beat
             continue
@@ -169,8 +185,13 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
         if seen is None:
             seen = refusal.beat
             timeout = refusal.times.timeout_sec
-            text = "another incarnation has this name (%s); it is replaced if it shows no life for %g s"
-            WorkerLog(__name__, worker.identity.name).info(text, refusal.holder, timeout, seconds=timeout)
+            text = (
+                "another incarnation has this name (%s); it is replaced if it shows no life for "
+                "%g s"
+            )
+            WorkerLog(__name__, worker.identity.name).info(
+                text, refusal.holder, timeout, seconds=timeout
+            )
         elif refusal.beat != seen:
             raise NodeNameTaken(worker.identity.name, refusal.holder)
         read_within_sec = min(worker.config.heartbeat_interval_sec, watch.read_within_sec)
@@ -191,5 +212,6 @@ async def _retrying(worker: Worker, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except StoreUnavailable:
-            await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+            # a jitter
+            await asyncio.sleep(worker.backoff.wait_sec(failures, random.random()))  # noqa: S311
     return await call()

@@ -1,8 +1,9 @@
-"""The leader task: watches the leader, takes over when it must, and while it leads, keeps the distribution right.
+"""The leader task: watches the leader, takes over when it must, and while it leads, keeps the
+distribution right.
 
-Leading is a hint. Each transaction locks the cluster's row and requires the term and the own row, so a leader that was stopped
-and comes back writes nothing. A look without a lock finds out whether anything is to be done; what is done is decided anew
-under the lock, on what is read there.
+Leading is a hint. Each transaction locks the cluster's row and requires the term and the own row,
+so a leader that was stopped and comes back writes nothing. A look without a lock finds out whether
+anything is to be done; what is done is decided anew under the lock, on what is read there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.worker import Worker
 
-# Every heartbeat's answer is checked against the picture. Once in so many check intervals the picture is read anew as a whole:
-# the net under changes that took no version, such as those made by hand.
+# Every heartbeat's answer is checked against the picture. Once in so many check intervals the
+# picture is read anew as a whole: the net under changes that took no version, such as those made by
+# hand.
 _CHECKS_PER_FULL_READING = 20
 _MOST_SHOWN = 10
 
@@ -38,7 +40,9 @@ class LeaderMonitor:
         self._membership = membership
         self._takeover = Takeover(worker.watch, worker.config.heartbeat_interval_sec)
         self._pacing = Pacing(worker.config.rebalance_delay_sec)
-        self._full_reading_sec = _CHECKS_PER_FULL_READING * worker.config.rebalance_check_interval_sec
+        self._full_reading_sec = (
+            _CHECKS_PER_FULL_READING * worker.config.rebalance_check_interval_sec
+        )
         self._answer: HeartbeatAnswer | None = None
         self._unmatched: dict[int, tuple[str, ...]] = {}
         self._forget_state()
@@ -64,7 +68,8 @@ class LeaderMonitor:
             except StoreError as error:
                 failures += 1
                 wait_sec = worker.put_off("the leader's work is put off", error, failures, 0.5)
-                self._forget_state()  # what was written is not known: read everything before deciding again
+                # what was written is not known: read everything before deciding again
+                self._forget_state()
                 wait_until = worker.clock() + wait_sec
             await signalled(worker.lead_wanted, wait_until - worker.clock())
 
@@ -73,9 +78,11 @@ class LeaderMonitor:
         worker = self._worker
         now = worker.clock()
         if worker.history != self._history:
-            self._forget_state()  # another history: its versions cannot be compared with those that the state knows
+            # another history: its versions cannot be compared with those that the state knows
+            self._forget_state()
         if not worker.lease.valid(now):
-            return float("inf")  # a worker that may not act does not lead; a heartbeat that succeeds wakes this task
+            # A worker that may not act does not lead; a heartbeat that succeeds wakes this task.
+            return float("inf")
         if worker.answer is None:
             return float("inf")
         read_at = worker.next_beat_reading()
@@ -89,21 +96,25 @@ class LeaderMonitor:
         return min(await self._succeed(worker.answer, now), read_at)
 
     async def _read_beats(self) -> None:
-        """See what others have sent since the own beat, to be sure of their silence an interval sooner."""
+        """See what others have sent since the own beat, to be sure of their silence an interval
+        sooner."""
         worker, me = self._worker, self._worker.identity
         worker.look_schedule.done(worker.clock())
         try:
             beats = await self._membership.read_beats()
         except StoreError:
-            worker.beat_wanted.set()  # a heartbeat tries again, and has a session again, which is watched where that matters
+            # a heartbeat tries again, and has a session again, which is watched where that matters
+            worker.beat_wanted.set()
             return
         if beats is None or me != worker.identity:
             return  # what it watches begins anew, perhaps on another server
         if not worker.wants_all_beats():
-            beats = {beat: times for beat, times in beats.items() if beat.incarnation == worker.leader}
+            beats = {
+                beat: times for beat, times in beats.items() if beat.incarnation == worker.leader
+            }
         worker.beats_seen(beats, worker.clock())
 
-    # -- following --------------------------------------------------------------------------------------------------------
+    # -- following ---------------------------------------------------------------------------------
 
     async def _succeed(self, answer: HeartbeatAnswer, now: float) -> float:
         worker = self._worker
@@ -114,7 +125,8 @@ class LeaderMonitor:
         term = await self._leading.take_over(me, worker.term, expire)
         if me != worker.identity:  # expired meanwhile: whoever led here is gone
             return now
-        if term is None:  # it beats after all, or somebody else was first: the next heartbeat's answer tells
+        # It beats after all, or somebody else was first: the next heartbeat's answer tells.
+        if term is None:
             return now + worker.config.heartbeat_interval_sec
         worker.metrics.takeovers += 1
         worker.metrics.nodes_expired += len(expire)
@@ -126,7 +138,7 @@ class LeaderMonitor:
         self._forget_state()
         return now
 
-    # -- leading ----------------------------------------------------------------------------------------------------------
+    # -- leading -----------------------------------------------------------------------------------
 
     async def _lead(self, now: float) -> float:
         worker = self._worker
@@ -137,7 +149,12 @@ class LeaderMonitor:
                 await self._read_changes(now)
             if self._due_at <= worker.clock():
                 await self._rebalance(())
-        return min(self._due_at, worker.watch.next_due(worker.clock()), self._pins_expire_at, self._full_reading_at)
+        return min(
+            self._due_at,
+            worker.watch.next_due(worker.clock()),
+            self._pins_expire_at,
+            self._full_reading_at,
+        )
 
     def _must_read(self, now: float) -> bool:
         worker, state = self._worker, self._state
@@ -170,14 +187,18 @@ class LeaderMonitor:
             self._update_state(reading)
             return state.distribute()
 
-        outcome = await self._leading.rebalance(worker.identity, worker.term, expire, state.version, state.pin_version, decide)
+        outcome = await self._leading.rebalance(
+            worker.identity, worker.term, expire, state.version, state.pin_version, decide
+        )
         self._pacing.done()
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way
             return
         for beat in expire:
             if beat.name in outcome.expired:
-                worker.metrics.takeover_duration.observe(worker.watch.stalled_for(beat, worker.clock()))
+                worker.metrics.takeover_duration.observe(
+                    worker.watch.stalled_for(beat, worker.clock())
+                )
         # A worker that was not expired has sent a heartbeat: its observation begins anew.
         beats = {Beat(m.name, m.incarnation, m.beat): m.times for m in outcome.reading.members}
         worker.beats_seen(beats, worker.clock())
@@ -207,7 +228,9 @@ class LeaderMonitor:
         worker.metrics.tokens_moved += moved
         worker.metrics.rebalance_ms = outcome.duration_ms
         worker.metrics.rebalance_duration.observe(outcome.duration_ms / 1000)
-        worker.metrics.rebalances_by_reason["expired" if outcome.expired else distribution.kind] += 1
+        worker.metrics.rebalances_by_reason[
+            "expired" if outcome.expired else distribution.kind
+        ] += 1
         self._log.info(
             "rebalanced (%s): %d tokens move, %d workers, %.1f ms",
             distribution.reason,
@@ -224,10 +247,17 @@ class LeaderMonitor:
     def _report_unmatched(self) -> None:
         unmatched = dict(self._state.unmatched)
         if unmatched != self._unmatched:
-            new = [token for token, patterns in unmatched.items() if self._unmatched.get(token) != patterns]
+            new = [
+                token
+                for token, patterns in unmatched.items()
+                if self._unmatched.get(token) != patterns
+            ]
             self._unmatched = unmatched
             self._worker.metrics.tokens_unmatched = len(unmatched)
             for token in new[:_MOST_SHOWN]:
                 patterns = list(unmatched[token])
-                text = "token %d has no owner: it is pinned to %s, and no worker that takes tokens matches"
+                text = (
+                    "token %d has no owner: it is pinned to %s, and no worker that takes tokens "
+                    "matches"
+                )
                 self._log.warning(text, token, patterns, token_id=token, patterns=patterns)

@@ -1,7 +1,9 @@
-"""The neighbours task: sees at once when the process of another worker on this host is dead, and takes it out of the cluster.
+"""The neighbours task: sees at once when the process of another worker on this host is dead, and
+takes it out of the cluster.
 
-Nothing is polled. Which workers there are comes with the readings of the own tokens; that a process ended makes its descriptor
-readable. A death is a fact and needs no office: whoever sees it writes it down, also when it is the leader that died.
+Nothing is polled. Which workers there are comes with the readings of the own tokens; that a process
+ended makes its descriptor readable. A death is a fact and needs no office: whoever sees it writes
+it down, also when it is the leader that died.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class NeighbourWatch:
         self._said: set[str] = set()
 
     async def run(self) -> None:
-        """Watch, for ever. Returns at once where processes cannot be watched: deaths are then noticed by their silence."""
+        """Watch, for ever. Returns at once where processes cannot be watched: deaths are then
+        noticed by their silence."""
         worker = self._worker
         why = why_unwatchable(worker.announcement)
         if why is not None:
@@ -53,7 +56,9 @@ class NeighbourWatch:
                     except StoreError as error:
                         failures += 1
                         chance = random.random()  # noqa: S311 - a jitter
-                        patience = worker.put_off("a death is not reported yet", error, failures, chance)
+                        patience = worker.put_off(
+                            "a death is not reported yet", error, failures, chance
+                        )
                 await signalled(worker.neighbours_wanted, patience)
         finally:
             for process in tuple(self._watched):
@@ -62,9 +67,14 @@ class NeighbourWatch:
     def _watch_ring(self) -> list[Neighbour]:
         """Watch those that are next in the ring; the dead that are to be reported."""
         worker = self._worker
-        ring = [neighbour for neighbour in worker.neighbours if visible(worker.announcement, neighbour)]
+        ring = [
+            neighbour for neighbour in worker.neighbours if visible(worker.announcement, neighbour)
+        ]
         if len(ring) < len(worker.neighbours):
-            self._say_once("some workers on this machine have another namespace or host name and cannot be watched")
+            self._say_once(
+                "some workers on this machine have another namespace or host name and cannot be "
+                "watched"
+            )
         self._dead &= {neighbour.process for neighbour in ring if neighbour.process is not None}
         for process, descriptor in self._watched.items():
             if has_ended(descriptor):
@@ -72,7 +82,11 @@ class NeighbourWatch:
         own = (worker.announcement.pid, worker.announcement.process_started)
         blind: set[Process] = set()
         while True:
-            wanted = {n.process for n in next_in_ring(ring, worker.identity.incarnation, self._dead | blind) if n.process}
+            wanted = {
+                n.process
+                for n in next_in_ring(ring, worker.identity.incarnation, self._dead | blind)
+                if n.process
+            }
             new = wanted - self._watched.keys() - {own}
             if not new:
                 break
@@ -81,7 +95,11 @@ class NeighbourWatch:
         for process in self._watched.keys() - wanted:
             self._forget(process)
         self._reported &= set(ring)
-        return [neighbour for neighbour in dead_workers(ring, self._dead) if neighbour not in self._reported]
+        return [
+            neighbour
+            for neighbour in dead_workers(ring, self._dead)
+            if neighbour not in self._reported
+        ]
 
     def _watch(self, process: Process, blind: set[Process]) -> None:
         try:
@@ -96,7 +114,8 @@ class NeighbourWatch:
             asyncio.get_running_loop().add_reader(descriptor, partial(self._ended, descriptor))
 
     def _ended(self, descriptor: int) -> None:
-        asyncio.get_running_loop().remove_reader(descriptor)  # or it would be called at every turn of the loop
+        # Or it would be called at every turn of the loop.
+        asyncio.get_running_loop().remove_reader(descriptor)
         self._worker.neighbours_wanted.set()
 
     def _forget(self, process: Process) -> None:
@@ -110,8 +129,15 @@ class NeighbourWatch:
         self._reported |= set(dead)
         worker.metrics.deaths_reported += len(deleted)
         if deleted:
-            shown = ", ".join(deleted[:_MOST_SHOWN]) + (" and others" if len(deleted) > _MOST_SHOWN else "")
-            self._log.warning("dead, for the process on this host has ended: %s (%d)", shown, len(deleted), dead=deleted)
+            shown = ", ".join(deleted[:_MOST_SHOWN]) + (
+                " and others" if len(deleted) > _MOST_SHOWN else ""
+            )
+            self._log.warning(
+                "dead, for the process on this host has ended: %s (%d)",
+                shown,
+                len(deleted),
+                dead=deleted,
+            )
 
     def _say_once(self, what: str) -> None:
         if what not in self._said:

@@ -1,7 +1,8 @@
-"""Hand-offs that take too long: work is cancelled, what ignores that is shown, and, if so configured, the worker leaves.
+"""Hand-offs that take too long: work is cancelled, what ignores that is shown, and, if so
+configured, the worker leaves.
 
-A token whose user never lets go waits, and only it: nobody else may have it while somebody here may be at work on it. What
-ends the wait is the user's own end, or the end of this worker.
+A token whose user never lets go waits, and only it: nobody else may have it while somebody here may
+be at work on it. What ends the wait is the user's own end, or the end of this worker.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ class Overdue:
         self._left = False
 
     def check(self, now: float) -> Sequence[Stuck] | None:
-        """Cancel what still works on tokens that were revoked too long ago. Readers cannot be cancelled: they are shown.
+        """Cancel what still works on tokens that were revoked too long ago. Readers cannot be
+        cancelled: they are shown.
 
-        Returns what the worker's row is to show of it, None when it shows that already; `shown` says that it does.
+        Returns what the worker's row is to show of it, None when it shows that already; `shown`
+        says that it does.
         """
         worker = self._worker
         tokens = worker.overdue(now)
@@ -56,7 +59,8 @@ class Overdue:
             if one.task_id is not None:
                 self._warn(one)
         unread = [one for one in new if one.task_id is None]
-        if unread and not any(one.task_id is None for one in known):  # one reader, however many tokens
+        # One reader, however many tokens.
+        if unread and not any(one.task_id is None for one in known):
             self._warn(unread[0])
 
     def next_check(self, now: float) -> float:
@@ -65,17 +69,24 @@ class Overdue:
         waits = [worker.config.handoff_timeout_sec]
         if worker.config.on_handoff_timeout == "leave":
             waits.append(worker.stuck_after_sec)
-        dues = (revocation.since + wait for revocation in worker.ownership.revoking.values() for wait in waits)
+        dues = (
+            revocation.since + wait
+            for revocation in worker.ownership.revoking.values()
+            for wait in waits
+        )
         return min((due for due in dues if due > now), default=float("inf"))
 
     def _task_of(self, token: int) -> str | None:
-        """The task that somebody works on; None when it is a reader of changes that has not come back."""
+        """The task that somebody works on; None when it is a reader of changes that has not come
+        back."""
         return next((user.task for _, user in self._worker.ownership.users_of((token,))), None)
 
     def _warn(self, one: Stuck) -> None:
         token, limit = one.token_id, self._worker.config.handoff_timeout_sec
         text = "token %d waits to be handed on: %s for over %g s"
-        self._log.warning(text, token, _whose(one), limit, token_id=token, task_id=one.task_id, seconds=limit)
+        self._log.warning(
+            text, token, _whose(one), limit, token_id=token, task_id=one.task_id, seconds=limit
+        )
 
     def _give_up(self, one: Stuck, seconds: float) -> None:
         if self._left or self._worker.config.on_handoff_timeout != "leave":
@@ -84,7 +95,8 @@ class Overdue:
         name = self._worker.identity.name
         self._leave(
             CoordinationError(
-                f"{name} leaves, as on_handoff_timeout='leave' says: token {one.token_id} was revoked {seconds:.1f} s ago, and "
+                f"{name} leaves, as on_handoff_timeout='leave' says: token {one.token_id} was "
+                f"revoked {seconds:.1f} s ago, and "
                 f"{_whose(one)} since; end this process, so that nothing works on it any more"
             )
         )

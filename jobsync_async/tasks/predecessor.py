@@ -17,7 +17,8 @@ _LOOK_EVERY_SEC = 1.0
 
 
 class PredecessorWatch:
-    """Waits until no worker of jobsync lives, and then looks on: one that comes back makes this worker let go."""
+    """Waits until no worker of jobsync lives, and then looks on: one that comes back makes this
+    worker let go."""
 
     def __init__(self, worker: Worker, predecessor: Predecessor) -> None:
         self._worker = worker
@@ -37,12 +38,13 @@ class PredecessorWatch:
         return self._watch.observe(beats or {}, self._worker.clock())
 
     async def wait(self, seconds: float) -> None:
-        """Return when none lives. Raises ClusterNotFormed when one still does after so many seconds; StoreUnavailable,
-        SchemaError."""
+        """Return when none lives. Raises ClusterNotFormed when one still does after so many
+        seconds; StoreUnavailable, SchemaError."""
         worker = self._worker
         if await self._predecessor.beats() is None:
             self._log.warning(
-                "waits for no worker of jobsync: there are no tables of it under the prefix %r on this role's search path; "
+                "waits for no worker of jobsync: there are no tables of it under the prefix %r "
+                "on this role's search path; "
                 "is predecessor= right?",
                 self._predecessor.prefix,
             )
@@ -52,7 +54,8 @@ class PredecessorWatch:
             waited = worker.clock() - began
             if waited >= seconds:
                 raise ClusterNotFormed(
-                    f"after {seconds:g} s workers of jobsync live still: {', '.join(live)}; this worker may begin when all "
+                    f"after {seconds:g} s workers of jobsync live still: {', '.join(live)}; this "
+                    "worker may begin when all "
                     "have left: stop them, or raise wait_on_enter",
                     minimum_nodes=worker.config.minimum_nodes,
                 )
@@ -62,7 +65,9 @@ class PredecessorWatch:
             await asyncio.sleep(min(_LOOK_EVERY_SEC, seconds - waited))
         if told:
             waited = worker.clock() - began
-            self._log.info("begins after %.1f s: no worker of jobsync lives", waited, seconds=waited)
+            self._log.info(
+                "begins after %.1f s: no worker of jobsync lives", waited, seconds=waited
+            )
 
     async def _live_within(self, deadline: float) -> list[str]:
         """The same; until the deadline an outage is waited for."""
@@ -75,7 +80,8 @@ class PredecessorWatch:
                 await asyncio.sleep(_LOOK_EVERY_SEC)
 
     async def run(self, set_draining: Callable[[bool], Awaitable[object]]) -> None:
-        """Let go of everything while a worker of jobsync lives that was not there before, for ever."""
+        """Let go of everything while a worker of jobsync lives that was not there before, for
+        ever."""
         yielded = False
         while True:
             await asyncio.sleep(_LOOK_EVERY_SEC)

@@ -1,7 +1,7 @@
 """The rebalance task: hears of changes, reads the own tokens, and lets go of those that are to go.
 
-One task does all of it, in turn. So what was read before an acknowledgement is never applied after it, and a reading that an
-end of the lease overtook is recognised and dropped.
+One task does all of it, in turn. So what was read before an acknowledgement is never applied after
+it, and a reading that an end of the lease overtook is recognised and dropped.
 """
 
 from __future__ import annotations
@@ -18,25 +18,33 @@ from jobsync_async.tasks.overdue import Overdue
 from jobsync_async.tasks.runners import Announcer
 from jobsync_async.tasks.worker import Worker
 
-# A notification and a heartbeat's answer may cross: only after this long is the notification taken for missed.
+# A notification and a heartbeat's answer may cross: only after this long is the notification taken
+# for missed.
 _CROSSING_SEC = 0.2
-# After a notification that named a version that does not exist, others are not followed for so long.
+# After a notification that named a version that does not exist, others are not followed for so
+# long.
 _DISTRUST_SEC = 1.0
-# A change that concerns nobody in particular is read at once by whoever leads or may come to; the others spread their readings
-# over so long, times the number of workers. And each waits as long before it reads again: then all of them together read 250
-# times a second at most, however many there are and however much changes.
+# A change that concerns nobody in particular is read at once by whoever leads or may come to; the
+# others spread their readings over so long, times the number of workers. And each waits as long
+# before it reads again: then all of them together read 250 times a second at most, however many
+# there are and however much changes.
 _READ_EACH_SEC = 0.004
-# Who is named is waited for, and so is whoever leads: they read at once, and wait less before they read again.
+# Who is named is waited for, and so is whoever leads: they read at once, and wait less before they
+# read again.
 _PROMPT_EACH_SEC, _MOST_PROMPT_SEC = 0.001, 0.05
-# Tokens are on their way here. It is told when all have come; till then it looks after so long, and then twice as long, for
-# those that have.
+# Tokens are on their way here. It is told when all have come; till then it looks after so long, and
+# then twice as long, for those that have.
 _AWAIT_SEC = 0.1
-# Spreads numbers that follow each other evenly over the interval from 0 to 1, however many there are.
+# Spreads numbers that follow each other evenly over the interval from 0 to 1, however many there
+# are.
 _GOLDEN = 0.6180339887498949
 
 
 async def follow_changes(
-    worker: Worker, store: Store, feed: TokenFeed | None, leave: Callable[[CoordinationError], object]
+    worker: Worker,
+    store: Store,
+    feed: TokenFeed | None,
+    leave: Callable[[CoordinationError], object],
 ) -> None:
     """Serve a LISTEN connection, for ever; a broken or suspect one is replaced by a fresh one.
 
@@ -58,15 +66,19 @@ async def follow_changes(
             failures += 1
             store.suspect()
             worker.metrics.listener_reconnects += 1
-            wait_sec = worker.put_off("listening anew", error, failures, random.random())  # noqa: S311 - a jitter
-            worker.beat_wanted.set()  # if the server is away or another one, the heartbeat is to know soon
+            # a jitter
+            wait_sec = worker.put_off("listening anew", error, failures, random.random())  # noqa: S311
+            # if the server is away or another one, the heartbeat is to know soon
+            worker.beat_wanted.set()
             await asyncio.sleep(wait_sec)
 
 
 class _ChangeFollower:
     """Serves one LISTEN connection until it breaks."""
 
-    def __init__(self, worker: Worker, feed: TokenFeed, overdue: Overdue, announcer: Announcer) -> None:
+    def __init__(
+        self, worker: Worker, feed: TokenFeed, overdue: Overdue, announcer: Announcer
+    ) -> None:
         self._worker = worker
         self._feed = feed
         self._overdue = overdue
@@ -82,19 +94,22 @@ class _ChangeFollower:
         self._retries = Retries()  # a fence held the row of a token that nobody here uses any more
 
     async def serve(self) -> None:
-        """Wait, read, decide, acknowledge; for ever. Raises StoreUnavailable when the connection broke or is suspect."""
+        """Wait, read, decide, acknowledge; for ever. Raises StoreUnavailable when the connection
+        broke or is suspect."""
         worker, feed = self._worker, self._feed
         heard_before = 0
         while True:
             now = worker.clock()
             if self._must_read(now):
                 await self._read()
-                await asyncio.sleep(0)  # whoever waits for what was read goes on before what is left to do here
+                # Whoever waits for what was read goes on before what is left to do here.
+                await asyncio.sleep(0)
             await self._acknowledge()
             await self._check_overdue()
             await self._announcer.step(feed, worker.clock())
             worker.metrics.notifications += feed.notifications - heard_before
-            heard_before = feed.notifications  # also what came along with an answer, for which nobody is woken
+            # Also what came along with an answer, for which nobody is woken.
+            heard_before = feed.notifications
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
             worker.sync_wanted.clear()
 
@@ -114,11 +129,14 @@ class _ChangeFollower:
         if self._missed_since is None:
             self._missed_since = now
         if now - self._missed_since >= _CROSSING_SEC:
-            raise StoreUnavailable("a change was learned from a heartbeat, of which no notification came")
+            raise StoreUnavailable(
+                "a change was learned from a heartbeat, of which no notification came"
+            )
         return False
 
     def _news_due(self, now: float) -> float:
-        """When what was heard is to be read; infinity when nothing was, or only what concerns others and can wait."""
+        """When what was heard is to be read; infinity when nothing was, or only what concerns
+        others and can wait."""
         worker, feed = self._worker, self._feed
         due = float("inf")
         # Whoever leads, and the next two in age: there may be something for them to do.
@@ -126,7 +144,9 @@ class _ChangeFollower:
         if feed.named > worker.version or (prompt and feed.general > worker.version):
             due = self._prompt_until
         elif feed.general > worker.version:
-            since = self._general_since = now if self._general_since is None else self._general_since
+            since = self._general_since = (
+                now if self._general_since is None else self._general_since
+            )
             place = 0.0 if feed.age is None else feed.age * _GOLDEN % 1
             due = max(self._paced_until, since + place * self._crowd_sec)
         if worker.hinted > worker.version and not self._missed:
@@ -140,15 +160,22 @@ class _ChangeFollower:
 
     async def _read(self) -> None:
         worker, feed = self._worker, self._feed
-        heard = feed.take_heard()  # what is heard during the reading may be newer than what it shows
+        # What is heard during the reading may be newer than what it shows.
+        heard = feed.take_heard()
         self._general_since = None
         snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
         self._first = False
         self._crowd_sec = snapshot.crowd * _READ_EACH_SEC
         self._paced_until = worker.clock() + self._crowd_sec
-        self._prompt_until = worker.clock() + min(snapshot.crowd * _PROMPT_EACH_SEC, _MOST_PROMPT_SEC)
+        self._prompt_until = worker.clock() + min(
+            snapshot.crowd * _PROMPT_EACH_SEC, _MOST_PROMPT_SEC
+        )
         self._await_until = worker.clock() + self._await_sec if snapshot.coming else float("inf")
-        self._await_sec = min(2 * self._await_sec, worker.config.heartbeat_interval_sec) if snapshot.coming else _AWAIT_SEC
+        self._await_sec = (
+            min(2 * self._await_sec, worker.config.heartbeat_interval_sec)
+            if snapshot.coming
+            else _AWAIT_SEC
+        )
         if heard > snapshot.version:  # nobody's commit: forged, or meant for somebody else
             self._distrust_until = worker.clock() + _DISTRUST_SEC
         worker.snapshot_read(snapshot)
@@ -185,8 +212,13 @@ class _ChangeFollower:
 
     def _wait_sec(self, now: float) -> float | None:
         """Seconds until something is due by time alone; None for nothing."""
-        deadlines = [self._retries.due_at, self._overdue.next_check(now), self._announcer.next_step()]
-        if self._worker.lease.valid(now):  # without it nothing is read, and so nothing of this is due
+        deadlines = [
+            self._retries.due_at,
+            self._overdue.next_check(now),
+            self._announcer.next_step(),
+        ]
+        # Without it nothing is read, and so nothing of this is due.
+        if self._worker.lease.valid(now):
             if self._missed_since is not None:
                 deadlines.append(self._missed_since + _CROSSING_SEC)
             deadlines.append(self._news_due(now))

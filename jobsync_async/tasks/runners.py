@@ -1,7 +1,9 @@
-"""What this worker runs: said in its row, and compared with what the owners of other tokens say of themselves.
+"""What this worker runs: said in its row, and compared with what the owners of other tokens say of
+themselves.
 
 An id is served by its token's owner, if that runs what the id is for. Some workers do not: a web
-process, or one of an older release during a deploy. Such a worker would own its share of the ids, and nobody would serve them.
+process, or one of an older release during a deploy. Such a worker would own its share of the ids,
+and nobody would serve them.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from jobsync_async.tasks.worker import Worker
 
 IdsOn = Callable[[], Mapping[int, int]]
-"""On which tokens there are ids, and how many; asked for when a worker is found that does not run what they are for."""
+"""On which tokens there are ids, and how many; asked for when a worker is found that does not run
+what they are for."""
 
 # Who has just joined says a moment later what it runs.
 _SETTLE_SEC = 1.0
@@ -31,7 +34,8 @@ class Runners:
     """What runs here now.
 
     Attributes:
-        unserved: ids of it that nobody serves, and has not for a while; changes are told to whoever waits for the worker's.
+        unserved: ids of it that nobody serves, and has not for a while; changes are told to whoever
+            waits for the worker's.
 
     Args:
         wake: called when there is something new to say.
@@ -70,7 +74,8 @@ class Runners:
 
 
 class Announcer:
-    """Keeps the row's list right, and looks for ids that nobody serves; the rebalance task calls it at each turn."""
+    """Keeps the row's list right, and looks for ids that nobody serves; the rebalance task calls it
+    at each turn."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -106,7 +111,8 @@ class Announcer:
 
     def _has_news(self) -> bool:
         me, said = self._said
-        row = said if me == self._worker.identity else frozenset[Runner]()  # a new row says that nothing is run
+        # A new row says that nothing is run.
+        row = said if me == self._worker.identity else frozenset[Runner]()
         return row != self._worker.runners.announced
 
     async def _say(self, feed: TokenFeed, now: float) -> None:
@@ -119,19 +125,30 @@ class Announcer:
     def _concerned(self) -> bool:
         """Whether there may be ids of ours on the tokens of others."""
         worker = self._worker
-        return bool(worker.runners.announced) and len(worker.ownership.grants) < worker.config.total_tokens
+        return (
+            bool(worker.runners.announced)
+            and len(worker.ownership.grants) < worker.config.total_tokens
+        )
 
     def _find_at(self) -> float:
         config = self._worker.config
-        every_sec = config.heartbeat_interval_sec if self._noticed.told else config.rebalance_check_interval_sec
-        return min(self._changed_at + _SETTLE_SEC, self._noticed.due_at, self._looked_at + every_sec)
+        every_sec = (
+            config.heartbeat_interval_sec
+            if self._noticed.told
+            else config.rebalance_check_interval_sec
+        )
+        return min(
+            self._changed_at + _SETTLE_SEC, self._noticed.due_at, self._looked_at + every_sec
+        )
 
     async def _find(self, feed: TokenFeed, now: float) -> list[Unserved]:
-        """One small statement; the tokens of those who do not run all that we do are read when something has changed."""
+        """One small statement; the tokens of those who do not run all that we do are read when
+        something has changed."""
         worker = self._worker
         idlers = await feed.read_idlers(worker.identity, worker.runners.announced)
         examined = (worker.version, tuple(idlers), worker.runners.announced)
-        fresh = now - self._examined_at < worker.config.rebalance_check_interval_sec  # which ids there are may change too
+        # Which ids there are may change too.
+        fresh = now - self._examined_at < worker.config.rebalance_check_interval_sec
         if not idlers or (examined == self._examined and fresh):
             return self._found if idlers else []
         tokens = await feed.tokens_of([idler.incarnation for idler in idlers])
@@ -144,7 +161,8 @@ class Announcer:
         new, over = self._noticed.compare(found, now)
         for one in new:
             self._log.warning(
-                "%d ids of %s are on tokens of %s, which does not run it: nobody serves them. Run it there too, give that "
+                "%d ids of %s are on tokens of %s, which does not run it: nobody serves them. "
+                "Run it there too, give that "
                 "worker weight=0, or give each kind of work an appname of its own",
                 one.ids,
                 one.runner,

@@ -1,6 +1,8 @@
-"""The sessions task, for ``failover="session"`` alone: expires a worker whose session is gone and does not come back.
+"""The sessions task, for ``failover="session"`` alone: expires a worker whose session is gone and
+does not come back.
 
-The leader and the next in age look, several times a second. All others, and all who may not act, wait for their turn.
+The leader and the next in age look, several times a second. All others, and all who may not act,
+wait for their turn.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class SessionMonitor:
                 except StoreError as error:
                     failures += 1
                     watch.forget()
-                    wait_sec = worker.put_off("sessions cannot be watched now", error, failures, 0.5)
+                    wait_sec = worker.put_off(
+                        "sessions cannot be watched now", error, failures, 0.5
+                    )
             else:
                 watch.forget()
             worker.metrics.sessions_watched = watch.watched
@@ -56,10 +60,15 @@ class SessionMonitor:
         reading = await self._sessions.read()
         now = worker.clock()
         watch.observe(reading, now)
-        gone = [session for session in watch.gone(now) if session.beat.incarnation != worker.identity.incarnation]
+        gone = [
+            session
+            for session in watch.gone(now)
+            if session.beat.incarnation != worker.identity.incarnation
+        ]
         if not gone:
             return
-        # What it had sent may still be under way; and if it lives after all, it does not go on as if nothing had happened.
+        # What it had sent may still be under way; and if it lives after all, it does not go on as
+        # if nothing had happened.
         await self._deaths.end_sessions([session.session_tag for session in gone])
         expired = await self._sessions.expire(reading.watcher, gone)
         worker.metrics.sessions_expired += len(expired)

@@ -1,4 +1,5 @@
-"""What the tasks of one worker share: who it is, its lease, what it owns, what it knows of the cluster."""
+"""What the tasks of one worker share: who it is, its lease, what it owns, what it knows of the
+cluster."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ _MOST_BACKOFF_SEC = 0.5
 
 
 class User(Protocol):
-    """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not block or raise.
+    """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not
+    block or raise.
 
     Attributes:
-        runs_in: the task whose code uses it, and which must come to an end of that before the token may go.
+        runs_in: the task whose code uses it, and which must come to an end of that before the token
+            may go.
     """
 
     @property
@@ -72,7 +75,8 @@ class Stream(Protocol):
         """Nothing waits for it any more."""
 
     def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
-        """Whether `task` reads this, was told that the token is to go, and has not asked for the next item yet."""
+        """Whether `task` reads this, was told that the token is to go, and has not asked for the
+        next item yet."""
 
 
 class Worker:
@@ -88,23 +92,30 @@ class Worker:
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         looks: when to look at the beats in between, for the leader and the next in age.
-        version: the cluster's version at the last reading; hinted, announced: what the last heartbeat told
-            of: the cluster's version, and the one that was announced last.
-        state, settled: what the own row said at the last reading, and whether the last plan counted this worker in.
+        version: the cluster's version at the last reading; hinted, announced: what the last
+            heartbeat told of: the cluster's version, and the one that was announced last.
+        state, settled: what the own row said at the last reading, and whether the last plan counted
+            this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
-        streams: the open readers of changes. runners: what it runs. turns: who works on which task here.
+        streams: the open readers of changes. runners: what it runs. turns: who works on which task
+            here.
         started: the job's start is over: what is refused from now on may be allowed again.
         ended: the worker has left and will not own anything again.
         home: the process and the event loop that it was started in.
-        sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader, heartbeat and neighbours task.
+        sync_wanted, lead_wanted, beat_wanted, neighbours_wanted: wake the rebalance, leader,
+            heartbeat and neighbours task.
     """
 
-    def __init__(self, config: CoordinationConfig, name: str, announcement: Announcement, clock: Clock) -> None:
+    def __init__(
+        self, config: CoordinationConfig, name: str, announcement: Announcement, clock: Clock
+    ) -> None:
         self.config = config
         self.announcement: Announcement = announcement
         self.clock = clock
         self.metrics: Metrics = Metrics()
-        self.backoff: Backoff = Backoff(most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4))
+        self.backoff: Backoff = Backoff(
+            most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4)
+        )
         self.identity: Identity = Identity(name, uuid4())
         self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
@@ -136,11 +147,12 @@ class Worker:
         self._changed: asyncio.Event = asyncio.Event()
         self._log = WorkerLog(__name__, name)
 
-    # -- what is true now -----------------------------------------------------------------------------------------------
+    # -- what is true now --------------------------------------------------------------------------
 
     @property
     def leads(self) -> bool:
-        """Whether this worker believes to lead. A hint: every leader's transaction proves it again."""
+        """Whether this worker believes to lead. A hint: every leader's transaction proves it
+        again."""
         return self.leader == self.identity.incarnation
 
     def may_act(self) -> bool:
@@ -148,8 +160,8 @@ class Worker:
         return self.lease.valid(self.clock())
 
     def owns(self, token: int) -> bool:
-        """Whether work on the token may start now. Safe in any thread: the lease is looked at first, so what is granted
-        afterwards is granted under that lease or a later one."""
+        """Whether work on the token may start now. Safe in any thread: the lease is looked at
+        first, so what is granted afterwards is granted under that lease or a later one."""
         return self.clock() < self.lease.deadline and token in self.ownership.grants
 
     def owned_now(self) -> frozenset[int]:
@@ -157,8 +169,9 @@ class Worker:
         return self.ownership.owned if self.may_act() else frozenset()
 
     def use_by(self, task: asyncio.Task[Any], *, readers: bool = True) -> str | None:
-        """What of that which uses tokens here runs in `task`, for people; None for nothing. That task cannot wait for the
-        moment when nobody uses a token: it would wait for itself. Without `readers`, those that the user reads are left out."""
+        """What of that which uses tokens here runs in `task`, for people; None for nothing. That
+        task cannot wait for the moment when nobody uses a token: it would wait for itself. Without
+        `readers`, those that the user reads are left out."""
         for user in self.ownership.users():
             if user.runs_in is task:
                 return _work_of(user)
@@ -171,12 +184,14 @@ class Worker:
         return [*map(_work_of, self.ownership.users()), *reading]
 
     def owner_known(self, token: int) -> str | None:
-        """Who owns a token that is not free for work here, where it is known without I/O: this worker, while it hands it on."""
+        """Who owns a token that is not free for work here, where it is known without I/O: this
+        worker, while it hands it on."""
         return self.identity.name if self.may_act() and token in self.ownership.revoking else None
 
     @property
     def stuck_after_sec(self) -> float:
-        """How long after its revocation a token counts as stuck: its work was cancelled, and had a heartbeat's time to end."""
+        """How long after its revocation a token counts as stuck: its work was cancelled, and had a
+        heartbeat's time to end."""
         return self.config.handoff_timeout_sec + self.config.heartbeat_interval_sec
 
     def overdue(self, now: float) -> list[int]:
@@ -191,28 +206,32 @@ class Worker:
         revoking = self.ownership.revoking
         return [token for token in self.ownership.busy() if revoking[token].since <= moment]
 
-    # -- what the tasks tell each other -----------------------------------------------------------------------------------
+    # -- what the tasks tell each other ------------------------------------------------------------
 
     def next_beat_reading(self) -> float:
         """When to look at the beats if no heartbeat of its own is answered before.
 
-        The leader and the next in age look once more after their heartbeats. Whoever sends heartbeats too rarely for those whom
-        it watches looks in time not to miss one.
+        The leader and the next in age look once more after their heartbeats. Whoever sends
+        heartbeats too rarely for those whom it watches looks in time not to miss one.
         """
-        within_sec = round(self.watch.read_within_sec, 6)  # with one interval for all it is that interval, or longer
+        # With one interval for all it is that interval, or longer.
+        within_sec = round(self.watch.read_within_sec, 6)
         too_rare = within_sec < self.config.heartbeat_interval_sec
         late_at = self.look_schedule.late_at(within_sec) if too_rare else float("inf")
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
         return min(self.look_schedule.due_at, late_at) if looks_after_beats else late_at
 
     def wait_after(self, error: StoreError, failures: int, chance: float) -> float:
-        """Seconds until the next try after so many failures in a row. Missing tables or rights are an outage like any other,
-        for tools take and give them; they are waited for longer, since each try is logged. A start raises them at once."""
+        """Seconds until the next try after so many failures in a row. Missing tables or rights are
+        an outage like any other, for tools take and give them; they are waited for longer, since
+        each try is logged. A start raises them at once."""
         if not isinstance(error, SchemaError):
             return self.backoff.wait_sec(failures, chance)
         if not self.started or isinstance(error, VersionRefused):
             raise error
-        return replace(self.backoff, most_sec=self.config.heartbeat_interval_sec).wait_sec(failures, chance)
+        return replace(self.backoff, most_sec=self.config.heartbeat_interval_sec).wait_sec(
+            failures, chance
+        )
 
     def put_off(self, what: str, error: StoreError, failures: int, chance: float) -> float:
         """The same, and the log says what waits."""
@@ -224,26 +243,29 @@ class Worker:
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats.
 
-        The leader watches all, and so do the next two in age. So they have seen enough when their turn comes, even if the
-        leader and the next in age die together.
+        The leader watches all, and so do the next two in age. So they have seen enough when their
+        turn comes, even if the leader and the next in age die together.
         """
         return self.leads or (self.answer is not None and self.answer.rank <= 1)
 
     def next_beat_in(self, chance: float) -> float:
-        """Seconds from the last heartbeat to the next, after which the others, or those that matter, soon see it."""
+        """Seconds from the last heartbeat to the next, after which the others, or those that
+        matter, soon see it."""
         answer, interval_sec = self.answer, self.config.heartbeat_interval_sec
         if answer is None or self.leads:
             return interval_sec
         return wait_for_next(interval_sec, answer.leader_age_sec, rank=answer.rank, chance=chance)
 
     def members_differ(self, known: Set[UUID]) -> bool:
-        """Whether the last heartbeat's answer shows other members than those that are known. Unknown is False."""
+        """Whether the last heartbeat's answer shows other members than those that are known.
+        Unknown is False."""
         if self.answer is None or not self.watches_all:
             return False
         return {beat.incarnation for beat in self.answer.beats} != known
 
     def beat_answered(self, sent_at: float, answer: HeartbeatAnswer, *, watched_all: bool) -> None:
-        """A heartbeat was acknowledged. The lease counts from before it was sent, the observation of others from now."""
+        """A heartbeat was acknowledged. The lease counts from before it was sent, the observation
+        of others from now."""
         arrived = self.clock()
         self.metrics.heartbeats += 1
         self.metrics.heartbeat_sec = arrived - sent_at
@@ -260,15 +282,21 @@ class Worker:
         self.lead_wanted.set()
 
     def beats_seen(self, beats: Mapping[Beat, Times], arrived: float) -> None:
-        """These are the beats of all who are watched, as an answer showed them that arrived then, with their times."""
+        """These are the beats of all who are watched, as an answer showed them that arrived then,
+        with their times."""
         known = {beat.incarnation for beat in self.watch.beats}
-        others = {beat: times for beat, times in beats.items() if beat.incarnation != self.identity.incarnation}
+        others = {
+            beat: times
+            for beat, times in beats.items()
+            if beat.incarnation != self.identity.incarnation
+        }
         self.watch.observe(others, arrived)
         if not known.issuperset(beat.incarnation for beat in self.watch.beats):
             self.look_schedule.somebody_is_new(arrived)
 
     def snapshot_read(self, snapshot: Snapshot) -> None:
-        """The own tokens were read; applies what continues what is known, while the lease is valid."""
+        """The own tokens were read; applies what continues what is known, while the lease is
+        valid."""
         self.metrics.resyncs += 1
         if snapshot.incarnation != self.identity.incarnation:
             return  # of an incarnation that is over, perhaps on another server
@@ -278,7 +306,8 @@ class Worker:
             self.neighbours = snapshot.neighbours
             self.neighbours_wanted.set()
         if snapshot.state is None:
-            self.beat_wanted.set()  # the row is gone: the next heartbeat finds that out, and joins anew
+            # the row is gone: the next heartbeat finds that out, and joins anew
+            self.beat_wanted.set()
             return
         now = self.clock()
         if not self.lease.valid(now):
@@ -300,7 +329,8 @@ class Worker:
             self.lead_wanted.set()
 
     def check_lease(self) -> None:
-        """If the lease is over by the clock, everything held is lost, at once; whoever is to be told of tokens looks first."""
+        """If the lease is over by the clock, everything held is lost, at once; whoever is to be
+        told of tokens looks first."""
         if self.ownership.known and not self.may_act():
             self.stop_acting("no heartbeat was acknowledged for the length of the lease")
 
@@ -312,24 +342,30 @@ class Worker:
         if change:
             self.metrics.lease_losses += 1
             lost = len(change.lost)
-            self._log.warning("%s; %d tokens are lost and their work is cancelled", why, lost, tokens_lost=lost)
+            self._log.warning(
+                "%s; %d tokens are lost and their work is cancelled", why, lost, tokens_lost=lost
+            )
         self.publish(change, why=why, news=True)
 
     def begin_incarnation(self, why: str) -> None:
-        """Continue under a new incarnation, after the old one was expired or its server replaced."""
+        """Continue under a new incarnation, after the old one was expired or its server
+        replaced."""
         self.stop_acting(why)
         self.identity = Identity(self.identity.name, uuid4())
-        self.announcement = replace(self.announcement, state=self.state or "active")  # who drained goes on draining
+        # Who drained goes on draining.
+        self.announcement = replace(self.announcement, state=self.state or "active")
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 
     def server_changed(self) -> None:
-        """A connection leads to another server: nothing is held until the heartbeat task has found out what that means."""
+        """A connection leads to another server: nothing is held until the heartbeat task has found
+        out what that means."""
         self.stop_acting("PostgreSQL is another server than before, or was failed over")
         self.beat_wanted.set()
 
     def adopt(self, history: AdoptedHistory) -> None:
-        """Stand on this from now on. What was known of another history is forgotten: its numbers say nothing here."""
+        """Stand on this from now on. What was known of another history is forgotten: its numbers
+        say nothing here."""
         if history == self.history:
             return
         assert not self.ownership.known, "tokens of another history are still held"
@@ -338,7 +374,9 @@ class Worker:
         self.version = self.hinted = self.announced = -1
         self.watch.forget()
 
-    def publish(self, change: Change, *, why: str = "taken by the cluster", news: bool = False) -> None:
+    def publish(
+        self, change: Change, *, why: str = "taken by the cluster", news: bool = False
+    ) -> None:
         """Tell users and readers of a change; of `news`, even if no token changed."""
         for _, user in self.ownership.users_of(change.lost):
             user.lost(why)
@@ -364,17 +402,20 @@ class Worker:
         self.publish(self.ownership.forget(), why="the job has ended", news=True)
 
     async def changed(self) -> None:
-        """Return at the next change of anything that readers or waiters look at. Look first, then wait, with no await in
-        between."""
+        """Return at the next change of anything that readers or waiters look at. Look first, then
+        wait, with no await in between."""
         await self._changed.wait()
 
     async def drained(self) -> bool:
         """Return when nothing is held any more; or False, when that is not wanted any more."""
-        await self.until(lambda: self.ended or self.state == "active" or not self.ownership.holds_anything())
+        await self.until(
+            lambda: self.ended or self.state == "active" or not self.ownership.holds_anything()
+        )
         return self.ended or self.state != "active"
 
     async def until(self, condition: Callable[[], object], most_sec: float = float("inf")) -> bool:
-        """Wait until the condition holds, which is looked at after every change, for so long at most; whether it holds."""
+        """Wait until the condition holds, which is looked at after every change, for so long at
+        most; whether it holds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + most_sec
         timer = None if deadline == float("inf") else loop.call_at(deadline, self.wake_waiters)

@@ -6,8 +6,9 @@
             with partition(anna):
                 await cluster.settled(workers=["berta"])
 
-Installing the library brings the pytest fixtures ``jobsync_server``, ``jobsync_dsn``, ``jobsync_config`` and
-``jobsync_cluster``, which work with pytest-asyncio and with anyio's plugin alike.
+Installing the library brings the pytest fixtures ``jobsync_server``, ``jobsync_dsn``,
+``jobsync_config`` and ``jobsync_cluster``, which work with pytest-asyncio and with anyio's plugin
+alike.
 """
 
 from jobsync_async.testing.cluster import Cluster, expire, partition

@@ -27,18 +27,21 @@ _clusters: WeakKeyDictionary[Job, Cluster] = WeakKeyDictionary()
 
 
 class Cluster:
-    """Jobs by name: ``async with Cluster(config) as cluster``. At every turn of the event loop it looks that no token has two
-    owners, and raises `TwoOwners` when the block ends; it stops the jobs that are left.
+    """Jobs by name: ``async with Cluster(config) as cluster``. At every turn of the event loop it
+    looks that no token has two owners, and raises `TwoOwners` when the block ends; it stops the
+    jobs that are left.
 
     All its methods take a worker as `Job` or by name.
 
     Args:
-        config: the cluster's settings; short heartbeats (`jobsync_config` has them) make short tests.
+        config: the cluster's settings; short heartbeats (`jobsync_config` has them) make short
+            tests.
         partitionable: connect each job through a proxy of its own, which `partition` needs.
 
     Attributes:
         jobs: the jobs that run, by name.
-        watch: what looks for two owners; `OwnerWatch.working` marks work of your own that must not overlap.
+        watch: what looks for two owners; `OwnerWatch.working` marks work of your own that must not
+            overlap.
     """
 
     def __init__(self, config: CoordinationConfig, *, partitionable: bool = True) -> None:
@@ -51,13 +54,19 @@ class Cluster:
         self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.config.appname!r} {', '.join(f'{name}: {count}' for name, count in self.counts().items())}>"
+        return (
+            f"<Cluster {self.config.appname!r} "
+            f"{', '.join(f'{name}: {count}' for name, count in self.counts().items())}>"
+        )
 
     def __getitem__(self, worker: Job | str) -> Job:
         name = _name(worker)
         if name not in self.jobs:
             there = ", ".join(sorted(self.jobs)) or "none"
-            raise UsageError(f"no worker {name!r} runs in this cluster (running: {there}); start() or add() it first")
+            raise UsageError(
+                f"no worker {name!r} runs in this cluster (running: {there}); start() or add() "
+                "it first"
+            )
         return self.jobs[name]
 
     async def __aenter__(self) -> Self:
@@ -65,7 +74,10 @@ class Cluster:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._watching is not None, "entered before"
         self.watch.look()
@@ -73,7 +85,9 @@ class Cluster:
         await asyncio.wait([self._watching])
         for proxy in self._proxies.values():
             proxy.heal()
-        ends = await asyncio.gather(*(job.stop() for job in self.jobs.values()), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(job.stop() for job in self.jobs.values()), return_exceptions=True
+        )
         self.jobs.clear()
         for proxy in self._proxies.values():
             await proxy.stop()
@@ -86,14 +100,15 @@ class Cluster:
 
     @property
     def watched(self) -> bool:
-        """Whether two owners are looked for. Set it to False while a test breaks the rule on purpose."""
+        """Whether two owners are looked for. Set it to False while a test breaks the rule on
+        purpose."""
         return not self.watch.paused
 
     @watched.setter
     def watched(self, watched: bool) -> None:
         self.watch.paused = not watched
 
-    # -- workers ----------------------------------------------------------------------------------------------------------
+    # -- workers -----------------------------------------------------------------------------------
 
     async def start(self, *names: str, **options: Any) -> list[Job]:
         """Start jobs, all at once, and return them in order. `options` are arguments of `Job`."""
@@ -108,7 +123,8 @@ class Cluster:
         return jobs
 
     async def config_for(self, name: str) -> CoordinationConfig:
-        """The configuration for a job that your application makes under this name; give the job to `add`."""
+        """The configuration for a job that your application makes under this name; give the job to
+        `add`."""
         if not self._partitionable:
             return self.config
         if name not in self._proxies:
@@ -128,41 +144,46 @@ class Cluster:
         await self.jobs.pop(self[worker].node_name).stop()
 
     async def crash(self, worker: Job | str) -> None:
-        """End a job without a word to anybody, as if its process had died by SIGKILL. The others expire it after
-        ``heartbeat_timeout_sec``.
+        """End a job without a word to anybody, as if its process had died by SIGKILL. The others
+        expire it after ``heartbeat_timeout_sec``.
 
-        Its connections break and no more are opened, its lease is over, and no fence of it holds any more. What runs in this
-        process cannot be kept from running: handlers and the bodies of claims are cancelled, and their cleanup runs, with a
-        claim that is lost. See docs/testing-your-app.md for what of a death this does not show.
+        Its connections break and no more are opened, its lease is over, and no fence of it holds
+        any more. What runs in this process cannot be kept from running: handlers and the bodies of
+        claims are cancelled, and their cleanup runs, with a claim that is lost. See
+        docs/testing-your-app.md for what of a death this does not show.
         """
         job = self[worker]
         coordinator = _coordinator(job)
         del self.jobs[job.node_name]
-        with anyio.CancelScope(shield=True):  # who calls this in a claim of the job is about to be cancelled
+        # Who calls this in a claim of the job is about to be cancelled.
+        with anyio.CancelScope(shield=True):
             _cut(job, coordinator)
             await _refuse_fences(self.config, coordinator.worker.identity.incarnation)
             await _die(job, coordinator)
 
     async def expire(self, worker: Job | str) -> None:
-        """Make the cluster take the worker for dead now, as after ``heartbeat_timeout_sec`` without a heartbeat.
+        """Make the cluster take the worker for dead now, as after ``heartbeat_timeout_sec`` without
+        a heartbeat.
 
-        Its lease is over, its claims are cancelled, its streams say `lost`, and its tokens are free for the others. It joins
-        anew by itself, at once, or as soon as it is not cut off any more.
+        Its lease is over, its claims are cancelled, its streams say `lost`, and its tokens are free
+        for the others. It joins anew by itself, at once, or as soon as it is not cut off any more.
         """
         await _expire(self[worker], self.config)
 
     @contextmanager
     def partition(self, worker: Job | str, *, silent: bool = True) -> Iterator[None]:
-        """``with cluster.partition("anna"):`` cuts the worker off from PostgreSQL until the block ends.
+        """``with cluster.partition("anna"):`` cuts the worker off from PostgreSQL until the block
+        ends.
 
         Args:
-            silent: nothing gets through and nothing says so, as when a network is down; what was sent arrives later. False:
-                connections break and new ones are refused.
+            silent: nothing gets through and nothing says so, as when a network is down; what was
+                sent arrives later. False: connections break and new ones are refused.
         """
         name = self[worker].node_name
         if name not in self._proxies:
             raise UsageError(
-                f"{name!r} has no proxy to cut: use Cluster(config, partitionable=True), and make the job with "
+                f"{name!r} has no proxy to cut: use Cluster(config, partitionable=True), and "
+                "make the job with "
                 "cluster.start(name) or with the configuration that cluster.config_for(name) gives"
             )
         self._proxies[name].cut(silent=silent)
@@ -171,7 +192,7 @@ class Cluster:
         finally:
             self._proxies[name].heal()
 
-    # -- what is owned ----------------------------------------------------------------------------------------------------
+    # -- what is owned -----------------------------------------------------------------------------
 
     def owners(self) -> dict[int, str]:
         """Token to worker, at this moment. Raises TwoOwners."""
@@ -192,7 +213,8 @@ class Cluster:
         """
         names = None if workers is None else {_name(worker) for worker in workers}
         with anyio.fail_after(seconds):
-            while self._owned_by(names) != self.config.total_tokens - unowned:  # noqa: ASYNC110 - the jobs share no event
+            # the jobs share no event
+            while self._owned_by(names) != self.config.total_tokens - unowned:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_EVERY_SEC)
         return self.counts()
 
@@ -201,9 +223,11 @@ class Cluster:
         return len(owners) if names is None else sum(owner in names for owner in owners.values())
 
     async def even(self, seconds: float = 10) -> dict[str, int]:
-        """Wait until every token is owned and nobody has more than one more than another: equal weights, no pins."""
+        """Wait until every token is owned and nobody has more than one more than another: equal
+        weights, no pins."""
         with anyio.fail_after(seconds):
-            while max((await self.settled(seconds)).values()) - min(self.counts().values()) > 1:  # noqa: ASYNC110 - the same
+            # the same
+            while max((await self.settled(seconds)).values()) - min(self.counts().values()) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_EVERY_SEC)
         return self.counts()
 
@@ -247,28 +271,31 @@ async def _die(job: Job, coordinator: Coordinator) -> None:
 
 
 async def _refuse_fences(config: CoordinationConfig, incarnation: UUID) -> None:
-    """Let no fence hold that the cleanup of a dead worker's code asks for: in a real death there is no such code. Its epochs
-    are raised, as they will be once more when its tokens are given to others."""
+    """Let no fence hold that the cleanup of a dead worker's code asks for: in a real death there is
+    no such code. Its epochs are raised, as they will be once more when its tokens are given to
+    others."""
     try:
         store = await Store.open(config, "test kit", observe=True)
     except StoreUnavailable:
         return  # then whoever asks for a fence gets no answer either
     try:
-        query = f"UPDATE {store.queries.table('token')} SET epoch = epoch + 1 WHERE incarnation = %s"  # noqa: S608 - an identifier
+        table = store.queries.table("token")
+        query = f"UPDATE {table} SET epoch = epoch + 1 WHERE incarnation = %s"  # noqa: S608
         await store._pool.run(lambda connection: connection.execute(query.encode(), [incarnation]))
     finally:
         await store.close()
 
 
 async def _expire(job: Job, config: CoordinationConfig) -> None:
-    # A worker is expired when its lease is over. So the lease must be over before its row goes, and must not be extended by a
-    # heartbeat that is under way.
+    # A worker is expired when its lease is over. So the lease must be over before its row goes, and
+    # must not be extended by a heartbeat that is under way.
     worker = _coordinator(job).worker
     length = worker.lease.length
     worker.lease.void()
     worker.stop_acting("expired by the test")
     try:
-        with anyio.CancelScope(shield=True):  # who calls this in a claim of the job has just been cancelled
+        # Who calls this in a claim of the job has just been cancelled.
+        with anyio.CancelScope(shield=True):
             store = await Store.open(config, "test kit", observe=True)
             try:
                 await store.membership.leave(worker.identity)
@@ -281,7 +308,9 @@ async def _expire(job: Job, config: CoordinationConfig) -> None:
 
 def _coordinator(job: Job) -> Coordinator:
     if not isinstance(job._engine, Coordinator):
-        raise UsageError(f"{job!r} is standalone: nothing can happen to it; give the Job a coordination_config")
+        raise UsageError(
+            f"{job!r} is standalone: nothing can happen to it; give the Job a coordination_config"
+        )
     return job._engine
 
 

@@ -20,7 +20,8 @@ def database(server: str, template: str, prefix: str) -> Iterator[str]:
 
     Args:
         server: a DSN of a role that may create databases.
-        template: the database to copy; nobody may be connected to it. ``template0`` has nothing in it.
+        template: the database to copy; nobody may be connected to it. ``template0`` has nothing in
+            it.
         prefix: what its name begins with.
     """
     name = f"{prefix}_{uuid4().hex[:12]}"
@@ -28,7 +29,8 @@ def database(server: str, template: str, prefix: str) -> Iterator[str]:
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(identifier, sql.Identifier(template))
     if template == "template0":
         create += sql.SQL(" ENCODING 'UTF8'")
-    # One connection for each statement: a session that waits for the test to end could be cut off by the test.
+    # One connection for each statement: a session that waits for the test to end could be cut off
+    # by the test.
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(create)
     try:

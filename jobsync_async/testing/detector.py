@@ -31,7 +31,8 @@ class TwoOwners(AssertionError):
 
 
 class OwnerWatch:
-    """Looks at jobs of one event loop. `Cluster` has one; for jobs of your own, make one with a function that gives them.
+    """Looks at jobs of one event loop. `Cluster` has one; for jobs of your own, make one with a
+    function that gives them.
 
     Args:
         jobs: gives the jobs to look at; called at every look.
@@ -51,7 +52,8 @@ class OwnerWatch:
         return f"<OwnerWatch {len(self.found)} found, {len(self._working)} tasks under way>"
 
     def owners(self) -> dict[int, str]:
-        """Token to the name of the worker that may start work on it at this moment. Raises TwoOwners."""
+        """Token to the name of the worker that may start work on it at this moment. Raises
+        TwoOwners."""
         owners: dict[int, str] = {}
         for job in self._jobs():
             tokens = job.my_tokens
@@ -63,9 +65,13 @@ class OwnerWatch:
 
     @contextmanager
     def working(self, task: TaskOrId, worker: Job | str) -> Iterator[None]:
-        """Mark a block as work on a task: put it around what must never run twice at a time. Raises TwoOwners on entering
-        when the task is being worked on, here or at another worker; it is kept in `found` too."""
-        text, name = task_text(task_id_of(task)), worker if isinstance(worker, str) else worker.node_name
+        """Mark a block as work on a task: put it around what must never run twice at a time. Raises
+        TwoOwners on entering when the task is being worked on, here or at another worker; it is
+        kept in `found` too."""
+        text, name = (
+            task_text(task_id_of(task)),
+            worker if isinstance(worker, str) else worker.node_name,
+        )
         if text in self._working:
             self.found.append(TwoOwners(text, (self._working[text], name)))
             raise self.found[-1]

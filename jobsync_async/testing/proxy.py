@@ -1,4 +1,5 @@
-"""A road between one worker and PostgreSQL that can be closed: a TCP proxy on the test's own event loop."""
+"""A road between one worker and PostgreSQL that can be closed: a TCP proxy on the test's own event
+loop."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Proxy:
             await asyncio.wait(pipes)
 
     def cut(self, *, silent: bool) -> None:
-        """Let nothing through. `silent`: connections stay, and nothing is heard on them; else they break and new ones fail."""
+        """Let nothing through. `silent`: connections stay, and nothing is heard on them; else they
+        break and new ones fail."""
         self._open.clear()
         self._refusing = not silent
         if not silent:
@@ -86,7 +88,9 @@ class Proxy:
         except OSError:
             return
         try:
-            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
+            await asyncio.gather(
+                self._forward(reader, far_writer), self._forward(far_reader, writer)
+            )
         finally:
             far_writer.transport.abort()
 
@@ -107,7 +111,8 @@ class Proxy:
 
 
 def endpoint(config: CoordinationConfig) -> tuple[str, int]:
-    """Host and port of the server that a configuration leads to, found by connecting once. Blocks for a moment."""
+    """Host and port of the server that a configuration leads to, found by connecting once. Blocks
+    for a moment."""
     with psycopg.connect(config.conninfo("test kit")) as connection:
         return connection.info.host, connection.info.port
 
@@ -118,5 +123,7 @@ def through(config: CoordinationConfig, proxy: Proxy) -> CoordinationConfig:
     del given["application_name"]  # tells what each connection is for
     # The name stays what certificates and password files know; the address is the proxy's.
     name = "localhost" if proxy.host.startswith("/") else proxy.host
-    dsn = make_conninfo("", **{**given, "host": name, "hostaddr": "127.0.0.1", "port": str(proxy.port)})
+    dsn = make_conninfo(
+        "", **{**given, "host": name, "hostaddr": "127.0.0.1", "port": str(proxy.port)}
+    )
     return replace(config, dsn=dsn, host=None, port=None, dbname=None, user=None, password=None)

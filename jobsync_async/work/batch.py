@@ -1,10 +1,13 @@
-"""`Job.run_batch`: every id of a batch is completed once per date, whoever joins, leaves or dies on the way.
+"""`Job.run_batch`: every id of a batch is completed once per date, whoever joins, leaves or dies on
+the way.
 
-Each worker works on the ids whose tokens it owns. Beginning a task asks the tables whether an earlier owner completed it, in
-the same fenced statement that records the claim; completing it is fenced too. So a task is completed by one worker, and what
-is complete is not begun again. Workers learn of each other's progress by asking, when they have nothing to do themselves.
+Each worker works on the ids whose tokens it owns. Beginning a task asks the tables whether an
+earlier owner completed it, in the same fenced statement that records the claim; completing it is
+fenced too. So a task is completed by one worker, and what is complete is not begun again. Workers
+learn of each other's progress by asking, when they have nothing to do themselves.
 
-What a handler has done is written down also if its lease ended meanwhile: the statement's fence says whether it counts.
+What a handler has done is written down also if its lease ended meanwhile: the statement's fence
+says whether it counts.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _FIRST_POLL_SEC, _MOST_POLL_SEC = 0.25, 1.0
 # Refusals are usual while a token moves; so many in a row for one task are not.
 _REFUSALS_TO_WARN = 4
-# Failures from an earlier run are tried again by the owner of the task, if it runs the batch too. Others wait so long for that.
+# Failures from an earlier run are tried again by the owner of the task, if it runs the batch too.
+# Others wait so long for that.
 _OLD_FAILURE_SEC = 3.0
 # Nothing has been heard of ids that others own for so long: they may run another date.
 _ELSEWHERE_SEC = 5.0
@@ -112,7 +116,8 @@ class Batch:
         # Ours to do: waiting in the queue, or under way.
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
         self._queued: set[str] = set()
-        # By task: how many attempts have failed here, the last one's error, and how often its claim was refused in a row.
+        # By task: how many attempts have failed here, the last one's error, and how often its claim
+        # was refused in a row.
         self._failures: Counter[str] = Counter()
         self._errors: dict[str, str] = {}
         self._refusals: Counter[str] = Counter()
@@ -123,7 +128,9 @@ class Batch:
         self._news = asyncio.Event()
         self._total, self._started_at = len(self._open), worker.clock()
         self._reporter = None if progress is None else Reporter(progress, self._progress)
-        self._run = BatchRun(worker, records, asked, {text: item.token for text, item in items.items()}, attempts)
+        self._run = BatchRun(
+            worker, records, asked, {text: item.token for text, item in items.items()}, attempts
+        )
         self._begin = Grouped(self._run.begin)
         self._complete = Grouped(self._run.complete)
         self._gate = Gate()
@@ -143,36 +150,49 @@ class Batch:
                 group.start_soon(self._work)
             await self._until_done()
             group.cancel_scope.cancel()
-        if self._open:  # a task of the group was cancelled, by somebody who cancels all tasks there are
-            raise UsageError(f"the batch was cut off while {len(self._open)} of its tasks were not done; run it again")
+        # A task of the group was cancelled, by somebody who cancels all tasks there are.
+        if self._open:
+            raise UsageError(
+                f"the batch was cut off while {len(self._open)} of its tasks were not done; run "
+                "it again"
+            )
         await self._run.finish()
         if self._reporter is not None:
             await self._reporter.finish()
         date, name = self._run.run
-        return BatchResult(frozenset(self._here), frozenset(self._elsewhere), dict(self._failed), date, name)
+        return BatchResult(
+            frozenset(self._here), frozenset(self._elsewhere), dict(self._failed), date, name
+        )
 
     def _ids_on(self) -> Mapping[int, int]:
         return Counter(item.token for item in self._open.values())
 
     def _progress(self) -> BatchProgress:
         here, elsewhere, failed = len(self._here), len(self._elsewhere), len(self._failed)
-        return BatchProgress(self._total, here, elsewhere, failed, self._worker.clock() - self._started_at)
+        return BatchProgress(
+            self._total, here, elsewhere, failed, self._worker.clock() - self._started_at
+        )
 
     async def _until_done(self) -> None:
         while self._open:
             if self._worker.ended:
-                raise self._ended(f"{len(self._open)} tasks of the batch were not done; run it again")
+                raise self._ended(
+                    f"{len(self._open)} tasks of the batch were not done; run it again"
+                )
             self._news.clear()
             await self._news.wait()
 
-    # -- what others did ------------------------------------------------------------------------------------------------
+    # -- what others did ---------------------------------------------------------------------------
 
     async def _resume(self) -> None:
-        """Leave out what is complete or set aside; try again what was given up in an earlier run."""
+        """Leave out what is complete or set aside; try again what was given up in an earlier
+        run."""
         progress = await self._run.read_progress(self._open)
         set_aside = await self._run.read_set_aside(self._open)
         given_up = given_up_before(progress, self._run.called_at)
-        self._old_failures = {text: entry for text, entry in given_up.items() if text not in set_aside}
+        self._old_failures = {
+            text: entry for text, entry in given_up.items() if text not in set_aside
+        }
         self._close_done(progress | set_aside, earlier=True)
         mine = [text for text in self._old_failures if self._worker.owns(self._open[text].token)]
         if mine:
@@ -181,7 +201,8 @@ class Batch:
             del self._old_failures[text]
 
     async def _poll(self) -> None:
-        """Ask for the progress of others while there is nothing to do here, less often while nothing happens."""
+        """Ask for the progress of others while there is nothing to do here, less often while
+        nothing happens."""
         worker = self._worker
         started_at = quiet_since = worker.clock()
         wait_sec = _FIRST_POLL_SEC
@@ -203,19 +224,27 @@ class Batch:
         """What is open and not ours to do."""
         return [text for text in self._open if text not in self._queued]
 
-    def _close_done(self, progress: dict[str, TaskProgress], *, earlier: bool = False, queued: bool = False) -> int:
-        """Take in what is done with, `earlier` than this run or in it, and what is `queued` here too; how much was new."""
+    def _close_done(
+        self, progress: dict[str, TaskProgress], *, earlier: bool = False, queued: bool = False
+    ) -> int:
+        """Take in what is done with, `earlier` than this run or in it, and what is `queued` here
+        too; how much was new."""
         me = self._worker.identity.name
         noted = 0
         for text, entry in progress.items():
-            if text in self._open and (queued or text not in self._queued) and self._old_failures.get(text) != entry:
+            if (
+                text in self._open
+                and (queued or text not in self._queued)
+                and self._old_failures.get(text) != entry
+            ):
                 noted += 1
-                # What this worker has completed in this run: by another batch, or by a completion whose answer was lost.
+                # What this worker has completed in this run: by another batch, or by a completion
+                # whose answer was lost.
                 ours = entry.node == me and not earlier
                 self._close(self._open[text], self._here if ours else self._elsewhere, entry.error)
         return noted
 
-    # -- what is done here ------------------------------------------------------------------------------------------------
+    # -- what is done here -------------------------------------------------------------------------
 
     async def _watch_ownership(self) -> None:
         """Queue the tasks whose tokens come here."""
@@ -245,10 +274,15 @@ class Batch:
         while True:
             item = await self._queue.get()
             try:
-                inside = self._gate.alone() if item.text in self._alone else self._gate.beside_others()
+                inside = (
+                    self._gate.alone() if item.text in self._alone else self._gate.beside_others()
+                )
                 async with inside, (holding := self._hold(item.task_id)):
                     await self._attempt(item, holding)
-            except (NotOwner, OwnershipLost) as error:  # of this claim: what the handler raises does not come out here
+            except (
+                NotOwner,
+                OwnershipLost,
+            ) as error:  # of this claim: what the handler raises does not come out here
                 self._refused(item, error)
             else:
                 del self._refusals[item.text]
@@ -261,8 +295,8 @@ class Batch:
             self._enqueue(item)
 
     def _refused(self, item: Item, error: NotOwner | OwnershipLost) -> None:
-        """Another worker does it, or this one if the token comes back. Where it seems to be here, the tables know better: then
-        it is tried again after ever longer waits."""
+        """Another worker does it, or this one if the token comes back. Where it seems to be here,
+        the tables know better: then it is tried again after ever longer waits."""
         worker = self._worker
         if not worker.owns(item.token):
             self._queued.discard(item.text)
@@ -288,14 +322,17 @@ class Batch:
         """Do a task whose claim is held. Raises OwnershipLost when the claim did not last."""
         claim = holding.claim
         work = Work(item.text, claim.token_id, claim.epoch)
-        if holding.waited and self._close_done(await self._run.read_progress([item.text]), queued=True):
+        if holding.waited and self._close_done(
+            await self._run.read_progress([item.text]), queued=True
+        ):
             return  # whoever was before us in this worker has done it, or has given it up
         begun = await self._begin_one(work)
         if begun.complete:
             self._close_done(await self._run.read_progress([item.text]), queued=True)
         elif begun.set_aside is not None:
             self._close(item, self._elsewhere, begun.set_aside)
-        elif not begun.begun:  # the next worker that ends at work on it is the last: then it must be the only one
+        # The next worker that ends at work on it is the last: then it must be the only one.
+        elif not begun.begun:
             self._alone.add(item.text)
         else:
             await self._do(item, work, holding)
@@ -332,7 +369,8 @@ class Batch:
         text = item.text
         while self._failures[text] < self._attempts:
             outcome = await self._runner.run(holding)
-            if outcome.blocked_sec:  # told in the log; it may have succeeded all the same, as the tables will say
+            # Told in the log; it may have succeeded all the same, as the tables will say.
+            if outcome.blocked_sec:
                 self._failures[text] += 1
                 self._errors[text] = f"it {blocked_text(outcome.blocked_sec)}"
             if outcome.cut or outcome.lost:
@@ -344,7 +382,8 @@ class Batch:
             self._errors[text] = error_text(outcome.error)
             self._log_failure(holding.claim, text, outcome.error)
             if self._failures[text] < self._attempts:
-                with anyio.move_on_after(_BACKOFF.wait_sec(self._failures[text], random.random())):  # noqa: S311 - a jitter
+                # a jitter
+                with anyio.move_on_after(_BACKOFF.wait_sec(self._failures[text], random.random())):  # noqa: S311
                     await holding.gone.wait()
                 holding.claim.check()
         return self._errors[text]

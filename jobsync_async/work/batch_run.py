@@ -1,4 +1,5 @@
-"""What a batch asks the tables: which run it belongs to, what of it is done with, and what is begun and ends here."""
+"""What a batch asks the tables: which run it belongs to, what of it is done with, and what is begun
+and ends here."""
 
 from __future__ import annotations
 
@@ -15,7 +16,17 @@ import anyio
 
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Elsewhere, Opened, Run, batch_key, elsewhere, is_done, lost_limit
+from jobsync_async.core.runs import (
+    Asked,
+    Begun,
+    Elsewhere,
+    Opened,
+    Run,
+    batch_key,
+    elsewhere,
+    is_done,
+    lost_limit,
+)
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
@@ -31,9 +42,11 @@ _LET_GO_SEC = 0.5
 
 
 class Grouped(Generic[R]):
-    """Records works in as few statements as possible: those that arrive while a statement is under way share the next one.
+    """Records works in as few statements as possible: those that arrive while a statement is under
+    way share the next one.
 
-    Calling it returns what was recorded of a work; it raises OwnershipLost if the fence did not hold. `run` is a task.
+    Calling it returns what was recorded of a work; it raises OwnershipLost if the fence did not
+    hold. `run` is a task.
     """
 
     def __init__(self, record: Callable[[Sequence[Work]], Awaitable[dict[str, R]]]) -> None:
@@ -66,7 +79,8 @@ class Grouped(Generic[R]):
 def lost(work: Work) -> OwnershipLost:
     """The error for a work whose fence did not hold."""
     return OwnershipLost(
-        f"task {work.task_id!r} (token {work.token_id}, epoch {work.epoch}) is not this worker's any more",
+        f"task {work.task_id!r} (token {work.token_id}, epoch {work.epoch}) is not this worker's "
+        "any more",
         task_id=work.task_id,
         token_id=work.token_id,
         epoch=work.epoch,
@@ -74,8 +88,9 @@ def lost(work: Work) -> OwnershipLost:
 
 
 class BatchRun:
-    """One worker's part in a run of a batch, as the tables see it. `open` comes first. Statements are sent until PostgreSQL is
-    there: recording twice does no harm, and a claim that is lost meanwhile is cancelled.
+    """One worker's part in a run of a batch, as the tables see it. `open` comes first. Statements
+    are sent until PostgreSQL is there: recording twice does no harm, and a claim that is lost
+    meanwhile is cancelled.
 
     Args:
         tokens: the token of each id's text.
@@ -89,7 +104,14 @@ class BatchRun:
     run: Run
     called_at: dt.datetime
 
-    def __init__(self, worker: Worker, records: WorkRecords, asked: Asked, tokens: Mapping[str, int], attempts: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        records: WorkRecords,
+        asked: Asked,
+        tokens: Mapping[str, int],
+        attempts: int,
+    ) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
         self._records = records
@@ -107,11 +129,12 @@ class BatchRun:
         """What this worker says that it runs."""
         return Runner("batch", self.run.batch, self.run.date.isoformat())
 
-    # -- the run ----------------------------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Begin a run, or continue the one that is open. An open one of another day in which nothing is left to do is finished,
-        and a new one begun: whoever did the last of it did not live to say so."""
+        """Begin a run, or continue the one that is open. An open one of another day in which
+        nothing is left to do is finished, and a new one begun: whoever did the last of it did not
+        live to say so."""
         called = self._worker.clock()
         while True:
             opened = await self._patiently(self._begin_batch)
@@ -125,7 +148,9 @@ class BatchRun:
             await self.finish()
 
     async def _begin_batch(self) -> Opened:
-        return await self._records.begin_batch(self._worker.identity, self._key, self._asked, len(self._tokens))
+        return await self._records.begin_batch(
+            self._worker.identity, self._key, self._asked, len(self._tokens)
+        )
 
     async def _is_over(self) -> bool:
         for texts in _portions(self._tokens):
@@ -141,29 +166,35 @@ class BatchRun:
     async def finish(self) -> None:
         """All ids are done with."""
         assert self._opened is not None, "opened before"
-        with suppress(StoreError):  # the job has ended: whoever opens this run finds that nothing is left of it
+        # The job has ended: whoever opens this run finds that nothing is left of it.
+        with suppress(StoreError):
             await self._patiently(partial(self._records.finish_batch, self._key, self._opened))
 
     async def warn_of_other_dates(self, texts: Iterable[str]) -> None:
-        """Ask whether owners of these tasks run the batch under another date. They do these tasks there, and never here.
+        """Ask whether owners of these tasks run the batch under another date. They do these tasks
+        there, and never here.
 
         Raises CoordinationError when two looks, one after the other, say so.
         """
         seen = set[tuple[str, dt.date]]()
         for some in _portions(texts):
             tokens = {text: self._tokens[text] for text in some}
-            seen |= await self._patiently(partial(self._records.find_dates, self._key, self.run, tokens))
+            seen |= await self._patiently(
+                partial(self._records.find_dates, self._key, self.run, tokens)
+            )
         me = self._worker.identity.name
         found = frozenset(one for one in elsewhere(seen, self.run.date) if one.node != me)
         certain, self._suspected = found & self._suspected, found
         if certain:
             other = min(certain)
             raise CoordinationError(
-                f"{me} runs {self.run} and waits for ids that {other.node} owns, but {other.node} runs that of {other.date}: "
-                "neither does the other's ids. Give all workers one date=, or none, and run it again: it resumes"
+                f"{me} runs {self.run} and waits for ids that {other.node} owns, but "
+                f"{other.node} runs that of {other.date}: "
+                "neither does the other's ids. Give all workers one date=, or none, and run it "
+                "again: it resumes"
             )
 
-    # -- what is done with ------------------------------------------------------------------------------------------------
+    # -- what is done with -------------------------------------------------------------------------
 
     async def read_progress(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are done with."""
@@ -174,7 +205,9 @@ class BatchRun:
         return await self._read(self._records.read_set_aside, texts)
 
     async def _read(
-        self, read: Callable[[Run, Sequence[str]], Awaitable[dict[str, TaskProgress]]], texts: Iterable[str]
+        self,
+        read: Callable[[Run, Sequence[str]], Awaitable[dict[str, TaskProgress]]],
+        texts: Iterable[str],
     ) -> dict[str, TaskProgress]:
         found: dict[str, TaskProgress] = {}
         for some in _portions(texts):
@@ -185,7 +218,7 @@ class BatchRun:
         """Try again what was given up."""
         await self._patiently(partial(self._records.forget_failures, self.run, texts))
 
-    # -- what is done here ------------------------------------------------------------------------------------------------
+    # -- what is done here -------------------------------------------------------------------------
 
     async def begin(self, works: Sequence[Work], *, alone: bool = False) -> dict[str, Begun]:
         """Begin tasks; what came of each whose ownership held.
@@ -198,22 +231,28 @@ class BatchRun:
 
     async def complete(self, works: Sequence[Work]) -> dict[str, bool]:
         """Complete tasks; for each whose ownership held, whether this call completed it."""
-        return await self._patiently(lambda: self._records.record_completions(self._worker.identity, self.run, works))
+        return await self._patiently(
+            lambda: self._records.record_completions(self._worker.identity, self.run, works)
+        )
 
     async def give_up(self, work: Work, error: str) -> bool:
         """Every attempt failed. False when somebody has begun it anew since."""
-        return await self._patiently(partial(self._records.end_claims, self.run, [(work, error)])) > 0
+        return (
+            await self._patiently(partial(self._records.end_claims, self.run, [(work, error)])) > 0
+        )
 
     async def let_go(self, work: Work) -> None:
-        """A task that was begun has ended here in order, and is not complete. Comes before the claim's end, so that the next
-        owner does not take this worker for one that died of it.
+        """A task that was begun has ended here in order, and is not complete. Comes before the
+        claim's end, so that the next owner does not take this worker for one that died of it.
 
-        Those that end together share a statement. It is waited for, but not for long: if it cannot be written before another
-        worker begins the task, one lost owner too many is counted.
+        Those that end together share a statement. It is waited for, but not for long: if it cannot
+        be written before another worker begins the task, one lost owner too many is counted.
         """
         self._ended.append((work, None))
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_ended(), name=f"{self._worker.identity.name} ends claims")
+            self._sending = asyncio.create_task(
+                self._send_ended(), name=f"{self._worker.identity.name} ends claims"
+            )
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self._sending], timeout=_LET_GO_SEC)
 
@@ -226,20 +265,23 @@ class BatchRun:
                 self._log.info("%d claims stay open in the tables: %s", len(ended), error)
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Try again until PostgreSQL is there; for the length of a lease, until rights or tables are back. Recording twice does
-        no harm; a claim that is lost meanwhile is cancelled."""
+        """Try again until PostgreSQL is there; for the length of a lease, until rights or tables
+        are back. Recording twice does no harm; a claim that is lost meanwhile is cancelled."""
         failures, begun = 0, self._worker.clock()
         while True:
             try:
                 return await call()
             except StoreError as error:
                 refused = isinstance(error, SchemaError)
-                if self._worker.ended or (refused and self._worker.clock() - begun > self._worker.config.lease_sec):
+                if self._worker.ended or (
+                    refused and self._worker.clock() - begun > self._worker.config.lease_sec
+                ):
                     raise
                 failures += 1
                 level = logging.WARNING if refused else logging.INFO
                 self._log.log(level, "the batch waits for PostgreSQL: %s", error, failures=failures)
-                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+                # a jitter
+                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311
 
 
 def _portions(texts: Iterable[str]) -> Iterator[list[str]]:

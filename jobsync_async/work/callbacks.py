@@ -17,13 +17,15 @@ Callback = Callable[..., Awaitable[object] | object]
 
 
 async def call(callback: Callback, *args: Any) -> Any:
-    """Call it, and await what it returns if that can be awaited. A plain function runs on the event loop: keep it short."""
+    """Call it, and await what it returns if that can be awaited. A plain function runs on the event
+    loop: keep it short."""
     result = callback(*args)
     return await result if inspect.isawaitable(result) else result
 
 
 class RebalanceCallback:
-    """Calls ``on_rebalance`` for every change, one at a time; a token is handed on when the call that told of it has returned.
+    """Calls ``on_rebalance`` for every change, one at a time; a token is handed on when the call
+    that told of it has returned.
 
     The calls are made in a task of their own, from `begin` to `end`.
 
@@ -35,7 +37,9 @@ class RebalanceCallback:
         over: there are no calls any more.
     """
 
-    def __init__(self, worker: Worker, callback: Callback, fail: Callable[[Exception], object]) -> None:
+    def __init__(
+        self, worker: Worker, callback: Callback, fail: Callable[[Exception], object]
+    ) -> None:
         self._worker = worker
         self._callback = callback
         self._fail = fail
@@ -46,7 +50,9 @@ class RebalanceCallback:
 
     def begin(self) -> None:
         """Tell of what is owned, and then of every change."""
-        self._task = asyncio.create_task(self._run(), name=f"jobsync_async {self._worker.identity.name} on_rebalance")
+        self._task = asyncio.create_task(
+            self._run(), name=f"jobsync_async {self._worker.identity.name} on_rebalance"
+        )
 
     async def end(self) -> None:
         """Cancel the call under way, and make no more."""
@@ -88,16 +94,20 @@ class RebalanceCallback:
             if self.begun:
                 raise
             raise UsageError(
-                f"on_rebalance raised NameError: {error}. Its first call is made while the job starts, before `async with "
-                "Job(…) as job` binds its name: write `job = Job(…)` first, and then `async with job:`"
+                f"on_rebalance raised NameError: {error}. Its first call is made while the job "
+                "starts, before `async with "
+                "Job(…) as job` binds its name: write `job = Job(…)` first, and then `async with "
+                "job:`"
             ) from error
 
 
 def not_our_cancellation(callback: str) -> UsageError:
-    """What to raise in place of a CancelledError that came out of a callback which nobody had cancelled: raised as it is, it
-    would be taken for the cancellation of whoever waits for the job."""
+    """What to raise in place of a CancelledError that came out of a callback which nobody had
+    cancelled: raised as it is, it would be taken for the cancellation of whoever waits for the
+    job."""
     return UsageError(
-        f"{callback} raised CancelledError, though nobody had cancelled it: it awaited a task that was cancelled, perhaps by "
+        f"{callback} raised CancelledError, though nobody had cancelled it: it awaited a task "
+        "that was cancelled, perhaps by "
         "itself. Wait for such a task by `asyncio.wait`, or catch the CancelledError"
     )
 

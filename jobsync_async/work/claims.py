@@ -1,5 +1,5 @@
-"""Claims: a task that is worked on here, one at a time in a worker; the scope that is cancelled when its token goes; and the
-fence for the user's transaction."""
+"""Claims: a task that is worked on here, one at a time in a worker; the scope that is cancelled
+when its token goes; and the fence for the user's transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.interruption import Interruption, give_way
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.work.fences import ParamStyle, check_connection, fence_query, savepoints_refused, standing_query
+from jobsync_async.work.fences import (
+    ParamStyle,
+    check_connection,
+    fence_query,
+    savepoints_refused,
+    standing_query,
+)
 
 OnRevoke = Literal["finish", "cancel"]
 Leaving = Literal["revoked", "stopping", "lost", "unwanted"]
@@ -24,15 +30,16 @@ _LONG_WAIT_SEC = 10.0
 
 
 class Claim:
-    """A task that is worked on here, as `Job.claim` and the handlers of `Job.run_owned` and `Job.run_batch` get it.
+    """A task that is worked on here, as `Job.claim` and the handlers of `Job.run_owned` and
+    `Job.run_batch` get it.
 
     What it tells asks nobody, and may be asked from any thread.
 
     Attributes:
         task_id: the task's id, as it was given.
         token_id: the token that it hashes to.
-        epoch: the token's fencing number; higher than that of every owner before. Send it along with effects outside
-            PostgreSQL, so that the other side can refuse lower ones.
+        epoch: the token's fencing number; higher than that of every owner before. Send it along
+            with effects outside PostgreSQL, so that the other side can refuse lower ones.
     """
 
     def __init__(self, worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> None:
@@ -47,22 +54,32 @@ class Claim:
         self._asked_to_end: Leaving | None = None
 
     def __repr__(self) -> str:
-        state = "valid" if self.valid else "lost" if self._why_lost else "ended" if self.epoch else "not entered"
+        state = (
+            "valid"
+            if self.valid
+            else "lost"
+            if self._why_lost
+            else "ended"
+            if self.epoch
+            else "not entered"
+        )
         return f"<Claim {self.task_id!r} token={self.token_id} epoch={self.epoch} {state}>"
 
     @property
     def valid(self) -> bool:
-        """Whether the task is still this worker's: by the clock and at this moment, without I/O. A token that was revoked is
-        this worker's until nobody here uses it any more, so it stays valid, and its fence holds, until the hand-off timeout."""
+        """Whether the task is still this worker's: by the clock and at this moment, without I/O. A
+        token that was revoked is this worker's until nobody here uses it any more, so it stays
+        valid, and its fence holds, until the hand-off timeout."""
         return self._open and self._why_lost is None and self._worker.may_act()
 
     @property
     def leaving(self) -> Leaving | None:
         """Why the work is to end; None while it may go on. No I/O.
 
-        ``"revoked"``: the token is wanted elsewhere. ``"stopping"``: this worker, or whoever called `Job.run_owned` or
-        `Job.run_batch`, stops. ``"unwanted"``: the ids of `Job.run_owned` do not have it any more. In these three cases the
-        claim is still `valid`: there is time to save what was done. ``"lost"``: it is over, save nothing.
+        ``"revoked"``: the token is wanted elsewhere. ``"stopping"``: this worker, or whoever called
+        `Job.run_owned` or `Job.run_batch`, stops. ``"unwanted"``: the ids of `Job.run_owned` do not
+        have it any more. In these three cases the claim is still `valid`: there is time to save
+        what was done. ``"lost"``: it is over, save nothing.
         """
         if self._why_lost is not None or (self._open and not self._worker.may_act()):
             return "lost"
@@ -77,10 +94,12 @@ class Claim:
             raise self.lost_error()
 
     def fence_sql(self, paramstyle: ParamStyle = "format") -> tuple[str, tuple[Any, ...]]:
-        """A query, and its parameters, to run inside your own transaction with any driver. No row: ownership is lost, so roll
-        back. One row: it is yours until you commit, for nobody can take it before.
+        """A query, and its parameters, to run inside your own transaction with any driver. No row:
+        ownership is lost, so roll back. One row: it is yours until you commit, for nobody can take
+        it before.
 
-        Run it first, in the outermost transaction. After a savepoint it is an error, for rolling back to that would undo it.
+        Run it first, in the outermost transaction. After a savepoint it is an error, for rolling
+        back to that would undo it.
 
         Args:
             paramstyle: ``"format"`` for ``%s`` (psycopg), ``"numeric"`` for ``$1`` (asyncpg).
@@ -91,9 +110,12 @@ class Claim:
 
     def lost_error(self, why: str | None = None) -> OwnershipLost:
         """The error that says that this claim is over, and why."""
-        why = why or self._why_lost or ("the lease is over" if self._open else "its scope has ended")
+        why = (
+            why or self._why_lost or ("the lease is over" if self._open else "its scope has ended")
+        )
         error = OwnershipLost(
-            f"task {self.task_id!r:.200} (token {self.token_id}, epoch {self.epoch}) is not this worker's any more: {why}; "
+            f"task {self.task_id!r:.200} (token {self.token_id}, epoch {self.epoch}) is not this "
+            f"worker's any more: {why}; "
             "undo what is not committed, and leave it to its new owner",
             task_id=self.task_id,
             token_id=self.token_id,
@@ -104,7 +126,8 @@ class Claim:
 
 
 class Holding:
-    """A claim that is held: entered in its turn, told when its token goes, and left. It interrupts whoever works on it.
+    """A claim that is held: entered in its turn, told when its token goes, and left. It interrupts
+    whoever works on it.
 
     Attributes:
         claim: what the user gets.
@@ -132,20 +155,25 @@ class Holding:
         self._used = False
 
     async def enter(self) -> Claim:
-        """Wait until nobody else in this worker works on the task, and claim it. Does not suspend when nobody does.
+        """Wait until nobody else in this worker works on the task, and claim it. Does not suspend
+        when nobody does.
 
         Raises:
             NotOwner: the task is not this worker's, or not any more.
-            UsageError: it was entered before; or whoever calls works on the task already, and would wait for itself.
+            UsageError: it was entered before; or whoever calls works on the task already, and would
+                wait for itself.
         """
         self._worker.home.require()
         if self._used:
-            raise UsageError(f"a claim can be entered once: call job.claim({self.claim.task_id!r:.200}) again")
+            raise UsageError(
+                f"a claim can be entered once: call job.claim({self.claim.task_id!r:.200}) again"
+            )
         self._used = True
         turns = self._worker.turns
         if turns.first(self.task) in _HELD.get():
             raise UsageError(
-                f"task {self.claim.task_id!r:.200} is claimed already by what calls this, or by what started it, so it would "
+                f"task {self.claim.task_id!r:.200} is claimed already by what calls this, or by "
+                "what started it, so it would "
                 "wait for itself: use the claim that is there, or let it end first"
             )
         turns.join(self.task, self)
@@ -163,7 +191,10 @@ class Holding:
         return await self.enter()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.leave()
 
@@ -176,7 +207,8 @@ class Holding:
         if await worker.until(due, _LONG_WAIT_SEC):
             return
         WorkerLog(__name__, worker.identity.name).warning(
-            "task %r has waited for %g s: somebody else in this worker works on it (another claim, run_owned or run_batch)",
+            "task %r has waited for %g s: somebody else in this worker works on it (another "
+            "claim, run_owned or run_batch)",
             self.claim.task_id,
             _LONG_WAIT_SEC,
             task_id=task,
@@ -187,11 +219,17 @@ class Holding:
 
     def _register(self) -> None:
         worker, claim = self._worker, self.claim
-        # From here to the registration nothing is awaited: a revocation comes before and is seen, or after and sees us.
-        epoch = worker.ownership.enter(claim.token_id, self, revoked_too=True) if self._may_enter() else None
+        # From here to the registration nothing is awaited: a revocation comes before and is seen,
+        # or after and sees us.
+        epoch = (
+            worker.ownership.enter(claim.token_id, self, revoked_too=True)
+            if self._may_enter()
+            else None
+        )
         if epoch is None:
             raise NotOwner(
-                f"task {claim.task_id!r:.200} (token {claim.token_id}) is not this worker's: leave it to its owner, and ask "
+                f"task {claim.task_id!r:.200} (token {claim.token_id}) is not this worker's: "
+                "leave it to its owner, and ask "
                 "job.owns(…) first",
                 task_id=claim.task_id,
                 token_id=claim.token_id,
@@ -202,12 +240,14 @@ class Holding:
         worker.metrics.claims_active += 1
 
     def _may_enter(self) -> bool:
-        """Whether the token is owned; or was revoked, and the task that calls this was told so by its reader of changes, which
-        has not come back yet."""
+        """Whether the token is owned; or was revoked, and the task that calls this was told so by
+        its reader of changes, which has not come back yet."""
         worker, token = self._worker, self.claim.token_id
         if worker.owns(token):
             return True
-        return worker.may_act() and any(stream.lets_go_of(token, asyncio.current_task()) for stream in tuple(worker.streams))
+        return worker.may_act() and any(
+            stream.lets_go_of(token, asyncio.current_task()) for stream in tuple(worker.streams)
+        )
 
     def leave(self) -> None:
         """The work has ended."""
@@ -227,7 +267,7 @@ class Holding:
         if self._worker.turns.leave(self.task, self):
             self._worker.wake_waiters()
 
-    # -- who works on it ------------------------------------------------------------------------------------------------
+    # -- who works on it ---------------------------------------------------------------------------
 
     @property
     def runs_in(self) -> asyncio.Task[Any] | None:
@@ -270,10 +310,12 @@ def mark_held(holding: Holding) -> None:
 
 
 class ClaimScope:
-    """``async with job.claim(id) as claim``: the body runs while the task is this worker's, and is cancelled when it is not.
+    """``async with job.claim(id) as claim``: the body runs while the task is this worker's, and is
+    cancelled when it is not.
 
-    Raises NotOwner on entering, and OwnershipLost at the end of a body whose ownership did not last until there; an exception
-    that the body itself raises passes as it is, and so does a cancellation by anybody else.
+    Raises NotOwner on entering, and OwnershipLost at the end of a body whose ownership did not last
+    until there; an exception that the body itself raises passes as it is, and so does a
+    cancellation by anybody else.
     """
 
     def __init__(self, holding: Holding) -> None:
@@ -293,7 +335,10 @@ class ClaimScope:
         return claim
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> bool:
         assert self._interruption is not None, "it was entered"
         claim = self._holding.claim
@@ -324,7 +369,8 @@ async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim:
 
 
 def standing_claim(worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> Claim:
-    """A claim to fence with, for whoever has no scope: valid while this worker has the token, until it is acknowledged.
+    """A claim to fence with, for whoever has no scope: valid while this worker has the token, until
+    it is acknowledged.
 
     Raises NotOwner when it has not.
     """
@@ -332,7 +378,8 @@ def standing_claim(worker: Worker, task_id: Hashable, token_id: int, fence: str 
     epoch = worker.ownership.epoch(token_id) if worker.may_act() else None
     if epoch is None:
         raise NotOwner(
-            f"task {task_id!r:.200} (token {token_id}) is not this worker's, not even revoked and on its way: commit "
+            f"task {task_id!r:.200} (token {token_id}) is not this worker's, not even revoked "
+            "and on its way: commit "
             "nothing for it",
             task_id=task_id,
             token_id=token_id,

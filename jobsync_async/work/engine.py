@@ -15,7 +15,8 @@ from jobsync_async.work.pins import PinRegistry
 
 
 class WorkRecords(Protocol):
-    """Claims and completions of tasks, and batches. Recording again is safe; all raise StoreUnavailable."""
+    """Claims and completions of tasks, and batches. Recording again is safe; all raise
+    StoreUnavailable."""
 
     async def read_date(self) -> dt.date:
         """The cluster's date."""
@@ -23,7 +24,8 @@ class WorkRecords(Protocol):
     async def record_claims(
         self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
-        """Write down that tasks begin; for each whose ownership held, whether it may begin (False: it is complete already).
+        """Write down that tasks begin; for each whose ownership held, whether it may begin (False:
+        it is complete already).
 
         Args:
             all_or_none: write nothing when the ownership of any of them did not hold.
@@ -35,22 +37,27 @@ class WorkRecords(Protocol):
         """Begin tasks of a batch; what came of each whose ownership held.
 
         Args:
-            lost_limit: a task is set aside when so many workers have ended while they were at work on it.
+            lost_limit: a task is set aside when so many workers have ended while they were at work
+                on it.
             alone: nothing else of the batch runs at this worker.
         """
 
-    async def record_completions(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, bool]:
-        """Complete tasks; for each whose ownership held, whether this call completed it (False: it was complete before)."""
+    async def record_completions(
+        self, me: Identity, run: Run, works: Sequence[Work]
+    ) -> dict[str, bool]:
+        """Complete tasks; for each whose ownership held, whether this call completed it (False: it
+        was complete before)."""
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
-        """Write down tasks as done, whoever owns them now; how many were not written down before."""
+        """Write down tasks as done, whoever owns them now; how many were not written down
+        before."""
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
 
     async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
-        """Write down that tasks ended in order without being completed: given up with the error, or, with None, let go of.
-        For how many of them the claim was still the last."""
+        """Write down that tasks ended in order without being completed: given up with the error,
+        or, with None, let go of. For how many of them the claim was still the last."""
 
     async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
@@ -67,8 +74,11 @@ class WorkRecords(Protocol):
     async def finish_batch(self, key: bytes, opened: Opened) -> None:
         """All ids of a run are done with. Does nothing when it was opened anew meanwhile."""
 
-    async def find_dates(self, key: bytes, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
-        """Under which dates the owners of tasks work on them, as worker and date; nothing where the batch has one open run.
+    async def find_dates(
+        self, key: bytes, run: Run, tokens: Mapping[str, int]
+    ) -> set[tuple[str, dt.date]]:
+        """Under which dates the owners of tasks work on them, as worker and date; nothing where the
+        batch has one open run.
 
         Args:
             tokens: the token of each task's text.
@@ -111,7 +121,8 @@ class Engine(Protocol):
         """Return when everything has ended, for whatever reason."""
 
     async def stop(self) -> None:
-        """Leave, and end everything, to the end; also after an `open` or `start` that raised or was cancelled."""
+        """Leave, and end everything, to the end; also after an `open` or `start` that raised or was
+        cancelled."""
 
     def hurry(self) -> None:
         """Do not wait for work under way, now and when it stops: cancel it."""
@@ -129,4 +140,5 @@ class Engine(Protocol):
         """Who owns a token."""
 
     async def set_draining(self, draining: bool) -> bool:
-        """Hand everything on, or take tokens again; False when a drain was called off before it was done."""
+        """Hand everything on, or take tokens again; False when a drain was called off before it was
+        done."""

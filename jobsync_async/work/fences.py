@@ -1,11 +1,12 @@
-"""The fence: its query, which locks a token's row in the user's transaction and refuses where the lock would not last, and on
-which connections it can be sent.
+"""The fence: its query, which locks a token's row in the user's transaction and refuses where the
+lock would not last, and on which connections it can be sent.
 
-A lock that is taken after a savepoint is gone when that savepoint is rolled back to, and nobody would say so. So the query
-answers only where the transaction itself has the lock. It asks two questions. Is the row's last locker the transaction? Or is
-no savepoint under way in which the session has written or locked something? (Each such savepoint has a transaction id of its
-own, which is locked for as long as it is open.) The second
-question costs more. It is asked only when the first says no, which is so when several transactions fence one token at once.
+A lock that is taken after a savepoint is gone when that savepoint is rolled back to, and nobody
+would say so. So the query answers only where the transaction itself has the lock. It asks two
+questions. Is the row's last locker the transaction? Or is no savepoint under way in which the
+session has written or locked something? (Each such savepoint has a transaction id of its own, which
+is locked for as long as it is open.) The second question costs more. It is asked only when the
+first says no, which is so when several transactions fence one token at once.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ ParamStyle = Literal["format", "numeric"]
 
 
 def fence_query(table: str, paramstyle: ParamStyle = "format") -> str:
-    """The query for a token, incarnation and epoch. No row: the token is not owned so. After a savepoint it is an error, whose
-    text is the reason: SQL has no other way to raise one than to convert what is no number.
+    """The query for a token, incarnation and epoch. No row: the token is not owned so. After a
+    savepoint it is an error, whose text is the reason: SQL has no other way to raise one than to
+    convert what is no number.
 
     Args:
         table: quoted name of the table of tokens.
@@ -39,9 +41,11 @@ def fence_query(table: str, paramstyle: ParamStyle = "format") -> str:
         " WHEN (SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"
         " WHERE locktype = 'transactionid' AND pid = pg_catalog.pg_backend_pid()) = 1 THEN epoch"
         " ELSE pg_catalog.int8(pg_catalog.concat('the fence of token ', token_id,"
-        " ' comes after a savepoint, which would undo it: fence first, in the outermost transaction')) END AS epoch "
+        " ' comes after a savepoint, which would undo it: fence first, in the outermost "
+        "transaction')) END AS epoch "
         f"FROM (SELECT token_id, epoch FROM {table} "
-        f"WHERE token_id = {token} AND incarnation = {incarnation} AND epoch = {epoch} FOR KEY SHARE) AS fenced"
+        f"WHERE token_id = {token} AND incarnation = {incarnation} AND epoch = {epoch} "
+        "FOR KEY SHARE) AS fenced"
     )
 
 
@@ -52,7 +56,8 @@ def savepoints_refused() -> Iterator[None]:
         yield
     except errors.InvalidTextRepresentation as error:
         raise UsageError(
-            "fence() comes after a savepoint (a nested conn.transaction()), and rolling back to that would undo the fence "
+            "fence() comes after a savepoint (a nested conn.transaction()), and rolling back to "
+            "that would undo the fence "
             "without a word: fence first, in the outermost transaction, then nest what may fail"
         ) from error
 
@@ -63,27 +68,35 @@ def standing_query(paramstyle: ParamStyle = "format") -> str:
 
 
 def check_connection(connection: Any) -> None:
-    """Raise UsageError unless a fence that is set on this connection now lasts until the user's commit."""
+    """Raise UsageError unless a fence that is set on this connection now lasts until the user's
+    commit."""
     if not isinstance(connection, psycopg.AsyncConnection):
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise UsageError(
-            f"fence() works on a psycopg.AsyncConnection; this is a {kind}. With another driver run the query of "
+            f"fence() works on a psycopg.AsyncConnection; this is a {kind}. With another driver "
+            "run the query of "
             "Claim.fence_sql() yourself, in your transaction: if it gives no row, ownership is lost"
         )
     if connection.closed:
-        raise UsageError("fence() was given a closed connection: give it the one in whose transaction you write")
-    bound_to = getattr(getattr(connection, "lock", None), "_loop", None)  # known once two tasks have waited for each other
+        raise UsageError(
+            "fence() was given a closed connection: give it the one in whose transaction you write"
+        )
+    # Known once two tasks have waited for each other.
+    bound_to = getattr(getattr(connection, "lock", None), "_loop", None)
     if bound_to not in (None, asyncio.get_running_loop()):
         raise UsageError(
-            f"fence() was given a connection of another event loop ({bound_to!r}): open the connection on the job's own"
+            f"fence() was given a connection of another event loop ({bound_to!r}): open the "
+            "connection on the job's own"
         )
     status = connection.info.transaction_status
     if status == pq.TransactionStatus.INERROR:
         raise UsageError(
-            "fence() was given a connection whose transaction has failed: nothing of it will be committed; roll it back, and "
+            "fence() was given a connection whose transaction has failed: nothing of it will be "
+            "committed; roll it back, and "
             "set the fence first in a new one"
         )
     if connection.autocommit and status == pq.TransactionStatus.IDLE:
         raise UsageError(
-            "fence() must be inside a transaction, or its lock is gone at once: use `async with conn.transaction():`"
+            "fence() must be inside a transaction, or its lock is gone at once: use `async with "
+            "conn.transaction():`"
         )

@@ -2,10 +2,13 @@
 
 Always so, for `Job.run_batch` and `Job.run_owned` alike:
 
-* A call sees the context variables of whoever called `run_batch` or `run_owned`; what it sets, it alone sees.
-* The task is ours. A CancelledError that comes out of it without our having cancelled it is a failure like any other.
+* A call sees the context variables of whoever called `run_batch` or `run_owned`; what it sets, it
+  alone sees.
+* The task is ours. A CancelledError that comes out of it without our having cancelled it is a
+  failure like any other.
 * Whoever runs a handler and is cancelled has the handler cancelled, and waits for its end.
-* A plain function runs in a thread, and the call lasts until the thread has returned, whoever is cancelled meanwhile.
+* A plain function runs in a thread, and the call lasts until the thread has returned, whoever is
+  cancelled meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ T = TypeVar("T")
 Handler = Callable[[Claim], Awaitable[object] | object]
 """An async function of a `Claim`, or a plain one, which is run in a thread."""
 
-# A step that the end of the lease fell into is to blame for it if it took so long: the heartbeat could not be sent meanwhile.
+# A step that the end of the lease fell into is to blame for it if it took so long: the heartbeat
+# could not be sent meanwhile.
 _BLOCKS_SEC = 0.1
 
 
@@ -47,7 +51,8 @@ class CallOutcome:
     Attributes:
         error: what the handler raised, a CancelledError that nobody asked for included.
         cut: it was cancelled because its claim was to end.
-        lost: it was told that its own claim is lost, by an error about that very claim, and raised that.
+        lost: it was told that its own claim is lost, by an error about that very claim, and raised
+            that.
         blocked_sec: how long it had blocked the event loop when its lease ended because of that.
     """
 
@@ -78,7 +83,11 @@ class HandlerRunner:
         context = self._context.copy()
         context.run(mark_held, holding)
         steps = _Steps(self._call(claim), self._worker)
-        task = _started(context, steps, f"jobsync_async {self._worker.identity.name} works on {holding.task:.100}")
+        task = _started(
+            context,
+            steps,
+            f"jobsync_async {self._worker.identity.name} works on {holding.task:.100}",
+        )
         interruption = Interruption(task)
         holding.works(interruption)
 
@@ -118,19 +127,30 @@ class HandlerRunner:
     def _tell_cleanup(self, claim: Claim, error: BaseException) -> None:
         task, token = str(claim.task_id), claim.token_id
         text = "the handler of task %r was cancelled (%s), and raised while it ended"
-        self._log.error(text, claim.task_id, claim.leaving, exc_info=error, task_id=task, token_id=token)
+        self._log.error(
+            text, claim.task_id, claim.leaving, exc_info=error, task_id=task, token_id=token
+        )
 
     def _tell_blocked(self, claim: Claim, seconds: float) -> None:
         task, token = str(claim.task_id), claim.token_id
         text = "the handler of task %r %s"
-        self._log.error(text, claim.task_id, blocked_text(seconds), task_id=task, token_id=token, seconds=seconds)
+        self._log.error(
+            text,
+            claim.task_id,
+            blocked_text(seconds),
+            task_id=task,
+            token_id=token,
+            seconds=seconds,
+        )
 
 
 def blocked_text(seconds: float) -> str:
     """What a handler did that blocked the event loop past its lease."""
     return (
-        f"blocked the event loop for {seconds:.1f} s, so that no heartbeat was sent and its lease ended: make it a plain "
-        "function, which runs in a thread, or call what blocks by `await anyio.to_thread.run_sync(…)`"
+        f"blocked the event loop for {seconds:.1f} s, so that no heartbeat was sent and its "
+        "lease ended: make it a plain "
+        "function, which runs in a thread, or call what blocks by `await "
+        "anyio.to_thread.run_sync(…)`"
     )
 
 
@@ -139,9 +159,14 @@ def check_handler(handler: Any) -> None:
     bare = handler
     while isinstance(bare, functools.partial):
         bare = bare.func
-    if not callable(handler) or inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
+    if (
+        not callable(handler)
+        or inspect.isgeneratorfunction(bare)
+        or inspect.isasyncgenfunction(bare)
+    ):
         raise UsageError(
-            f"the handler must be a function that takes a Claim, async or plain, and no generator; got {handler!r}"
+            "the handler must be a function that takes a Claim, async or plain, and no "
+            f"generator; got {handler!r}"
         )
 
 
@@ -152,8 +177,8 @@ def check_ids(ids: Any) -> None:
 
 
 async def apart(what: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's, plain or async, in a task of its own, on the event loop. Raises what it raises; UsageError
-    in place of a CancelledError that nobody here asked for."""
+    """Call a function of the user's, plain or async, in a task of its own, on the event loop.
+    Raises what it raises; UsageError in place of a CancelledError that nobody here asked for."""
 
     async def called() -> Any:
         result = function(*args)
@@ -174,7 +199,9 @@ async def apart(what: str, function: Callable[..., Any], *args: Any) -> Any:
 def _is_async(handler: Any) -> bool:
     while isinstance(handler, functools.partial):
         handler = handler.func
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        type(handler).__call__
+    )
 
 
 def _is_about(error: BaseException, claim: Claim) -> bool:
@@ -185,14 +212,16 @@ def _is_about(error: BaseException, claim: Claim) -> bool:
 
 
 def _started(context: Context, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-    # In the context and named afterwards, without arguments: Python 3.10 has no such arguments, nor do all task factories.
+    # In the context and named afterwards, without arguments: Python 3.10 has no such arguments, nor
+    # do all task factories.
     task: asyncio.Task[T] = context.run(asyncio.get_running_loop().create_task, coroutine)
     task.set_name(name)
     return task
 
 
 async def _to_its_end(task: asyncio.Task[Any], interrupt: Callable[[], object]) -> None:
-    """Wait for the task; a caller that is cancelled has it interrupted, waits all the same, and is cancelled then."""
+    """Wait for the task; a caller that is cancelled has it interrupted, waits all the same, and is
+    cancelled then."""
     if task.done():
         return
     try:
@@ -210,7 +239,10 @@ def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
     """What came out of a task that is done. Raises what is meant to end the program."""
     try:
         task.result()
-    except (Exception, asyncio.CancelledError) as error:  # the user's, whatever it is: who asks for it decides
+    except (
+        Exception,
+        asyncio.CancelledError,
+    ) as error:  # the user's, whatever it is: who asks for it decides
         return error
     return None
 
@@ -228,7 +260,8 @@ class _Steps(Coroutine[Any, Any, Any]):
         self._worker = worker
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)  # what shows where it stands: cr_frame, cr_code, __qualname__
+        # What shows where it stands: cr_frame, cr_code, __qualname__.
+        return getattr(self._inner, name)
 
     def __await__(self) -> Any:
         raise AssertionError("it is the coroutine of a task")
@@ -254,13 +287,14 @@ class _Steps(Coroutine[Any, Any, Any]):
 
 
 async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread, and return when it has returned. A cancellation meanwhile, even one by
-    `asyncio.Task.cancel`, which anyio alone would give up the thread for, goes on afterwards."""
+    """Call a function in a thread, and return when it has returned. A cancellation meanwhile, even
+    one by `asyncio.Task.cancel`, which anyio alone would give up the thread for, goes on
+    afterwards."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    once = (
-        threading.Lock()
-    )  # held by the thread, once it has begun, or by a caller that was cancelled before: then it never does
+    # held by the thread, once it has begun, or by a caller that was cancelled before: then it never
+    # does
+    once = threading.Lock()
 
     def call() -> Any:
         if not once.acquire(blocking=False):
@@ -268,7 +302,8 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
         try:
             return function(*args)
         finally:
-            with suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits any more
+            # The event loop was closed meanwhile: nobody waits any more.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(ended.set)
 
     try:

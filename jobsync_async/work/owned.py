@@ -35,7 +35,8 @@ class OwnedRunner:
     """Starts the handler for each owned id, and ends it when the id goes.
 
     Args:
-        hold: makes the holding for an id, one whose work is cancelled as soon as the token is revoked.
+        hold: makes the holding for an id, one whose work is cancelled as soon as the token is
+            revoked.
         token_of: the token that an id hashes to.
         ended: makes the error for a job that has ended, with what that means here.
         ids: the ids by their text, or a callable that gives them.
@@ -68,13 +69,15 @@ class OwnedRunner:
         self._name = name
         self._wanted: Mapping[str, Item] = {}
         self._running: dict[str, _Run] = {}
-        # Ids whose handler returned, with the token and the stay in which it did: not started again in the same stay.
+        # Ids whose handler returned, with the token and the stay in which it did: not started again
+        # in the same stay.
         self._finished: dict[str, tuple[int, Grant]] = {}
         # How often in a row it failed, by id: also over a loss of the lease that it caused itself.
         self._failures: Counter[str] = Counter()
 
     async def run(self) -> NoReturn:
-        """Until the worker ends or the caller is cancelled; everything has ended when this raises. Raises UsageError."""
+        """Until the worker ends or the caller is cancelled; everything has ended when this raises.
+        Raises UsageError."""
         worker = self._worker
         async with task_group() as group:
             group.start_soon(worker.runners.keep, Runner("owned", self._name), self._ids_on)
@@ -88,7 +91,10 @@ class OwnedRunner:
             group.cancel_scope.cancel()
         if worker.ended:
             raise self._ended("nothing that run_owned had started runs any more")
-        raise UsageError("run_owned was cut off: a task of it was cancelled, by somebody who cancels all tasks there are")
+        raise UsageError(
+            "run_owned was cut off: a task of it was cancelled, by somebody who cancels all "
+            "tasks there are"
+        )
 
     async def _refresh(self, ids: Callable[[], Any]) -> None:
         """Ask for the ids, for ever. When they cannot be had, those of before are kept."""
@@ -102,7 +108,8 @@ class OwnedRunner:
                 failures += 1
                 wait_sec = _BACKOFF.wait_sec(failures, random.random())  # noqa: S311 - a jitter
                 self._log.warning(
-                    "the ids of run_owned could not be had, those of before are kept; asking again in %.1f s: %s",
+                    "the ids of run_owned could not be had, those of before are kept; asking "
+                    "again in %.1f s: %s",
                     wait_sec,
                     error_text(error),
                     exc_info=error,
@@ -118,9 +125,12 @@ class OwnedRunner:
         return Counter(item.token for item in self._wanted.values())
 
     def _match(self, group: TaskGroup) -> None:
-        """Start what is owned and not running; end what is not wanted any more. Claims see to what is not owned any more."""
+        """Start what is owned and not running; end what is not wanted any more. Claims see to what
+        is not owned any more."""
         worker, grants = self._worker, self._worker.ownership.grants
-        self._finished = {text: stay for text, stay in self._finished.items() if grants.get(stay[0]) == stay[1]}
+        self._finished = {
+            text: stay for text, stay in self._finished.items() if grants.get(stay[0]) == stay[1]
+        }
         for text, item in self._wanted.items():
             if worker.owns(item.token) and text not in self._running and text not in self._finished:
                 run = self._running[text] = _Run(item)
@@ -133,7 +143,8 @@ class OwnedRunner:
         with run.scope:
             while worker.owns(token):
                 if self._failures[text]:
-                    await anyio.sleep(_BACKOFF.wait_sec(self._failures[text], random.random()))  # noqa: S311 - a jitter
+                    # a jitter
+                    await anyio.sleep(_BACKOFF.wait_sec(self._failures[text], random.random()))  # noqa: S311
                 started_at = worker.clock()
                 run.holding = self._hold(task_id)
                 try:
@@ -164,7 +175,8 @@ class OwnedRunner:
         self._failures[item.text] = 1 if seconds >= _STEADY_SEC else self._failures[item.text] + 1
         failures = self._failures[item.text]
         self._log.error(
-            "the handler of task %r %s (%d in a row); while the task is here, it is started again after a wait",
+            "the handler of task %r %s (%d in a row); while the task is here, it is started "
+            "again after a wait",
             item.task_id,
             what,
             failures,

@@ -22,7 +22,11 @@ class PinStore(Protocol):
     """Where pins are kept."""
 
     async def register(
-        self, pins: Sequence[Pin], reasons: Sequence[str | None], created_by: str, expires_in_days: float | None
+        self,
+        pins: Sequence[Pin],
+        reasons: Sequence[str | None],
+        created_by: str,
+        expires_in_days: float | None,
     ) -> list[tuple[Pin, Pin]]:
         """Store pins; those that were refused, each with the pin that stays."""
 
@@ -36,7 +40,13 @@ class PinStore(Protocol):
 class PinRegistry:
     """The pins of one cluster, registered in the name of one worker."""
 
-    def __init__(self, store: PinStore, token_of: Callable[[Hashable], int], creator: str, codec: str = "utf-8") -> None:
+    def __init__(
+        self,
+        store: PinStore,
+        token_of: Callable[[Hashable], int],
+        creator: str,
+        codec: str = "utf-8",
+    ) -> None:
         self._store = store
         self._codec = codec
         self._token_of = token_of
@@ -45,20 +55,26 @@ class PinRegistry:
         self.list = store.list
 
     async def register(
-        self, locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]], expires_in_days: float | None
+        self,
+        locks: Iterable[tuple[TaskOrId, str | Sequence[str], str | None]],
+        expires_in_days: float | None,
     ) -> list[LockConflict]:
-        """Pin tasks, given with patterns and a reason; why some were refused, which is logged too. Raises ConfigError before
-        anything is stored."""
+        """Pin tasks, given with patterns and a reason; why some were refused, which is logged too.
+        Raises ConfigError before anything is stored."""
         _check_days(expires_in_days)
         require_storable("whoever pins", self._creator, self._codec)
         pins: list[Pin] = []
         reasons: list[str | None] = []
         for lock in locks:
             if not isinstance(lock, tuple) or len(lock) != 3:
-                raise ConfigError(f"each lock must be a tuple (task_id, node_patterns, reason); got {lock!r:.200}")
+                raise ConfigError(
+                    f"each lock must be a tuple (task_id, node_patterns, reason); got {lock!r:.200}"
+                )
             task, patterns, reason = lock
             task_id = task_id_of(task)
-            pin = Pin(id_text(task_id, self._codec), self._token_of(task_id), validate_patterns(patterns))
+            pin = Pin(
+                id_text(task_id, self._codec), self._token_of(task_id), validate_patterns(patterns)
+            )
             for pattern in pin.node_patterns:
                 require_storable("a node pattern", pattern, self._codec)
             pins.append(pin)
@@ -70,7 +86,8 @@ class PinRegistry:
 
     def _conflict(self, pin: Pin, stays: Pin) -> LockConflict:
         WorkerLog(__name__, self._creator).warning(
-            "task %.200r is not pinned to %s: it shares token %d with task %.200r, whose pin to %s stays",
+            "task %.200r is not pinned to %s: it shares token %d with task %.200r, whose pin to "
+            "%s stays",
             pin.task_id,
             list(pin.node_patterns),
             pin.token_id,
@@ -88,4 +105,7 @@ def _check_days(days: object) -> None:
         return
     number = isinstance(days, (int, float)) and not isinstance(days, bool) and math.isfinite(days)
     if not number or not 0 < days <= _MOST_DAYS:  # type: ignore[operator]
-        raise ConfigError(f"expires_in_days must be a number above 0 and up to {_MOST_DAYS:,}, or None; got {days!r}")
+        raise ConfigError(
+            f"expires_in_days must be a number above 0 and up to {_MOST_DAYS:,}, or None; got "
+            f"{days!r}"
+        )

@@ -16,7 +16,8 @@ _AT_MOST_EVERY_SEC = 0.2  # what people can follow
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch is, seen from one worker, which learns of the others' part when it has nothing to do itself.
+    """How far a batch is, seen from one worker, which learns of the others' part when it has
+    nothing to do itself.
 
     Attributes:
         total: different ids in the batch.
@@ -43,7 +44,8 @@ ProgressCallback = Callable[[BatchProgress], Awaitable[object] | object]
 
 
 class Reporter:
-    """Calls a callback: first at once, then after changes, but not too often, and in the end. `run` is a task."""
+    """Calls a callback: first at once, then after changes, but not too often, and in the end. `run`
+    is a task."""
 
     def __init__(self, callback: ProgressCallback, current: Callable[[], BatchProgress]) -> None:
         self._callback = callback

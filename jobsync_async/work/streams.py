@@ -1,8 +1,9 @@
 """Streams of ownership changes.
 
-A reader belongs to the task that asked it for its last item. When that task has ended, nobody comes back to say that the work
-is done: the reader holds nothing any more, whoever still refers to it. (A traceback does, and keeps it from being collected.)
-Only a task that ended by handing its item on says nothing: then whoever has the item is at work on it.
+A reader belongs to the task that asked it for its last item. When that task has ended, nobody comes
+back to say that the work is done: the reader holds nothing any more, whoever still refers to it. (A
+traceback does, and keeps it from being collected.) Only a task that ended by handing its item on
+says nothing: then whoever has the item is at work on it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from jobsync_async.types import TokenChange
 class TokenChanges:
     """An asynchronous iterator of `TokenChange`, made by `Job.token_changes`.
 
-    Asking for the next item says that you are done with what the last one revoked: only then is it handed on. Changes are not
-    queued: a slow reader gets one that merges them all. The iteration ends when the job stops. A reader holds nothing up any
-    more when it is dropped, when its ``async with`` ends, or when the task that last asked has ended. The same is so when that
-    task is stopping the job itself, as a body that raises or is cancelled does. Several tasks may ask in turn. A helper task that asks
-    for you must return the item itself.
+    Asking for the next item says that you are done with what the last one revoked: only then is it
+    handed on. Changes are not queued: a slow reader gets one that merges them all. The iteration
+    ends when the job stops. A reader holds nothing up any more when it is dropped, when its
+    ``async with`` ends, or when the task that last asked has ended. The same is so when that task
+    is stopping the job itself, as a body that raises or is cancelled does. Several tasks may ask in
+    turn. A helper task that asks for you must return the item itself.
 
     Raises:
-        UsageError: when the next item is asked for by a second task while one waits for it, or on another event loop.
+        UsageError: when the next item is asked for by a second task while one waits for it, or on
+            another event loop.
     """
 
     def __init__(self, worker: Worker, *, is_callback: bool = False) -> None:
@@ -62,14 +65,17 @@ class TokenChanges:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, TokenChange]:
-        # Not an async function: `asyncio.wait_for` and others run what this returns in another task than the one that asks.
+        # Not an async function: `asyncio.wait_for` and others run what this returns in another task
+        # than the one that asks.
         return self._next(asyncio.current_task())
 
     async def _next(self, asker: asyncio.Task[Any] | None) -> TokenChange:
         worker = self._worker
         worker.home.require()
         if self._waiting:
-            raise UsageError("two tasks ask one token_changes() for its next item; give each its own")
+            raise UsageError(
+                "two tasks ask one token_changes() for its next item; give each its own"
+            )
         if self._reader.come_back():
             worker.user_left()
         self._waiting = True
@@ -95,7 +101,10 @@ class TokenChanges:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -109,9 +118,11 @@ class TokenChanges:
         self._worker.ownership.readmit(self._reader)
 
     def asker_ended(self, task: asyncio.Task[Any]) -> None:
-        """The task that asked has ended. Another may go on to read: what went meanwhile, it is told of."""
+        """The task that asked has ended. Another may go on to read: what went meanwhile, it is told
+        of."""
         self.asked_by = None
-        # Not `task.exception()`: after that asyncio would not report an error that nobody else looks at.
+        # Not `task.exception()`: after that asyncio would not report an error that nobody else
+        # looks at.
         raised = task.cancelled() or getattr(task, "_exception", None) is not None
         handed_on = self._last is not None and not raised and task.result() is self._last
         if not handed_on and not self._waiting:
@@ -119,7 +130,8 @@ class TokenChanges:
             self._worker.user_left()
 
     def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
-        """Whether `task` reads this, was told that the token is to go, and has not asked for the next item yet."""
+        """Whether `task` reads this, was told that the token is to go, and has not asked for the
+        next item yet."""
         return self.asked_by is task and self._reader.lets_go_of(token)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The tasks that a job begins and completes by hand: `add_task`, `set_claim`, `write_audit`.
 
-A task that was added is at work until it is written as complete. So its token stays here, as under a claim: another worker
-that got it would begin the task anew. Nobody says when the work has failed. So the token goes at the hand-off time-out at the
-latest, and at once when this worker leaves.
+A task that was added is at work until it is written as complete. So its token stays here, as under
+a claim: another worker that got it would begin the task anew. Nobody says when the work has failed.
+So the token goes at the hand-off time-out at the latest, and at once when this worker leaves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class _Added:
 
     def lost(self, why: str) -> None:
         WorkerLog(__name__, self._worker.identity.name).warning(
-            "task %.200r was added and is not written as complete, and its token goes (%s): another worker may do it again",
+            "task %.200r was added and is not written as complete, and its token goes (%s): "
+            "another worker may do it again",
             self.task,
             why,
             task_id=self.task,
@@ -64,18 +65,23 @@ class TaskLog:
         date: the date where a call gives none; None asks for the cluster's at each call.
     """
 
-    def __init__(self, engine: Engine, token_of: Callable[[Hashable], int], date: dt.date | None) -> None:
+    def __init__(
+        self, engine: Engine, token_of: Callable[[Hashable], int], date: dt.date | None
+    ) -> None:
         self._engine = engine
         self._token_of = token_of
         self._date = date
         self._added: dict[dt.date, list[_Added]] = {}
 
     async def add(self, tasks: Iterable[TaskOrId], date: object) -> list[TaskOrId]:
-        """Begin tasks, and keep them for `write`; those that may begin, for they are not complete for the date already."""
+        """Begin tasks, and keep them for `write`; those that may begin, for they are not complete
+        for the date already."""
         given = list(tasks)
         added: list[_Added] = []
         try:
-            day, held = await self._begin(given, date, lambda work: added.append(_Added(self._engine.worker, work)))
+            day, held = await self._begin(
+                given, date, lambda work: added.append(_Added(self._engine.worker, work))
+            )
         except BaseException:  # cleaned up, and raised again
             _let_go(added)
             raise
@@ -84,20 +90,25 @@ class TaskLog:
         return [task for task, one in zip(given, added, strict=True) if held[one.task]]
 
     async def begin(self, tasks: Iterable[TaskOrId], date: object) -> None:
-        """Record that tasks begin, all or none. Raises NotOwner or OwnershipLost, with the owner as the tables have it, or
-        StoreUnavailable."""
+        """Record that tasks begin, all or none. Raises NotOwner or OwnershipLost, with the owner as
+        the tables have it, or StoreUnavailable."""
         await self._begin(tasks, date)
 
     async def _begin(
-        self, tasks: Iterable[TaskOrId], date: object, hold: Callable[[Work], object] = lambda work: None
+        self,
+        tasks: Iterable[TaskOrId],
+        date: object,
+        hold: Callable[[Work], object] = lambda work: None,
     ) -> tuple[dt.date, dict[str, bool]]:
-        """The date, and whether each task, as text, may begin: False when it is complete. `hold` is called with each as it is
-        seen to be owned."""
+        """The date, and whether each task, as text, may begin: False when it is complete. `hold` is
+        called with each as it is seen to be owned."""
         try:
             return await self._record(tasks, date_of(date), hold)
         except (NotOwner, OwnershipLost) as error:
             with suppress(StoreUnavailable):
-                owner = None if error.token_id is None else await self._engine.owner_of(error.token_id)
+                owner = (
+                    None if error.token_id is None else await self._engine.owner_of(error.token_id)
+                )
                 error.owner = None if owner is None else owner.node
             raise
 
@@ -115,7 +126,8 @@ class TaskLog:
         for work in works:
             if work.task_id not in held:
                 raise OwnershipLost(
-                    f"task {work.task_id!r} (token {work.token_id}) has gone to another worker; nothing was recorded",
+                    f"task {work.task_id!r} (token {work.token_id}) has gone to another worker; "
+                    "nothing was recorded",
                     task_id=work.task_id,
                     token_id=work.token_id,
                     epoch=work.epoch,
@@ -128,7 +140,8 @@ class TaskLog:
         epoch = worker.ownership.epoch(token) if worker.owns(token) else None
         if epoch is None:
             raise NotOwner(
-                f"task {text!r} (token {token}) is not this worker's: leave it to its owner, and ask job.owns(…) first",
+                f"task {text!r} (token {token}) is not this worker's: leave it to its owner, and "
+                "ask job.owns(…) first",
                 task_id=task_id,
                 token_id=token,
             )
@@ -139,15 +152,17 @@ class TaskLog:
             self._added.setdefault(day, []).extend(added)
 
     async def write(self, date: object) -> int:
-        """Write what was added as completed, all of it or that of one date; how much of it was not before. What cannot be
-        written is kept."""
+        """Write what was added as completed, all of it or that of one date; how much of it was not
+        before. What cannot be written is kept."""
         given = date_of(date)
         written = 0
         for day in [day for day in self._added if given in (None, day)]:
             added = self._added.pop(day, [])
             try:
                 works = [one.work for one in added]
-                written += await self._engine.work.write_audit(self._engine.worker.identity, Run(day), works)
+                written += await self._engine.work.write_audit(
+                    self._engine.worker.identity, Run(day), works
+                )
             except BaseException:  # cleaned up, and raised again
                 self._keep(day, added)  # writing it twice does no harm
                 raise

@@ -33,7 +33,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def test_every_block_is_run_or_says_why_not():
     for page in PAGES:
         for block in blocks_of(page):
-            assert block.language in RUN | NOT_CODE or block.excuse, f"{block} is not run and does not say why"
+            assert block.language in RUN | NOT_CODE or block.excuse, (
+                f"{block} is not run and does not say why"
+            )
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
@@ -71,12 +73,19 @@ def _python(page: Path) -> list[Block]:
     return [block for block in blocks if block.excuse is None and block.title not in examples]
 
 
-@pytest.mark.parametrize("page", programs_and_fragments(), ids=lambda page: str(page.relative_to(ROOT)))
-async def test_the_python_of_a_page_runs_from_top_to_bottom(page, dsn, capsys, tmp_path, monkeypatch):
-    """Programs as processes; fragments one after the other, with a job, a configuration and the like in place."""
+@pytest.mark.parametrize(
+    "page", programs_and_fragments(), ids=lambda page: str(page.relative_to(ROOT))
+)
+async def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page, dsn, capsys, tmp_path, monkeypatch
+):
+    """Programs as processes; fragments one after the other, with a job, a configuration and the
+    like in place."""
     monkeypatch.chdir(tmp_path)
     where = conninfo_to_dict(dsn)
-    environment = {f"PG{name.upper()}": str(where[key]) for name, key in _LIBPQ.items() if key in where}
+    environment = {
+        f"PG{name.upper()}": str(where[key]) for name, key in _LIBPQ.items() if key in where
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     blocks = _python(page)
@@ -84,7 +93,9 @@ async def test_the_python_of_a_page_runs_from_top_to_bottom(page, dsn, capsys, t
         if "asyncio.run(" in block.text:
             program = _reaching(block.text)
             arguments = [sys.executable, "-W", "error", "-c", program]
-            done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=60, check=False)
+            done = await asyncio.to_thread(
+                subprocess.run, arguments, capture_output=True, text=True, timeout=60, check=False
+            )
             assert done.returncode == 0, f"{block}: {done.stderr}"
     fragments = [block for block in blocks if "asyncio.run(" not in block.text]
     if fragments:
@@ -94,12 +105,18 @@ async def test_the_python_of_a_page_runs_from_top_to_bottom(page, dsn, capsys, t
                     await _run(block, dict(names))
 
 
-_LIBPQ = {"host": "host", "port": "port", "database": "dbname", "user": "user", "password": "password"}
+_LIBPQ = {
+    "host": "host",
+    "port": "port",
+    "database": "dbname",
+    "user": "user",
+    "password": "password",
+}
 
 
 def _reaching(program: str) -> str:
-    """The program, with the made-up server's name taken out, so that libpq's environment counts; its stand-in for work, which
-    is there for people to watch, is short."""
+    """The program, with the made-up server's name taken out, so that libpq's environment counts;
+    its stand-in for work, which is there for people to watch, is short."""
     program = program.replace("asyncio.sleep(0.5)  # the work", "asyncio.sleep(0.01)")
     return re.sub(r"(CoordinationConfig\(\s*)host=[^)]*?(, appname=[^)]*)?\)", r"\1)", program)
 
@@ -125,7 +142,14 @@ class Surroundings:
             assert claim.valid
 
         public = {name: getattr(jobsync_async, name) for name in jobsync_async.__all__}
-        more = {"handle": handle, "book": handle, "stream_symbol": handle, "ids": ids, "task_id": ids[0], "dsn": self._dsn}
+        more = {
+            "handle": handle,
+            "book": handle,
+            "stream_symbol": handle,
+            "ids": ids,
+            "task_id": ids[0],
+            "dsn": self._dsn,
+        }
         return {
             **public,
             **more,
@@ -144,7 +168,8 @@ class Surroundings:
 
 
 async def _run(block: Block, names: dict[str, Any]) -> None:
-    """Run a fragment that may await at its top level. What goes on for ever is looked at for a moment."""
+    """Run a fragment that may await at its top level. What goes on for ever is looked at for a
+    moment."""
     code = compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     try:
         with anyio.move_on_after(2):
@@ -160,7 +185,8 @@ COMMANDS = [b for b in blocks("bash") if b.excuse is None and b.page not in TUTO
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
 async def test_a_command_line_in_the_documents_works(block, dsn, tmp_path):
-    """The README's own two commands are run by `.ci/run` and by tests/integration/test_command_line.py."""
+    """The README's own two commands are run by `.ci/run` and by
+    tests/integration/test_command_line.py."""
     if block.page == ROOT / "README.md":
         assert block.text.strip() in (
             "pip install '.[demo]' && jobsync-async demo",
@@ -171,7 +197,11 @@ async def test_a_command_line_in_the_documents_works(block, dsn, tmp_path):
         assert job.my_tokens
         script = block.text.replace("--dsn ...", "--dsn " + shlex.quote(dsn))
         bin_folder = Path(sys.executable).parent
-        environment = {**os.environ, "JOBSYNC_DSN": dsn, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            "JOBSYNC_DSN": dsn,
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        }
         done = await asyncio.to_thread(
             subprocess.run,
             ["sh", "-e", "-c", script],

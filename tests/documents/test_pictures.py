@@ -21,14 +21,18 @@ WORKERS_ROW = re.compile(r"(alpha|beta|gamma|delta) #$")
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "docs.pictures", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
 
 
 def test_the_picture_of_tokens_is_what_the_library_plans(tmp_path):
     done = make("tokens", "--to", str(tmp_path / "tokens.svg"))
     assert done.returncode == 0, done.stderr
     made = (tmp_path / "tokens.svg").read_text("utf-8")
-    assert made == (FIGURES / "tokens.svg").read_text("utf-8"), "run `python -m docs.pictures tokens`"
+    assert made == (FIGURES / "tokens.svg").read_text("utf-8"), (
+        "run `python -m docs.pictures tokens`"
+    )
 
 
 def test_tokens_move_only_as_they_must():
@@ -48,19 +52,26 @@ def test_tokens_move_only_as_they_must():
 
 
 async def test_the_recording_shows_what_the_demo_prints_today(dsn, tmp_path):
-    """Fewer files than in the committed one: what counts are the headings and the lines of the result, without numbers."""
+    """Fewer files than in the committed one: what counts are the headings and the lines of the
+    result, without numbers."""
     to = tmp_path / "demo.svg"
     done = await asyncio.to_thread(make, "demo", "--dsn", dsn, "--files", "300", "--to", str(to))
     assert done.returncode == 0, done.stdout + done.stderr
     committed = last_frame(FIGURES / "demo.svg")
     assert last_frame(to) == committed, "run `python -m docs.pictures demo`"
-    assert {"Who did what", "worker files completed", "Checked against the database", "promise found"} <= committed
+    assert {
+        "Who did what",
+        "worker files completed",
+        "Checked against the database",
+        "promise found",
+    } <= committed
     assert "every file completed exactly once yes # completions of # files, # missing" in committed
     assert "beta was killed # #" in committed
 
 
 def last_frame(picture: Path) -> set[str]:
-    """Its lines, without the tables' borders, and with # for each number. Who did how much differs, and is left out."""
+    """Its lines, without the tables' borders, and with # for each number. Who did how much differs,
+    and is left out."""
     rows: dict[str, list[str]] = {}
     for text in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
         if "gone" not in text.attrib["class"].split():
@@ -88,4 +99,7 @@ def test_a_picture_loads_nothing_and_stays_small(picture):
 def test_a_reader_sees_the_pictures_before_the_first_heading(page):
     head = (ROOT / page).read_text("utf-8").split("\n## ")[0]
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", head)
-    assert [(ROOT / page).parent / name for name in shown] == [FIGURES / "tokens.svg", FIGURES / "demo.svg"]
+    assert [(ROOT / page).parent / name for name in shown] == [
+        FIGURES / "tokens.svg",
+        FIGURES / "demo.svg",
+    ]

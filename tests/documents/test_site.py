@@ -1,4 +1,5 @@
-"""The built site: it shows the version, its reference has every public name, and no browser loads anything from elsewhere."""
+"""The built site: it shows the version, its reference has every public name, and no browser loads
+anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,18 +18,24 @@ from jobsync_async import Job
 from tests.documents.blocks import ROOT
 
 if not (ROOT / "mkdocs.yml").exists() or not (ROOT / "jobsync_async").is_dir():
-    pytest.skip("the site's source is not here: an installed wheel is tested", allow_module_level=True)
+    pytest.skip(
+        "the site's source is not here: an installed wheel is tested", allow_module_level=True
+    )
 pytest.importorskip("zensical")
 
 # What the theme's script can load, and for what: none of it is on a page, as the tests below see.
 HOSTS_IN_SCRIPTS = {
-    "unpkg.com",  # Mermaid; GLightbox; Ace and Pyodide for code that runs in the page; a polyfill for browsers before 2020
+    # Mermaid; GLightbox; Ace and Pyodide for code that runs in the page; a polyfill for browsers
+    # before 2020
+    "unpkg.com",
     "cdn.jsdelivr.net",  # Pyodide
     "api.github.com",  # stars and releases of the repository
     "www.w3.org",  # names of namespaces, which nobody loads
 }
 LOADS = {"src", "srcset", "poster", "data", "background", "formaction", "xlink:href"}
-WOULD_LOAD = re.compile(r"class=\".*(mermaid|glightbox|pyodide)|data-md-exec|data-md-component=\"source\"")
+WOULD_LOAD = re.compile(
+    r"class=\".*(mermaid|glightbox|pyodide)|data-md-exec|data-md-component=\"source\""
+)
 ELSEWHERE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 
 
@@ -39,7 +46,9 @@ def build(folder: Path, *more: str) -> Path:
     settings = (ROOT / "mkdocs.yml").read_text("utf-8")
     (folder / "mkdocs.yml").write_text("\n".join([settings, *more]), "utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "site"
 
@@ -106,7 +115,9 @@ def test_no_stylesheet_and_no_picture_loads_anything_from_another_host(site):
     for path in files:
         text = path.read_text("utf-8")
         outside = [address for address in _in_css(text) if ELSEWHERE.match(address)]
-        outside += re.findall(r"(?:href|src)=\"([a-z]*:?//[^\"]+)", text) if path.suffix == ".svg" else []
+        outside += (
+            re.findall(r"(?:href|src)=\"([a-z]*:?//[^\"]+)", text) if path.suffix == ".svg" else []
+        )
         assert not outside, path.relative_to(site)
 
 
@@ -114,7 +125,9 @@ def test_scripts_know_no_other_hosts_and_pages_have_nothing_for_which_they_would
     scripts = [path.read_text("utf-8") for path in site.rglob("*.js")]
     assert scripts
     hosts = {host for text in scripts for host in re.findall(r"https?://([\w.-]+)", text)}
-    assert hosts == HOSTS_IN_SCRIPTS, "a new one has to be looked at; one that is gone leaves the list"
+    assert hosts == HOSTS_IN_SCRIPTS, (
+        "a new one has to be looked at; one that is gone leaves the list"
+    )
     for path, text in pages(site):
         assert not list(filter(WOULD_LOAD.match, Page(text).attributes)), path.relative_to(site)
 
@@ -138,7 +151,9 @@ def test_the_reference_has_every_public_name_and_every_method_of_job(site):
     assert len(anchors) == len(set(anchors)), "a name has two places"
     for name in jobsync_async.__all__:
         if name == "__version__":
-            assert "jobsync_async.__version__" in (site / "reference" / "index.html").read_text("utf-8")
+            assert "jobsync_async.__version__" in (site / "reference" / "index.html").read_text(
+                "utf-8"
+            )
         else:
             assert {f"jobsync_async.{name}", f"jobsync_async.errors.{name}"} & set(anchors), name
     methods = [name for name in dir(Job) if not name.startswith("_")]

@@ -28,4 +28,6 @@ async def test_the_sql_cheatsheet_runs_and_answers(make_config, admin):
 def test_links_between_the_documents_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+            assert link.startswith("https://") or (page.parent / link).exists(), (
+                f"{page.name}: {link}"
+            )

@@ -51,7 +51,12 @@ def start_example(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def spawn(start_example: Callable[..., list[str]], dsn: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts an example as a process, which is killed when the test ends, or after 30 s, if it still runs then."""
+def spawn(
+    start_example: Callable[..., list[str]], dsn: str
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an example as a process, which is killed when the test ends, or after 30 s, if it
+    still runs then."""
     with short_lived() as start:
-        yield lambda name, *arguments: start(start_example(name, *arguments), env={**os.environ, "JOBSYNC_DSN": dsn})
+        yield lambda name, *arguments: start(
+            start_example(name, *arguments), env={**os.environ, "JOBSYNC_DSN": dsn}
+        )

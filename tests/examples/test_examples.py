@@ -31,7 +31,9 @@ def test_a_batch_is_done_by_three_processes_once(dsn, spawn):
     here = [int(re.search(r"(\d+) booked here", line).group(1)) for line in told]
     assert sum(here) == 1000
     with psycopg.connect(dsn) as connection:
-        ((rows, invoices),) = connection.execute("SELECT count(*), count(DISTINCT invoice) FROM booking").fetchall()
+        ((rows, invoices),) = connection.execute(
+            "SELECT count(*), count(DISTINCT invoice) FROM booking"
+        ).fetchall()
         assert (rows, invoices) == (1000, 1000)
     assert "0 booked here, 1000 elsewhere" in spawn("batch", "dora").communicate()[0]
 
@@ -59,7 +61,9 @@ def test_a_batch_that_is_left_midway_is_resumed(dsn, spawn):
         assert elsewhere <= before
 
 
-async def test_a_booking_is_not_made_again_by_who_takes_over_from_a_worker_that_could_not_say_so(dsn, example):
+async def test_a_booking_is_not_made_again_by_who_takes_over_from_a_worker_that_could_not_say_so(
+    dsn, example
+):
     module = example("batch")
     book, failed = module.book, set()
 
@@ -74,7 +78,10 @@ async def test_a_booking_is_not_made_again_by_who_takes_over_from_a_worker_that_
         result = await module.work("anna", dsn, ["one", "two"])
     assert result.completed_here == failed == {"one", "two"}
     with psycopg.connect(dsn) as connection:
-        assert sorted(connection.execute("SELECT invoice FROM booking").fetchall()) == [("one",), ("two",)]
+        assert sorted(connection.execute("SELECT invoice FROM booking").fetchall()) == [
+            ("one",),
+            ("two",),
+        ]
 
 
 def test_pinned_models_move_to_the_gpu_worker_and_back(spawn):
@@ -109,7 +116,8 @@ def test_pinned_models_move_to_the_gpu_worker_and_back(spawn):
 
 
 class Exchange:
-    """A WebSocket server that knows who is subscribed to what, and takes `lag` seconds to unsubscribe."""
+    """A WebSocket server that knows who is subscribed to what, and takes `lag` seconds to
+    unsubscribe."""
 
     def __init__(self, lag: float) -> None:
         self.lag = lag
@@ -154,12 +162,15 @@ async def test_each_symbol_is_subscribed_once_in_the_cluster(dsn, example, lag):
 
             def start(name: str) -> asyncio.Task[None]:
                 told = prices[name]
-                work = module.work(name, dsn, f"ws://127.0.0.1:{port}", lambda symbol, price: told.append(symbol))
+                work = module.work(
+                    name, dsn, f"ws://127.0.0.1:{port}", lambda symbol, price: told.append(symbol)
+                )
                 return asyncio.ensure_future(work)
 
             anna = start("anna")
             await all_subscribed()
-            while set(prices["anna"]) != set(module.SYMBOLS):  # the last price may be on its way still
+            # The last price may be on its way still.
+            while set(prices["anna"]) != set(module.SYMBOLS):
                 await asyncio.sleep(0.005)
             berta = start("berta")
             while not prices["berta"]:
@@ -172,13 +183,17 @@ async def test_each_symbol_is_subscribed_once_in_the_cluster(dsn, example, lag):
             await all_subscribed()
             berta.cancel()
             await asyncio.wait([berta])
-        assert set(exchange.most.values()) == {1}, "two workers were subscribed to one symbol at once"
+        assert set(exchange.most.values()) == {1}, (
+            "two workers were subscribed to one symbol at once"
+        )
         assert not +exchange.subscribers
 
 
 @asynccontextmanager
 async def served(app, port: int):
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", ws="none")
+    )
     running = asyncio.ensure_future(server._serve())
     while not server.started:
         assert not running.done()
@@ -192,8 +207,12 @@ async def served(app, port: int):
 
 async def health(app) -> dict[str, int]:
     """What an application says of itself that no server has started, or none runs any more."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-        return {what: (await client.get(f"/health/{what}")).status_code for what in ("live", "ready")}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://here"
+    ) as client:
+        return {
+            what: (await client.get(f"/health/{what}")).status_code for what in ("live", "ready")
+        }
 
 
 def free_ports(count: int) -> list[int]:
@@ -219,12 +238,17 @@ async def test_requests_reach_the_owner_wherever_they_arrive(dsn, example):
             assert await health(app_one) == {"live": 200, "ready": 503}  # not started yet
             async with served(app_one, one):
                 async with served(make_app(dsn, "two"), two):
-                    assert (await client.get(f"{addresses[0]}/health/live")).json() == {"status": "live"}
+                    assert (await client.get(f"{addresses[0]}/health/live")).json() == {
+                        "status": "live"
+                    }
                     ready = (await client.get(f"{addresses[1]}/health/ready")).json()
                     assert ready == {"ready": True, "worker": "two", "tokens": 5000}
                     servers = set()
                     for task in tasks:
-                        answers = [await client.get(f"{address}/tasks/{quote(task)}") for address in addresses]
+                        answers = [
+                            await client.get(f"{address}/tasks/{quote(task)}")
+                            for address in addresses
+                        ]
                         assert [answer.status_code for answer in answers] == [200, 200]
                         assert answers[0].text == answers[1].text
                         assert answers[0].text.endswith(f" serves {task}")
@@ -232,22 +256,42 @@ async def test_requests_reach_the_owner_wherever_they_arrive(dsn, example):
                         servers.add(answers[0].text.split()[0])
                     assert servers == {"one", "two"}
                     assert (await client.post(f"{addresses[1]}/drain")).json() == {"tokens": 0}
-                    assert (await client.get(f"{addresses[1]}/tasks/task-1")).text == "one serves task-1"
+                    assert (
+                        await client.get(f"{addresses[1]}/tasks/task-1")
+                    ).text == "one serves task-1"
                 # The second one has left: the first serves everything.
                 for task in (f"task-{n}" for n in range(20)):
-                    assert (await client.get(f"{addresses[0]}/tasks/{task}")).text == f"one serves {task}"
-            assert await health(app_one) == {"live": 200, "ready": 503}  # stopped, but somebody still asks
+                    assert (
+                        await client.get(f"{addresses[0]}/tasks/{task}")
+                    ).text == f"one serves {task}"
+            # Stopped, but somebody still asks.
+            assert await health(app_one) == {
+                "live": 200,
+                "ready": 503,
+            }
 
 
 def test_the_quick_start_of_the_readme_runs_as_it_stands(dsn, tmp_path):
     readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    program = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "asyncio.run" in block)
+    program = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+        if "asyncio.run" in block
+    )
     config = re.search(r"CoordinationConfig\(host=.*?\)", program)
     assert config is not None
     script = tmp_path / "quick_start.py"
-    script.write_text(program.replace(config.group(), "CoordinationConfig(dsn=__import__('os').environ['DSN'])"), "utf-8")
+    script.write_text(
+        program.replace(config.group(), "CoordinationConfig(dsn=__import__('os').environ['DSN'])"),
+        "utf-8",
+    )
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "DSN": dsn}, check=True, timeout=60
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DSN": dsn},
+        check=True,
+        timeout=60,
     )
     assert "doing invoice-1" in done.stdout
     assert "100 done here" in done.stdout

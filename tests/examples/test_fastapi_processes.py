@@ -1,4 +1,5 @@
-"""The FastAPI service as servers run it: several processes on one port, and what they do when they are told to end."""
+"""The FastAPI service as servers run it: several processes on one port, and what they do when they
+are told to end."""
 
 from __future__ import annotations
 
@@ -18,9 +19,29 @@ from tests.examples.conftest import EXAMPLES
 from tests.examples.test_examples import free_ports, served
 
 FACTORY = "examples.fastapi_service:app_from_environment"
-GUNICORN = ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--log-level", "warning", "--graceful-timeout", "10"]
+GUNICORN = [
+    "gunicorn",
+    "-k",
+    "uvicorn_worker.UvicornWorker",
+    "-w",
+    "2",
+    "--log-level",
+    "warning",
+    "--graceful-timeout",
+    "10",
+]
 SERVERS = {
-    "uvicorn": ["uvicorn", "--factory", FACTORY, "--workers", "2", "--log-level", "warning", "--port", "{port}"],
+    "uvicorn": [
+        "uvicorn",
+        "--factory",
+        FACTORY,
+        "--workers",
+        "2",
+        "--log-level",
+        "warning",
+        "--port",
+        "{port}",
+    ],
     "gunicorn": [*GUNICORN, "-b", "127.0.0.1:{port}", f"{FACTORY}()"],
     "gunicorn --preload": [*GUNICORN, "--preload", "-b", "127.0.0.1:{port}", f"{FACTORY}()"],
 }
@@ -30,7 +51,9 @@ SERVERS = {
 async def running(dsn: str, *command: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """A server, told to end and waited for; killed with its children if it does not."""
     environment = {**os.environ, "JOBSYNC_DSN": dsn, "PYTHONWARNINGS": ""}
-    process = subprocess.Popen(command, cwd=EXAMPLES.parent, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=EXAMPLES.parent, env=environment, start_new_session=True
+    )
     try:
         yield process
         process.terminate()
@@ -46,7 +69,8 @@ async def workers_of(port: int, count: int) -> set[str]:
     names: set[str] = set()
     while len(names) < count:
         try:
-            async with httpx.AsyncClient() as client:  # another connection each time, which may lead to another process
+            # Another connection each time, which may lead to another process.
+            async with httpx.AsyncClient() as client:
                 answer = await client.get(f"http://127.0.0.1:{port}/health/ready")
         except httpx.TransportError:
             await asyncio.sleep(0.05)
@@ -57,7 +81,9 @@ async def workers_of(port: int, count: int) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-async def test_two_processes_on_one_port_serve_each_task_at_its_owner_and_send_nobody_in_a_circle(dsn, kind):
+async def test_two_processes_on_one_port_serve_each_task_at_its_owner_and_send_nobody_in_a_circle(
+    dsn, kind
+):
     (port,) = free_ports(1)
     program, *arguments = [part.format(port=port) for part in SERVERS[kind]]
     with anyio.fail_after(60):
@@ -73,7 +99,9 @@ async def test_two_processes_on_one_port_serve_each_task_at_its_owner_and_send_n
                 assert answer.text.endswith(f" serves {task}")
                 servers.setdefault(task, set()).add(answer.text.split()[0])
                 hops.add(len(answer.history))
-            assert all(len(of_one) == 1 for of_one in servers.values()), "a task is served by its owner alone"
+            assert all(len(of_one) == 1 for of_one in servers.values()), (
+                "a task is served by its owner alone"
+            )
             assert set.union(*servers.values()) == names
             assert hops == {0, 1}
 
@@ -89,7 +117,9 @@ async def test_a_service_that_is_told_to_end_refuses_no_request(dsn):
             for port in ports:
                 try:
                     async with httpx.AsyncClient() as client:
-                        ready = (await client.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
+                        ready = (
+                            await client.get(f"http://127.0.0.1:{port}/health/ready")
+                        ).status_code == 200
                 except httpx.TransportError:
                     ready = False
                 (targets.add if ready else targets.discard)(port)
@@ -100,7 +130,9 @@ async def test_a_service_that_is_told_to_end_refuses_no_request(dsn):
         while not over.is_set():
             for port in sorted(targets):
                 async with httpx.AsyncClient(follow_redirects=True) as client:
-                    answer = await client.get(f"http://127.0.0.1:{port}/tasks/t{(answers + number) % 50}")
+                    answer = await client.get(
+                        f"http://127.0.0.1:{port}/tasks/t{(answers + number) % 50}"
+                    )
                 assert answer.status_code == 200, answer.text
                 answers += 1
 
@@ -128,7 +160,10 @@ async def test_liveness_says_when_the_job_has_ended_and_so_do_requests(dsn, exam
     app = example("fastapi_service").make_app(dsn, "one")
     (port,) = free_ports(1)
     with anyio.fail_after(15):
-        async with served(app, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with (
+            served(app, port),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
             assert (await client.get("/health/live")).status_code == 200
             app.state.job._engine._fail(RuntimeError("its name was taken over"))
             assert (await client.get("/health/live")).json() == {"status": "ended"}

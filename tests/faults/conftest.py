@@ -1,4 +1,5 @@
-"""Fixtures for tests that harm workers, networks and servers: a server of their own, and fleets of worker processes."""
+"""Fixtures for tests that harm workers, networks and servers: a server of their own, and fleets of
+worker processes."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-def make_database(server: EmbeddedPostgres, tablespace: str = "pg_default", script: str | None = None) -> str:
+def make_database(
+    server: EmbeddedPostgres, tablespace: str = "pg_default", script: str | None = None
+) -> str:
     """A database with the cluster's tables and the resource; its DSN. Goes away with the server.
 
     `script` makes the tables, if it is not today's.
@@ -82,8 +85,10 @@ def dsn(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def make_fleet(nursery: Nursery, dsn: str) -> Iterator[MakeFleet]:
-    """Makes the workers of a test. Afterwards, what they did is judged, whatever the test was about."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))  # short: a socket's path has at most a hundred characters
+    """Makes the workers of a test. Afterwards, what they did is judged, whatever the test was
+    about."""
+    # Short: a socket's path has at most a hundred characters.
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
     made: list[Fleet] = []
 
     def make(times: dict[str, float], *, dsn: str = dsn, tasks: int = 24) -> Fleet:
@@ -126,7 +131,10 @@ def hub() -> Iterator[Namespace]:
 @pytest.fixture(scope="session")
 def wired_postgres(hub: Namespace) -> Iterator[EmbeddedPostgres]:
     """A server that others reach by wire."""
-    with tempfile.TemporaryDirectory(prefix="faults-") as sockets, ServerOnAWire(hub, Path(sockets)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as sockets,
+        ServerOnAWire(hub, Path(sockets)) as server,
+    ):
         yield server
 
 
@@ -150,7 +158,10 @@ def small_disk(postgres: EmbeddedPostgres) -> Iterator[tuple[str, Path]]:
     disk = postgres.directory / "small-disk"
     disk.mkdir(exist_ok=True)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode != 0:
         pytest.skip(f"no disk of its own can be mounted here: {mounted.stderr.strip()}")

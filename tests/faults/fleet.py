@@ -22,13 +22,17 @@ from tests.faults.member import Member, clock
 from tests.faults.nursery import Nursery
 
 SLACK_SEC = 0.5
-"""What the machine may add to any bound: starting a coroutine, a poll of a log, a busy processor."""
+"""What the machine may add to any bound: starting a coroutine, a poll of a log, a busy
+processor."""
 
 
 class Fleet:
-    """The workers of one test, on one database. `admin` is a connection of the test's own, in autocommit."""
+    """The workers of one test, on one database. `admin` is a connection of the test's own, in
+    autocommit."""
 
-    def __init__(self, nursery: Nursery, dsn: str, folder: Path, times: dict[str, float], tasks: int) -> None:
+    def __init__(
+        self, nursery: Nursery, dsn: str, folder: Path, times: dict[str, float], tasks: int
+    ) -> None:
         self.dsn = dsn
         self.members: dict[str, Member] = {}
         self.admin = psycopg.connect(dsn, autocommit=True)
@@ -43,10 +47,10 @@ class Fleet:
         self.timeout_sec = times["heartbeat_timeout_sec"]
         self.lease_sec = 0.8 * self.timeout_sec
         self.takeover_sec = self.timeout_sec + 1
-        """How long a task of a worker that is not known to be dead stays without one: its last beat is soon seen by others, and
-        must then stand still for the timeout."""
+        """How long a task of a worker that is not known to be dead stays without one: its last beat
+        is soon seen by others, and must then stand still for the timeout."""
 
-    # -- starting and ending --------------------------------------------------------------------------------------------
+    # -- starting and ending -----------------------------------------------------------------------
 
     def start(self, *names: str, **options: Any) -> None:
         """Start workers and wait until the tasks are shared evenly among all that run."""
@@ -73,12 +77,15 @@ class Fleet:
         """Start a worker; does not wait for anything.
 
         Args:
-            dsn: its way to the cluster's tables, if not the test's own; what it writes through the fence goes straight.
+            dsn: its way to the cluster's tables, if not the test's own; what it writes through the
+                fence goes straight.
             network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
-            environment: start a program of its own with these variables, instead of a fork of the nursery.
+            environment: start a program of its own with these variables, instead of a fork of the
+                nursery.
             drains: hand everything on before leaving.
-            batch: pieces of a batch to work on. batch_from: its first id, if those of the tasks are not to be left out.
+            batch: pieces of a batch to work on. batch_from: its first id, if those of the tasks are
+                not to be left out.
             nursery: whose child it is, if not the fleet's.
             times: settings that differ from the fleet's.
         """
@@ -107,7 +114,9 @@ class Fleet:
         else:
             command = [sys.executable, "-m", "tests.faults.worker", json.dumps(settings)]
             with open(settings["diary"], "ab") as diary:
-                process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=diary, stderr=diary)
+                process = subprocess.Popen(
+                    command, env={**os.environ, **environment}, stdout=diary, stderr=diary
+                )
             member = Member(name, process.pid, self._folder, process.poll)
         assert name not in self.members, "the log is the name's: give each process its own"
         self.members[name] = member
@@ -118,7 +127,9 @@ class Fleet:
 
     def running(self) -> list[Member]:
         """Those that are neither dead nor stopped nor cut off."""
-        return [m for m in self.members.values() if not m.dead and not m.cut and m.stopped_at is None]
+        return [
+            m for m in self.members.values() if not m.dead and not m.cut and m.stopped_at is None
+        ]
 
     def leader(self) -> str:
         """Who leads, by what the workers say."""
@@ -129,7 +140,9 @@ class Fleet:
 
     def by_age(self) -> list[str]:
         """The names in the table, the oldest first."""
-        return [name for (name,) in self.admin.execute("SELECT name FROM sync_node ORDER BY joined")]
+        return [
+            name for (name,) in self.admin.execute("SELECT name FROM sync_node ORDER BY joined")
+        ]
 
     def beats(self, name: str) -> int:
         """How many heartbeats of its this worker's row counts."""
@@ -154,7 +167,8 @@ class Fleet:
         self.look()
 
     def stop(self, *names: str) -> float:
-        """SIGSTOP, not in the middle of a user's transaction, whose fence would hold its token up; when the first was sent."""
+        """SIGSTOP, not in the middle of a user's transaction, whose fence would hold its token up;
+        when the first was sent."""
         now = clock()
         for name in names:
             member = self.members[name]
@@ -167,7 +181,8 @@ class Fleet:
 
     def _in_transaction(self, name: str) -> bool:
         query = (
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle' AND xact_start IS NOT NULL"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state <> "
+            "'idle' AND xact_start IS NOT NULL"
         )
         return self.value(query, f"user {name}") > 0
 
@@ -178,7 +193,8 @@ class Fleet:
         return row[0]
 
     def sessions(self, purpose: str) -> dict[str, int]:
-        """Server processes that serve the running workers' sessions of a purpose, such as ``listener``."""
+        """Server processes that serve the running workers' sessions of a purpose, such as
+        ``listener``."""
         # A frozen process stays in the list: the youngest of a name counts.
         query = """SELECT application_name, pid FROM pg_stat_activity
                    WHERE datname = current_database() ORDER BY backend_start"""
@@ -189,7 +205,9 @@ class Fleet:
             match application.split():
                 case ["jobsync_async", _, name, what] if what == purpose:
                     found[name] = pid
-        return {member.name: found[member.name] for member in self.running() if member.name in found}
+        return {
+            member.name: found[member.name] for member in self.running() if member.name in found
+        }
 
     def resume(self, *names: str) -> float:
         """SIGCONT; when the first was sent."""
@@ -202,10 +220,13 @@ class Fleet:
         """Have a worker do something; see its methods ``do_...``."""
         self.until(lambda: self[name].said("said", "listening"), 10, f"{name} listens")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as commands:
-            commands.sendto(json.dumps({"do": do, **values}).encode(), str(self._folder / f"{name}.sock"))
+            commands.sendto(
+                json.dumps({"do": do, **values}).encode(), str(self._folder / f"{name}.sock")
+            )
 
     def forget(self, name: str) -> Member:
-        """Take a worker that is dead, or dies as it is to, out of the fleet: another may have its name."""
+        """Take a worker that is dead, or dies as it is to, out of the fleet: another may have its
+        name."""
         (self._folder / f"{name}.sock").unlink(missing_ok=True)
         return self.members.pop(name)
 
@@ -215,7 +236,7 @@ class Fleet:
         for member in self.members.values():
             member.end()
 
-    # -- watching -----------------------------------------------------------------------------------------------------------
+    # -- watching ----------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Take in what all have written."""
@@ -223,7 +244,8 @@ class Fleet:
             member.look()
 
     def until(self, condition: Callable[[], object], seconds: float, what: str) -> float:
-        """Wait until the condition holds, which is looked at after every look; how many seconds that took."""
+        """Wait until the condition holds, which is looked at after every look; how many seconds
+        that took."""
         began = time.monotonic()
         while True:
             self.look()
@@ -237,7 +259,8 @@ class Fleet:
             time.sleep(0.01)
 
     def watch(self, seconds: float) -> None:
-        """Let time pass that is part of the claim: for so long the fault lasts, or nothing may happen."""
+        """Let time pass that is part of the claim: for so long the fault lasts, or nothing may
+        happen."""
         deadline = clock() + seconds
         self.until(lambda: clock() >= deadline, seconds + 5, "time passes")
 
@@ -260,7 +283,8 @@ class Fleet:
         return self.until(shared, seconds, "the tokens are shared evenly")
 
     def begun(self, tasks: Collection[int], since: float, seconds: float) -> float:
-        """Wait until those that run have begun work on each of the tasks after a moment; how long after it the last was."""
+        """Wait until those that run have begun work on each of the tasks after a moment; how long
+        after it the last was."""
 
         def first() -> dict[int, float]:
             found: dict[int, float] = {}
@@ -269,11 +293,16 @@ class Fleet:
                     found[task] = min(t, found.get(task, t))
             return found
 
-        self.until(lambda: first().keys() >= set(tasks), seconds, f"work on tasks {sorted(tasks)} begins again")
+        self.until(
+            lambda: first().keys() >= set(tasks),
+            seconds,
+            f"work on tasks {sorted(tasks)} begins again",
+        )
         return max((first()[task] for task in tasks), default=since) - since
 
     def work_goes_on(self, since: float, seconds: float) -> float:
-        """Wait until a fenced transaction of every task was committed after a moment; how long after it the last was."""
+        """Wait until a fenced transaction of every task was committed after a moment; how long
+        after it the last was."""
 
         def first() -> dict[int, float]:
             found: dict[int, float] = {}
@@ -296,7 +325,9 @@ class Fleet:
     def tokens(self) -> dict[int, tuple[Any, int]]:
         """Owner's incarnation and epoch of each token, by the tables."""
         with self._own_connection() as connection:
-            rows = connection.execute("SELECT token_id, incarnation, epoch FROM sync_token").fetchall()
+            rows = connection.execute(
+                "SELECT token_id, incarnation, epoch FROM sync_token"
+            ).fetchall()
         return {token: (incarnation, epoch) for token, incarnation, epoch in rows}
 
     @contextmanager
@@ -307,35 +338,45 @@ class Fleet:
         yield
         assert self.tokens() == before, self.describe()
         self.look()
-        unhealthy = [(m.name, e) for m in self.running() for e in m.said("state", False, since=since)]
+        unhealthy = [
+            (m.name, e) for m in self.running() for e in m.said("state", False, since=since)
+        ]
         assert not unhealthy, f"a lease was lost: {unhealthy}; {self.describe()}"
 
     def describe(self) -> str:
         """For a failure's message."""
         states = [
-            f"{m.name}: dead={m.dead} stopped={m.stopped_at} cut={m.cut} healthy={m.state[1]} leads={m.state[2]} "
+            f"{m.name}: dead={m.dead} stopped={m.stopped_at} cut={m.cut} healthy={m.state[1]} "
+            f"leads={m.state[2]} "
             f"owns={sorted(m.state[3])}"
             for m in self.members.values()
         ]
         diaries = (line for member in self.members.values() for line in member.diary())
         return "\n".join([f"at {clock():.3f}", *states, *diaries])
 
-    # -- judging ----------------------------------------------------------------------------------------------------------
+    # -- judging -----------------------------------------------------------------------------------
 
     def judge(self) -> history.Report:
-        """Read everything and judge it; fails on what must never be, and when there was nothing to judge."""
+        """Read everything and judge it; fails on what must never be, and when there was nothing to
+        judge."""
         self.look()
-        events = [(member.name, event) for member in self.members.values() for event in member.events]
+        events = [
+            (member.name, event) for member in self.members.values() for event in member.events
+        ]
         with self._own_connection() as connection:
             past = history.read(events, self._effects, connection)
         past.pauses = [pause for member in self.members.values() for pause in member.all_pauses()]
         self.report = history.judge(past)
         self.past = past
-        assert not self.report.violations, "\n".join([*self.report.violations[:10], self.describe()])
+        assert not self.report.violations, "\n".join(
+            [*self.report.violations[:10], self.describe()]
+        )
         assert past.acts and past.commits and past.tokens, "nothing was done"
         return self.report
 
     @contextmanager
     def _own_connection(self) -> Iterator[psycopg.Connection[Any]]:
-        with psycopg.connect(make_conninfo(self.dsn, connect_timeout=5), autocommit=True) as connection:
+        with psycopg.connect(
+            make_conninfo(self.dsn, connect_timeout=5), autocommit=True
+        ) as connection:
             yield connection

@@ -1,7 +1,9 @@
-"""What happened, read from what was left behind, and judged. Knows nothing of the product: only files, tables and times.
+"""What happened, read from what was left behind, and judged. Knows nothing of the product: only
+files, tables and times.
 
-A worker *holds* a task from the check that let it begin until the last check that said yes, or until it ended its work while
-its lease stood. Checks are moments, so these are facts, whatever was stopped or killed in between.
+A worker *holds* a task from the check that let it begin until the last check that said yes, or
+until it ended its work while its lease stood. Checks are moments, so these are facts, whatever was
+stopped or killed in between.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import psycopg
 TABLES = """
 CREATE TABLE public.counter (task integer PRIMARY KEY, n bigint NOT NULL);
 INSERT INTO public.counter SELECT task, 0 FROM generate_series(0, 999) AS task;
--- One row per fenced commit. The counter's row lock is held to the commit, so n is the order of commits of a task.
+-- One row per fenced commit. The counter's row lock is held to the commit, so n is the order of
+-- commits of a task.
 CREATE TABLE public.effect (
-    task integer, n bigint, epoch bigint NOT NULL, worker text NOT NULL, epoch_at_commit bigint, PRIMARY KEY (task, n)
+    task integer, n bigint, epoch bigint NOT NULL, worker text NOT NULL, epoch_at_commit bigint,
+        PRIMARY KEY (task, n)
 );
 CREATE FUNCTION public.note_epoch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE public.effect SET epoch_at_commit = (SELECT epoch FROM public.sync_token WHERE token_id = NEW.task)
+    UPDATE public.effect SET epoch_at_commit = (SELECT epoch FROM public.sync_token
+        WHERE token_id = NEW.task)
     WHERE task = NEW.task AND n = NEW.n;
     RETURN NULL;
 END $$;
@@ -32,16 +37,19 @@ CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON public.effect DEFERRABLE INI
     FOR EACH ROW EXECUTE FUNCTION public.note_epoch();
 -- Every state of every token, in order.
 CREATE TABLE public.token_history (
-    seq bigint GENERATED ALWAYS AS IDENTITY, token_id integer, node text, incarnation uuid, epoch bigint
+    seq bigint GENERATED ALWAYS AS IDENTITY, token_id integer, node text, incarnation uuid,
+        epoch bigint
 );
 CREATE FUNCTION public.note_token() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO public.token_history (token_id, node, incarnation, epoch)
     VALUES (NEW.token_id, NEW.node, NEW.incarnation, NEW.epoch);
     RETURN NULL;
 END $$;
-CREATE TRIGGER token_history AFTER INSERT OR UPDATE ON public.sync_token FOR EACH ROW EXECUTE FUNCTION public.note_token();
+CREATE TRIGGER token_history AFTER INSERT OR UPDATE ON public.sync_token
+    FOR EACH ROW EXECUTE FUNCTION public.note_token();
 """
-"""The resource that is written through the fence, and what watches it; tasks are numbers, each its own token."""
+"""The resource that is written through the fence, and what watches it; tasks are numbers, each its
+own token."""
 
 
 class Act(NamedTuple):
@@ -92,7 +100,10 @@ class Stay:
     ended: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.worker} on task {self.task} in epoch {self.epoch}, {self.began:.3f} to {self.held_until:.3f}"
+        return (
+            f"{self.worker} on task {self.task} in epoch {self.epoch}, {self.began:.3f} to "
+            f"{self.held_until:.3f}"
+        )
 
 
 @dataclass
@@ -121,8 +132,9 @@ class Report:
 
     Attributes:
         violations: what must never be.
-        unfenced_overlaps: acts without the fence that came after another worker had begun, each because its process was
-            stopped between the check and the act: the gap that nobody can close.
+        unfenced_overlaps: acts without the fence that came after another worker had begun, each
+            because its process was stopped between the check and the act: the gap that nobody can
+            close.
     """
 
     violations: list[str]
@@ -139,11 +151,16 @@ def judge(history: History) -> Report:
     for act in history.acts:
         others = [other.began for other in stays[act.task] if other.epoch > act.epoch]
         if min(others, default=act.done) < act.done:
-            stopped = any(p.worker == act.worker and p.began <= act.done and p.ended >= act.checked for p in history.pauses)
+            stopped = any(
+                p.worker == act.worker and p.began <= act.done and p.ended >= act.checked
+                for p in history.pauses
+            )
             if stopped and act.checked <= min(others):
                 overlaps.append(act)
             else:
-                violations.append(f"{act} was done when another had begun, and nothing had stopped it")
+                violations.append(
+                    f"{act} was done when another had begun, and nothing had stopped it"
+                )
     violations += _bad_commits(history.commits)
     violations += _lost(history.acknowledged, history.commits)
     violations += _bad_tokens(history.tokens)
@@ -196,11 +213,16 @@ def _bad_tokens(states: Iterable[TokenState]) -> Iterable[str]:
         last[state.token] = state
         if before is None:
             continue
-        if state.epoch < before.epoch or (state.incarnation != before.incarnation and state.epoch == before.epoch):
-            yield f"the epoch of token {state.token} did not rise with its owner: {before}, then {state}"
+        if state.epoch < before.epoch or (
+            state.incarnation != before.incarnation and state.epoch == before.epoch
+        ):
+            yield (
+                f"the epoch of token {state.token} did not rise with its owner: {before}, then "
+                f"{state}"
+            )
 
 
-# -- the plain file -----------------------------------------------------------------------------------------------------
+# -- the plain file --------------------------------------------------------------------------------
 
 _END = "."
 
@@ -211,7 +233,8 @@ def line(act: Act) -> bytes:
 
 
 def acts(effects: Path) -> list[Act]:
-    """The complete lines. One can be cut off where a page of the file ends: it is being written, or its writer was killed."""
+    """The complete lines. One can be cut off where a page of the file ends: it is being written, or
+    its writer was killed."""
     found = []
     for fields in map(str.split, effects.read_text("ascii").splitlines()):
         if len(fields) == 6 and fields[-1] == _END:
@@ -220,11 +243,14 @@ def acts(effects: Path) -> list[Act]:
     return found
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
-def read(events: Iterable[tuple[str, Sequence[Any]]], effects: Path, connection: psycopg.Connection[Any]) -> History:
-    """Put together what the workers' logs (pairs of worker and event), the plain file and the tables say."""
+def read(
+    events: Iterable[tuple[str, Sequence[Any]]], effects: Path, connection: psycopg.Connection[Any]
+) -> History:
+    """Put together what the workers' logs (pairs of worker and event), the plain file and the
+    tables say."""
     history = History()
     open_stays = dict[tuple[str, int, int], Stay]()
     history.acts = acts(effects)
@@ -250,11 +276,16 @@ def read(events: Iterable[tuple[str, Sequence[Any]]], effects: Path, connection:
         end = float("inf") if stay.ended is None else stay.ended
         stay.held_until = max([stay.held_until, *(t for t in said_yes if stay.began <= t <= end)])
     history.commits = [
-        Commit(*row) for row in connection.execute("SELECT task, n, epoch, worker, epoch_at_commit FROM public.effect")
+        Commit(*row)
+        for row in connection.execute(
+            "SELECT task, n, epoch, worker, epoch_at_commit FROM public.effect"
+        )
     ]
     history.tokens = [
         TokenState(*row)
-        for row in connection.execute("SELECT token_id, incarnation, epoch FROM public.token_history ORDER BY seq")
+        for row in connection.execute(
+            "SELECT token_id, incarnation, epoch FROM public.token_history ORDER BY seq"
+        )
     ]
     return history
 

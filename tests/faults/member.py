@@ -25,7 +25,8 @@ class Member:
 
     Attributes:
         exit_status: asks for it; None while the process runs, negative for a signal.
-        state: when it last said something of itself, whether it was healthy, whether it led, and what it owned.
+        state: when it last said something of itself, whether it was healthy, whether it led, and
+            what it owned.
         stopped_at, dead, cut: what the test has done to it.
     """
 
@@ -60,12 +61,20 @@ class Member:
 
     def said(self, kind: str, *values: Any, since: float = 0.0) -> list[list[Any]]:
         """Events of a kind that begin with these values, time included, from a moment on."""
-        return [e for e in self.events if e[0] == kind and e[1] >= since and tuple(e[2 : 2 + len(values)]) == values]
+        return [
+            e
+            for e in self.events
+            if e[0] == kind and e[1] >= since and tuple(e[2 : 2 + len(values)]) == values
+        ]
 
     def diary(self) -> list[str]:
         """The end of its own log, under its name."""
         path = self.folder / f"{self.name}.diary"
-        return [f"-- {self.name}", *path.read_text("utf-8", "replace").splitlines()[-12:]] if path.exists() else []
+        return (
+            [f"-- {self.name}", *path.read_text("utf-8", "replace").splitlines()[-12:]]
+            if path.exists()
+            else []
+        )
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -81,7 +90,11 @@ class Member:
 
     def all_pauses(self) -> list[history.Pause]:
         """Its pauses, the one that has not ended included."""
-        return self.pauses + ([] if self.stopped_at is None else [history.Pause(self.name, self.stopped_at, float("inf"))])
+        return self.pauses + (
+            []
+            if self.stopped_at is None
+            else [history.Pause(self.name, self.stopped_at, float("inf"))]
+        )
 
     def await_end(self, expected: int) -> None:
         """Wait until the process has ended, as it should."""

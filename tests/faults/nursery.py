@@ -1,7 +1,9 @@
-"""A process that has imported everything and forks workers from it: a worker is there in milliseconds.
+"""A process that has imported everything and forks workers from it: a worker is there in
+milliseconds.
 
-It reads one line of JSON for each worker to start and answers with ``{"started": pid}``; when one ends it tells
-``{"ended": pid, "status": status}``. It ends when its input does, and takes what is left of its workers along.
+It reads one line of JSON for each worker to start and answers with ``{"started": pid}``; when one
+ends it tells ``{"ended": pid, "status": status}``. It ends when its input does, and takes what is
+left of its workers along.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Nursery:
     """The test's end of it. Use it as a context manager.
 
     Args:
-        code: a folder with another version of the library and of its tests, whose workers these are to be.
+        code: a folder with another version of the library and of its tests, whose workers these are
+            to be.
     """
 
     def __init__(self, code: Path | None = None) -> None:
@@ -35,7 +38,12 @@ class Nursery:
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "tests.faults.nursery"]
         self._process = subprocess.Popen(
-            command, cwd=self._code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            cwd=self._code,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         self._started: queue.Queue[int] = queue.Queue()
         self._ended: dict[int, int] = {}
@@ -43,7 +51,12 @@ class Nursery:
         self._reader.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -108,7 +121,9 @@ def _reap(children: set[int]) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             children.remove(pid)
-            print(json.dumps({"ended": pid, "status": os.waitstatus_to_exitcode(status)}), flush=True)
+            print(
+                json.dumps({"ended": pid, "status": os.waitstatus_to_exitcode(status)}), flush=True
+            )
 
 
 def _live(main: Any, settings: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""A network between one worker and PostgreSQL that does what it is told: a TCP proxy in a thread of the test's process."""
+"""A network between one worker and PostgreSQL that does what it is told: a TCP proxy in a thread of
+the test's process."""
 
 from __future__ import annotations
 
@@ -17,10 +18,12 @@ _CHUNK = 65_536
 
 
 class Proxy:
-    """Carries connections to a server, until it is told otherwise. Use it as a context manager; thread-safe.
+    """Carries connections to a server, until it is told otherwise. Use it as a context manager;
+    thread-safe.
 
-    ``up`` is towards the server, ``down`` towards the worker. What is cut is not refused: it stays on the way, as when packets
-    are lost and sent again, and arrives when the way is restored, if the connection still stands by then.
+    ``up`` is towards the server, ``down`` towards the worker. What is cut is not refused: it stays
+    on the way, as when packets are lost and sent again, and arrives when the way is restored, if
+    the connection still stands by then.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -34,15 +37,22 @@ class Proxy:
         assert self._ready.wait(10)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
-    # -- what the network does ----------------------------------------------------------------------------------------
+    # -- what the network does ---------------------------------------------------------------------
 
     def cut(self, *directions: Direction) -> None:
         """Carry nothing any more in the directions (default both), and say nothing."""
-        self._call(lambda: [self._open[direction].clear() for direction in directions or ("up", "down")])
+        self._call(
+            lambda: [self._open[direction].clear() for direction in directions or ("up", "down")]
+        )
 
     def restore(self) -> None:
         """Carry everything again, first what was held back."""
@@ -66,7 +76,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(run)
         assert done.wait(10)
 
-    # -- inside -----------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -101,12 +111,16 @@ class Proxy:
             server_reader, server_writer = await asyncio.open_connection(*self._server)
             self._writers.add(server_writer)
             ends.add(server_writer)
-            await asyncio.gather(self._carry("up", reader, server_writer), self._carry("down", server_reader, writer))
+            await asyncio.gather(
+                self._carry("up", reader, server_writer), self._carry("down", server_reader, writer)
+            )
         for end in ends:
             self._writers.discard(end)
             end.close()
 
-    async def _carry(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Read all the time, and write when it is due and the way is open."""
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         delivering = asyncio.ensure_future(self._deliver(direction, on_the_way, writer))
@@ -125,7 +139,10 @@ class Proxy:
                 await delivering
 
     async def _deliver(
-        self, direction: Direction, on_the_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self,
+        direction: Direction,
+        on_the_way: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
     ) -> None:
         while True:
             due, data = await on_the_way.get()

@@ -1,4 +1,5 @@
-"""Wall clocks that jump, the server's and the workers', by libfaketime. Nothing is decided by a wall clock."""
+"""Wall clocks that jump, the server's and the workers', by libfaketime. Nothing is decided by a
+wall clock."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ HOUR = 3600
 @pytest.fixture
 def make_clock() -> Iterator[MakeClock]:
     """Makes clocks: the file that sets one, and the environment of a program that goes by it."""
-    found = [*Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), *Path("/usr/lib/faketime").glob("libfaketimeMT.so.1")]
+    found = [
+        *Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"),
+        *Path("/usr/lib/faketime").glob("libfaketimeMT.so.1"),
+    ]
     if sys.platform != "linux" or not found:
         pytest.skip("libfaketime is not installed (apt-get install faketime)")
     folder = Path(tempfile.mkdtemp(prefix="clocks-"))
@@ -54,7 +58,9 @@ def set_clock(file: Path, seconds: int) -> None:
 
 
 @pytest.fixture
-def server_and_clock(make_clock: MakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddedPostgres, Path]]:
+def server_and_clock(
+    make_clock: MakeClock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[EmbeddedPostgres, Path]]:
     """A server that goes by a clock of its own."""
     file, environment = make_clock()
     server = EmbeddedPostgres()
@@ -68,7 +74,9 @@ def server_and_clock(make_clock: MakeClock, monkeypatch: pytest.MonkeyPatch) -> 
         server.delete()
 
 
-def test_a_database_whose_clock_jumps_by_an_hour_has_no_effect(server_and_clock, make_fleet: MakeFleet):
+def test_a_database_whose_clock_jumps_by_an_hour_has_no_effect(
+    server_and_clock, make_fleet: MakeFleet
+):
     server, clock = server_and_clock
     dsn = make_database(server)
     fleet = make_fleet(STEADY, dsn=dsn)
@@ -87,7 +95,9 @@ def test_a_database_whose_clock_jumps_by_an_hour_has_no_effect(server_and_clock,
     assert fleet.begun(orphans, killed, 20) <= fleet.takeover_sec
 
 
-def test_workers_whose_clocks_jump_by_an_hour_notice_nothing(make_clock: MakeClock, make_fleet: MakeFleet):
+def test_workers_whose_clocks_jump_by_an_hour_notice_nothing(
+    make_clock: MakeClock, make_fleet: MakeFleet
+):
     (fast, fasts), (slow, slows) = make_clock(), make_clock()
     fleet = make_fleet(STEADY)
     fleet.launch("a", environment=fasts)

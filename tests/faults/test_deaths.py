@@ -1,4 +1,5 @@
-"""SIGKILL: of a worker, of the leader, of two at once, of one in the middle of a fenced transaction."""
+"""SIGKILL: of a worker, of the leader, of two at once, of one in the middle of a fenced
+transaction."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ from tests.faults.fleet import SLACK_SEC, Fleet
 
 WORKERS = ("a", "b", "c", "d")
 
-somewhere = pytest.mark.parametrize("far", [False, True], ids=["on one host", "on hosts of their own"])
-"""Workers on one host see each other's processes end; others wait until the dead must have stopped."""
+somewhere = pytest.mark.parametrize(
+    "far", [False, True], ids=["on one host", "on hosts of their own"]
+)
+"""Workers on one host see each other's processes end; others wait until the dead must have
+stopped."""
 
 
 def takeover_sec(fleet: Fleet, far: bool) -> float:
@@ -19,8 +23,12 @@ def takeover_sec(fleet: Fleet, far: bool) -> float:
 
 
 @somewhere
-@pytest.mark.parametrize("ranks", [(3,), (0,), (0, 1)], ids=["a worker", "the leader", "the leader and the next in age"])
-def test_what_killed_workers_owned_is_worked_on_again_in_time(make_fleet: MakeFleet, far: bool, ranks: tuple[int, ...]):
+@pytest.mark.parametrize(
+    "ranks", [(3,), (0,), (0, 1)], ids=["a worker", "the leader", "the leader and the next in age"]
+)
+def test_what_killed_workers_owned_is_worked_on_again_in_time(
+    make_fleet: MakeFleet, far: bool, ranks: tuple[int, ...]
+):
     fleet = make_fleet(QUICK)
     fleet.start(*WORKERS, far=far)
     by_age = fleet.by_age()
@@ -35,8 +43,11 @@ def test_what_killed_workers_owned_is_worked_on_again_in_time(make_fleet: MakeFl
 
 
 @somewhere
-def test_a_dead_workers_last_commit_comes_before_the_takeover_which_waits_for_its_fence(make_fleet: MakeFleet, far: bool):
-    """Its COMMIT is on the way when it dies, and the server gets to it only when the others have taken over."""
+def test_a_dead_workers_last_commit_comes_before_the_takeover_which_waits_for_its_fence(
+    make_fleet: MakeFleet, far: bool
+):
+    """Its COMMIT is on the way when it dies, and the server gets to it only when the others have
+    taken over."""
     fleet = make_fleet(QUICK)
     fleet.start("a", "b", "c", far=far)
     victim = next(name for name in ("a", "b", "c") if name != fleet.leader())
@@ -46,11 +57,21 @@ def test_a_dead_workers_last_commit_comes_before_the_takeover_which_waits_for_it
     fleet.until(lambda: fleet[victim].said("said", "holding", task), 5, "the fence is held")
     _, held_since, _, _, epoch = fleet[victim].said("said", "holding", task)[0]
     killed = fleet.kill(victim)
-    assert fleet.begun(others, killed, 20) <= takeover_sec(fleet, far), "the other tokens do not wait for the fence"
-    committed = "SELECT count(*) FROM effect WHERE worker = %s AND task = %s AND epoch = %s AND n > %s"
+    assert fleet.begun(others, killed, 20) <= takeover_sec(fleet, far), (
+        "the other tokens do not wait for the fence"
+    )
+    committed = (
+        "SELECT count(*) FROM effect WHERE worker = %s AND task = %s AND epoch = %s AND n > %s"
+    )
     heard_of = max((n for *_, n in fleet[victim].said("commit", task)), default=0)
-    fleet.until(lambda: fleet.value(committed, victim, task, epoch, heard_of), 10, "its last words are committed")
+    fleet.until(
+        lambda: fleet.value(committed, victim, task, epoch, heard_of),
+        10,
+        "its last words are committed",
+    )
     committed_at = fleet.now()
     fleet.begun([task], killed, 10)
-    began = min(t for member in fleet.running() for _, t, *_ in member.said("begin", task, since=killed))
+    began = min(
+        t for member in fleet.running() for _, t, *_ in member.said("begin", task, since=killed)
+    )
     assert held_since + outlasts <= began <= committed_at + 1 + SLACK_SEC

@@ -1,4 +1,5 @@
-"""The judge of the fault tests finds what must never be: each history here is wrong in one way, or in none."""
+"""The judge of the fault tests finds what must never be: each history here is wrong in one way, or
+in none."""
 
 from __future__ import annotations
 
@@ -6,7 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.history import Act, Commit, History, Pause, Stay, TokenState, acts, judge, line, parse, read
+from tests.faults.history import (
+    Act,
+    Commit,
+    History,
+    Pause,
+    Stay,
+    TokenState,
+    acts,
+    judge,
+    line,
+    parse,
+    read,
+)
 
 
 def good() -> History:
@@ -18,10 +31,20 @@ def good() -> History:
             Stay("c", 1, 7, began=30.0, held_until=40.0),
             Stay("a", 2, 5, began=0.0, held_until=40.0),
         ],
-        acts=[Act("a", 1, 5, 1.0, 1.1), Act("a", 1, 5, 10.0, 25.0), Act("b", 1, 6, 21.0, 21.1), Act("c", 1, 7, 31.0, 31.1)],
+        acts=[
+            Act("a", 1, 5, 1.0, 1.1),
+            Act("a", 1, 5, 10.0, 25.0),
+            Act("b", 1, 6, 21.0, 21.1),
+            Act("c", 1, 7, 31.0, 31.1),
+        ],
         commits=[Commit(1, 1, 5, "a", 5), Commit(1, 2, 6, "b", 6), Commit(1, 3, 7, "c", 7)],
         acknowledged=[Commit(1, 1, 5, "a", 5), Commit(1, 3, 7, "c", 7)],
-        tokens=[TokenState(1, "A", 5), TokenState(1, None, 6), TokenState(1, "B", 7), TokenState(1, "B", 7)],
+        tokens=[
+            TokenState(1, "A", 5),
+            TokenState(1, None, 6),
+            TokenState(1, "B", 7),
+            TokenState(1, "B", 7),
+        ],
         pauses=[Pause("a", 10.05, 24.9)],
     )
 
@@ -61,7 +84,10 @@ def without(part: str, index: int) -> History:
         (without("pauses", 0), "nothing had stopped it"),
         (change("commits", 0, epoch_at_commit=6), "committed by a former owner"),
         (change("commits", 0, epoch_at_commit=None), "committed by a former owner"),
-        (change("commits", 2, epoch=5, epoch_at_commit=5, worker="a"), "committed out of epoch order"),
+        (
+            change("commits", 2, epoch=5, epoch_at_commit=5, worker="a"),
+            "committed out of epoch order",
+        ),
         (change("commits", 1, epoch=5, epoch_at_commit=5), "two workers committed in one epoch"),
         (change("commits", 2, n=4), "missing or double"),
         (without("commits", 0), "missing or double"),
@@ -77,9 +103,16 @@ def test_it_is_found(history: History, found: str):
 
 
 def test_a_stay_lasts_until_the_last_check_that_said_yes_or_the_end_of_work_under_a_lease(tmp_path):
-    log = b'["begin", 1.0, 7, 3]\n["end", 9.0, 7, 3, false]\n["begin", 11.0, 8, 3]\n["end", 12.5, 8, 3, true]\n'
+    log = (
+        b'["begin", 1.0, 7, 3]\n["end", 9.0, 7, 3, false]\n'
+        b'["begin", 11.0, 8, 3]\n["end", 12.5, 8, 3, true]\n'
+    )
     effects = tmp_path / "effects"
-    effects.write_bytes(b"".join(line(Act("a", *act)) for act in ((7, 3, 2.0, 2.1), (7, 3, 5.0, 8.0), (8, 3, 11.5, 11.6))))
+    effects.write_bytes(
+        b"".join(
+            line(Act("a", *act)) for act in ((7, 3, 2.0, 2.1), (7, 3, 5.0, 8.0), (8, 3, 11.5, 11.6))
+        )
+    )
 
     class Nothing:
         def execute(self, query: str) -> list[tuple]:

@@ -1,4 +1,5 @@
-"""Faults in a cluster whose workers have different times, as in a rolling deploy that changes them."""
+"""Faults in a cluster whose workers have different times, as in a rolling deploy that changes
+them."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ QUICK = {"heartbeat_interval_sec": 0.4, "heartbeat_timeout_sec": 1.5}
 SLOW = {"heartbeat_interval_sec": 1.5, "heartbeat_timeout_sec": 5.0}
 
 
-@pytest.mark.parametrize(("cut_off", "others"), [(SLOW, QUICK), (QUICK, SLOW)], ids=["slow", "quick"])
+@pytest.mark.parametrize(
+    ("cut_off", "others"), [(SLOW, QUICK), (QUICK, SLOW)], ids=["slow", "quick"]
+)
 @pytest.mark.parametrize("leads", [False, True], ids=["follows", "leads"])
-def test_a_worker_that_is_cut_off_is_replaced_after_its_own_timeout_whatever_those_of_the_others_are(
+def test_a_worker_that_is_cut_off_is_replaced_after_its_own_timeout_whatever_those_of_the_others_are(  # noqa: E501
     make_fleet: MakeFleet, make_proxy, cut_off, others, leads
 ):
     proxy, way = make_proxy()
@@ -32,7 +35,8 @@ def test_a_worker_that_is_cut_off_is_replaced_after_its_own_timeout_whatever_tho
     fleet.leave("first")
     fleet.even(10)
     assert (fleet.leader() == "c") == leads
-    fleet.watch(2 * SLOW["heartbeat_timeout_sec"])  # nobody is taken for dead meanwhile, whoever watches whom
+    # Nobody is taken for dead meanwhile, whoever watches whom.
+    fleet.watch(2 * SLOW["heartbeat_timeout_sec"])
     orphans = fleet["c"].state[3]
     fleet["c"].cut = True
     cut_at = fleet.now()
@@ -41,7 +45,13 @@ def test_a_worker_that_is_cut_off_is_replaced_after_its_own_timeout_whatever_tho
     timeout_sec, interval_sec = cut_off["heartbeat_timeout_sec"], cut_off["heartbeat_interval_sec"]
     assert took <= timeout_sec + 1 + SLACK_SEC
     assert took > 0.8 * timeout_sec - interval_sec, "nobody was taken for dead"
-    rejoined = [line for m in fleet.members.values() if m.name != "c" for line in m.diary() if "joins anew" in line]
+    rejoined = [
+        line
+        for m in fleet.members.values()
+        if m.name != "c"
+        for line in m.diary()
+        if "joins anew" in line
+    ]
     assert rejoined == []
     proxy.restore()
     fleet["c"].cut = False
@@ -77,7 +87,9 @@ def replicated() -> Iterator[tuple[EmbeddedPostgres, Standby, str]]:
         yield primary, standby, make_conninfo(dsn, **hosts, target_session_attrs="read-write")
 
 
-@pytest.mark.parametrize(("cut_off", "others"), [(SLOW, QUICK), (QUICK, SLOW)], ids=["slow", "quick"])
+@pytest.mark.parametrize(
+    ("cut_off", "others"), [(SLOW, QUICK), (QUICK, SLOW)], ids=["slow", "quick"]
+)
 def test_after_a_failover_the_lease_of_a_slow_worker_that_is_cut_off_is_waited_for(
     replicated, make_fleet: MakeFleet, cut_off, others
 ):
@@ -98,5 +110,7 @@ def test_after_a_failover_the_lease_of_a_slow_worker_that_is_cut_off_is_waited_f
     bound_sec = SLOW["heartbeat_timeout_sec"]
     assert bound_sec - 2 < took <= bound_sec + 2 + SLACK_SEC
     with psycopg.connect(dsn) as connection:
-        row = connection.execute("SELECT longest_wait, longest_allowed, generation > 1 FROM sync_cluster").fetchone()
+        row = connection.execute(
+            "SELECT longest_wait, longest_allowed, generation > 1 FROM sync_cluster"
+        ).fetchone()
     assert row == (bound_sec, bound_sec, True)

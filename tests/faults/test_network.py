@@ -1,8 +1,9 @@
 """What a network can do between a worker and PostgreSQL.
 
-Each fault is brought about in two ways: by a proxy, which can hold back what is on the way and break connections, and on a wire
-between two network namespaces, where packets are lost and what is left of TCP's own patience shows. There, all workers are on
-one machine and see each other's processes: who is cut off is not dead.
+Each fault is brought about in two ways: by a proxy, which can hold back what is on the way and
+break connections, and on a wire between two network namespaces, where packets are lost and what is
+left of TCP's own patience shows. There, all workers are on one machine and see each other's
+processes: who is cut off is not dead.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Network = Proxy | Wire
 MakeNetwork = Callable[[], tuple[Network, Way]]
 
 long = pytest.mark.long
-on_both = pytest.mark.parametrize("kind", ["proxy", pytest.param("wire", marks=long)], indirect=True)
+on_both = pytest.mark.parametrize(
+    "kind", ["proxy", pytest.param("wire", marks=long)], indirect=True
+)
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def dsn(kind: str, request: pytest.FixtureRequest) -> str:
-    return make_database(request.getfixturevalue({"proxy": "postgres", "wire": "wired_postgres"}[kind]))
+    return make_database(
+        request.getfixturevalue({"proxy": "postgres", "wire": "wired_postgres"}[kind])
+    )
 
 
 @pytest.fixture
@@ -39,8 +44,11 @@ def make_network(kind: str, request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"make_{kind}")
 
 
-def three_of_which_one_is_behind(fleet: Fleet, make_network: MakeNetwork, *, leads: bool = False) -> Network:
-    """Workers a, b and c, of which c reaches the tables through the network. It is the oldest if it is to lead."""
+def three_of_which_one_is_behind(
+    fleet: Fleet, make_network: MakeNetwork, *, leads: bool = False
+) -> Network:
+    """Workers a, b and c, of which c reaches the tables through the network. It is the oldest if it
+    is to lead."""
     network, way = make_network()
     far = isinstance(network, Proxy)
     if leads:
@@ -87,7 +95,7 @@ def test_a_worker_that_is_cut_off_stops_when_its_lease_ends_and_is_replaced_afte
 
 
 @pytest.mark.parametrize("kind", ["wire"], indirect=True)
-def test_a_worker_that_is_killed_while_it_is_cut_off_is_replaced_at_once_by_those_who_see_its_process_end(
+def test_a_worker_that_is_killed_while_it_is_cut_off_is_replaced_at_once_by_those_who_see_its_process_end(  # noqa: E501
     make_fleet: MakeFleet, make_network: MakeNetwork
 ):
     """The server hears nothing of its end, and has its sessions still."""
@@ -99,7 +107,9 @@ def test_a_worker_that_is_killed_while_it_is_cut_off_is_replaced_at_once_by_thos
 
 
 @on_both
-def test_answers_that_take_a_fifth_of_the_timeout_cost_nobody_anything(make_fleet: MakeFleet, make_network: MakeNetwork):
+def test_answers_that_take_a_fifth_of_the_timeout_cost_nobody_anything(
+    make_fleet: MakeFleet, make_network: MakeNetwork
+):
     """Three seconds with the default times."""
     fleet = make_fleet(STEADY)
     network = three_of_which_one_is_behind(fleet, make_network)
@@ -120,11 +130,15 @@ def test_a_worker_whose_packets_take_longer_than_its_lease_stops_and_is_replaced
     slow_at = fleet.now()
     network.delay(fleet.timeout_sec)
     took = fleet.begun(orphans, slow_at, 20)
-    assert took <= fleet.takeover_sec + fleet.interval_sec + fleet.timeout_sec, "the last beat came so late"
+    assert took <= fleet.takeover_sec + fleet.interval_sec + fleet.timeout_sec, (
+        "the last beat came so late"
+    )
     assert fleet.last_act("c") <= slow_at + fleet.lease_sec
     network.delay(0)
     fleet["c"].cut = False
-    assert fleet.even(15) <= 2 * fleet.timeout_sec + 2 + SLACK_SEC, "it is back by itself, once the slow packets are through"
+    assert fleet.even(15) <= 2 * fleet.timeout_sec + 2 + SLACK_SEC, (
+        "it is back by itself, once the slow packets are through"
+    )
     assert not fleet.judge().unfenced_overlaps
 
 

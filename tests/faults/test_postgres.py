@@ -19,21 +19,29 @@ DEFAULT = {"heartbeat_interval_sec": 5.0, "heartbeat_timeout_sec": 15.0}
 
 @contextmanager
 def frozen(fleet: Fleet, pid: int) -> Iterator[None]:
-    """A server process that does not run. It is stopped between two transactions: in one, it would keep its locks from all."""
+    """A server process that does not run. It is stopped between two transactions: in one, it would
+    keep its locks from all."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        fleet.until(lambda: stopped_idle(fleet, pid), 5, "the server process is stopped outside a transaction")
+        fleet.until(
+            lambda: stopped_idle(fleet, pid),
+            5,
+            "the server process is stopped outside a transaction",
+        )
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
 
 
 def stopped_idle(fleet: Fleet, pid: int) -> bool:
-    """Whether it has stopped, and holds no lock; if it holds one, it runs on until the next look."""
+    """Whether it has stopped, and holds no lock; if it holds one, it runs on until the next
+    look."""
     if Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "T":
         os.kill(pid, signal.SIGSTOP)
         return False
-    holds_locks = fleet.admin.execute("SELECT 1 FROM pg_locks WHERE pid = %s LIMIT 1", [pid]).fetchone()
+    holds_locks = fleet.admin.execute(
+        "SELECT 1 FROM pg_locks WHERE pid = %s LIMIT 1", [pid]
+    ).fetchone()
     if holds_locks:
         os.kill(pid, signal.SIGCONT)
     return not holds_locks
@@ -45,7 +53,9 @@ def sessions_are_back(fleet: Fleet, than: dict[str, int] | None = None) -> Calla
     def back() -> bool:
         listeners = fleet.sessions("listener")
         renewed = all(listeners.get(name) != pid for name, pid in (than or {}).items())
-        return renewed and len(listeners) == len(fleet.sessions("heartbeat")) == len(fleet.running())
+        return renewed and len(listeners) == len(fleet.sessions("heartbeat")) == len(
+            fleet.running()
+        )
 
     return back
 
@@ -89,7 +99,9 @@ def test_sessions_that_are_terminated_are_replaced_and_no_token_moves(make_fleet
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart_of_postgresql_moves_no_token(make_fleet: MakeFleet, postgres: EmbeddedPostgres, mode):
+def test_a_restart_of_postgresql_moves_no_token(
+    make_fleet: MakeFleet, postgres: EmbeddedPostgres, mode
+):
     fleet = make_fleet(STEADY)
     fleet.start("a", "b", "c")
     with fleet.no_token_moves():
@@ -102,7 +114,9 @@ def test_a_restart_of_postgresql_moves_no_token(make_fleet: MakeFleet, postgres:
 
 
 @pytest.mark.long
-def test_with_the_default_times_all_are_back_a_second_after_postgresql_is(make_fleet: MakeFleet, postgres: EmbeddedPostgres):
+def test_with_the_default_times_all_are_back_a_second_after_postgresql_is(
+    make_fleet: MakeFleet, postgres: EmbeddedPostgres
+):
     """It was away for long enough that tries to connect have become rare."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c")
@@ -135,7 +149,9 @@ def test_all_stop_when_postgresql_is_away_for_longer_than_the_lease_and_go_on_wh
     assert fleet.tokens() == before, "each is still whose it was"
 
 
-def test_all_stop_when_postgresql_is_read_only_for_longer_than_the_lease_and_go_on_afterwards(make_fleet: MakeFleet):
+def test_all_stop_when_postgresql_is_read_only_for_longer_than_the_lease_and_go_on_afterwards(
+    make_fleet: MakeFleet,
+):
     fleet = make_fleet(QUICK)
     fleet.start("a", "b", "c")
     before = fleet.tokens()
@@ -156,7 +172,8 @@ def test_all_stop_when_postgresql_is_read_only_for_longer_than_the_lease_and_go_
 
 
 def test_a_full_disk_loses_nothing_and_moves_nothing(small_disk, make_fleet: MakeFleet):
-    """The database's own disk; PostgreSQL itself stops when the disk of its log is full, and then it is away."""
+    """The database's own disk; PostgreSQL itself stops when the disk of its log is full, and then
+    it is away."""
     dsn, disk = small_disk
     fleet = make_fleet(STEADY, dsn=dsn)
     fleet.start("a", "b", "c", write_every_sec=0.1)

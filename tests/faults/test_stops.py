@@ -1,4 +1,5 @@
-"""SIGSTOP, and an event loop that user code blocks: a worker that does not know that time has passed."""
+"""SIGSTOP, and an event loop that user code blocks: a worker that does not know that time has
+passed."""
 
 from __future__ import annotations
 
@@ -10,10 +11,19 @@ from jobsync_async.core.heartbeat_schedule import SETTLING
 from tests.faults.conftest import DEFAULT, QUICK, MakeFleet
 from tests.faults.fleet import SLACK_SEC, Fleet
 
-NOTHING = {"owns": False, "claim": False, "filtered": 0, "tokens": 0, "healthy": False, "leads": False}
+NOTHING = {
+    "owns": False,
+    "claim": False,
+    "filtered": 0,
+    "tokens": 0,
+    "healthy": False,
+    "leads": False,
+}
 
 
-def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wake(make_fleet: MakeFleet):
+def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wake(
+    make_fleet: MakeFleet,
+):
     """The leader and another one are stopped for three timeouts."""
     fleet = make_fleet(QUICK)
     fleet.start("a", "b", "c", "d")
@@ -30,11 +40,17 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
     fleet.even(10)
     for name in sleepers:
         fleet.until(lambda name=name: fleet[name].said("said", "fence"), 5, "the fence was asked")
-        assert fleet[name].said("said", "fence")[0][3:] == [False, False], "neither the claim nor the fence says yes"
-        for _, _, task, epoch in [e for e in fleet[name].said("begin", since=resumed) if e[2] in taken_over]:
+        assert fleet[name].said("said", "fence")[0][3:] == [False, False], (
+            "neither the claim nor the fence says yes"
+        )
+        for _, _, task, epoch in [
+            e for e in fleet[name].said("begin", since=resumed) if e[2] in taken_over
+        ]:
             assert epoch > taken_over[task][1], "what it begins it has got anew"
     report = fleet.judge()
-    assert len(report.unfenced_overlaps) <= len(sleepers), "one act can be between its check and its effect"
+    assert len(report.unfenced_overlaps) <= len(sleepers), (
+        "one act can be between its check and its effect"
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,12 +61,15 @@ def test_stopped_workers_are_replaced_and_commit_and_start_nothing_when_they_wak
         pytest.param((1,), id="the next in age", marks=pytest.mark.long),
     ],
 )
-def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(make_fleet: MakeFleet, ages: Sequence[int]):
+def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_timeout(
+    make_fleet: MakeFleet, ages: Sequence[int]
+):
     """Each is stopped right after its next heartbeat: then there is most to wait for."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c", "d")
     names = [fleet.by_age()[age] for age in ages]
-    fleet.watch(SETTLING * fleet.interval_sec)  # each has come to its moment in the leader's interval
+    # Each has come to its moment in the leader's interval.
+    fleet.watch(SETTLING * fleet.interval_sec)
     stopped = {}
     for name in names:
         until_it_beats(fleet, name)
@@ -61,8 +80,11 @@ def test_with_default_times_stopped_workers_are_replaced_a_second_after_the_time
     fleet.even(10)
 
 
-def test_with_default_times_a_worker_that_has_just_joined_is_replaced_as_soon(make_fleet: MakeFleet):
-    """On the way to their place its beats are far from the leader's: the next one comes shortly after the leader's look."""
+def test_with_default_times_a_worker_that_has_just_joined_is_replaced_as_soon(
+    make_fleet: MakeFleet,
+):
+    """On the way to their place its beats are far from the leader's: the next one comes shortly
+    after the leader's look."""
     fleet = make_fleet(DEFAULT)
     fleet.start("a", "b", "c")
     until_it_beats(fleet, fleet.leader())

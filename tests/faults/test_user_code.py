@@ -14,7 +14,8 @@ from tests.faults.fleet import SLACK_SEC, Fleet
 
 @contextmanager
 def heartbeats_on_time(fleet: Fleet, name: str) -> Iterator[None]:
-    """Notes when each of a worker's heartbeats was committed while the block runs: none comes late."""
+    """Notes when each of a worker's heartbeats was committed while the block runs: none comes
+    late."""
     fleet.admin.execute("CREATE TABLE beats (at double precision)")
     fleet.admin.execute(
         f"""CREATE FUNCTION note_beat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -23,7 +24,8 @@ def heartbeats_on_time(fleet: Fleet, name: str) -> Iterator[None]:
                 END IF;
                 RETURN NULL;
             END $$;
-            CREATE TRIGGER note_beat AFTER UPDATE ON sync_node FOR EACH ROW EXECUTE FUNCTION note_beat()""".encode()
+            CREATE TRIGGER note_beat AFTER UPDATE ON sync_node
+                FOR EACH ROW EXECUTE FUNCTION note_beat()""".encode()
     )
     yield
     times = [at for (at,) in fleet.admin.execute("SELECT at FROM beats ORDER BY at")]
@@ -39,7 +41,8 @@ def test_calls_that_use_up_every_pooled_connection_delay_no_heartbeat(make_fleet
         with heartbeats_on_time(fleet, "a"), fleet.no_token_moves():
             fleet.tell("a", "call_in_crowds", seconds=3, callers=40)
             waiting = """SELECT count(*) FROM pg_stat_activity
-                         WHERE application_name LIKE 'jobsync_async %% a calls' AND wait_event = 'relation'"""
+                         WHERE application_name LIKE 'jobsync_async %% a calls'
+                             AND wait_event = 'relation'"""
             fleet.until(lambda: fleet.value(waiting) >= 4, 5, "every connection is in use")
             fleet.until(lambda: fleet["a"].said("said", "called"), 20, "the calls have ended")
 

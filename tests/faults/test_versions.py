@@ -1,4 +1,5 @@
-"""Real workers of 0.1.0 beside today's: one by one to the new version and back, and what is refused when it must be."""
+"""Real workers of 0.1.0 beside today's: one by one to the new version and back, and what is refused
+when it must be."""
 
 from __future__ import annotations
 
@@ -90,17 +91,28 @@ def test_four_workers_of_0_1_0_are_replaced_one_by_one_by_todays_and_back_under_
     same = replace(fleet, "old", "same", nursery=old, **work)  # a deploy as any, to compare with
     assert layout(fleet) == (1, 1)
     there = replace(fleet, "same", "new", **work)
-    assert layout(fleet) == (1, LAYOUT), "the first new worker expands the tables, and 0.1.0 may still come"
+    assert layout(fleet) == (1, LAYOUT), (
+        "the first new worker expands the tables, and 0.1.0 may still come"
+    )
     back = replace(fleet, "new", "again", nursery=old, **work)
-    fleet.until(lambda: all(m.said("said", "batch is done", 0) for m in fleet.running()), 60, "the batch is done")
+    fleet.until(
+        lambda: all(m.said("said", "batch is done", 0) for m in fleet.running()),
+        60,
+        "the batch is done",
+    )
     fleet.judge()
     pieces = [piece for member in fleet.members.values() for _, _, piece in member.said("piece")]
     assert set(pieces) == set(range(PIECES))
     assert fleet.value("SELECT count(*) FROM sync_audit") == PIECES
     assert not [m.name for m in fleet.members.values() if m.said("state", False) and not m.dead]
     usual, to_new, to_old = (longest_pause(fleet.past, *times) for times in (same, there, back))
-    print(f"longest pause of a task: {usual:.2f} s old to old, {to_new:.2f} s old to new, {to_old:.2f} s new to old")
-    assert max(to_new, to_old) <= usual + 1, "a deploy between versions takes no longer pauses than one within a version"
+    print(
+        f"longest pause of a task: {usual:.2f} s old to old, {to_new:.2f} s old to new, "
+        f"{to_old:.2f} s new to old"
+    )
+    assert max(to_new, to_old) <= usual + 1, (
+        "a deploy between versions takes no longer pauses than one within a version"
+    )
 
 
 @pytest.mark.long
@@ -146,7 +158,8 @@ def test_no_worker_of_0_1_0_loses_its_lease_while_the_tables_are_expanded_behind
 def test_a_worker_of_0_1_0_is_refused_once_the_tables_are_contracted_also_one_that_slept_meanwhile(
     make_fleet: MakeFleet, old: Nursery, old_dsn: str
 ):
-    """It opened the tables before, was expired, and would make its row anew without another look at the version."""
+    """It opened the tables before, was expired, and would make its row anew without another look at
+    the version."""
     fleet = make_fleet(QUICK, dsn=old_dsn)
     fleet.start("old", nursery=old)
     fleet.start("new")
@@ -181,12 +194,18 @@ def test_a_start_of_0_1_0_under_the_name_of_a_dead_worker_of_todays_is_seen_as_w
     fleet = make_fleet(QUICK, dsn=old_dsn)
     fleet.start("one", nursery=old)
     fleet.start("two")
-    told = "SELECT CASE WHEN said_by = incarnation THEN library END FROM sync_node WHERE name = 'two'"
+    told = (
+        "SELECT CASE WHEN said_by = incarnation THEN library END FROM sync_node WHERE name = 'two'"
+    )
     assert fleet.value(told) == __version__
     fleet.kill("two")
     fleet.forget("two")
     fleet.launch("two", nursery=old)
-    fleet.until(lambda: any(pid == fleet["two"].pid for _, _, pid in fleet["two"].said("up")), 20, "it took the name over")
+    fleet.until(
+        lambda: any(pid == fleet["two"].pid for _, _, pid in fleet["two"].said("up")),
+        20,
+        "it took the name over",
+    )
     assert fleet.value(told) is None
     refused = contract(old_dsn)
     assert "one (0.1.0)" in refused.stderr

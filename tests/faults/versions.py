@@ -14,14 +14,18 @@ FIRST = "c4ca864"
 
 
 def checked_out(commit: str, folder: Path) -> str | None:
-    """Put the library and its tests into a folder as they were at a commit; None, or why that cannot be had."""
+    """Put the library and its tests into a folder as they were at a commit; None, or why that
+    cannot be had."""
     archive = ["git", "-C", str(ROOT), "archive", commit, "jobsync_async", "tests"]
     try:
         done = subprocess.run(archive, capture_output=True, check=False, timeout=60)
     except FileNotFoundError:
         return "git is not installed"
     if done.returncode != 0:
-        return f"the repository's history does not reach back to {commit}: {done.stderr.decode().strip()}"
+        return (
+            f"the repository's history does not reach back to {commit}: "
+            f"{done.stderr.decode().strip()}"
+        )
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
         tar.extractall(folder, filter="data")
     return None
@@ -35,4 +39,6 @@ def tables_of(folder: Path) -> str:
         "print(creation_script(CoordinationConfig()))"
     )
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    ).stdout

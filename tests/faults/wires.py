@@ -1,8 +1,10 @@
-"""Hosts on one machine: network namespaces, and between two of them a wire that does what it is told.
+"""Hosts on one machine: network namespaces, and between two of them a wire that does what it is
+told.
 
-Unlike with `proxy.py`, packets are really lost here: TCP sends them again, gives up, and knows nothing of the other end.
-The wire is made of two TUN devices and a thread of the test's process that takes each IP packet from the one to the other, or
-does not. That needs root, `ip` and /dev/net/tun, but neither a firewall's tools nor the kernel's netem, which many lack.
+Unlike with `proxy.py`, packets are really lost here: TCP sends them again, gives up, and knows
+nothing of the other end. The wire is made of two TUN devices and a thread of the test's process
+that takes each IP packet from the one to the other, or does not. That needs root, `ip` and
+/dev/net/tun, but neither a firewall's tools nor the kernel's netem, which many lack.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def why_not() -> str | None:
 
 
 def enter(namespace: str | int) -> None:
-    """Let the calling thread, and what it starts, live in the network namespace that this path or descriptor stands for."""
+    """Let the calling thread, and what it starts, live in the network namespace that this path or
+    descriptor stands for."""
     if isinstance(namespace, int):
         _call("setns", namespace, _CLONE_NEWNET)
         return
@@ -74,7 +77,8 @@ def _call(function: str, *arguments: int) -> None:
 class Namespace:
     """A network that nobody else is in, with only a loopback device. Use it as a context manager.
 
-    It has no name that could stay behind: the kernel ends it with the last process that lives in it or holds it open.
+    It has no name that could stay behind: the kernel ends it with the last process that lives in it
+    or holds it open.
     """
 
     def __enter__(self) -> Self:
@@ -85,7 +89,12 @@ class Namespace:
         self.ip("link", "set", "lo", "up")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         os.close(self._descriptor)
 
     @property
@@ -95,7 +104,8 @@ class Namespace:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """What the calling thread connects to, listens on and starts in the block is in this network."""
+        """What the calling thread connects to, listens on and starts in the block is in this
+        network."""
         with _stay_here():
             enter(self._descriptor)
             yield
@@ -103,7 +113,9 @@ class Namespace:
     def ip(self, *arguments: str) -> None:
         """Run `ip` in it."""
         with self.inside():
-            subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True, timeout=20)
+            subprocess.run(
+                ["ip", *arguments], capture_output=True, text=True, check=True, timeout=20
+            )
 
 
 @contextmanager
@@ -118,8 +130,8 @@ def _stay_here() -> Iterator[None]:
 
 
 class ServerOnAWire(EmbeddedPostgres):
-    """A server in a namespace of its own. Workers reach it by wires; its `dsn` is a socket in the file system, which leads
-    there from everywhere and is no matter of networks."""
+    """A server in a namespace of its own. Workers reach it by wires; its `dsn` is a socket in the
+    file system, which leads there from everywhere and is no matter of networks."""
 
     def __init__(self, host: Namespace, sockets: Path) -> None:
         super().__init__({"listen_addresses": "*", "unix_socket_directories": str(sockets)})
@@ -154,7 +166,9 @@ class Wire:
     def __init__(self, near: Namespace, far: Namespace) -> None:
         number = next(_numbers)
         network = f"{_NETWORK}.{number // 64 % 256}"
-        self.near_address, self.far_address = (f"{network}.{number % 64 * 4 + host}" for host in (1, 2))
+        self.near_address, self.far_address = (
+            f"{network}.{number % 64 * 4 + host}" for host in (1, 2)
+        )
         self._device = f"wire{number}"
         self._hosts = (near, far)
         self._open: dict[Direction, bool] = {"up": True, "down": True}
@@ -166,7 +180,9 @@ class Wire:
     def __enter__(self) -> Self:
         self._wake_read, self._wake_write = os.pipe()
         try:
-            for host, address in zip(self._hosts, (self.near_address, self.far_address), strict=True):
+            for host, address in zip(
+                self._hosts, (self.near_address, self.far_address), strict=True
+            ):
                 with host.inside():
                     self._descriptors.append(_tun(self._device))
                 host.ip("address", "add", f"{address}/30", "dev", self._device)
@@ -177,7 +193,12 @@ class Wire:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         os.write(self._wake_write, b"!")
         self._thread.join(10)
         assert not self._thread.is_alive()
@@ -187,7 +208,7 @@ class Wire:
         for descriptor in (self._wake_read, self._wake_write, *self._descriptors):
             os.close(descriptor)
 
-    # -- what the network does ----------------------------------------------------------------------------------------
+    # -- what the network does ---------------------------------------------------------------------
 
     def cut(self, *directions: Direction) -> None:
         """Lose every packet in the directions (default both), and say nothing."""
@@ -203,12 +224,13 @@ class Wire:
         self._delay_sec = seconds
 
     def reset(self) -> None:
-        """Pull the wire out of the near host and put it back: meanwhile it cannot send, and is told so at once."""
+        """Pull the wire out of the near host and put it back: meanwhile it cannot send, and is told
+        so at once."""
         self._hosts[0].ip("link", "set", self._device, "down")
         time.sleep(_PULLED_SEC)
         self._hosts[0].ip("link", "set", self._device, "up")
 
-    # -- inside -----------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         near, far = self._descriptors
@@ -225,7 +247,10 @@ class Wire:
                 with suppress(OSError):  # unplugged
                     packet = os.read(source, _PACKET)
                     if self._open[direction]:
-                        heapq.heappush(on_the_way, (time.monotonic() + self._delay_sec, next(order), target, packet))
+                        heapq.heappush(
+                            on_the_way,
+                            (time.monotonic() + self._delay_sec, next(order), target, packet),
+                        )
                     else:
                         self.lost += 1
             while on_the_way and on_the_way[0][0] <= time.monotonic():
@@ -235,10 +260,13 @@ class Wire:
 
 
 def _tun(name: str) -> int:
-    """A descriptor that reads what is sent out of a new device, and writes what is received there. Closed, both are gone."""
+    """A descriptor that reads what is sent out of a new device, and writes what is received there.
+    Closed, both are gone."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(
+            descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+        )
     except BaseException:
         os.close(descriptor)
         raise

@@ -1,22 +1,23 @@
-"""A worker process for the fault tests: works on the tasks that it owns, and writes down when it did so.
+"""A worker process for the fault tests: works on the tasks that it owns, and writes down when it
+did so.
 
-It is started by the nursery (a fork) or as ``python -m tests.faults.worker SETTINGS``, with its settings as JSON. All times are
-read from a clock that every process on the machine shares. Its log is a file of JSON lists, one a line; `history.py` reads it:
+It is started by the nursery (a fork) or as ``python -m tests.faults.worker SETTINGS``, with its
+settings as JSON. All times are read from a clock that every process on the machine shares. Its log
+is a file of JSON lists, one a line; `history.py` reads it:
 
-    ["up", t, pid]                              joined
-    ["begin", t, task, epoch]                   t: before the check that allowed it
-    ["end", t, task, epoch, holding]            holding: by its own clock the lease still stood
-    ["commit", t, task, epoch, n]               a fenced transaction was acknowledged; t: before its first check
-    ["refused", t, task, epoch]                 the fence said no
-    ["state", t, healthy, leads, [token, ...]]  what the job says of itself, when it changed
-    ["piece", t, id]                            a piece of the batch was begun
-    ["looked", t, who, {...}]                   answers of the job at one moment, asked for by the test
-    ["said", t, word, ...]                      progress of something that the test asked for
-    ["memory", t, kib]                          resident set, now and then
-    ["left", t]; ["failed", t, why]             the last word
+    ["up", t, pid]                              joined ["begin", t, task, epoch]
+    t: before the check that allowed it ["end", t, task, epoch, holding]            holding: by its
+    own clock the lease still stood ["commit", t, task, epoch, n]               a fenced transaction
+    was acknowledged; t: before its first check ["refused", t, task, epoch]                 the
+    fence said no ["state", t, healthy, leads, [token, ...]]  what the job says of itself, when it
+    changed ["piece", t, id]                            a piece of the batch was begun ["looked", t,
+    who, {...}]                   answers of the job at one moment, asked for by the test ["said",
+    t, word, ...]                      progress of something that the test asked for ["memory", t,
+    kib]                          resident set, now and then ["left", t]; ["failed", t, why]
+    the last word
 
-What it does *without* the fence goes to one plain file, shared by all, one line each: time of the check, time of the act,
-worker, task, epoch.
+What it does *without* the fence goes to one plain file, shared by all, one line each: time of the
+check, time of the act, worker, task, epoch.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ CLEANUP_SEC = 0.03
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _WRITE = """
     WITH next AS (UPDATE public.counter SET n = n + 1 WHERE task = %(task)s RETURNING task, n)
-    INSERT INTO public.effect (task, n, epoch, worker) SELECT task, n, %(epoch)s, %(worker)s FROM next RETURNING n
+    INSERT INTO public.effect (task, n, epoch, worker) SELECT task, n, %(epoch)s, %(worker)s
+        FROM next RETURNING n
 """
 
 
 def clock() -> float:
-    """The time that all processes share, in seconds; counts suspend, and no faked or adjusted wall clock changes it."""
+    """The time that all processes share, in seconds; counts suspend, and no faked or adjusted wall
+    clock changes it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -59,9 +62,14 @@ class FaultWorker:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.name: str = settings["name"]
-        if settings["far"]:  # as if on a host of its own: what neighbours can see of each other is not used
+        # As if on a host of its own: what neighbours can see of each other is not used.
+        if settings["far"]:
             process._boot_id = lambda: f"the host of {self.name}"
-        self.job = Job(self.name, CoordinationConfig(dsn=settings["dsn"], **settings["config"]), wait_on_enter=60)
+        self.job = Job(
+            self.name,
+            CoordinationConfig(dsn=settings["dsn"], **settings["config"]),
+            wait_on_enter=60,
+        )
         self.tasks = range(settings["config"]["total_tokens"])
         self._log = os.open(settings["log"], _APPEND, 0o644)
         self._effects = os.open(settings["effects"], _APPEND, 0o644)
@@ -81,7 +89,8 @@ class FaultWorker:
                     for task in (self._tell_state, self._obey, self._work, self._batch):
                         group.start_soon(task)
                     await self._stop.wait()
-                    if self.settings["drains"]:  # what is open is finished, and handed on, before anything is cancelled
+                    # What is open is finished, and handed on, before anything is cancelled.
+                    if self.settings["drains"]:
                         await self.job.drain()
                     group.cancel_scope.cancel()
             self.log("left", clock())
@@ -92,7 +101,7 @@ class FaultWorker:
             if self._connection is not None:
                 await self._connection.close()
 
-    # -- work -----------------------------------------------------------------------------------------------------------
+    # -- work --------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         await self.job.run_owned(self.tasks, self._handle)
@@ -121,7 +130,10 @@ class FaultWorker:
         """An effect that nothing but the check before it keeps exclusive."""
         checked = clock()
         claim.check()
-        os.write(self._effects, history.line(history.Act(self.name, claim.task_id, claim.epoch, checked, clock())))
+        os.write(
+            self._effects,
+            history.line(history.Act(self.name, claim.task_id, claim.epoch, checked, clock())),
+        )
 
     async def _commit(self, claim: Claim) -> None:
         """An effect through the fence. The database may be away: then it is left out."""
@@ -135,7 +147,9 @@ class FaultWorker:
         except psycopg.Error:
             pass  # whether it was committed is not known, and so not claimed
 
-    async def _transaction(self, connection: psycopg.AsyncConnection[Any], claim: Claim, sleep_sec: float = 0) -> None:
+    async def _transaction(
+        self, connection: psycopg.AsyncConnection[Any], claim: Claim, sleep_sec: float = 0
+    ) -> None:
         checked = clock()
         async with connection.transaction():
             await self.job.fence(connection, claim)
@@ -159,7 +173,10 @@ class FaultWorker:
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         """The user's own way to the database, which the test does not cut."""
         return await psycopg.AsyncConnection.connect(
-            self.settings["direct_dsn"], autocommit=True, application_name=f"user {self.name}", connect_timeout=3
+            self.settings["direct_dsn"],
+            autocommit=True,
+            application_name=f"user {self.name}",
+            connect_timeout=3,
         )
 
     async def _batch(self) -> None:
@@ -171,11 +188,13 @@ class FaultWorker:
             self.log("said", clock(), "batch is done", len(result.failed))
 
     def _beside(self, task: int) -> int:
-        """Another task on the same token: a worker works on one task once at a time, and `_work` is at work on the first."""
+        """Another task on the same token: a worker works on one task once at a time, and `_work` is
+        at work on the first."""
         return task + len(self.tasks)
 
     def _first_piece(self) -> int:
-        """The first id of the batch: the one that was given, else the first beside those of `_work`."""
+        """The first id of the batch: the one that was given, else the first beside those of
+        `_work`."""
         given = self.settings["batch_from"]
         return self._beside(0) if given is None else int(given)
 
@@ -183,7 +202,7 @@ class FaultWorker:
         self.log("piece", clock(), claim.task_id - self._first_piece())
         await anyio.sleep(0.05)
 
-    # -- what is told -----------------------------------------------------------------------------------------------------
+    # -- what is told ------------------------------------------------------------------------------
 
     async def _tell_state(self) -> None:
         job, last, memory_at = self.job, None, 0.0
@@ -214,10 +233,15 @@ class FaultWorker:
         await getattr(self, f"do_{command.pop('do')}")(**command)
 
     async def do_block(self, seconds: float) -> None:
-        """Block the event loop inside a claim, and look at once: here, and in a task that was ready to run all the while."""
+        """Block the event loop inside a claim, and look at once: here, and in a task that was ready
+        to run all the while."""
         task = self._beside(min(self.job.my_tokens))
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(task) as claim, self._turn:  # not in a transaction, whose fence would hold its token up
+            # Not in a transaction, whose fence would hold its token up.
+            async with (
+                self.job.claim(task) as claim,
+                self._turn,
+            ):
                 other = asyncio.ensure_future(self._look("another task", claim))
                 self.log("said", clock(), "blocking")
                 time.sleep(seconds)  # noqa: ASYNC251 - that is the fault
@@ -241,13 +265,17 @@ class FaultWorker:
     async def do_hold_fence(self, task: int, seconds: float) -> None:
         """A user's transaction that takes long, on a connection of its own."""
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
+            async with (
+                self.job.claim(self._beside(task)) as claim,
+                await self._connect() as connection,
+            ):
                 with anyio.CancelScope(shield=True):
                     await self._transaction(connection, claim, seconds)
         self.log("said", clock(), "done", task)
 
     async def do_last_words(self, task: int, seconds: float) -> None:
-        """A fenced transaction whose COMMIT is already on the way to the server, which takes its time to get there."""
+        """A fenced transaction whose COMMIT is already on the way to the server, which takes its
+        time to get there."""
         async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
             await connection.execute("BEGIN")
             await self.job.fence(connection, claim)
@@ -256,9 +284,13 @@ class FaultWorker:
             await connection.execute(f"SELECT pg_sleep({float(seconds)}); COMMIT".encode())
 
     async def do_late_fence(self, task: int) -> None:
-        """Ask the fence, and only the fence, after the process was stopped for more than a second."""
+        """Ask the fence, and only the fence, after the process was stopped for more than a
+        second."""
         with contextlib.suppress(OwnershipLost):
-            async with self.job.claim(self._beside(task)) as claim, await self._connect() as connection:
+            async with (
+                self.job.claim(self._beside(task)) as claim,
+                await self._connect() as connection,
+            ):
                 with anyio.CancelScope(shield=True):
                     self.log("said", clock(), "waiting")
                     before = clock()
@@ -300,7 +332,11 @@ def main(settings: dict[str, Any]) -> None:
     signal.setitimer(signal.ITIMER_REAL, LONGEST_LIFE_SEC)
     if settings["network"]:
         wires.enter(settings["network"])
-    logging.basicConfig(filename=settings["diary"], level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
+    logging.basicConfig(
+        filename=settings["diary"],
+        level=logging.INFO,
+        format="%(relativeCreated)d %(name)s %(message)s",
+    )
     asyncio.run(_run(settings))
 
 

@@ -27,7 +27,8 @@ def quick(make_config) -> CoordinationConfig:
 
 @pytest.fixture(scope="session")
 def jobsync_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with jobsync 1.3.14; skips where that cannot be installed."""
+    """The interpreter of an environment with jobsync 1.3.14; skips where that cannot be
+    installed."""
     return predecessors.environment(tmp_path_factory.mktemp("jobsync") / "venv")
 
 

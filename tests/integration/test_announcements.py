@@ -43,7 +43,8 @@ async def heard(config, dsn) -> AsyncIterator[Callable[[], object]]:
         await connection.execute(f"LISTEN {config.channel}".encode())
 
         async def payloads() -> list[str]:
-            await connection.execute("SELECT")  # whatever was committed before has arrived before the answer
+            # Whatever was committed before has arrived before the answer.
+            await connection.execute("SELECT")
             return [notify.payload async for notify in connection.notifies(timeout=0)]
 
         yield payloads
@@ -63,7 +64,9 @@ async def test_a_join_and_the_first_distribution_name_nobody(join, heard):
     assert await heard() == ["2"]
 
 
-async def test_a_rebalance_names_who_gives_and_who_gets_and_the_last_hand_off_who_has_all(join, heard):
+async def test_a_rebalance_names_who_gives_and_who_gets_and_the_last_hand_off_who_has_all(
+    join, heard
+):
     a = await join("a")
     await a.lead()
     b = await join("b")
@@ -83,7 +86,9 @@ async def test_a_rebalance_names_who_gives_and_who_gets_and_the_last_hand_off_wh
     assert not (await c.read()).coming
 
 
-async def test_a_death_by_the_clock_names_nobody_and_one_that_was_reported_the_receivers(join, heard, admin):
+async def test_a_death_by_the_clock_names_nobody_and_one_that_was_reported_the_receivers(
+    join, heard, admin
+):
     a, b, c = [await join(name) for name in "abc"]
     await a.lead()
     last = await c.last_beat()

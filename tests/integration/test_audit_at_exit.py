@@ -17,7 +17,9 @@ DAY = dt.date(2026, 1, 2)
 
 async def audited(config) -> list[str]:
     async with await psycopg.AsyncConnection.connect(config.dsn) as connection:
-        cursor = await connection.execute("SELECT task_id FROM sync_audit WHERE date = %s ORDER BY task_id", [DAY])
+        cursor = await connection.execute(
+            "SELECT task_id FROM sync_audit WHERE date = %s ORDER BY task_id", [DAY]
+        )
         return [task for (task,) in await cursor.fetchall()]
 
 
@@ -53,7 +55,9 @@ async def test_stop_does_not_write_what_was_added_for_it_cannot_tell_that_it_was
     assert await audited(config) == []
 
 
-async def test_what_cannot_be_written_in_the_end_is_logged_and_raised_and_the_worker_has_left(config, admin, caplog):
+async def test_what_cannot_be_written_in_the_end_is_logged_and_raised_and_the_worker_has_left(
+    config, admin, caplog
+):
     await admin.execute("ALTER TABLE sync_audit ADD CONSTRAINT never CHECK (false)")
     with pytest.raises(psycopg.errors.CheckViolation):
         async with Job("anna", config, date=DAY) as job:
@@ -72,22 +76,34 @@ async def test_what_cannot_be_written_in_the_end_is_logged_and_raised_and_the_wo
 
                 records.write_audit = refuse
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
-    told = [record for record in caplog.records if "are not written as complete: away" in record.getMessage()]
+    told = [
+        record
+        for record in caplog.records
+        if "are not written as complete: away" in record.getMessage()
+    ]
     assert [record.levelname for record in told] == ["WARNING"]
 
 
 async def test_a_cancellation_while_it_is_written_still_lets_the_worker_leave(config, admin):
     await admin.execute(
-        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN new; END'"
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM "
+        "pg_sleep(0.3); RETURN new; END'"
     )
-    await admin.execute("CREATE TRIGGER slowly BEFORE INSERT ON sync_audit FOR EACH ROW EXECUTE FUNCTION slowly()")
+    await admin.execute(
+        "CREATE TRIGGER slowly BEFORE INSERT ON sync_audit FOR EACH ROW EXECUTE FUNCTION slowly()"
+    )
 
     async def work() -> None:
         async with Job("anna", config, date=DAY) as job:
             await job.add_task("x")
 
     working = asyncio.ensure_future(work())
-    while await (await admin.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'")).fetchone() is None:
+    while (
+        await (
+            await admin.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        ).fetchone()
+        is None
+    ):
         await asyncio.sleep(0.005)
     working.cancel()
     await asyncio.wait([working])
@@ -112,7 +128,9 @@ async def test_a_task_that_was_added_keeps_its_token_here_until_it_is_written(jo
     await anna.add_tasks(range(100))
     held = {anna.task_to_token(task) for task in range(100)}
     (berta,) = await jobs.start("berta")
-    assert not held & berta.my_tokens, "the first half of a rebalance is over, and none of these went"
+    assert not held & berta.my_tokens, (
+        "the first half of a rebalance is over, and none of these went"
+    )
     await anna.write_audit()
     await jobs.even()
     assert held & berta.my_tokens
@@ -139,7 +157,9 @@ async def test_the_loop_of_jobsync_works_no_task_twice_whenever_another_worker_s
     assert done == dict.fromkeys(range(200), 1)
 
 
-async def test_a_token_waits_for_an_added_task_no_longer_than_the_handoff_timeout(make_config, caplog):
+async def test_a_token_waits_for_an_added_task_no_longer_than_the_handoff_timeout(
+    make_config, caplog
+):
     config = make_config(total_tokens=2, hash_function="modulo", handoff_timeout_sec=0.3)
     async with Cluster(config) as jobs:
         (anna,) = await jobs.start("anna")

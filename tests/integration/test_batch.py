@@ -31,7 +31,9 @@ async def test_every_id_is_done_once_by_its_owner(jobs, admin):
 
         return handle
 
-    results = await asyncio.gather(*(job.run_batch(ids, handler_of(name)) for name, job in jobs.jobs.items()))
+    results = await asyncio.gather(
+        *(job.run_batch(ids, handler_of(name)) for name, job in jobs.jobs.items())
+    )
     assert sorted(task for task, _ in done) == ids
     assert await completed(admin) == ids
     for name, result in zip(jobs.jobs, results, strict=True):
@@ -75,7 +77,9 @@ async def test_a_handler_that_raises_is_called_again_and_then_reported_everywher
             raise RuntimeError("as meant")
 
     ids = ["always", "once", *"abc"]
-    results = await asyncio.gather(*(job.run_batch(ids, handle, attempts=2) for job in jobs.jobs.values()))
+    results = await asyncio.gather(
+        *(job.run_batch(ids, handle, attempts=2) for job in jobs.jobs.values())
+    )
     for result in results:
         assert result.failed == {"always": "RuntimeError: as meant"}
         assert result.completed_here | result.completed_elsewhere == {"once", *"abc"}
@@ -193,7 +197,9 @@ async def test_concurrency_is_kept(config):
     assert most == 3
 
 
-@pytest.mark.parametrize("bad", [{"concurrency": 0}, {"attempts": 0}, {"attempts": True}, {"concurrency": 1.5}])
+@pytest.mark.parametrize(
+    "bad", [{"concurrency": 0}, {"attempts": 0}, {"attempts": True}, {"concurrency": 1.5}]
+)
 async def test_bad_numbers_are_refused(config, bad):
     async with Job("anna", config) as job:
         with pytest.raises(ConfigError):

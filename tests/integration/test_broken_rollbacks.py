@@ -18,6 +18,8 @@ async def test_a_connection_that_breaks_at_a_rollback_is_an_outage_like_any_othe
                 pid = [connection.info.backend_pid]
                 await admin.execute("SELECT pg_terminate_backend(%s)", pid)
                 with anyio.fail_after(5):
-                    while (await admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", pid)).rowcount:
+                    while (
+                        await admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", pid)
+                    ).rowcount:
                         await anyio.sleep(0.005)
                 raise psycopg.Rollback(transaction)

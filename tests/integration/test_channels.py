@@ -20,7 +20,9 @@ async def channel_in(admin, table: str) -> str | None:
 async def two_beats(*jobs: Job) -> None:
     before = [job.metrics.heartbeats for job in jobs]
     with anyio.fail_after(10):
-        while any(job.metrics.heartbeats < beats + 2 for job, beats in zip(jobs, before, strict=True)):
+        while any(
+            job.metrics.heartbeats < beats + 2 for job, beats in zip(jobs, before, strict=True)
+        ):
             await anyio.sleep(0.01)
 
 
@@ -37,7 +39,12 @@ def test_a_channel_is_told_apart_by_its_schema_and_is_never_cut(schema):
 async def test_what_is_announced_or_forged_for_another_schema_costs_nothing_here(dsn, admin):
     for schema in ("one", "two"):
         await admin.execute(f"CREATE SCHEMA {schema}")
-    quick = {"dsn": dsn, "total_tokens": 60, "heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 2}
+    quick = {
+        "dsn": dsn,
+        "total_tokens": 60,
+        "heartbeat_interval_sec": 0.3,
+        "heartbeat_timeout_sec": 2,
+    }
     async with cluster(CoordinationConfig(schema="two", **quick)) as jobs:
         a, b = await jobs.start("a", "b")
         await jobs.even()
@@ -50,7 +57,9 @@ async def test_what_is_announced_or_forged_for_another_schema_costs_nothing_here
                 await admin.execute("SELECT pg_notify(%s, '1000000')", [channel])
             await two_beats(a, b)
         assert (a.metrics.notifications, b.metrics.notifications) == heard
-        assert await channel_in(admin, "one.sync_cluster") != await channel_in(admin, "two.sync_cluster")
+        assert await channel_in(admin, "one.sync_cluster") != await channel_in(
+            admin, "two.sync_cluster"
+        )
 
 
 async def test_tables_of_0_1_0_go_on_with_their_channel_in_whatever_schema(dsn, admin):
@@ -69,14 +78,25 @@ async def test_tables_of_0_1_0_go_on_with_their_channel_in_whatever_schema(dsn, 
 
 async def test_a_cluster_row_that_is_restored_keeps_the_channel(dsn, admin):
     await admin.execute("CREATE SCHEMA one")
-    config = CoordinationConfig(dsn=dsn, schema="one", total_tokens=60, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
+    config = CoordinationConfig(
+        dsn=dsn,
+        schema="one",
+        total_tokens=60,
+        heartbeat_interval_sec=0.3,
+        heartbeat_timeout_sec=1.5,
+    )
     async with cluster(config) as jobs:
         await jobs.start("a", "b")
         await jobs.even()
         before = await channel_in(admin, "one.sync_cluster")
         await admin.execute("DELETE FROM one.sync_cluster")
         with anyio.fail_after(10):
-            while jobs.owners() or not await (await admin.execute("SELECT channel FROM one.sync_cluster")).fetchall():
+            while (
+                jobs.owners()
+                or not await (
+                    await admin.execute("SELECT channel FROM one.sync_cluster")
+                ).fetchall()
+            ):
                 await anyio.sleep(0.01)
         await jobs.even()
         assert await channel_in(admin, "one.sync_cluster") == before == channel_of("one", "sync_")

@@ -1,4 +1,5 @@
-"""Work in child processes: what they do when their worker is killed. Observed times are printed (pytest -s)."""
+"""Work in child processes: what they do when their worker is killed. Observed times are printed
+(pytest -s)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ import pytest
 from jobsync_async import CoordinationConfig, Job
 from jobsync_async.host.children import die_with_parent
 
-PROGRAM = "import sys; sys.path.insert(0, sys.argv[2]); from tests.integration.test_children import toil; toil(sys.argv[1])"
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from tests.integration.test_children import "
+    "toil; toil(sys.argv[1])"
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,9 +52,13 @@ async def worker(dsn: str, kind: str, path: str) -> None:
     async def handle(claim) -> None:
         if kind == "program":
             command = [sys.executable, "-c", PROGRAM, path, str(ROOT)]
-            await (await asyncio.create_subprocess_exec(*command, preexec_fn=die_with_parent)).wait()
+            await (
+                await asyncio.create_subprocess_exec(*command, preexec_fn=die_with_parent)
+            ).wait()
         else:
-            initializer = {"untied": None, "elsewhere": tied_as_on_other_systems}.get(kind, die_with_parent)
+            initializer = {"untied": None, "elsewhere": tied_as_on_other_systems}.get(
+                kind, die_with_parent
+            )
             method = "spawn" if kind == "spawn" else "fork"
             with ProcessPoolExecutor(1, multiprocessing.get_context(method), initializer) as pool:
                 await in_pool(pool)
@@ -60,7 +68,8 @@ async def worker(dsn: str, kind: str, path: str) -> None:
 
 
 async def outlived(config: CoordinationConfig, kind: str, path: Path) -> float:
-    """For how many seconds a child went on after the next owner had the task, below 0 if it had ended before."""
+    """For how many seconds a child went on after the next owner had the task, below 0 if it had
+    ended before."""
     command = [sys.executable, "-m", "tests.integration.test_children", config.dsn, kind, str(path)]
     process = subprocess.Popen(command, cwd=ROOT)
     child = None
@@ -86,7 +95,9 @@ async def outlived(config: CoordinationConfig, kind: str, path: Path) -> float:
                 os.kill(child, signal.SIGKILL)
 
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there the death of a worker is known at once")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only there the death of a worker is known at once"
+)
 
 
 @pytest.fixture
@@ -95,7 +106,9 @@ def config(make_config) -> CoordinationConfig:
 
 
 @pytest.mark.parametrize("kind", ["fork", "spawn", "program"])
-async def test_a_child_that_is_tied_to_its_worker_has_ended_before_the_next_owner_begins(config, kind, tmp_path):
+async def test_a_child_that_is_tied_to_its_worker_has_ended_before_the_next_owner_begins(
+    config, kind, tmp_path
+):
     after = await outlived(config, kind, tmp_path / "toil")
     print(f"{kind}: the child's last sign was {-after * 1000:.0f} ms before the next owner")
     assert after < 0
@@ -110,7 +123,8 @@ async def test_a_child_that_is_not_goes_on_beside_the_next_owner(config, tmp_pat
     assert await outlived(config, "untied", tmp_path / "toil") > 0
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # here a fork is what is wanted
+# Here a fork is what is wanted.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_whose_parent_ended_before_it_was_tied_ends(monkeypatch):
     parents = iter([4711, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))

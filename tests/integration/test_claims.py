@@ -37,7 +37,8 @@ async def test_a_claim_on_what_others_own_is_refused(jobs):
 async def test_entering_a_claim_does_not_suspend_between_the_check_and_the_registration(config):
     async with Job("a", config) as job:
         scope = job.claim("x")
-        with pytest.raises(StopIteration):  # the coroutine ends at its first step: nothing else can run in between
+        # The coroutine ends at its first step: nothing else can run in between.
+        with pytest.raises(StopIteration):
             scope.__aenter__().send(None)
         assert [*job._worker.ownership.users_of([job.task_to_token("x")])]
         await scope.__aexit__(None, None, None)
@@ -119,7 +120,11 @@ async def test_an_error_of_the_body_is_not_replaced(config, admin):
 
 async def test_a_fence_that_holds_lets_the_work_commit(config, admin):
     await admin.execute("CREATE TABLE result (task text)")
-    async with Job("a", config) as job, await connect(config) as connection, job.claim("x") as claim:
+    async with (
+        Job("a", config) as job,
+        await connect(config) as connection,
+        job.claim("x") as claim,
+    ):
         async with connection.transaction():
             await job.fence(connection, claim)
             await connection.execute("INSERT INTO result VALUES ('x')")
@@ -140,7 +145,8 @@ async def test_a_fence_that_does_not_hold_rolls_the_work_back(config, admin):
 
 
 async def test_nobody_gets_a_token_while_a_fence_locks_it(quick_jobs, quick, admin):
-    """The owner dies with a fenced transaction open: the others take its other tokens, and this one after the commit."""
+    """The owner dies with a fenced transaction open: the others take its other tokens, and this one
+    after the commit."""
     a, b = await quick_jobs.start("a", "b")
     await quick_jobs.even()
     (task,) = owned_by(b)
@@ -197,7 +203,11 @@ async def test_a_token_that_is_fenced_at_every_moment_goes_to_its_new_owner(quic
 
 
 async def test_a_fence_outside_a_transaction_is_a_mistake(config):
-    async with Job("a", config) as job, await connect(config) as connection, job.claim("x") as claim:
+    async with (
+        Job("a", config) as job,
+        await connect(config) as connection,
+        job.claim("x") as claim,
+    ):
         await connection.set_autocommit(True)
         with pytest.raises(UsageError):
             await job.fence(connection, claim)
@@ -228,7 +238,9 @@ async def test_a_task_is_completed_once_per_date_and_carries_its_epoch(config, a
         await job.add_task("x")
         assert await job.write_audit() == 0, "it is complete already"
         audit = await job.get_audit()
-        assert [row["task_id"] for row in audit if row["node"] == "a"] == sorted(["0", "1", "2", "3", "4", "x"])
+        assert [row["task_id"] for row in audit if row["node"] == "a"] == sorted(
+            ["0", "1", "2", "3", "4", "x"]
+        )
         assert {row["date"] for row in audit} == {day}
         epochs = [(await job.owner_of(row["task_id"])).epoch for row in audit]
         assert [row["epoch"] for row in audit] == epochs
@@ -243,7 +255,9 @@ async def test_claims_are_stored_in_one_round_trip(config, admin):
         await job.set_claim("one")
         await job.set_claim(Task("two"))
         await job.set_claim(str(i) for i in range(1000))
-        cursor = await admin.execute("SELECT count(*), min(node), count(DISTINCT epoch) FROM sync_claim")
+        cursor = await admin.execute(
+            "SELECT count(*), min(node), count(DISTINCT epoch) FROM sync_claim"
+        )
         assert await cursor.fetchone() == (1002, "a", 1)
 
 
@@ -253,7 +267,9 @@ async def test_nothing_is_recorded_when_one_of_the_tasks_is_not_ours(jobs, admin
     mine, theirs = owned_by(a), owned_by(b)
     with pytest.raises(NotOwner):
         await a.add_tasks(mine + theirs)
-    await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s", [a.task_to_token(mine[0])])
+    await admin.execute(
+        "UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s", [a.task_to_token(mine[0])]
+    )
     with pytest.raises(OwnershipLost):
         await a.set_claim(owned_by(a, 5))
     assert (await (await admin.execute("SELECT count(*) FROM sync_claim")).fetchone()) == (0,)

@@ -1,4 +1,5 @@
-"""A storage-level clone is not told from its source by anything but `jobsync-async init --clone`."""
+"""A storage-level clone is not told from its source by anything but
+`jobsync-async init --clone`."""
 
 from __future__ import annotations
 
@@ -29,14 +30,19 @@ def identity(server: EmbeddedPostgres) -> tuple[str, int]:
 
 async def init_clone(server: EmbeddedPostgres) -> dict[str, int]:
     arguments = ["-m", "jobsync_async", "init", "--clone", "--json", "--dsn", server.dsn]
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
+    )
     told, _ = await process.communicate()
     assert process.returncode == 0
     return json.loads(told)
 
 
 async def epoch_of(server: EmbeddedPostgres, name: str) -> int:
-    async with Job(name, config_of(server), wait_on_enter=30) as job, job.claim("invoice-7") as claim:
+    async with (
+        Job(name, config_of(server), wait_on_enter=30) as job,
+        job.claim("invoice-7") as claim,
+    ):
         return claim.epoch
 
 
@@ -61,7 +67,10 @@ async def test_a_clone_gets_an_identity_of_its_own_and_no_epoch_of_its_source(so
             assert told["generation"] > before
             assert identity(source) == (identity(clone)[0], before), "the source is left alone"
             with psycopg.connect(clone.dsn) as connection:
-                query = "SELECT (SELECT count(*) FROM sync_node), (SELECT count(*) FROM sync_token WHERE node IS NOT NULL)"
+                query = (
+                    "SELECT (SELECT count(*) FROM sync_node), (SELECT count(*) FROM sync_token "
+                    "WHERE node IS NOT NULL)"
+                )
                 assert connection.execute(query).fetchone() == (0, 0)
             while not job.am_i_healthy() or not job.owns("invoice-7"):
                 await asyncio.sleep(0.01)
@@ -83,7 +92,10 @@ async def test_run_where_workers_run_it_is_an_outage_and_safe(source):
                     await asyncio.sleep(60)
             except OwnershipLost:
                 with psycopg.connect(source.dsn) as connection:
-                    assert connection.execute("SELECT max(epoch) FROM sync_token").fetchone()[0] == claim.epoch, "lost first"
+                    assert (
+                        connection.execute("SELECT max(epoch) FROM sync_token").fetchone()[0]
+                        == claim.epoch
+                    ), "lost first"
             await running
             while not job.owns("invoice-7"):
                 await asyncio.sleep(0.01)

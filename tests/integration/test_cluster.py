@@ -106,12 +106,14 @@ async def test_nothing_is_expired_before_the_timeout(quick_jobs):
     died_at = time.monotonic()
     await quick_jobs.crash("b")
     await quick_jobs.settled(5)
-    # The last heartbeat was up to an interval before the death; its lease ends 1.2 s after it was sent.
+    # The last heartbeat was up to an interval before the death; its lease ends 1.2 s after it was
+    # sent.
     assert time.monotonic() - died_at >= 1.5 - 0.3
 
 
 async def test_a_worker_whose_row_was_deleted_joins_anew_by_itself(quick_jobs, admin):
-    """Who deletes a row says that its worker is dead. If it is not, two own its tokens until its next heartbeat."""
+    """Who deletes a row says that its worker is dead. If it is not, two own its tokens until its
+    next heartbeat."""
     await quick_jobs.start("a")
     await quick_jobs.start("b")
     await quick_jobs.even()
@@ -151,12 +153,20 @@ async def test_a_restart_under_the_same_name_moves_nothing(quick_jobs, admin):
     await quick_jobs.start("b")
     await quick_jobs.even()
     before = quick_jobs["b"].my_tokens
-    quick_jobs["a"]._worker.watch.timeout_sec = 60  # so that the new b comes before the leader expires the old one
+    quick_jobs[
+        "a"
+    ]._worker.watch.timeout_sec = (
+        60  # so that the new b comes before the leader expires the old one
+    )
     await quick_jobs.crash("b")
     await quick_jobs.start("b")
     assert quick_jobs["b"].my_tokens == before
-    epochs = await (await admin.execute("SELECT DISTINCT epoch & 4294967295 FROM sync_token WHERE node = 'b'")).fetchall()
-    assert all(epoch >= 2 for (epoch,) in epochs), "the old incarnation's fences must not hold any more"
+    epochs = await (
+        await admin.execute("SELECT DISTINCT epoch & 4294967295 FROM sync_token WHERE node = 'b'")
+    ).fetchall()
+    assert all(epoch >= 2 for (epoch,) in epochs), (
+        "the old incarnation's fences must not hold any more"
+    )
 
 
 async def test_a_forming_cluster_waits_for_its_minimum(make_config):
@@ -185,7 +195,9 @@ async def test_settings_that_disagree_with_the_cluster_are_refused(jobs, make_co
         with pytest.raises(ConfigError) as caught:
             await Job("b", make_config(**{"total_tokens": 120, **changed})).start()
         message = str(caught.value)
-        assert ("120" in message and "121" in message) or ("md5" in message and "double_sha256" in message)
+        assert ("120" in message and "121" in message) or (
+            "md5" in message and "double_sha256" in message
+        )
     assert await jobs.settled() == {"a": 120}
 
 
@@ -195,12 +207,16 @@ async def test_drain_hands_everything_on_and_undrain_takes_it_back(jobs):
     await jobs.even()
     await jobs["a"].drain()
     assert await jobs.settled() == {"a": 0, "b": 120}
-    assert jobs["a"].am_i_leader() and jobs["a"].am_i_healthy(), "it stays in the cluster, and leads it"
+    assert jobs["a"].am_i_leader() and jobs["a"].am_i_healthy(), (
+        "it stays in the cluster, and leads it"
+    )
     await jobs["a"].undrain()
     assert await jobs.even() == {"a": 60, "b": 60}
 
 
-async def test_a_worker_that_is_expired_while_it_is_drained_joins_anew_without_tokens(quick_jobs, admin):
+async def test_a_worker_that_is_expired_while_it_is_drained_joins_anew_without_tokens(
+    quick_jobs, admin
+):
     await quick_jobs.start("a", "b")
     quick_jobs.watched = False  # a deletion by hand leaves two owners until the next heartbeat
     await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
@@ -212,7 +228,10 @@ async def test_a_worker_that_is_expired_while_it_is_drained_joins_anew_without_t
             await quick_jobs["a"]._worker.changed()
         while (await owned_by(admin, "b")) < 120 or not quick_jobs["a"]._worker.ownership.known:
             await asyncio.sleep(0.01)
-    assert [(n.name, n.state) for n in await quick_jobs["b"].get_active_nodes()] == [("b", "active"), ("a", "draining")]
+    assert [(n.name, n.state) for n in await quick_jobs["b"].get_active_nodes()] == [
+        ("b", "active"),
+        ("a", "draining"),
+    ]
     assert quick_jobs.counts() == {"a": 0, "b": 120}
 
 
@@ -222,7 +241,9 @@ async def test_a_worker_that_is_undrained_while_it_joins_anew_takes_tokens_again
     quick_jobs.watched = False
     await admin.execute("DELETE FROM sync_node WHERE name = 'a'")
     with anyio.fail_after(10):
-        await quick_jobs["a"].undrain()  # there is no row to say so in, neither now nor right after it begins anew
+        await quick_jobs[
+            "a"
+        ].undrain()  # there is no row to say so in, neither now nor right after it begins anew
     assert quick_jobs["a"].metrics.rejoins == 1
     assert await quick_jobs.even() == {"a": 60, "b": 60}
 
@@ -298,7 +319,8 @@ async def test_cancelling_the_body_passes_and_the_job_leaves(config, admin):
 async def test_what_ends_the_job_interrupts_the_body_and_reaches_the_user_as_itself(quick, admin):
     async def taken_over() -> None:
         async with Job("a", quick) as job:
-            # Another incarnation of the name that is alive: the job is expired, and cannot join again.
+            # Another incarnation of the name that is alive: the job is expired, and cannot join
+            # again.
             await admin.execute("UPDATE sync_node SET incarnation = gen_random_uuid()")
             beating = asyncio.create_task(beat())
             try:

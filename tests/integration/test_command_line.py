@@ -24,14 +24,22 @@ COMMAND = [sys.executable, "-m", "jobsync_async"]
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=90, env={**os.environ, **environment}
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+        env={**os.environ, **environment},
     )
 
 
 def tables(dsn: str) -> list[str]:
     with psycopg.connect(dsn) as connection:
         return [
-            name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+            name
+            for (name,) in connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+            )
         ]
 
 
@@ -66,7 +74,9 @@ def test_init_sql_prints_a_script_that_an_administrator_can_run_and_connects_to_
 def test_init_clone_goes_with_no_other_order(empty_dsn):
     for other in (["--sql"], ["--role", "app"], ["--observer-role", "app"]):
         done = run("init", "--clone", *other, "--dsn", empty_dsn)
-        assert done.returncode == 2 and "--clone goes with none of" in done.stderr.replace("\n", " ")
+        assert done.returncode == 2 and "--clone goes with none of" in done.stderr.replace(
+            "\n", " "
+        )
 
 
 def test_init_refuses_other_settings_than_the_clusters(empty_dsn):
@@ -128,7 +138,9 @@ async def test_status_fits_a_narrow_terminal_and_a_pipe_that_is_closed(config, d
         for arguments in (["status"], ["status", "--json"]):
             reader, writer = os.pipe()
             os.close(reader)
-            process = subprocess.Popen([*COMMAND, *arguments, "--dsn", dsn], stdout=writer, stderr=subprocess.PIPE)
+            process = subprocess.Popen(
+                [*COMMAND, *arguments, "--dsn", dsn], stdout=writer, stderr=subprocess.PIPE
+            )
             os.close(writer)
             import anyio.to_thread
 
@@ -150,7 +162,7 @@ async def owned(dsn: str) -> int:
         return count
 
 
-# -- watch --------------------------------------------------------------------------------------------------------------
+# -- watch -----------------------------------------------------------------------------------------
 
 
 class Watching:
@@ -158,7 +170,10 @@ class Watching:
 
     def __init__(self, dsn: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "watch", "--dsn", dsn, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*COMMAND, "watch", "--dsn", dsn, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.lines: list[str] = []
 
@@ -210,7 +225,9 @@ async def test_watch_tells_each_change_in_a_line_and_ends_on_signals_and_a_close
                 await berta.drain()
                 await plain.until("berta is draining")
             await plain.until("berta is gone")
-            assert json.loads(await as_json.until('"active_nodes": 2'))["nodes"][1]["name"] == "berta"
+            assert (
+                json.loads(await as_json.until('"active_nodes": 2'))["nodes"][1]["name"] == "berta"
+            )
             # Nothing is to be printed now: it notices all the same that its reader has gone.
             assert as_json.process.stdout is not None
             assert await as_json.end(as_json.process.stdout.close) == ""
@@ -248,7 +265,7 @@ async def test_watch_on_a_terminal_redraws_and_ends_on_ctrl_c(config, dsn):
         assert b"\x1b[" in shown
 
 
-# -- the demo -----------------------------------------------------------------------------------------------------------
+# -- the demo --------------------------------------------------------------------------------------
 
 
 def processes_of(marker: str) -> list[str]:
@@ -265,7 +282,8 @@ def processes_of(marker: str) -> list[str]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that the server can reach, which may run as another user. Not pytest's: each run of it closes them all."""
+    """A folder that the server can reach, which may run as another user. Not pytest's: each run of
+    it closes them all."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)
@@ -304,7 +322,8 @@ def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):
     mark = f"mark-{os.getpid()}-{number}"
-    # A shell lets what it starts in the background ignore SIGINT, and so do these tests and their children then.
+    # A shell lets what it starts in the background ignore SIGINT, and so do these tests and their
+    # children then.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, "demo", "--dsn", empty_dsn],

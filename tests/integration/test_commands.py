@@ -1,4 +1,5 @@
-"""The commands, run in this process on running clusters: what they answer, in which shape, and what they change."""
+"""The commands, run in this process on running clusters: what they answer, in which shape, and what
+they change."""
 
 from __future__ import annotations
 
@@ -36,14 +37,23 @@ def documented() -> dict[str, Any]:
 
 
 def fits(example: Any, value: Any, where: str = "$") -> list[str]:
-    """Where a value is not of the example's shape. Null fits everything, a list fits one with the same kind of items."""
+    """Where a value is not of the example's shape. Null fits everything, a list fits one with the
+    same kind of items."""
     if example is None or value is None:
         return []
     if isinstance(example, dict) and isinstance(value, dict):
         if where.endswith(".completed"):  # by worker
             return []
-        wrong = [f"{where}: {sorted(example.keys() ^ value.keys())}"] if example.keys() != value.keys() else []
-        return wrong + [w for key in example.keys() & value.keys() for w in fits(example[key], value[key], f"{where}.{key}")]
+        wrong = (
+            [f"{where}: {sorted(example.keys() ^ value.keys())}"]
+            if example.keys() != value.keys()
+            else []
+        )
+        return wrong + [
+            w
+            for key in example.keys() & value.keys()
+            for w in fits(example[key], value[key], f"{where}.{key}")
+        ]
     if isinstance(example, list) and isinstance(value, list):
         return [w for item in value for w in fits(example[0], item, f"{where}[]")]
     return [] if type(example) is type(value) else [f"{where}: {example!r} and {value!r}"]
@@ -57,7 +67,9 @@ class Commands:
         self.shapes = documented()
         self.seen: set[str] = set()
 
-    async def __call__(self, *arguments: str, status: int = 0, columns: int = 200) -> subprocess.CompletedProcess[str]:
+    async def __call__(
+        self, *arguments: str, status: int = 0, columns: int = 200
+    ) -> subprocess.CompletedProcess[str]:
         done = await anyio.to_thread.run_sync(self._run, arguments, columns)
         assert done.returncode == status, done
         return done
@@ -75,7 +87,11 @@ class Commands:
     async def json(self, *arguments: str, status: int = 0) -> Any:
         result = await self(*arguments, "--json", status=status)
         answer = json.loads(result.stdout)
-        command = next(name for name in sorted(self.shapes, key=len, reverse=True) if " ".join(arguments).startswith(name))
+        command = next(
+            name
+            for name in sorted(self.shapes, key=len, reverse=True)
+            if " ".join(arguments).startswith(name)
+        )
         assert fits(self.shapes[command], answer) == []
         self.seen.add(command)
         return answer
@@ -87,11 +103,27 @@ def commands(dsn) -> Commands:
 
 
 LOOKING = {"status", "owner-of", "history", "plan", "doctor"}
-CHANGING = {"locks add", "locks list", "locks clear", "explain", "release", "drain", "undrain", "init", "contract", "bound"}
+CHANGING = {
+    "locks add",
+    "locks list",
+    "locks clear",
+    "explain",
+    "release",
+    "drain",
+    "undrain",
+    "init",
+    "contract",
+    "bound",
+}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():
-    assert set(documented()) == LOOKING | CHANGING | {"watch", "demo", "init --clone"}  # those are run as processes
+    # Those are run as processes.
+    assert set(documented()) == LOOKING | CHANGING | {
+        "watch",
+        "demo",
+        "init --clone",
+    }
 
 
 async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jobs, admin):
@@ -108,7 +140,9 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
     before = {node["name"]: node["age_sec"] for node in status["nodes"]}
     assert before["anna"] > before["berta"] > 0, "the oldest first"
     assert (await commands.json("status"))["nodes"][1]["age_sec"] > before["berta"]
-    await admin.execute("UPDATE sync_node SET created_on = now() - interval '3 hours' WHERE name = 'anna'")
+    await admin.execute(
+        "UPDATE sync_node SET created_on = now() - interval '3 hours' WHERE name = 'anna'"
+    )
     assert re.search(r"^anna +3 h ", (await commands("status", columns=200)).stdout, re.MULTILINE)
 
     owners = (await commands.json("owner-of", "a", "b", "c"))["owners"]
@@ -131,13 +165,21 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
     ahead = await commands.json("plan", "--without", "anna", "--add", "carla")
     assert await (await admin.execute("SELECT * FROM sync_token ORDER BY 1")).fetchall() == before
     assert [(m["from"], m["to"], m["tokens"]) for m in ahead["moves"]] == [(None, "carla", 60)]
-    assert {n["name"]: (n["tokens"], n["tokens_planned"]) for n in ahead["nodes"]} == {"berta": (60, 60), "carla": (0, 60)}
+    assert {n["name"]: (n["tokens"], n["tokens_planned"]) for n in ahead["nodes"]} == {
+        "berta": (60, 60),
+        "carla": (0, 60),
+    }
     await commands("plan", "--without", "nobody", status=2)
     await commands("plan", "--add", "anna", status=2)
 
     checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
     assert {name for name, check in checks.items() if check["status"] == "fail"} == set()
-    assert checks["push"]["status"] == checks["rights"]["status"] == checks["table version"]["status"] == "ok"
+    assert (
+        checks["push"]["status"]
+        == checks["rights"]["status"]
+        == checks["table version"]["status"]
+        == "ok"
+    )
     await commands("doctor", "--interval", "7", status=2)  # breaks the lease's rule
     assert commands.seen == LOOKING
 
@@ -145,16 +187,34 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
 async def test_pins_are_made_explained_and_cleared_from_outside(commands, jobs):
     anna, berta = [(await jobs.start(name))[0] for name in ("anna", "berta")]
     await jobs.even()
-    added = await commands.json("locks", "add", "model", "nobody-%", "berta", "--reason", "large", "--by", "ops", "--days", "3")
+    added = await commands.json(
+        "locks",
+        "add",
+        "model",
+        "nobody-%",
+        "berta",
+        "--reason",
+        "large",
+        "--by",
+        "ops",
+        "--days",
+        "3",
+    )
     assert added["added"]
     with anyio.fail_after(5):
         while not berta.owns("model"):
             await asyncio.sleep(0.01)
-    other = next(f"t{n}" for n in range(100_000) if anna.task_to_token(f"t{n}") == added["token_id"])
+    other = next(
+        f"t{n}" for n in range(100_000) if anna.task_to_token(f"t{n}") == added["token_id"]
+    )
     refused = await commands.json("locks", "add", other, "anna", status=1)
     assert (refused["added"], refused["holder_task_id"]) == (False, "model")
     (pin,) = (await commands.json("locks", "list"))["locks"]
-    assert (pin["task_id"], pin["created_by"], pin["node_patterns"]) == ("model", "ops", ["nobody-%", "berta"])
+    assert (pin["task_id"], pin["created_by"], pin["node_patterns"]) == (
+        "model",
+        "ops",
+        ["nobody-%", "berta"],
+    )
 
     await berta.add_task("model")
     told = await commands.json("explain", "model")
@@ -163,7 +223,9 @@ async def test_pins_are_made_explained_and_cleared_from_outside(commands, jobs):
     assert told["pin"]["reason"] == "large"
     assert told["begun_by"] == "berta"
     assert "berta matches" in told["why"]
-    assert (await commands.json("explain", other))["pin"]["task_id"] == "model"  # the one that decides
+    assert (await commands.json("explain", other))["pin"][
+        "task_id"
+    ] == "model"  # the one that decides
 
     assert (await commands.json("locks", "clear", "model", "never pinned"))["cleared"] == 1
     assert (await commands.json("locks", "clear", "model", status=1))["cleared"] == 0
@@ -197,7 +259,9 @@ async def test_init_tells_what_it_made(commands):
     assert "CREATE TABLE" in script["sql"]
 
 
-async def test_contract_is_done_once_and_status_and_doctor_warn_of_versions_that_differ(commands, jobs, admin):
+async def test_contract_is_done_once_and_status_and_doctor_warn_of_versions_that_differ(
+    commands, jobs, admin
+):
     await jobs.start("anna")
     await old_row(admin, "bert")
     status = await commands.json("status", status=0)
@@ -205,7 +269,10 @@ async def test_contract_is_done_once_and_status_and_doctor_warn_of_versions_that
     assert "0.1.0 (bert)" in status["warnings"][0]
     assert "workers have different versions" in (await commands("status")).stdout
     checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
-    assert (checks["versions"]["status"], "0.1.0: 1 workers" in checks["versions"]["found"]) == ("warn", True)
+    assert (checks["versions"]["status"], "0.1.0: 1 workers" in checks["versions"]["found"]) == (
+        "warn",
+        True,
+    )
     assert "bert (0.1.0)" in (await commands("contract", status=1)).stderr
     await admin.execute("DELETE FROM sync_node WHERE name = 'bert'")
     assert (await commands.json("contract"))["changed"]
@@ -252,13 +319,18 @@ async def test_a_stuck_handoff_is_shown_with_its_task(commands, jobs, admin):
     await jobs.even()
     token = min(jobs["anna"].my_tokens)
     await admin.execute(
-        "UPDATE sync_node SET stuck = %s::jsonb WHERE name = 'anna'", [f'[{{"token_id": {token}, "task_id": "7"}}]']
+        "UPDATE sync_node SET stuck = %s::jsonb WHERE name = 'anna'",
+        [f'[{{"token_id": {token}, "task_id": "7"}}]'],
     )
     await admin.execute(
-        "UPDATE sync_token SET next_node = 'berta', revoked_at = now() - interval '90 seconds' WHERE token_id = %s", [token]
+        "UPDATE sync_token SET next_node = 'berta', revoked_at = now() - interval '90 seconds' "
+        "WHERE token_id = %s",
+        [token],
     )
     status = await commands.json("status")
-    assert [(s["node"], s["token_id"], s["task_id"]) for s in status["stuck_handoffs"]] == [("anna", token, "7")]
+    assert [(s["node"], s["token_id"], s["task_id"]) for s in status["stuck_handoffs"]] == [
+        ("anna", token, "7")
+    ]
     text = (await commands("status")).stdout
     assert "stuck" in text
     assert re.search(r"\b[9]\d s ago", text)
@@ -268,7 +340,14 @@ async def test_a_role_that_may_only_select_can_look_but_not_write(commands, jobs
     await jobs.start("anna")
     with read_only_role(dsn, "jobsync_test_reader") as login:
         commands.dsn = dsn_with(**login)
-        for command in (["status"], ["owner-of", "x"], ["explain", "x"], ["history"], ["locks", "list"], ["plan"]):
+        for command in (
+            ["status"],
+            ["owner-of", "x"],
+            ["explain", "x"],
+            ["history"],
+            ["locks", "list"],
+            ["plan"],
+        ):
             await commands.json(*command)
         checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
         assert checks["rights"]["status"] == checks["writable"]["status"] == "warn"
@@ -287,24 +366,36 @@ async def test_people_get_tables_that_fit(commands, jobs, columns):
     ):  # fmt: skip
         text = (await commands(*command, columns=columns)).stdout
         assert text.strip()
-        assert columns == 200 or command[0] != "status" or re.search(r"^worker +another *$", text, re.MULTILINE), "scraps"
+        assert (
+            columns == 200
+            or command[0] != "status"
+            or re.search(r"^worker +another *$", text, re.MULTILINE)
+        ), "scraps"
         assert max(map(len, text.splitlines())) <= columns, command
         assert "\x1b" not in text
 
 
 async def test_the_doctor_finds_what_is_wrong(commands, empty_dsn, dsn, dsn_with, admin):
     def failing(answer):
-        return {check["name"]: check["found"] for check in answer["checks"] if check["status"] == "fail"}
+        return {
+            check["name"]: check["found"] for check in answer["checks"] if check["status"] == "fail"
+        }
 
     # No tables, no schema, no server.
     commands.dsn = empty_dsn
     assert "none in schema 'public'" in failing(await commands.json("doctor", status=1))["tables"]
-    assert "there is no schema" in failing(await commands.json("doctor", "--schema", "nowhere", status=1))["tables"]
+    assert (
+        "there is no schema"
+        in failing(await commands.json("doctor", "--schema", "nowhere", status=1))["tables"]
+    )
     commands.dsn = "host=127.0.0.1 port=1 dbname=x user=x connect_timeout=2"
     assert set(failing(await commands.json("doctor", status=1))) == {"connection"}
     # Tables of another version, and one that is missing.
     commands.dsn = dsn
-    await admin.execute("INSERT INTO sync_cluster (schema_version, total_tokens, hash_function) VALUES (99, 10, 'md5')")
+    await admin.execute(
+        "INSERT INTO sync_cluster (schema_version, total_tokens, hash_function) VALUES (99, 10, "
+        "'md5')"
+    )
     assert "at least layout 99" in failing(await commands.json("doctor", status=1))["table version"]
     await admin.execute("DROP TABLE sync_audit")
     assert failing(await commands.json("doctor", status=1))["tables"] == "missing: sync_audit"
@@ -317,7 +408,9 @@ async def test_the_doctor_finds_what_is_wrong(commands, empty_dsn, dsn, dsn_with
         commands.dsn = dsn_with(**login)
         assert "sync_node" in failing(await commands.json("doctor", status=1))["rights"]
         await admin.execute("REVOKE SELECT ON sync_token FROM jobsync_test_partial")
-        assert failing(await commands.json("doctor", status=1))["rights"] == "may not read sync_token"
+        assert (
+            failing(await commands.json("doctor", status=1))["rights"] == "may not read sync_token"
+        )
         await admin.execute("DROP TABLE sync_claim")
 
 
@@ -326,6 +419,11 @@ async def test_a_setting_that_ends_idle_sessions_is_a_warning(commands, jobs, ad
         pytest.skip("PostgreSQL 13 has no setting that ends idle sessions")
     await jobs.start("anna")
     ((name,),) = await (await admin.execute("SELECT current_database()")).fetchall()
-    await admin.execute(sql.SQL("ALTER DATABASE {} SET idle_session_timeout = '5min'").format(sql.Identifier(name)))
+    await admin.execute(
+        sql.SQL("ALTER DATABASE {} SET idle_session_timeout = '5min'").format(sql.Identifier(name))
+    )
     checks = {check["name"]: check for check in (await commands.json("doctor"))["checks"]}
-    assert (checks["idle sessions"]["status"], checks["idle sessions"]["found"]) == ("warn", "ended after 5min")
+    assert (checks["idle sessions"]["status"], checks["idle sessions"]["found"]) == (
+        "warn",
+        "ended after 5min",
+    )

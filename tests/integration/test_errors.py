@@ -18,12 +18,16 @@ def test_a_dsn_in_place_of_the_configuration_is_not_repeated():
 async def test_one_id_is_not_taken_for_its_characters(ids):
     async with Job("anna") as job:
         for run in (job.run_batch, job.run_owned):
-            with pytest.raises(ConfigError, match="ids must be an iterable of task ids, such as a list"):
+            with pytest.raises(
+                ConfigError, match="ids must be an iterable of task ids, such as a list"
+            ):
                 await run(ids, nothing)
 
 
 async def test_a_server_that_is_not_there_leads_to_the_settings():
-    with pytest.raises(StoreUnavailable, match="do host, port, dbname, user and password") as caught:
+    with pytest.raises(
+        StoreUnavailable, match="do host, port, dbname, user and password"
+    ) as caught:
         await Job("anna", CoordinationConfig(host="127.0.0.1", port=1, password="s3cret")).start()
     assert caught.value.__cause__ is not None
     assert "s3cret" not in str(caught.value)

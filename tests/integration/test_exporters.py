@@ -34,7 +34,9 @@ def scraped(*jobs: Job) -> dict[str, dict[tuple[str, ...], float]]:
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
             assert sample.labels["appname"] == "sync_"
-            labels = tuple(value for name, value in sorted(sample.labels.items()) if name != "appname")
+            labels = tuple(
+                value for name, value in sorted(sample.labels.items()) if name != "appname"
+            )
             samples.setdefault(sample.name, {})[labels] = sample.value
     return samples
 
@@ -60,7 +62,9 @@ async def test_prometheus_shows_what_two_workers_did(jobs, config):
     assert seen["jobsync_tokens_moved_total"][("anna",)] == 180
     assert seen["jobsync_notifications_total"][("berta",)] >= 1
     assert seen["jobsync_handoff_duration_seconds_count"][("anna",)] == 1
-    assert seen["jobsync_heartbeat_duration_seconds_count"][("anna",)] == anna.metrics.heartbeats >= 1
+    assert (
+        seen["jobsync_heartbeat_duration_seconds_count"][("anna",)] == anna.metrics.heartbeats >= 1
+    )
     assert seen["jobsync_rebalance_duration_seconds_sum"][("anna",)] > 0
 
     buckets = seen["jobsync_heartbeat_duration_seconds_bucket"]
@@ -78,7 +82,9 @@ async def test_a_death_is_a_takeover_and_its_reason_is_one_of_few(quick_jobs, qu
     (anna,) = quick_jobs.jobs.values()
     seen = scraped(anna)
     assert seen["jobsync_takeover_duration_seconds_count"][("anna",)] == 1
-    assert quick.heartbeat_timeout_sec <= seen["jobsync_takeover_duration_seconds_sum"][("anna",)] < 10
+    assert (
+        quick.heartbeat_timeout_sec <= seen["jobsync_takeover_duration_seconds_sum"][("anna",)] < 10
+    )
     assert seen["jobsync_rebalances_total"][("expired", "anna")] == 1
     assert seen["jobsync_workers_expired_total"][("anna",)] == 1
 
@@ -87,7 +93,9 @@ async def test_a_rejected_fence_is_counted(config, admin):
     from psycopg import AsyncConnection
 
     async with Job("anna", config) as job, job.claim("x") as claim:
-        await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s", [claim.token_id])
+        await admin.execute(
+            "UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s", [claim.token_id]
+        )
         async with await AsyncConnection.connect(config.dsn) as connection:
             with pytest.raises(OwnershipLost):
                 await job.fence(connection, claim)
@@ -98,7 +106,12 @@ def read(reader: InMemoryMetricReader) -> dict[str, object]:
     data = reader.get_metrics_data()
     if data is None:
         return {}
-    return {m.name: m for resource in data.resource_metrics for scope in resource.scope_metrics for m in scope.metrics}
+    return {
+        m.name: m
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for m in scope.metrics
+    }
 
 
 async def test_opentelemetry_shows_the_same_and_forgets_a_job_that_is_gone(config):
@@ -117,7 +130,9 @@ async def test_opentelemetry_shows_the_same_and_forgets_a_job_that_is_gone(confi
         seen, prometheus = read(reader), scraped(job, other)
 
         assert set(seen) >= {metric.name for metric in METRICS}
-        owned = {p.attributes["worker"]: p.value for p in seen["jobsync.tokens.owned"].data.data_points}
+        owned = {
+            p.attributes["worker"]: p.value for p in seen["jobsync.tokens.owned"].data.data_points
+        }
         assert owned == {"anna": 120, "standalone": 10_000}
         for metric in METRICS:
             assert seen[metric.name].unit == metric.unit
@@ -127,7 +142,10 @@ async def test_opentelemetry_shows_the_same_and_forgets_a_job_that_is_gone(confi
             name = prometheus_name(metric.name, unit=metric.unit, counter=metric.kind == "counter")
             points = seen[metric.name].data.data_points
             told = {
-                tuple(value for label, value in sorted(p.attributes.items()) if label != "appname"): p.value for p in points
+                tuple(
+                    value for label, value in sorted(p.attributes.items()) if label != "appname"
+                ): p.value
+                for p in points
             }
             assert told == prometheus[name], metric.name
         histogram = seen["jobsync.heartbeat.duration"].data
@@ -138,8 +156,13 @@ async def test_opentelemetry_shows_the_same_and_forgets_a_job_that_is_gone(confi
         assert point.attributes == {"appname": "sync_", "worker": "anna"}
     del job, other
     gc.collect()
-    with anyio.fail_after(10):  # tasks of the job that have ended may still be referred to for a turn of the loop
-        while any(metric.data.data_points for name, metric in read(reader).items() if name == "jobsync.tokens"):
+    # Tasks of the job that have ended may still be referred to for a turn of the loop.
+    with anyio.fail_after(10):
+        while any(
+            metric.data.data_points
+            for name, metric in read(reader).items()
+            if name == "jobsync.tokens"
+        ):
             await anyio.sleep(0.01)
             gc.collect()
     provider.shutdown()
@@ -151,9 +174,14 @@ def test_one_registry_takes_several_jobs_in_one_collector_and_refuses_a_second_o
     collector = JobCollector(first)
     registry.register(collector)
     collector.add(second)
-    assert registry.get_sample_value("jobsync_tokens", {"appname": "sync_", "worker": "berta"}) == 10_000
+    assert (
+        registry.get_sample_value("jobsync_tokens", {"appname": "sync_", "worker": "berta"})
+        == 10_000
+    )
     collector.remove(first)
-    assert registry.get_sample_value("jobsync_tokens", {"appname": "sync_", "worker": "anna"}) is None
+    assert (
+        registry.get_sample_value("jobsync_tokens", {"appname": "sync_", "worker": "anna"}) is None
+    )
     with pytest.raises(ValueError, match="Duplicated"):
         registry.register(JobCollector(second))
 
@@ -164,10 +192,12 @@ def test_prometheus_names_are_as_its_conventions_want_them():
         assert re.fullmatch(r"jobsync(_[a-z]+)+", name)
         assert name.endswith("_total") == (metric.kind == "counter")
         assert metric.help[0].isupper() or metric.help[0].isdigit()
-    assert len({metric.name for metric in METRICS} | {d.name for d in DURATIONS}) == len(METRICS) + len(DURATIONS)
+    assert len({metric.name for metric in METRICS} | {d.name for d in DURATIONS}) == len(
+        METRICS
+    ) + len(DURATIONS)
 
 
-# -- dashboard and alerts -----------------------------------------------------------------------------------------------
+# -- dashboard and alerts --------------------------------------------------------------------------
 
 
 def exposed() -> set[str]:
@@ -178,13 +208,26 @@ def exposed() -> set[str]:
 def named(expression: str) -> set[str]:
     """The metrics that a PromQL expression names: what is no function, label or keyword."""
     without_labels = re.sub(
-        r"\{[^}]*\}|\b(by|without|on|ignoring|group_left|group_right) *\([^)]*\)|\[[^]]*\]|\"[^\"]*\"", " ", expression
+        r"\{[^}]*\}|\b(by|without|on|ignoring|group_left|group_right) *\([^)]*\)"
+        r"|\[[^]]*\]|\"[^\"]*\"",
+        " ",
+        expression,
     )
-    return set(re.findall(r"\b(?!\d)([a-z_]\w*)\b(?! *\()", without_labels)) - {"and", "or", "unless", "by", "bool"}
+    return set(re.findall(r"\b(?!\d)([a-z_]\w*)\b(?! *\()", without_labels)) - {
+        "and",
+        "or",
+        "unless",
+        "by",
+        "bool",
+    }
 
 
 def test_every_metric_of_the_alerts_is_exported_and_each_alert_says_what_to_do():
-    rules = [rule for group in yaml.safe_load((DOCS / "alerts.yaml").read_text("utf-8"))["groups"] for rule in group["rules"]]
+    rules = [
+        rule
+        for group in yaml.safe_load((DOCS / "alerts.yaml").read_text("utf-8"))["groups"]
+        for rule in group["rules"]
+    ]
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
     for rule in rules:
         metrics = named(rule["expr"])

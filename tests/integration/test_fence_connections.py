@@ -24,7 +24,9 @@ class Foreign:
 
 
 @pytest.mark.parametrize("clustered", [True, False], ids=["in a cluster", "standalone"])
-async def test_a_foreign_or_synchronous_connection_is_refused_and_fence_sql_named(config, dsn, clustered):
+async def test_a_foreign_or_synchronous_connection_is_refused_and_fence_sql_named(
+    config, dsn, clustered
+):
     async with Job("a", config if clustered else None) as job, job.claim("x") as claim:
         with psycopg.connect(dsn) as synchronous, sqlite3.connect(":memory:") as lite:
             for connection in (synchronous, lite, Foreign(), None, dsn):
@@ -76,7 +78,9 @@ async def test_standalone_fences_without_a_table(dsn):
         async with await connect(dsn) as connection, connection.transaction():
             await job.fence(connection, claim)
             query, params = claim.fence_sql()
-            assert await (await connection.execute(query.encode(), params)).fetchone() == (claim.epoch,)
+            assert await (await connection.execute(query.encode(), params)).fetchone() == (
+                claim.epoch,
+            )
         assert claim.fence_sql("numeric") == ("SELECT CAST($1 AS bigint) AS epoch", (claim.epoch,))
     async with await connect(dsn) as connection:
         with pytest.raises(OwnershipLost):

@@ -11,7 +11,9 @@ import pytest
 from jobsync_async import Job, UsageError
 
 FREE = "SELECT token_id FROM sync_token WHERE token_id = %s FOR UPDATE SKIP LOCKED"
-WAITS = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '% AS fenced'"
+WAITS = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '% AS fenced'"
+)
 
 
 @pytest.fixture
@@ -34,7 +36,9 @@ async def taken(admin, claim) -> bool:
 
 @pytest.mark.parametrize("kind", ["psycopg's", "raw"])
 @pytest.mark.parametrize("written_before", [False, True], ids=["bare", "after a write"])
-async def test_a_fence_after_a_savepoint_is_refused_and_says_what_to_do(config, user, kind, written_before):
+async def test_a_fence_after_a_savepoint_is_refused_and_says_what_to_do(
+    config, user, kind, written_before
+):
     savepoint = raw_savepoint if kind == "raw" else psycopg.AsyncConnection.transaction
     async with Job("a", config) as job, job.claim("x") as claim:
         with pytest.raises(UsageError, match=r"savepoint.*outermost transaction"):
@@ -49,7 +53,10 @@ async def test_a_fence_after_a_savepoint_is_refused_and_says_what_to_do(config, 
 
 async def test_the_query_for_other_drivers_says_so_too(config, user):
     async with Job("a", config) as job, job.claim("x") as claim:
-        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"token {claim.token_id} comes after a savepoint"):
+        with pytest.raises(
+            psycopg.errors.InvalidTextRepresentation,
+            match=f"token {claim.token_id} comes after a savepoint",
+        ):
             async with user.transaction(), user.transaction():
                 await user.execute(*claim.fence_sql())
         async with user.transaction():  # with placeholders as other drivers have them
@@ -57,7 +64,9 @@ async def test_the_query_for_other_drivers_says_so_too(config, user):
             assert await cursor.fetchone() == (claim.epoch,)
 
 
-async def test_a_fence_of_the_outermost_transaction_outlasts_savepoints_that_are_rolled_back_to(config, user, admin):
+async def test_a_fence_of_the_outermost_transaction_outlasts_savepoints_that_are_rolled_back_to(
+    config, user, admin
+):
     async with Job("a", config) as job, job.claim("x") as claim:
         async with user.transaction():
             await job.fence(user, claim)
@@ -80,11 +89,15 @@ async def test_savepoints_that_have_ended_are_in_no_fences_way(config, user, adm
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-async def test_several_transactions_fence_one_token_at_once_and_none_after_a_savepoint(config, user, admin, level):
+async def test_several_transactions_fence_one_token_at_once_and_none_after_a_savepoint(
+    config, user, admin, level
+):
     async with Job("a", config) as job, AsyncExitStack() as stack:
         claim = await stack.enter_async_context(job.claim("x"))
         for _ in range(3):
-            other = await stack.enter_async_context(await psycopg.AsyncConnection.connect(config.dsn, autocommit=True))
+            other = await stack.enter_async_context(
+                await psycopg.AsyncConnection.connect(config.dsn, autocommit=True)
+            )
             await stack.enter_async_context(other.transaction())
             await other.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
             await job.fence(other, claim)
@@ -94,28 +107,46 @@ async def test_several_transactions_fence_one_token_at_once_and_none_after_a_sav
         assert await taken(admin, claim)
 
 
-async def test_a_token_that_is_revoked_while_the_fence_waits_for_its_row_can_still_be_fenced(config, user, admin):
+async def test_a_token_that_is_revoked_while_the_fence_waits_for_its_row_can_still_be_fenced(
+    config, user, admin
+):
     """The row that the fence's statement saw is not the one that it locks then."""
-    async with Job("a", config) as job, job.claim("x") as claim, await psycopg.AsyncConnection.connect(config.dsn) as other:
-        await other.execute("SELECT FROM sync_token WHERE token_id = %s FOR UPDATE", [claim.token_id])
+    async with (
+        Job("a", config) as job,
+        job.claim("x") as claim,
+        await psycopg.AsyncConnection.connect(config.dsn) as other,
+    ):
+        await other.execute(
+            "SELECT FROM sync_token WHERE token_id = %s FOR UPDATE", [claim.token_id]
+        )
         async with user.transaction():
             fencing = asyncio.ensure_future(job.fence(user, claim))
             while await (await admin.execute(WAITS)).fetchone() is None:
                 await asyncio.sleep(0.005)
-            await other.execute("UPDATE sync_token SET revoked_at = now() WHERE token_id = %s", [claim.token_id])
+            await other.execute(
+                "UPDATE sync_token SET revoked_at = now() WHERE token_id = %s", [claim.token_id]
+            )
             await other.commit()
             await fencing
             assert await taken(admin, claim)
 
 
 async def test_a_fence_that_comes_while_a_revocation_is_under_way_holds(config, user, admin):
-    async with Job("a", config) as job, job.claim("x") as claim, await psycopg.AsyncConnection.connect(config.dsn) as other:
-        await other.execute("UPDATE sync_token SET revoked_at = now() WHERE token_id = %s", [claim.token_id])
+    async with (
+        Job("a", config) as job,
+        job.claim("x") as claim,
+        await psycopg.AsyncConnection.connect(config.dsn) as other,
+    ):
+        await other.execute(
+            "UPDATE sync_token SET revoked_at = now() WHERE token_id = %s", [claim.token_id]
+        )
         async with user.transaction():
             await job.fence(user, claim)
             await other.commit()
             assert await taken(admin, claim)
         with pytest.raises(UsageError, match="savepoint"):
-            await other.execute("UPDATE sync_token SET revoked_at = NULL WHERE token_id = %s", [claim.token_id])
+            await other.execute(
+                "UPDATE sync_token SET revoked_at = NULL WHERE token_id = %s", [claim.token_id]
+            )
             async with user.transaction(), user.transaction():
                 await job.fence(user, claim)

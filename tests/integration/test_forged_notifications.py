@@ -1,4 +1,5 @@
-"""Any role may NOTIFY any channel: thousands of forged and junk notifications a second cost a worker next to nothing."""
+"""Any role may NOTIFY any channel: thousands of forged and junk notifications a second cost a
+worker next to nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ PER_SECOND = 10_000
 BURSTS = 20  # a second
 FORGE = """
 SELECT pg_notify('sync_changes',
-                 CASE n %% 3 WHEN 0 THEN 'junk ' || n WHEN 1 THEN (1000000000000 + n)::text ELSE repeat('9', 19) || n END)
+                 CASE n %% 3 WHEN 0 THEN 'junk ' || n WHEN 1 THEN (1000000000000 + n)::text
+                     ELSE repeat('9', 19) || n END)
 FROM generate_series(%s::bigint, %s) n
 """
 
@@ -45,7 +47,9 @@ def forge(dsn: str) -> float:
     return time.monotonic() - begun
 
 
-async def test_ten_thousand_forged_notifications_a_second_cause_at_most_one_reading_a_second(forger, quick_jobs):
+async def test_ten_thousand_forged_notifications_a_second_cause_at_most_one_reading_a_second(
+    forger, quick_jobs
+):
     (job,) = await quick_jobs.start("a")
     before = (job.metrics.notifications, job.metrics.resyncs, job.metrics.heartbeats)
     seconds = await anyio.to_thread.run_sync(forge, forger)
@@ -53,10 +57,18 @@ async def test_ten_thousand_forged_notifications_a_second_cause_at_most_one_read
         while job.metrics.notifications - before[0] < SECONDS * PER_SECOND:
             await anyio.sleep(0.01)
     resyncs, heartbeats = job.metrics.resyncs - before[1], job.metrics.heartbeats - before[2]
-    print(f"{SECONDS * PER_SECOND} notifications in {seconds:.1f} s: {resyncs} readings, {heartbeats} heartbeats")
+    print(
+        f"{SECONDS * PER_SECOND} notifications in {seconds:.1f} s: {resyncs} readings, "
+        f"{heartbeats} heartbeats"
+    )
     assert resyncs <= seconds + 2  # the first at once, and one that was due when the last came
     assert heartbeats >= seconds / 0.3 - 3
-    assert job.metrics.heartbeats_failed == job.metrics.lease_losses == job.metrics.listener_reconnects == 0
+    assert (
+        job.metrics.heartbeats_failed
+        == job.metrics.lease_losses
+        == job.metrics.listener_reconnects
+        == 0
+    )
     assert len(job.my_tokens) == 120
     # A true change that comes meanwhile is not lost.
     await job.register_lock("x", "nobody")

@@ -106,7 +106,9 @@ for child in children: child.join(20)
     assert len({child["incarnation"] for child in told}) == 3
 
 
-async def test_two_children_of_one_job_are_two_incarnations_and_the_second_is_told_that_its_name_is_taken(run):
+async def test_two_children_of_one_job_are_two_incarnations_and_the_second_is_told_that_its_name_is_taken(
+    run,
+):
     told = await asyncio.to_thread(
         run,
         """
@@ -139,7 +141,9 @@ done.set(); one.join(20)
     assert "process id" in told[1]["error"]
 
 
-async def test_a_job_that_was_started_before_a_fork_is_void_in_the_child_and_says_so_at_every_call(run):
+async def test_a_job_that_was_started_before_a_fork_is_void_in_the_child_and_says_so_at_every_call(
+    run,
+):
     told = await asyncio.to_thread(
         run,
         """
@@ -182,7 +186,9 @@ asyncio.run(main())
     assert parent == {"tokens": 120, "valid": True, "reconnects": 0, "failed": 0}
 
 
-@pytest.mark.parametrize("ending", ["os._exit", "sys.exit", "collected", "its own job", "leaves the block"])
+@pytest.mark.parametrize(
+    "ending", ["os._exit", "sys.exit", "collected", "its own job", "leaves the block"]
+)
 async def test_however_a_child_ends_it_does_not_touch_its_parents_sessions(run, ending):
     told = await asyncio.to_thread(
         run,

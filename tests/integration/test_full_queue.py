@@ -61,22 +61,31 @@ async def full_queue(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as speaker:
             with pytest.raises(psycopg.errors.ProgramLimitExceeded):
                 while True:
-                    await speaker.execute("SELECT pg_notify('anything', repeat('x', 7000) || i) FROM generate_series(1, 20) i")
+                    await speaker.execute(
+                        "SELECT pg_notify('anything', repeat('x', 7000) || i) FROM "
+                        "generate_series(1, 20) i"
+                    )
         yield laggard
         await laggard.close()
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other:
         with anyio.fail_after(5):  # its session takes a moment to end
-            while (await (await other.execute("SELECT pg_notification_queue_usage()")).fetchone())[0] > 0.1:
+            while (await (await other.execute("SELECT pg_notification_queue_usage()")).fetchone())[
+                0
+            ] > 0.1:
                 await asyncio.sleep(0.01)
 
 
 async def announced(dsn: str) -> tuple[int, int]:
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        row = await (await connection.execute("SELECT version, announced FROM sync_cluster")).fetchone()
+        row = await (
+            await connection.execute("SELECT version, announced FROM sync_cluster")
+        ).fetchone()
         return row[0], row[1]
 
 
-async def test_workers_join_hand_on_pin_leave_and_replace_the_dead_while_nothing_can_be_announced(jobs, here, caplog):
+async def test_workers_join_hand_on_pin_leave_and_replace_the_dead_while_nothing_can_be_announced(
+    jobs, here, caplog
+):
     await jobs.start("a", "b")
     await jobs.even()
     async with full_queue(here):
@@ -123,8 +132,12 @@ async def test_announcements_begin_again_by_themselves_when_there_is_room(jobs, 
     assert b.metrics.rejoins == 0
 
 
-async def test_a_worker_that_starts_while_nothing_can_be_announced_is_not_taken_for_one_behind_a_pooler(here):
-    config = CoordinationConfig(dsn=here, total_tokens=TOKENS, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
+async def test_a_worker_that_starts_while_nothing_can_be_announced_is_not_taken_for_one_behind_a_pooler(  # noqa: E501
+    here,
+):
+    config = CoordinationConfig(
+        dsn=here, total_tokens=TOKENS, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5
+    )
     async with cluster(config) as jobs, full_queue(here):
         await jobs.start("a")
         assert await jobs.settled() == {"a": TOKENS}

@@ -68,8 +68,12 @@ async def test_a_cancelled_error_out_of_progress_is_an_error_and_no_end_in_order
         raise asyncio.CancelledError
 
     async with Job("a") as job:
-        with pytest.raises(UsageError, match="progress callback of run_batch raised CancelledError"):
-            await job.run_batch(["x"], lambda claim: anyio.sleep(60), progress=plainly if plain else cancelled)
+        with pytest.raises(
+            UsageError, match="progress callback of run_batch raised CancelledError"
+        ):
+            await job.run_batch(
+                ["x"], lambda claim: anyio.sleep(60), progress=plainly if plain else cancelled
+            )
 
 
 async def test_no_batch_returns_while_ids_are_open():
@@ -86,7 +90,10 @@ async def test_no_batch_returns_while_ids_are_open():
         await entered.wait()
         for task in asyncio.all_tasks() - before - {batch}:
             task.cancel()
-        with pytest.raises(UsageError, match="cut off while 1 of its tasks were not done"), anyio.fail_after(5):
+        with (
+            pytest.raises(UsageError, match="cut off while 1 of its tasks were not done"),
+            anyio.fail_after(5),
+        ):
             await batch
 
 
@@ -138,7 +145,9 @@ async def test_each_call_sees_the_context_of_whoever_runs_them_and_no_other(conf
     assert len(tasks) == 6
 
 
-async def test_whoever_cancels_the_runner_has_its_handlers_cancelled_once_and_waits_for_their_end(config, caplog):
+async def test_whoever_cancels_the_runner_has_its_handlers_cancelled_once_and_waits_for_their_end(
+    config, caplog
+):
     ended: list[str] = []
     entered = asyncio.Event()
 
@@ -197,7 +206,9 @@ async def test_an_error_about_another_claim_is_the_handlers_failure(jobs, kind, 
     assert f"the handler of task {mine} raised (2 in a row)" in caplog.text
 
 
-async def test_a_claim_that_the_tables_refuse_is_tried_again_after_growing_waits_with_a_word(config, admin, caplog):
+async def test_a_claim_that_the_tables_refuse_is_tried_again_after_growing_waits_with_a_word(
+    config, admin, caplog
+):
     caplog.set_level(logging.INFO)
     async with Job("a", config) as job:
         await admin.execute("UPDATE sync_token SET epoch = epoch + 1")
@@ -244,7 +255,11 @@ async def test_whatever_a_handlers_error_says_is_recorded_and_ends_nothing(confi
     async with Job("a", config) as job:
         result = await job.run_batch([*errors, "good"], handle, attempts=1)
     assert result.completed_here == {"good"}
-    stored = dict(await (await admin.execute("SELECT task_id, error FROM sync_claim WHERE error IS NOT NULL")).fetchall())
+    stored = dict(
+        await (
+            await admin.execute("SELECT task_id, error FROM sync_claim WHERE error IS NOT NULL")
+        ).fetchall()
+    )
     assert stored == result.failed
     assert stored["surrogate"] == "OSError: caf\\udce9"
     assert stored["nul"] == "ValueError: a\\x00b"
@@ -276,7 +291,12 @@ async def test_what_runs_on_a_job_that_fails_raises_the_reason(make_config):
         running = asyncio.ensure_future(getattr(job, name)(["x"], hang))
         await hanging.wait()
         async with Job("b", config, weight=5):
-            with pytest.raises(UsageError, match="what ended it: ZeroDivisionError: as meant") as caught, anyio.fail_after(10):
+            with (
+                pytest.raises(
+                    UsageError, match="what ended it: ZeroDivisionError: as meant"
+                ) as caught,
+                anyio.fail_after(10),
+            ):
                 await running
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         with pytest.raises(ZeroDivisionError):

@@ -13,7 +13,9 @@ from jobsync_async import Job, NotOwner
 from tests.waiting import until
 
 
-async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(make_config, admin, caplog):
+async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(
+    make_config, admin, caplog
+):
     config = make_config(total_tokens=2, hash_function="modulo")
     await admin.execute("CREATE TABLE saved (id integer PRIMARY KEY, n integer)")
     true_count = {0: 0, 1: 0}
@@ -22,7 +24,9 @@ async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(ma
 
     def handler_of(job: Job):
         async def handle(claim) -> None:
-            row = await (await admin.execute("SELECT n FROM saved WHERE id = %s", [claim.task_id])).fetchone()
+            row = await (
+                await admin.execute("SELECT n FROM saved WHERE id = %s", [claim.task_id])
+            ).fetchone()
             n = row[0] if row else 0
             begun_at.append((n, true_count[claim.task_id]))
             try:
@@ -32,11 +36,16 @@ async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(ma
                     true_count[claim.task_id] += 1
             finally:  # plain awaits: the cancellation comes once
                 leaving.add(claim.leaving)
-                async with await psycopg.AsyncConnection.connect(config.dsn) as connection, connection.transaction():
+                async with (
+                    await psycopg.AsyncConnection.connect(config.dsn) as connection,
+                    connection.transaction(),
+                ):
                     await job.fence(connection, claim)
                     await asyncio.sleep(0.15)
                     await connection.execute(
-                        "INSERT INTO saved VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET n = excluded.n", [claim.task_id, n]
+                        "INSERT INTO saved VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET n = "
+                        "excluded.n",
+                        [claim.task_id, n],
                     )
                 assert claim.valid
 
@@ -58,7 +67,9 @@ async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(ma
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_after_the_handoff_timeout_a_cleanup_is_cut_off_and_its_error_logged(make_config, caplog):
+async def test_after_the_handoff_timeout_a_cleanup_is_cut_off_and_its_error_logged(
+    make_config, caplog
+):
     config = make_config(total_tokens=2, hash_function="modulo", handoff_timeout_sec=0.2)
     cut = asyncio.Event()
 
@@ -110,7 +121,9 @@ async def test_a_handler_that_was_cut_off_by_a_revocation_that_was_withdrawn_sta
         await asyncio.wait([running])
 
 
-async def test_whoever_reads_changes_may_still_claim_and_fence_what_was_revoked_until_it_comes_back(make_config):
+async def test_whoever_reads_changes_may_still_claim_and_fence_what_was_revoked_until_it_comes_back(
+    make_config,
+):
     config = make_config(total_tokens=2, hash_function="modulo")
     async with (
         Job("a", config) as a,
@@ -149,8 +162,13 @@ async def test_whoever_reads_changes_may_still_claim_and_fence_what_was_revoked_
         await b.stop()
 
 
-async def test_a_scope_that_was_made_before_a_rejoin_fences_with_the_start_that_enters_it(config, admin):
-    async with Job("a", config) as a, await psycopg.AsyncConnection.connect(config.dsn) as connection:
+async def test_a_scope_that_was_made_before_a_rejoin_fences_with_the_start_that_enters_it(
+    config, admin
+):
+    async with (
+        Job("a", config) as a,
+        await psycopg.AsyncConnection.connect(config.dsn) as connection,
+    ):
         scope, me = a.claim("x"), a._worker.identity
         await admin.execute("DELETE FROM sync_node")
         a._worker.beat_wanted.set()

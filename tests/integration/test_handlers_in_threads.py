@@ -47,7 +47,10 @@ async def test_more_threads_run_at_once_than_anyio_lets_run_by_default():
         together.wait()
 
     async with Job("a") as job:
-        assert len((await job.run_batch(range(60), handle, concurrency=60, attempts=1)).completed_here) == 60
+        assert (
+            len((await job.run_batch(range(60), handle, concurrency=60, attempts=1)).completed_here)
+            == 60
+        )
 
 
 class AsyncCall:
@@ -96,7 +99,9 @@ async def test_what_is_no_handler_is_refused_by_name():
     async with Job("a") as job:
         for handler in (None, "x", generator, asynchronous, functools.partial(generator)):
             for run in (job.run_batch, job.run_owned):
-                with pytest.raises(UsageError, match="the handler must be a function that takes a Claim"):
+                with pytest.raises(
+                    UsageError, match="the handler must be a function that takes a Claim"
+                ):
                     await run(["x"], handler)
 
 
@@ -121,7 +126,9 @@ async def test_a_thread_is_never_given_up_however_its_runner_is_cancelled(how):
         await until(began.is_set)
         if how == "anyio":
             scope.cancel()
-        for one in {"native": {task}, "anyio": set(), "every task": asyncio.all_tasks() - before}[how]:
+        for one in {"native": {task}, "anyio": set(), "every task": asyncio.all_tasks() - before}[
+            how
+        ]:
             one.cancel()
         await asyncio.sleep(0.3)
         assert not task.done()

@@ -1,4 +1,5 @@
-"""Handlers that hold up the event loop or wait for one another, and what is done here though the lease ended meanwhile."""
+"""Handlers that hold up the event loop or wait for one another, and what is done here though the
+lease ended meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from tests.handling import block, nothing
 from tests.waiting import until
 
 
-async def test_a_handler_that_blocks_past_its_lease_is_blamed_by_name_and_bounded_by_attempts(quick_jobs, caplog):
+async def test_a_handler_that_blocks_past_its_lease_is_blamed_by_name_and_bounded_by_attempts(
+    quick_jobs, caplog
+):
     """The claim is taken from it each time, so that what it has done does not count."""
     (a,) = await quick_jobs.start("a")
     calls = 0
@@ -25,7 +28,9 @@ async def test_a_handler_that_blocks_past_its_lease_is_blamed_by_name_and_bounde
     with anyio.fail_after(30):
         result = await a.run_batch(["x"], handle, attempts=2)
     assert calls == 2
-    assert result.failed["x"].startswith("it blocked the event loop for 1.3 s, so that no heartbeat was sent")
+    assert result.failed["x"].startswith(
+        "it blocked the event loop for 1.3 s, so that no heartbeat was sent"
+    )
     told = [record for record in caplog.records if "blocked the event loop" in record.message]
     assert [(record.task_id, record.levelname) for record in told] == [("x", "ERROR")] * 2
     assert all(record.seconds >= 1.3 for record in told)
@@ -46,7 +51,9 @@ async def test_only_the_handler_that_blocked_is_blamed(quick_jobs, caplog):
     assert result.completed_here == set(range(4))
 
 
-async def test_what_this_worker_has_done_is_told_as_done_here_though_its_lease_ended_meanwhile(quick_jobs):
+async def test_what_this_worker_has_done_is_told_as_done_here_though_its_lease_ended_meanwhile(
+    quick_jobs,
+):
     (a,) = await quick_jobs.start("a")
 
     async def handle(claim) -> None:
@@ -57,7 +64,9 @@ async def test_what_this_worker_has_done_is_told_as_done_here_though_its_lease_e
     assert result.completed_here == {3, 4, 5}
 
 
-async def test_what_this_worker_has_done_is_told_as_done_here_though_it_joined_anew_meanwhile(quick_jobs, admin):
+async def test_what_this_worker_has_done_is_told_as_done_here_though_it_joined_anew_meanwhile(
+    quick_jobs, admin
+):
     (a,) = await quick_jobs.start("a")
     me = a._worker.identity
 
@@ -84,7 +93,9 @@ async def test_two_batches_over_the_same_ids_in_one_worker_call_one_handler_for_
             raise ValueError("as meant")
 
     async with Job("a", config) as job:
-        one, two = await asyncio.gather(*(job.run_batch(range(10), handle, attempts=1) for _ in range(2)))
+        one, two = await asyncio.gather(
+            *(job.run_batch(range(10), handle, attempts=1) for _ in range(2))
+        )
     assert sorted(calls) == list(range(10))
     assert one.completed_here == two.completed_here == set(range(10)) - {7}
     assert one.failed == two.failed == {7: "ValueError: as meant"}

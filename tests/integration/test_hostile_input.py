@@ -1,4 +1,5 @@
-"""Whatever text comes in at any entrance is stored and comes back as it was, or is refused whole with an error of ours."""
+"""Whatever text comes in at any entrance is stored and comes back as it was, or is refused whole
+with an error of ours."""
 
 from __future__ import annotations
 
@@ -19,7 +20,19 @@ hostile_text = st.one_of(
     st.text(max_size=40),  # surrogates and NUL included
     st.text(st.sampled_from("'\"\\;%_-$ \n\t\0\x01\ud800\ufeff\u202e漢😀{}()"), max_size=20),
     st.sampled_from(
-        ["'; DROP TABLE sync_token; --", "$$", "%s", "%(x)s", "{token}", "\\", "E'\\''", "NULL", "", " ", "x" * 5000]
+        [
+            "'; DROP TABLE sync_token; --",
+            "$$",
+            "%s",
+            "%(x)s",
+            "{token}",
+            "\\",
+            "E'\\''",
+            "NULL",
+            "",
+            " ",
+            "x" * 5000,
+        ]
     ),
 )
 hostile_id = st.one_of(
@@ -32,7 +45,8 @@ hostile_id = st.one_of(
     st.tuples(st.integers(), st.text()),
 )
 against_one_database = settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -86,15 +100,22 @@ async def test_a_batch_of_hostile_ids_is_done_or_refused_before_it_begins(job, a
     try:
         await job.run_batch(ids, handle, attempts=1)
     except ConfigError:
-        assert any(_unusable(one) for one in ids) or len(set(ids)) < len(ids)  # two that are equal, as 0 and False
+        # Two that are equal, as 0 and False.
+        assert any(_unusable(one) for one in ids) or len(set(ids)) < len(ids)
         assert handled == await rows(admin, "claim") == await rows(admin, "audit") == []
     else:
-        assert {text for (text,) in await rows(admin, "audit")} == {str(one) for one in ids} == set(map(str, handled))
+        assert (
+            {text for (text,) in await rows(admin, "audit")}
+            == {str(one) for one in ids}
+            == set(map(str, handled))
+        )
 
 
 @against_one_database
 @given(
-    task_id=hostile_id, patterns=st.one_of(hostile_text, st.lists(hostile_text, max_size=3)), reason=st.none() | hostile_text
+    task_id=hostile_id,
+    patterns=st.one_of(hostile_text, st.lists(hostile_text, max_size=3)),
+    reason=st.none() | hostile_text,
 )
 async def test_a_pin_is_stored_as_it_is_or_refused_whole(job, admin, task_id, patterns, reason):
     await job.clear_all_locks()
@@ -110,7 +131,8 @@ async def test_a_pin_is_stored_as_it_is_or_refused_whole(job, admin, task_id, pa
 
 @against_one_database
 @given(
-    bulk=st.lists(st.tuples(hostile_id, hostile_text, st.none() | hostile_text), max_size=3), days=st.floats() | st.integers()
+    bulk=st.lists(st.tuples(hostile_id, hostile_text, st.none() | hostile_text), max_size=3),
+    days=st.floats() | st.integers(),
 )
 async def test_pins_in_bulk_are_stored_or_refused_whole(job, admin, bulk, days):
     await job.clear_all_locks()
@@ -120,12 +142,19 @@ async def test_pins_in_bulk_are_stored_or_refused_whole(job, admin, bulk, days):
         assert await rows(admin, "lock") == []
     else:
         stored = {text for (text,) in await rows(admin, "lock")}
-        assert stored | {conflict.task_id for conflict in refused} == {str(task_id) for task_id, _, _ in bulk}
+        assert stored | {conflict.task_id for conflict in refused} == {
+            str(task_id) for task_id, _, _ in bulk
+        }
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(name=hostile_text, address=st.none() | hostile_text)
-async def test_a_worker_of_any_name_and_address_works_or_is_refused(make_config, admin, name, address):
+async def test_a_worker_of_any_name_and_address_works_or_is_refused(
+    make_config, admin, name, address
+):
     try:
         job = Job(name, make_config(total_tokens=3), address=address, wait_on_enter=20)
     except ConfigError:
@@ -134,11 +163,17 @@ async def test_a_worker_of_any_name_and_address_works_or_is_refused(make_config,
         assert len(job.my_tokens) == 3
         owner = await job.owner_of("x")
         assert (owner.node, owner.address) == (name, address)
-        assert await (await admin.execute("SELECT name, address FROM sync_node")).fetchall() == [(name, address)]
+        assert await (await admin.execute("SELECT name, address FROM sync_node")).fetchall() == [
+            (name, address)
+        ]
     assert await (await admin.execute("SELECT name FROM sync_node")).fetchall() == []
 
 
-@given(st.dictionaries(st.sampled_from(list(CoordinationConfig.__dataclass_fields__)), hostile_id, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from(list(CoordinationConfig.__dataclass_fields__)), hostile_id, max_size=4
+    )
+)
 def test_any_setting_is_taken_or_refused_with_our_error(fields):
     try:
         config = CoordinationConfig(**fields)
@@ -169,7 +204,9 @@ async def test_a_schema_of_any_name_works_or_is_refused(make_config, admin, sche
 
 payloads = st.lists(
     st.one_of(
-        hostile_text.filter(lambda text: not _unstorable(text)), st.integers(-(10**20), 10**20).map(str), st.just("9" * 7000)
+        hostile_text.filter(lambda text: not _unstorable(text)),
+        st.integers(-(10**20), 10**20).map(str),
+        st.just("9" * 7000),
     ),
     min_size=1,
     max_size=20,

@@ -1,4 +1,5 @@
-"""What somebody else puts on the search_path ahead of PostgreSQL's own changes nothing: every name is pinned or qualified."""
+"""What somebody else puts on the search_path ahead of PostgreSQL's own changes nothing: every name
+is pinned or qualified."""
 
 from __future__ import annotations
 
@@ -26,38 +27,63 @@ FUNCTIONS = {
     "shobj_description(oid, name)": "text",
     "gen_random_uuid()": "uuid",
 }
-OPERATORS = [("=", "integer"), ("=", "text"), ("=", "uuid"), ("=", "bigint"), (">", "bigint"), ("<", "bigint"), ("<>", "text")]
+OPERATORS = [
+    ("=", "integer"),
+    ("=", "text"),
+    ("=", "uuid"),
+    ("=", "bigint"),
+    (">", "bigint"),
+    ("<", "bigint"),
+    ("<>", "text"),
+]
 
 
 @pytest.fixture
 def hostile_dsn(empty_dsn):
-    """A search_path that begins with a schema of functions, operators and tables by the names that we use. Each raises."""
+    """A search_path that begins with a schema of functions, operators and tables by the names that
+    we use. Each raises."""
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         admin.execute("CREATE SCHEMA evil")
         for signature, result in FUNCTIONS.items():
             body = "BEGIN RAISE EXCEPTION 'a stranger''s function ran'; END"
-            admin.execute(f"CREATE FUNCTION evil.{signature} RETURNS {result} LANGUAGE plpgsql AS $${body}$$")
+            admin.execute(
+                f"CREATE FUNCTION evil.{signature} RETURNS {result} LANGUAGE plpgsql AS $${body}$$"
+            )
         for operator, kind in OPERATORS:
             name = f"compare_{kind}"
             body = "BEGIN RAISE EXCEPTION 'a stranger''s operator ran'; END"
-            admin.execute(f"CREATE OR REPLACE FUNCTION evil.{name}({kind}, {kind}) RETURNS bool LANGUAGE plpgsql AS $${body}$$")
-            admin.execute(f"CREATE OPERATOR evil.{operator} (FUNCTION = evil.{name}, LEFTARG = {kind}, RIGHTARG = {kind})")
+            admin.execute(
+                f"CREATE OR REPLACE FUNCTION evil.{name}({kind}, {kind}) RETURNS bool LANGUAGE "
+                f"plpgsql AS $${body}$$"
+            )
+            admin.execute(
+                f"CREATE OPERATOR evil.{operator} (FUNCTION = evil.{name}, LEFTARG = {kind}, "
+                f"RIGHTARG = {kind})"
+            )
         for table in TABLES:
             admin.execute(f"CREATE TABLE evil.sync_{table} (trap integer)")
-    return make_conninfo(**{**conninfo_to_dict(empty_dsn), "options": "-c search_path=evil,pg_catalog,public"})
+    return make_conninfo(
+        **{**conninfo_to_dict(empty_dsn), "options": "-c search_path=evil,pg_catalog,public"}
+    )
 
 
 async def test_a_hostile_schema_first_on_the_search_path_changes_nothing(hostile_dsn):
     with psycopg.connect(hostile_dsn) as connection, pytest.raises(psycopg.errors.RaiseException):
         connection.execute("SELECT current_setting('x'::text)")  # it does bite
-    async with Job("a", CoordinationConfig(dsn=hostile_dsn, schema="public", total_tokens=50), wait_on_enter=10) as job:
+    async with Job(
+        "a", CoordinationConfig(dsn=hostile_dsn, schema="public", total_tokens=50), wait_on_enter=10
+    ) as job:
         await job.register_lock("t", "%")
         await job.add_task("t")
         assert await job.write_audit() == 1
         assert (await job.owner_of("t")).node == "a"
         assert (await job.get_coordination_status())["unowned"] == 0
-        async with job.claim("t") as claim, await psycopg.AsyncConnection.connect(hostile_dsn) as connection:
-            await connection.execute("SET search_path = public")  # the user's own connection has the user's own path
+        async with (
+            job.claim("t") as claim,
+            await psycopg.AsyncConnection.connect(hostile_dsn) as connection,
+        ):
+            # The user's own connection has the user's own path.
+            await connection.execute("SET search_path = public")
             await job.fence(connection, claim)
     with psycopg.connect(hostile_dsn) as connection:
         for table in TABLES:

@@ -1,4 +1,5 @@
-"""Ids of run_batch and run_owned: which can be had, which can be one, and which a database can hold."""
+"""Ids of run_batch and run_owned: which can be had, which can be one, and which a database can
+hold."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from tests.waiting import until
 # -- ids
 
 
-async def test_ids_that_cannot_be_had_leave_running_what_runs_and_are_asked_for_again(config, caplog):
+async def test_ids_that_cannot_be_had_leave_running_what_runs_and_are_asked_for_again(
+    config, caplog
+):
     running: set[object] = set()
     answers: list[object] = [["a", "b"]]
 
@@ -36,7 +39,15 @@ async def test_ids_that_cannot_be_had_leave_running_what_runs_and_are_asked_for_
         return answer
 
     asked: list[object] = []
-    answers += [ConnectionError, "BTC", None, [["unhashable"]], [1, True], asyncio.CancelledError, ["b", "c"]]
+    answers += [
+        ConnectionError,
+        "BTC",
+        None,
+        [["unhashable"]],
+        [1, True],
+        asyncio.CancelledError,
+        ["b", "c"],
+    ]
     async with Job("a", config) as job:
         owned = asyncio.ensure_future(job.run_owned(ids, handle, refresh_sec=0.01))
         await until(lambda: running == {"a", "b"})
@@ -149,25 +160,40 @@ def latin(server):
 
     name = f"latin_{uuid4().hex[:8]}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".encode())
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE "
+            "template0".encode()
+        )
         yield make_conninfo(server.dsn, dbname=name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.mark.parametrize("client_encoding", ["", "UTF8"])
-async def test_what_the_databases_encoding_lacks_is_escaped_in_texts_and_refused_in_ids(latin, make_config, client_encoding):
+async def test_what_the_databases_encoding_lacks_is_escaped_in_texts_and_refused_in_ids(
+    latin, make_config, client_encoding
+):
     from psycopg.conninfo import make_conninfo
 
-    config = make_config(dsn=make_conninfo(latin, **({"client_encoding": client_encoding} if client_encoding else {})))
+    config = make_config(
+        dsn=make_conninfo(
+            latin, **({"client_encoding": client_encoding} if client_encoding else {})
+        )
+    )
 
     async def handle(claim) -> None:
         if claim.task_id == "bad":
             raise ValueError("5 € for naïve \0 \ud800")
 
     async with Job("ä", config, address="ö") as job:
-        assert (await job.run_batch(["bad", "naïve"], handle, attempts=1)).completed_here == {"naïve"}
-        again = await asyncio.gather(*(job.run_batch(["bad"], handle, attempts=1) for _ in range(2)))
-        assert {result.failed["bad"] for result in again} >= {"ValueError: 5 \\u20ac for naïve \\x00 \\ud800"}
+        assert (await job.run_batch(["bad", "naïve"], handle, attempts=1)).completed_here == {
+            "naïve"
+        }
+        again = await asyncio.gather(
+            *(job.run_batch(["bad"], handle, attempts=1) for _ in range(2))
+        )
+        assert {result.failed["bad"] for result in again} >= {
+            "ValueError: 5 \\u20ac for naïve \\x00 \\ud800"
+        }
         await job.register_lock("x", "ä", reason="costs 5 €")
         assert [lock.reason for lock in await job.list_locks()] == ["costs 5 \\u20ac"]
         for attempt in (

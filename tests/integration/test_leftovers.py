@@ -1,4 +1,5 @@
-"""Rows that are left over in single tables, or missing in one, end nobody: history and leftovers stop no rebalance.
+"""Rows that are left over in single tables, or missing in one, end nobody: history and leftovers
+stop no rebalance.
 
 A cluster ran, and then some of its tables were emptied by hand, or restored alone.
 """
@@ -57,7 +58,10 @@ async def works(config: CoordinationConfig) -> None:
         assert jobs["e"]._engine.failure is None
 
 
-@pytest.mark.parametrize(("kept", "total"), [*((kept, 60) for kept in TABLES), ("token", 25), ("token", 120), ("lock", 25)])
+@pytest.mark.parametrize(
+    ("kept", "total"),
+    [*((kept, 60) for kept in TABLES), ("token", 25), ("token", 120), ("lock", 25)],
+)
 async def test_rows_that_are_left_over_in_one_table_end_nobody(make_config, admin, kept, total):
     await use(make_config(total_tokens=60, **QUICK))
     await admin.execute(f"TRUNCATE {', '.join(f'sync_{name}' for name in TABLES if name != kept)}")
@@ -73,14 +77,19 @@ async def test_rows_that_are_missing_in_one_table_end_nobody(make_config, admin,
 
 
 @pytest.mark.parametrize("emptied", ["cluster", "node", "rebalance"])
-async def test_a_table_that_is_emptied_under_running_workers_ends_nobody(make_config, admin, emptied):
+async def test_a_table_that_is_emptied_under_running_workers_ends_nobody(
+    make_config, admin, emptied
+):
     config = make_config(total_tokens=60, **QUICK)
     async with cluster(config) as jobs:
         a, b = await jobs.start("a", "b")
         await jobs.even()
         jobs.watched = False  # by hand, it declares dead who lives
         await admin.execute(f"DELETE FROM sync_{emptied}")
-        await asyncio.gather(*(job.register_lock(f"x{n}", ["%"]) for n, job in enumerate((a, b))), return_exceptions=True)
+        await asyncio.gather(
+            *(job.register_lock(f"x{n}", ["%"]) for n, job in enumerate((a, b))),
+            return_exceptions=True,
+        )
         with anyio.fail_after(20):
             while sum(jobs.counts().values()) != 60 or await not_given(admin):
                 await asyncio.sleep(0.05)
@@ -90,7 +99,9 @@ async def test_a_table_that_is_emptied_under_running_workers_ends_nobody(make_co
 
 async def not_given(admin) -> int:
     """Tokens that have no live owner by the tables."""
-    owned = "SELECT count(*) FROM sync_token JOIN sync_node USING (incarnation) WHERE next_node IS NULL"
+    owned = (
+        "SELECT count(*) FROM sync_token JOIN sync_node USING (incarnation) WHERE next_node IS NULL"
+    )
     ((count,),) = await (await admin.execute(owned)).fetchall()
     return 60 - count
 
@@ -98,9 +109,13 @@ async def not_given(admin) -> int:
 async def test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left(make_config, admin):
     config = make_config(total_tokens=60, **QUICK)
     await use(config)
-    tables = "SELECT max(epoch), max(version), (SELECT max(version) FROM sync_rebalance) FROM sync_token"
+    tables = (
+        "SELECT max(epoch), max(version), (SELECT max(version) FROM sync_rebalance) FROM sync_token"
+    )
     epoch, version, rebalance = await (await admin.execute(tables)).fetchone()
-    await admin.execute("INSERT INTO sync_node (name, incarnation, joined) VALUES ('nobody', gen_random_uuid(), 77)")
+    await admin.execute(
+        "INSERT INTO sync_node (name, incarnation, joined) VALUES ('nobody', gen_random_uuid(), 77)"
+    )
     await admin.execute("TRUNCATE sync_cluster")
     store = await Store.open(config, "first")
     await store.close()
@@ -114,15 +129,20 @@ async def test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left(ma
 async def test_a_history_of_the_same_versions_stops_no_rebalance_and_stays(make_config, admin):
     config = make_config(total_tokens=60, **QUICK)
     async with Job("a", config):
-        rows = "(version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)"
+        rows = (
+            "(version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)"
+        )
         await admin.execute(
-            f"INSERT INTO sync_rebalance {rows} SELECT v, 'before', 'x', 1, 0, 0, 0, 0 FROM generate_series(3, 60) v"
+            f"INSERT INTO sync_rebalance {rows} SELECT v, 'before', 'x', 1, 0, 0, 0, 0 FROM "
+            "generate_series(3, 60) v"
         )
         async with Job("b", config, wait_on_enter=10) as b:
             with anyio.fail_after(10):
                 while len(b.my_tokens) != 30:
                     await asyncio.sleep(0.01)
-    ((count,),) = await (await admin.execute("SELECT count(*) FROM sync_rebalance WHERE reason = 'before'")).fetchall()
+    ((count,),) = await (
+        await admin.execute("SELECT count(*) FROM sync_rebalance WHERE reason = 'before'")
+    ).fetchall()
     assert count == 58
 
 
@@ -135,7 +155,9 @@ async def test_rows_of_nobody_and_of_tokens_that_there_are_not_are_passed_over(m
         "SELECT n, 'gone', %s, 5::bigint << 32, 1000000 FROM generate_series(60, 99) n",
         [nobody],
     )
-    await admin.execute("INSERT INTO sync_node (name, incarnation, joined) VALUES ('gone', %s, 0)", [nobody])
+    await admin.execute(
+        "INSERT INTO sync_node (name, incarnation, joined) VALUES ('gone', %s, 0)", [nobody]
+    )
     await works(config)
 
 
@@ -150,4 +172,7 @@ async def test_a_cluster_row_that_is_lost_while_an_observer_looks_is_waited_for(
 
 
 async def _there(admin: psycopg.AsyncConnection) -> bool:
-    return await (await admin.execute("SELECT server_identity FROM sync_cluster")).fetchone() is not None
+    return (
+        await (await admin.execute("SELECT server_identity FROM sync_cluster")).fetchone()
+        is not None
+    )

@@ -8,19 +8,34 @@ import logging
 import anyio
 import pytest
 
-from jobsync_async import Job, NodeNameTaken, NotOwner, OwnershipLost, RebalanceEvent, StoreUnavailable, UsageError
+from jobsync_async import (
+    Job,
+    NodeNameTaken,
+    NotOwner,
+    OwnershipLost,
+    RebalanceEvent,
+    StoreUnavailable,
+    UsageError,
+)
 from tests.waiting import until
 
 
 async def names(admin) -> list[str]:
-    return [name for (name,) in await (await admin.execute("SELECT name FROM sync_node ORDER BY joined")).fetchall()]
+    return [
+        name
+        for (name,) in await (
+            await admin.execute("SELECT name FROM sync_node ORDER BY joined")
+        ).fetchall()
+    ]
 
 
-# -- starting and stopping in any order -----------------------------------------------------------------------------------
+# -- starting and stopping in any order ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 30, 100])
-async def test_after_a_stop_during_start_the_job_does_not_run_and_start_says_why(config, admin, steps):
+async def test_after_a_stop_during_start_the_job_does_not_run_and_start_says_why(
+    config, admin, steps
+):
     job = Job("a", config)
     starting = asyncio.create_task(job.start())
     for _ in range(steps):
@@ -150,7 +165,7 @@ async def test_a_name_that_another_worker_has_says_to_put_the_process_id_into_it
             await Job("web", config).start()
 
 
-# -- the end --------------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("plain", [True, False])

@@ -12,18 +12,24 @@ import pytest
 from jobsync_async import Job, UsageError
 from tests.integration.test_life import names
 
-# -- the name before it is bound ------------------------------------------------------------------------------------------
+# -- the name before it is bound -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clustered", [True, False], ids=["in a cluster", "standalone"])
-async def test_on_rebalance_that_uses_the_name_before_it_is_bound_is_told_what_to_write(config, admin, clustered):
+async def test_on_rebalance_that_uses_the_name_before_it_is_bound_is_told_what_to_write(
+    config, admin, clustered
+):
     seen = []
 
     def on_rebalance() -> None:
         seen.append(len(job.my_tokens))
 
-    with pytest.raises(UsageError, match=r"write `job = Job\(…\)` first, and then `async with job:`"):
-        async with Job("worker-01", config if clustered else None, on_rebalance=on_rebalance) as job:
+    with pytest.raises(
+        UsageError, match=r"write `job = Job\(…\)` first, and then `async with job:`"
+    ):
+        async with Job(
+            "worker-01", config if clustered else None, on_rebalance=on_rebalance
+        ) as job:
             pytest.fail("entered")
     job = Job("worker-01", config if clustered else None, on_rebalance=on_rebalance)
     async with job:
@@ -31,7 +37,7 @@ async def test_on_rebalance_that_uses_the_name_before_it_is_bound_is_told_what_t
     assert await names(admin) == []
 
 
-# -- from elsewhere -------------------------------------------------------------------------------------------------------
+# -- from elsewhere --------------------------------------------------------------------------------
 
 
 def in_a_thread(function) -> list[BaseException]:
@@ -81,7 +87,10 @@ async def test_calls_from_another_event_loop_are_refused_at_once_and_name_both(c
 
                 (error,) = in_a_thread(lambda main=main: asyncio.run(main()))
                 assert isinstance(error, UsageError), (call, error)
-                assert here in str(error) and len(re.findall("<_.*?EventLoop|<uvloop", str(error))) == 2, error
+                assert (
+                    here in str(error)
+                    and len(re.findall("<_.*?EventLoop|<uvloop", str(error))) == 2
+                ), error
         for call in (lambda: job.claim("x"), job.token_changes):
             (error,) = in_a_thread(call)
             assert isinstance(error, UsageError) and "run_coroutine_threadsafe" in str(error)
@@ -96,7 +105,10 @@ async def test_a_thread_may_call_through_the_loop(config):
             return asyncio.run_coroutine_threadsafe(job.owner_of("x"), loop).result(5).node
 
         assert await asyncio.to_thread(call) == "a"
-        assert await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(job.owner_of, "x").node) == "a"
+        assert (
+            await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(job.owner_of, "x").node)
+            == "a"
+        )
 
 
 def test_a_job_whose_event_loop_was_closed_can_be_started_on_another():

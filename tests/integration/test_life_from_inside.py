@@ -1,4 +1,5 @@
-"""Stopping, draining and failing out of what the job itself calls: callbacks, handlers, claims and readers."""
+"""Stopping, draining and failing out of what the job itself calls: callbacks, handlers, claims and
+readers."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from jobsync_async import Job, NotOwner, RebalanceEvent, UsageError
 from tests.integration.test_life import names
 from tests.waiting import until
 
-# -- who is waited for cannot wait ----------------------------------------------------------------------------------------
+# -- who is waited for cannot wait -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["stop", "drain"])
-async def test_stop_and_drain_out_of_on_rebalance_are_refused_and_end_the_job_in_order(jobs, config, admin, what):
+async def test_stop_and_drain_out_of_on_rebalance_are_refused_and_end_the_job_in_order(
+    jobs, config, admin, what
+):
     async def on_rebalance(event: RebalanceEvent) -> None:
         if not event.is_initial:
             await getattr(job, what)()
@@ -25,7 +28,9 @@ async def test_stop_and_drain_out_of_on_rebalance_are_refused_and_end_the_job_in
     with anyio.fail_after(5):
         await jobs.start("b")
         await until(lambda: jobs.counts() == {"b": 120})
-        with pytest.raises(UsageError, match=rf"{what}\(\) was called in on_rebalance.*create_task\(job\.{what}"):
+        with pytest.raises(
+            UsageError, match=rf"{what}\(\) was called in on_rebalance.*create_task\(job\.{what}"
+        ):
             await job.stop()
 
 
@@ -33,9 +38,15 @@ async def test_stop_out_of_the_first_on_rebalance_or_lock_provider_is_refused(co
     async def call(*args: object) -> None:
         await job.stop()
 
-    for options, where in [({"on_rebalance": call}, "on_rebalance"), ({"lock_provider": call}, "lock_provider")]:
+    for options, where in [
+        ({"on_rebalance": call}, "on_rebalance"),
+        ({"lock_provider": call}, "lock_provider"),
+    ]:
         job = Job("a", config, **options)
-        with anyio.fail_after(5), pytest.raises(UsageError, match=rf"stop\(\) was called in {where}"):
+        with (
+            anyio.fail_after(5),
+            pytest.raises(UsageError, match=rf"stop\(\) was called in {where}"),
+        ):
             await job.start()
         assert await names(admin) == []
 
@@ -44,7 +55,10 @@ async def test_stop_and_drain_in_a_claim_are_refused_and_the_work_goes_on(config
     async with Job("a", config) as job:
         async with job.claim("x") as claim:
             for call in (job.stop, job.drain):
-                with anyio.fail_after(1), pytest.raises(UsageError, match="was called in the work on task 'x'"):
+                with (
+                    anyio.fail_after(1),
+                    pytest.raises(UsageError, match="was called in the work on task 'x'"),
+                ):
                     await call()
             assert claim.valid and job.owns("y")
         await job.drain()
@@ -57,7 +71,9 @@ async def test_stop_and_drain_in_a_handler_are_refused(config, what):
         refused: list[str] = []
 
         async def handle(claim) -> None:
-            with pytest.raises(UsageError, match=rf"{what}\(\) was called in the work on task 'x'") as caught:
+            with pytest.raises(
+                UsageError, match=rf"{what}\(\) was called in the work on task 'x'"
+            ) as caught:
                 await getattr(job, what)()
             refused.append(str(caught.value))
 
@@ -86,7 +102,9 @@ async def test_stop_in_a_task_of_its_own_may_come_from_anywhere(config, admin):
         await stopping[0]
 
 
-async def test_a_drain_by_the_reader_of_changes_is_refused_and_a_stop_closes_the_reader(config, admin):
+async def test_a_drain_by_the_reader_of_changes_is_refused_and_a_stop_closes_the_reader(
+    config, admin
+):
     job = Job("a", config)
     await job.start()
     with anyio.fail_after(5):
@@ -125,14 +143,21 @@ async def test_the_first_on_rebalance_may_ask_what_is_owned_and_call_the_cluster
     seen = []
 
     async def on_rebalance(event: RebalanceEvent) -> None:
-        seen.append((len(job.my_tokens), job.owns("x"), job.filter_owned(["x"]), (await job.owner_of("x")).node))
+        seen.append(
+            (
+                len(job.my_tokens),
+                job.owns("x"),
+                job.filter_owned(["x"]),
+                (await job.owner_of("x")).node,
+            )
+        )
 
     job = Job("a", config, on_rebalance=on_rebalance)
     async with job:
         assert seen == [(120, True, ["x"], "a")]
 
 
-# -- a cancellation that is not ours --------------------------------------------------------------------------------------
+# -- a cancellation that is not ours ---------------------------------------------------------------
 
 
 async def cancel_a_task_and_await_it(*args: object) -> None:
@@ -153,21 +178,31 @@ def raise_it_plainly(*args: object) -> None:
 @pytest.mark.parametrize("callback", [cancel_a_task_and_await_it, raise_it, raise_it_plainly])
 @pytest.mark.parametrize("where", ["on_rebalance", "lock_provider"])
 @pytest.mark.parametrize("clustered", [True, False], ids=["in a cluster", "standalone"])
-async def test_a_cancelled_error_out_of_a_callback_is_a_failure_of_start(config, admin, callback, where, clustered):
+async def test_a_cancelled_error_out_of_a_callback_is_a_failure_of_start(
+    config, admin, callback, where, clustered
+):
     job = Job("a", config if clustered else None, **{where: callback})
-    with anyio.fail_after(5), pytest.raises(UsageError, match=f"{where} raised CancelledError") as caught:
+    with (
+        anyio.fail_after(5),
+        pytest.raises(UsageError, match=f"{where} raised CancelledError") as caught,
+    ):
         await job.start()
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
     assert job.failure is caught.value
     assert await names(admin) == []
 
 
-async def test_a_cancelled_error_out_of_a_later_on_rebalance_makes_the_job_leave_and_raise(jobs, config, admin):
+async def test_a_cancelled_error_out_of_a_later_on_rebalance_makes_the_job_leave_and_raise(
+    jobs, config, admin
+):
     async def on_rebalance(event: RebalanceEvent) -> None:
         if event.revoked:
             await cancel_a_task_and_await_it()
 
-    with anyio.fail_after(10), pytest.raises(UsageError, match="on_rebalance raised CancelledError"):
+    with (
+        anyio.fail_after(10),
+        pytest.raises(UsageError, match="on_rebalance raised CancelledError"),
+    ):
         async with Job("a", config, on_rebalance=on_rebalance):
             joining = asyncio.create_task(jobs.start("b"))
             await asyncio.sleep(60)
@@ -209,7 +244,12 @@ async def test_standalone_a_drain_takes_all_tokens_and_undrain_gives_them_back()
                 async with job.claim("y"):
                     pytest.fail("entered")
             await until(lambda: len(events) == 2)
-            await until(lambda: not job._worker.streams or all(not stream.at_work for stream in job._worker.streams))
+            await until(
+                lambda: (
+                    not job._worker.streams
+                    or all(not stream.at_work for stream in job._worker.streams)
+                )
+            )
             assert await job.owner_of("y") is None
             assert (await job.owner_of("x")).epoch == epoch, "it is still worked on"
         await job.drain()
@@ -217,4 +257,8 @@ async def test_standalone_a_drain_takes_all_tokens_and_undrain_gives_them_back()
         await job.undrain()
         assert len(job.my_tokens) == 10_000 and (await job.owner_of("x")).epoch > epoch
         await until(lambda: len(events) == 3)
-    assert [(len(event.assigned), len(event.revoked)) for event in events[:3]] == [(10_000, 0), (0, 10_000), (10_000, 0)]
+    assert [(len(event.assigned), len(event.revoked)) for event in events[:3]] == [
+        (10_000, 0),
+        (0, 10_000),
+        (10_000, 0),
+    ]

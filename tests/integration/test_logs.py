@@ -27,16 +27,23 @@ FOR_THE_PROCESS = "runtime/signals.py"
 
 
 def documented() -> set[str]:
-    """Read when it is compared, as the code is: what is edited while the tests run is read whole, or not at all."""
-    table = re.search(r"\| field \| what \|\n\| --- \| --- \|\n((?:\|.*\n)+)", GUIDE.read_text("utf-8"))
+    """Read when it is compared, as the code is: what is edited while the tests run is read whole,
+    or not at all."""
+    table = re.search(
+        r"\| field \| what \|\n\| --- \| --- \|\n((?:\|.*\n)+)", GUIDE.read_text("utf-8")
+    )
     assert table is not None
-    return {name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    return {
+        name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
 
 
 def modules() -> list[tuple[str, ast.Module]]:
     """All but the one that writes in the name of others."""
     paths = ((path.relative_to(PACKAGE).as_posix(), path) for path in sorted(PACKAGE.rglob("*.py")))
-    return [(name, ast.parse(path.read_text("utf-8"))) for name, path in paths if name != "host/logs.py"]
+    return [
+        (name, ast.parse(path.read_text("utf-8"))) for name, path in paths if name != "host/logs.py"
+    ]
 
 
 def calls() -> list[tuple[str, str, ast.Call]]:
@@ -45,9 +52,15 @@ def calls() -> list[tuple[str, str, ast.Call]]:
     for name, module in modules():
         called = {node.func: node for node in ast.walk(module) if isinstance(node, ast.Call)}
         for node in ast.walk(module):
-            if isinstance(node, ast.Attribute) and node.attr in LEVELS and WRITER.fullmatch(ast.unparse(node.value)):
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in LEVELS
+                and WRITER.fullmatch(ast.unparse(node.value))
+            ):
                 where = f"{name}:{node.lineno}"
-                assert node in called, f"{where}: call it where it stands, so that its fields are seen here"
+                assert node in called, (
+                    f"{where}: call it where it stands, so that its fields are seen here"
+                )
                 found.append((where, ast.unparse(node.value), called[node]))
     return found
 
@@ -59,7 +72,9 @@ def test_every_record_says_who_says_it_with_the_documented_fields():
         keywords = {keyword.arg: keyword.value for keyword in call.keywords}
         if writer == "logger":
             extra = keywords.get("extra")
-            assert isinstance(extra, ast.Dict), f"{where}: a record needs extra={{…}} with fields that docs/operations.md lists"
+            assert isinstance(extra, ast.Dict), (
+                f"{where}: a record needs extra={{…}} with fields that docs/operations.md lists"
+            )
             names = {key.value for key in extra.keys if isinstance(key, ast.Constant)}
             speaker = "signal" if where.startswith(FOR_THE_PROCESS) else "channel"
             assert speaker in names, f"{where}: the extra fields do not say who says it"
@@ -75,10 +90,16 @@ def test_a_worker_writes_by_a_worker_log_alone_under_a_name_by_which_it_is_known
         for node in ast.walk(module):
             if isinstance(node, ast.Attribute) and node.attr == "getLogger":
                 bare = name.split("/")[0] in ROOMS and name != FOR_THE_PROCESS
-                assert not bare, f"{name}:{node.lineno}: use WorkerLog, which says the worker's name"
-            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith(("WorkerLog(", "logging.getLogger(")):
+                assert not bare, (
+                    f"{name}:{node.lineno}: use WorkerLog, which says the worker's name"
+                )
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith(
+                ("WorkerLog(", "logging.getLogger(")
+            ):
                 (target,) = node.targets
-                assert WRITER.fullmatch(ast.unparse(target)), f"{name}:{node.lineno}: the test above does not know this name"
+                assert WRITER.fullmatch(ast.unparse(target)), (
+                    f"{name}:{node.lineno}: the test above does not know this name"
+                )
 
 
 def by_a_log(log: WorkerLog) -> None:
@@ -105,13 +126,17 @@ def test_a_worker_log_names_the_worker_and_the_place_that_calls_it(caplog):
 
 @pytest.fixture
 def formatter() -> logging.Formatter:
-    (block,) = re.findall(r"```python\n(import json\n.*?)\n\n\nhandler = ", GUIDE.read_text("utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(import json\n.*?)\n\n\nhandler = ", GUIDE.read_text("utf-8"), re.DOTALL
+    )
     names: dict[str, type[logging.Formatter]] = {}
     exec(block, names)
     return names["JsonLines"]()
 
 
-async def test_the_documented_formatter_writes_every_record_of_an_eventful_cluster(quick, caplog, formatter):
+async def test_the_documented_formatter_writes_every_record_of_an_eventful_cluster(
+    quick, caplog, formatter
+):
     async def handle(claim) -> None:
         raise ZeroDivisionError
 
@@ -125,7 +150,8 @@ async def test_the_documented_formatter_writes_every_record_of_an_eventful_clust
         both = (job.run_batch([("a", 2), "b"], handle, attempts=1) for job in (anna, berta))
         await asyncio.gather(*both)
         with anyio.fail_after(10):
-            while not (tasks := berta.filter_owned(range(1000))):  # her lease may have ended on a busy machine
+            # Her lease may have ended on a busy machine.
+            while not (tasks := berta.filter_owned(range(1000))):
                 await asyncio.sleep(0.01)
         with pytest.raises(OwnershipLost):
             async with berta.claim(tasks[0]):
@@ -139,6 +165,9 @@ async def test_the_documented_formatter_writes_every_record_of_an_eventful_clust
         assert line["text"].startswith(f"{line['node']}: "), line
     told = {line["text"].partition(" ")[2].split(" ")[0] for line in lines}
     assert {"joined", "rebalanced", "left", "heartbeat"} <= told
-    assert any(line.get("task_id") == "('a', 2)" and "ZeroDivisionError" in line["traceback"] for line in lines)
+    assert any(
+        line.get("task_id") == "('a', 2)" and "ZeroDivisionError" in line["traceback"]
+        for line in lines
+    )
     assert any("patterns" in line for line in lines)
     assert any(line.get("tokens_lost") for line in lines)

@@ -1,4 +1,5 @@
-"""The observer, on running clusters: told by push, without rights to write, through cuts and outages."""
+"""The observer, on running clusters: told by push, without rights to write, through cuts and
+outages."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from jobsync_async import CoordinationConfig, Job, Observer, SchemaError, StoreUnavailable, UsageError
+from jobsync_async import (
+    CoordinationConfig,
+    Job,
+    Observer,
+    SchemaError,
+    StoreUnavailable,
+    UsageError,
+)
 from jobsync_async.cli.watch import _follow
 from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.types import ClusterChange
@@ -25,7 +33,8 @@ class Table:
         self.items: list[ClusterChange] = []
 
     async def until(self, condition, seconds: float = 3) -> ClusterChange:
-        """Take changes until the condition holds; the last one. By push: far sooner than the next look by the clock."""
+        """Take changes until the condition holds; the last one. By push: far sooner than the next
+        look by the clock."""
         with anyio.fail_after(seconds):
             while True:
                 change = await self._changes.__anext__()
@@ -41,14 +50,19 @@ class Table:
 
 @contextmanager
 def read_only_role(dsn: str, name: str):
-    """A role that may SELECT from the tables and nothing else, in sessions that cannot write at all."""
+    """A role that may SELECT from the tables and nothing else, in sessions that cannot write at
+    all."""
     role = sql.Identifier(name)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'looks'").format(role))
         try:
-            connection.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(role))
+            connection.execute(
+                sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(role)
+            )
             connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-            connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role))
+            connection.execute(
+                sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role)
+            )
             yield {"user": name, "password": "looks"}
         finally:
             connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
@@ -57,7 +71,8 @@ def read_only_role(dsn: str, name: str):
 
 async def sessions_named(admin, name: str) -> list[str]:
     cursor = await admin.execute(
-        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s",
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND "
+        "application_name LIKE %s",
         [f"%{name}%"],
     )
     return [application for (application,) in await cursor.fetchall()]
@@ -70,7 +85,9 @@ async def until_no_session_is_named(admin, name: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_role_that_may_only_select_sees_joins_moves_and_leaves_by_push(jobs, config, dsn, dsn_with, admin):
+async def test_a_role_that_may_only_select_sees_joins_moves_and_leaves_by_push(
+    jobs, config, dsn, dsn_with, admin
+):
     await jobs.start("anna", address="10.0.0.1:80")
     with read_only_role(dsn, "jobsync_test_looker") as login:
         async with Observer(CoordinationConfig(dsn=dsn_with(**login))) as cluster:
@@ -82,18 +99,26 @@ async def test_a_role_that_may_only_select_sees_joins_moves_and_leaves_by_push(j
 
             (berta,) = await jobs.start("berta")
             await table.until(lambda: table.shares() == {"anna": 60, "berta": 60})
-            assert {token for token, owner in table.owners.items() if owner == "berta"} == berta.my_tokens
+            assert {
+                token for token, owner in table.owners.items() if owner == "berta"
+            } == berta.my_tokens
             assert frozenset().union(*(change.joined for change in table.items[1:])) == {"berta"}
 
             owner = await cluster.owner_of("some task")
-            assert owner.node == table.owners[cluster.task_to_token("some task")]  # by the cluster's 120 tokens, not by 10,000
+            # By the cluster's 120 tokens, not by 10,000.
+            assert owner.node == table.owners[cluster.task_to_token("some task")]
             status = await cluster.status()
-            assert {node["name"]: node["tokens"] for node in status["nodes"]} == {"anna": 60, "berta": 60}
+            assert {node["name"]: node["tokens"] for node in status["nodes"]} == {
+                "anna": 60,
+                "berta": 60,
+            }
 
             await jobs.stop("anna")
             last = await table.until(lambda: table.shares() == {"berta": 120})
             assert last.leader == "berta"
-            assert await (await admin.execute("SELECT name FROM sync_node")).fetchall() == [("berta",)]
+            assert await (await admin.execute("SELECT name FROM sync_node")).fetchall() == [
+                ("berta",)
+            ]
             assert sorted(set(await sessions_named(admin, "observer"))) == [
                 "jobsync_async observer calls",
                 "jobsync_async observer listener",
@@ -121,33 +146,48 @@ async def test_a_slow_reader_gets_one_merged_item_and_one_that_closes_ends(jobs,
         await fast.until(lambda: fast.shares() == {"anna": 60, "berta": 60})
         change = await slow.until(lambda: True)
         assert slow.shares() == {"anna": 60, "berta": 60}
-        assert (change.joined, change.left) == ({"berta"}, frozenset())  # carla came and went unseen
+        # Carla came and went unseen.
+        assert (change.joined, change.left) == (
+            {"berta"},
+            frozenset(),
+        )
         async with cluster.changes() as changes:
             assert (await changes.__anext__()).is_initial
         assert [change async for change in changes] == []
 
 
-@pytest.mark.parametrize("times", [{}, {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 1.5}])
-async def test_a_connection_that_is_cut_is_replaced_and_what_happened_meanwhile_is_told(jobs, make_config, admin, times):
+@pytest.mark.parametrize(
+    "times", [{}, {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 1.5}]
+)
+async def test_a_connection_that_is_cut_is_replaced_and_what_happened_meanwhile_is_told(
+    jobs, make_config, admin, times
+):
     await jobs.start("anna")
     async with Observer(make_config(**times)) as cluster:
         table = Table(cluster)
         await table.until(lambda: True)
         await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%observer listener'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE "
+            "'%observer listener'"
         )
         await jobs.start("berta")
         await table.until(lambda: table.shares() == {"anna": 60, "berta": 60}, 3)
         assert cluster.connected
 
 
-async def test_a_change_that_was_not_announced_is_found_by_the_clock_and_listening_is_renewed(make_config, admin, jobs):
+async def test_a_change_that_was_not_announced_is_found_by_the_clock_and_listening_is_renewed(
+    make_config, admin, jobs
+):
     await jobs.start("anna")
-    async with Observer(make_config(heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1)) as cluster:
+    async with Observer(
+        make_config(heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1)
+    ) as cluster:
         table = Table(cluster)
         await table.until(lambda: True)
         before = await backend(admin)
-        await admin.execute("UPDATE sync_cluster SET version = version + 1, announced = version + 1")
+        await admin.execute(
+            "UPDATE sync_cluster SET version = version + 1, announced = version + 1"
+        )
         await table.until(lambda: True, 3)
         with anyio.fail_after(5):
             while (await backend(admin)) in (before, None):
@@ -155,7 +195,9 @@ async def test_a_change_that_was_not_announced_is_found_by_the_clock_and_listeni
 
 
 async def backend(admin) -> int | None:
-    cursor = await admin.execute("SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%observer listener'")
+    cursor = await admin.execute(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%observer listener'"
+    )
     rows = await cursor.fetchall()
     return rows[0][0] if rows else None
 
@@ -173,7 +215,9 @@ async def test_forged_and_junk_notifications_cause_few_looks(jobs, config, admin
             return await original(feed, since)
 
         monkeypatch.setattr(ObserverFeed, "read", counted)
-        await admin.execute("SELECT pg_notify('sync_changes', 'junk ' || n) FROM generate_series(1, 5000) n")
+        await admin.execute(
+            "SELECT pg_notify('sync_changes', 'junk ' || n) FROM generate_series(1, 5000) n"
+        )
         for n in range(300):
             await admin.execute("SELECT pg_notify('sync_changes', %s)", [str(1_000_000 + n)])
         await jobs.start("berta")
@@ -196,7 +240,8 @@ async def test_it_goes_on_after_every_session_of_the_server_was_ended(jobs, conf
 
 
 class Gate:
-    """A TCP proxy in front of the server that can be shut: connections break, and new ones are refused."""
+    """A TCP proxy in front of the server that can be shut: connections break, and new ones are
+    refused."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
@@ -219,7 +264,9 @@ class Gate:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._target
         their_reader, their_writer = await (
-            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}") if host[0] == "/" else asyncio.open_connection(host, port)
+            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            if host[0] == "/"
+            else asyncio.open_connection(host, port)
         )
         self._writers |= {writer, their_writer}
         await asyncio.gather(self._copy(reader, their_writer), self._copy(their_reader, writer))
@@ -248,10 +295,13 @@ async def test_it_goes_on_after_the_server_was_away_for_a_while(jobs, admin, dsn
         def unavailable(self, error):
             shown.append("away")
 
-    async with Observer(CoordinationConfig(dsn=dsn_with(host="127.0.0.1", port=str(gate.port)))) as cluster:
+    async with Observer(
+        CoordinationConfig(dsn=dsn_with(host="127.0.0.1", port=str(gate.port)))
+    ) as cluster:
         table = Table(cluster)
         await table.until(lambda: True)
-        await asyncio.gather(*(cluster.status() for _ in range(4)))  # several connections, which will all break
+        # Several connections, which will all break.
+        await asyncio.gather(*(cluster.status() for _ in range(4)))
         await gate.shut()
         with anyio.fail_after(20):
             while cluster.connected:
@@ -260,7 +310,8 @@ async def test_it_goes_on_after_the_server_was_away_for_a_while(jobs, admin, dsn
         with anyio.fail_after(10):
             while not cluster.connected:
                 await asyncio.sleep(0.01)
-        await asyncio.gather(*(cluster.status() for _ in range(4)))  # and none of them is handed out
+        # And none of them is handed out.
+        await asyncio.gather(*(cluster.status() for _ in range(4)))
 
         watching = asyncio.ensure_future(_follow(cluster, Screen(), 0.2))
         await gate.shut()
@@ -305,7 +356,9 @@ async def test_it_must_be_open_and_a_cluster_must_be_there(empty_dsn, config):
         async with Observer(CoordinationConfig(dsn=empty_dsn)):
             pass
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (0,)
 
 
 async def test_a_job_and_its_observer_show_the_same_cluster(config):
@@ -313,5 +366,7 @@ async def test_a_job_and_its_observer_show_the_same_cluster(config):
         ours, theirs = await job.get_coordination_status(), await cluster.status()
         moving = {"beat", "age_sec", "last_heartbeat", "heartbeat_age_sec"}
         for status in (ours, theirs):
-            status["nodes"] = [{k: v for k, v in node.items() if k not in moving} for node in status["nodes"]]
+            status["nodes"] = [
+                {k: v for k, v in node.items() if k not in moving} for node in status["nodes"]
+            ]
         assert theirs.items() <= ours.items()

@@ -22,7 +22,9 @@ class Running:
 
     def handler_of(self, name: str, cleanup_sec: float = 0):
         async def handle(claim) -> None:
-            assert claim.task_id not in self.by, f"{name} starts {claim.task_id}, which {self.by[claim.task_id]} runs"
+            assert claim.task_id not in self.by, (
+                f"{name} starts {claim.task_id}, which {self.by[claim.task_id]} runs"
+            )
             self.by[claim.task_id] = name
             self.starts.append((claim.task_id, name))
             try:
@@ -116,7 +118,9 @@ async def test_ids_may_be_a_callable_that_is_asked_again(config):
         return list(ids)
 
     async with Job("anna", config) as job, anyio.create_task_group() as group:
-        group.start_soon(lambda: job.run_owned(current, running.handler_of("anna"), refresh_sec=0.02))
+        group.start_soon(
+            lambda: job.run_owned(current, running.handler_of("anna"), refresh_sec=0.02)
+        )
         await running.all_run({"anna"}, ["a"])
         ids[:] = ["b", "c"]
         await running.all_run({"anna"}, ["b", "c"])
@@ -145,7 +149,10 @@ async def test_it_says_that_the_job_was_stopped(config):
     owned = asyncio.ensure_future(job.run_owned(IDS, running.handler_of("anna")))
     await running.all_run({"anna"})
     await job.stop()
-    with anyio.fail_after(2), pytest.raises(UsageError, match="the job ended because it was stopped"):
+    with (
+        anyio.fail_after(2),
+        pytest.raises(UsageError, match="the job ended because it was stopped"),
+    ):
         await owned
     assert running.by == {}
 

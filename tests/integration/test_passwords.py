@@ -1,4 +1,5 @@
-"""A password shows nowhere: not in a repr, a log, an error, nor in the local variables of any frame of its traceback."""
+"""A password shows nowhere: not in a repr, a log, an error, nor in the local variables of any frame
+of its traceback."""
 
 from __future__ import annotations
 
@@ -20,14 +21,16 @@ from jobsync_async import ConfigError, CoordinationConfig, Job, StoreUnavailable
 
 MARK = "s3cr3t"
 hostile = st.text(
-    st.sampled_from("%@:/?#&='\"\\\n\t {}[]$`;ü漢\x7f") | st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+    st.sampled_from("%@:/?#&='\"\\\n\t {}[]$`;ü漢\x7f")
+    | st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
     max_size=12,
 )
 passwords = st.builds(lambda before, after: f"{before}{MARK}{after}", hostile, hostile)
 
 
 def shown(error: BaseException) -> Iterator[str]:
-    """All that any logger could print of an error: texts, causes, and each frame's variables, below this test's own."""
+    """All that any logger could print of an error: texts, causes, and each frame's variables, below
+    this test's own."""
     seen: set[int] = set()
     rest: list[BaseException | None] = [error]
     while rest:
@@ -49,7 +52,10 @@ def assert_hidden(error: BaseException) -> None:
 
 @given(passwords)
 def test_a_password_is_not_in_a_repr(password):
-    for config in (CoordinationConfig(password=password), CoordinationConfig(dsn=make_conninfo(password=password))):
+    for config in (
+        CoordinationConfig(password=password),
+        CoordinationConfig(dsn=make_conninfo(password=password)),
+    ):
         assert MARK not in repr(config) + str(config) + repr(Job("a", config))
 
 
@@ -71,7 +77,14 @@ def test_a_password_that_cannot_be_one_is_refused_without_being_shown(password, 
 @settings(max_examples=300)
 @given(
     passwords,
-    st.sampled_from(["postgresql://u:{}@127.0.0.1:1/x", "host=127.0.0.1 port=1 dbname=x password={}", "{}", "postgres://{}"]),
+    st.sampled_from(
+        [
+            "postgresql://u:{}@127.0.0.1:1/x",
+            "host=127.0.0.1 port=1 dbname=x password={}",
+            "{}",
+            "postgres://{}",
+        ]
+    ),
 )
 def test_a_malformed_dsn_is_refused_without_being_shown(password, form):
     try:
@@ -81,9 +94,12 @@ def test_a_malformed_dsn_is_refused_without_being_shown(password, form):
 
 
 @pytest.mark.parametrize(
-    "password", [f"{MARK}@{MARK}", f"12/{MARK}", f"{MARK}/1", f"x/y@{MARK}", f"?{MARK}@{MARK}", f"p@{MARK}/x"]
+    "password",
+    [f"{MARK}@{MARK}", f"12/{MARK}", f"{MARK}/1", f"x/y@{MARK}", f"?{MARK}@{MARK}", f"p@{MARK}/x"],
 )
-def test_a_password_whose_part_libpq_would_take_for_a_host_a_port_or_a_database_is_refused(password):
+def test_a_password_whose_part_libpq_would_take_for_a_host_a_port_or_a_database_is_refused(
+    password,
+):
     with pytest.raises(ConfigError) as caught:
         CoordinationConfig(dsn=f"postgresql://user:{password}@localhost/db")
     assert_hidden(caught.value)
@@ -121,16 +137,24 @@ async def start(config: CoordinationConfig, kind: type[Exception]) -> BaseExcept
 @given(password=passwords)
 async def test_a_wrong_password_does_not_show(dsn, password):
     wrong = make_conninfo(**{**conninfo_to_dict(dsn), "password": password})
-    assert "password authentication failed" in str(await start(CoordinationConfig(dsn=wrong), StoreUnavailable))
+    assert "password authentication failed" in str(
+        await start(CoordinationConfig(dsn=wrong), StoreUnavailable)
+    )
 
 
 @settings(max_examples=6)
 @given(password=passwords)
 async def test_the_password_for_a_host_that_cannot_be_reached_does_not_show(password):
-    await start(CoordinationConfig(host="127.0.0.1", port=1, dbname="x", user="x", password=password), StoreUnavailable)
+    await start(
+        CoordinationConfig(host="127.0.0.1", port=1, dbname="x", user="x", password=password),
+        StoreUnavailable,
+    )
 
 
-@pytest.mark.parametrize("extra", ["connect_timeout=soon", "sslmode=sometimes", "target_session_attrs=best", "service=nowhere"])
+@pytest.mark.parametrize(
+    "extra",
+    ["connect_timeout=soon", "sslmode=sometimes", "target_session_attrs=best", "service=nowhere"],
+)
 async def test_the_password_beside_a_setting_that_the_driver_cannot_take_does_not_show(extra):
     dsn = f"host=127.0.0.1 port=1 dbname=x password={MARK} {extra}"
     await start(CoordinationConfig(dsn=dsn), (ConfigError, StoreUnavailable))  # type: ignore[arg-type]

@@ -47,9 +47,9 @@ async def test_a_pin_moves_its_token_at_once_and_clearing_it_frees_it(jobs):
         while gpu.filter_owned(tasks) != tasks:
             await asyncio.sleep(0.005)
     assert {lock.task_id for lock in await gpu.list_locks()} == set(tasks)
-    assert {(lock.created_by, lock.reason, lock.node_patterns) for lock in await gpu.list_locks()} == {
-        ("anna", "needs a GPU", ("gpu-%",))
-    }
+    assert {
+        (lock.created_by, lock.reason, lock.node_patterns) for lock in await gpu.list_locks()
+    } == {("anna", "needs a GPU", ("gpu-%",))}
     with anyio.fail_after(5):  # pinned tokens count in the balance; others may still be under way
         while max(jobs.counts().values()) - min(jobs.counts().values()) > 1:
             await asyncio.sleep(0.005)
@@ -92,10 +92,15 @@ async def test_a_pin_that_nobody_matches_leaves_its_token_unowned_and_says_so(jo
     assert not anna.owns("lonely")
     assert not berta.owns("lonely")
     status = await berta.get_coordination_status()
-    assert [(pin["task_id"], pin["node_patterns"]) for pin in status["unmatched_pins"]] == [("lonely", ("gpu-%", "tpu-_"))]
+    assert [(pin["task_id"], pin["node_patterns"]) for pin in status["unmatched_pins"]] == [
+        ("lonely", ("gpu-%", "tpu-_"))
+    ]
     leader = anna if anna.am_i_leader() else berta
     assert leader.metrics.tokens_unmatched == 1
-    assert f"token {anna.task_to_token('lonely')} has no owner: it is pinned to ['gpu-%', 'tpu-_']" in caplog.text
+    assert (
+        f"token {anna.task_to_token('lonely')} has no owner: it is pinned to ['gpu-%', 'tpu-_']"
+        in caplog.text
+    )
     await jobs.start("tpu-1")
     await owner(anna, "lonely", "tpu-1")
 
@@ -121,7 +126,9 @@ async def test_two_registrations_that_conflict_at_the_same_moment_leave_one(jobs
     for _ in range(5):
         first, second = sharing_token(config.total_tokens)
         results = await asyncio.gather(
-            anna.register_lock(first, "anna"), berta.register_lock(second, "berta"), return_exceptions=True
+            anna.register_lock(first, "anna"),
+            berta.register_lock(second, "berta"),
+            return_exceptions=True,
         )
         assert sorted(type(result).__name__ for result in results) == ["LockConflict", "NoneType"]
         await anna.clear_all_locks()
@@ -140,7 +147,9 @@ async def test_lock_provider_runs_before_the_worker_joins_and_may_clear_its_old_
     async def provide(job: Job) -> None:
         await job.register_lock("new", "anna")
 
-    async with Job("anna", config, lock_provider=lambda job: job.register_lock("old", "anna")) as job:
+    async with Job(
+        "anna", config, lock_provider=lambda job: job.register_lock("old", "anna")
+    ) as job:
         assert job.owns("old")
     async with Job("anna", config, lock_provider=provide, clear_existing_locks=True) as job:
         assert [lock.task_id for lock in await job.list_locks()] == ["new"]
@@ -203,9 +212,20 @@ async def test_a_pin_that_is_refused_is_logged_with_both_tasks_and_patterns(conf
         with pytest.raises(LockConflict):
             await job.register_lock(second, ["big-%", "%"])
         assert await job.register_locks_bulk([(second, "big-%", None)])
-    told = [record for record in caplog.records if record.levelname == "WARNING" and record.name == "jobsync_async.work.pins"]
+    told = [
+        record
+        for record in caplog.records
+        if record.levelname == "WARNING" and record.name == "jobsync_async.work.pins"
+    ]
     assert len(told) == 2
-    for part in (first, second, "gpu-%", "big-%", "anna", str(task_to_token(first, config.total_tokens))):
+    for part in (
+        first,
+        second,
+        "gpu-%",
+        "big-%",
+        "anna",
+        str(task_to_token(first, config.total_tokens)),
+    ):
         assert part in told[0].getMessage()
 
 
@@ -240,7 +260,11 @@ async def test_a_lock_provider_may_also_await_return_or_hand_its_calls_to_a_task
         async with Job("anna", config, lock_provider=provider) as job:
             await asyncio.gather(*tasks)
     async with Job("anna", config) as job:
-        assert {lock.task_id for lock in await job.list_locks()} == {"model-1", "model-2", "model-3"}
+        assert {lock.task_id for lock in await job.list_locks()} == {
+            "model-1",
+            "model-2",
+            "model-3",
+        }
 
 
 async def test_what_a_lock_provider_forgot_to_await_fails_the_start_as_if_it_had(config):

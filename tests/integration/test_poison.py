@@ -1,4 +1,5 @@
-"""An id that ends its process is set aside, after as many workers as `attempts` says, and no other id with it."""
+"""An id that ends its process is set aside, after as many workers as `attempts` says, and no other
+id with it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from jobsync_async import CoordinationConfig, Job
 
 async def main():
     dsn, name, ids, log, options = sys.argv[1:]
-    config = CoordinationConfig(dsn=dsn, total_tokens=120, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
+    times = dict(heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5)
+    config = CoordinationConfig(dsn=dsn, total_tokens=120, **times)
     open_here = set()
     async def handle(claim):
         open_here.add(claim.task_id)
@@ -53,9 +55,17 @@ class Workers:
 
     async def run(self, worker: str, **options: object) -> dict[str, str] | None:
         """What failed in a batch there; None when the process was killed."""
-        arguments = (self._dsn, worker, json.dumps(IDS), str(self._log), json.dumps({"attempts": 2, **options}))
+        arguments = (
+            self._dsn,
+            worker,
+            json.dumps(IDS),
+            str(self._log),
+            json.dumps({"attempts": 2, **options}),
+        )
         with anyio.fail_after(60):
-            done = await anyio.run_process([sys.executable, "-c", WORKER, *arguments], check=False, stderr=None)
+            done = await anyio.run_process(
+                [sys.executable, "-c", WORKER, *arguments], check=False, stderr=None
+            )
         assert done.returncode in (0, -9)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
@@ -88,7 +98,9 @@ async def test_an_id_that_ends_its_process_is_set_aside_and_no_other_id_with_it(
         assert await cursor.fetchall() == [("poison", 2)]
 
 
-async def test_what_is_set_aside_stays_so_on_other_dates_too_until_it_is_released(workers, quick, dsn):
+async def test_what_is_set_aside_stays_so_on_other_dates_too_until_it_is_released(
+    workers, quick, dsn
+):
     commands = Commands(dsn)
     today, later = "2026-11-23", dt.date(2026, 11, 24)
     calls = []
@@ -105,8 +117,14 @@ async def test_what_is_set_aside_stays_so_on_other_dates_too_until_it_is_release
         assert (await job.run_batch(IDS, handle, date=later)).failed == result.failed
         assert "poison" not in calls
         told = await commands.json("explain", "poison")
-        assert (told["owners_lost"], told["set_aside_on"], told["error"]) == (2, str(result.date), REASON)
-        assert (await commands.json("explain", "poison", "--date", str(later)))["set_aside_on"] == str(result.date)
+        assert (told["owners_lost"], told["set_aside_on"], told["error"]) == (
+            2,
+            str(result.date),
+            REASON,
+        )
+        assert (await commands.json("explain", "poison", "--date", str(later)))[
+            "set_aside_on"
+        ] == str(result.date)
 
         await commands("release", status=2)
         await commands("release", "poison", "--all", status=2)
@@ -127,12 +145,22 @@ async def test_a_named_batchs_set_aside_id_is_its_own(workers, quick, dsn):
         async def handle(claim) -> None:
             """Does nothing."""
 
-        assert (await job.run_batch(IDS, handle, name="nightly", attempts=2)).failed == {"poison": REASON}
+        assert (await job.run_batch(IDS, handle, name="nightly", attempts=2)).failed == {
+            "poison": REASON
+        }
         assert (await job.run_batch(IDS, handle)).failed == {}
         told = await Commands(dsn).json("explain", "poison")
-        assert (told["owners_lost"], told["set_aside_at"], told["completed_by"]) == (0, None, "anna")
+        assert (told["owners_lost"], told["set_aside_at"], told["completed_by"]) == (
+            0,
+            None,
+            "anna",
+        )
         (nightly,) = told["batches"]
-        assert (nightly["batch"], nightly["owners_lost"], nightly["completed_by"]) == ("nightly", 2, None)
+        assert (nightly["batch"], nightly["owners_lost"], nightly["completed_by"]) == (
+            "nightly",
+            2,
+            None,
+        )
         released = (await Commands(dsn).json("release", "--all", "--batch", "nightly"))["released"]
         assert [(one["task_id"], one["batch"]) for one in released] == [("poison", "nightly")]
         assert (await job.run_batch(IDS, handle, name="nightly")).failed == {}
@@ -185,7 +213,9 @@ async def test_a_handler_that_fails_counts_no_owner(jobs, admin):
 
 
 @pytest.mark.parametrize("how", ["stop", "drain"])
-async def test_a_token_that_is_handed_on_while_its_task_is_cancelled_counts_no_owner(make_config, admin, how):
+async def test_a_token_that_is_handed_on_while_its_task_is_cancelled_counts_no_owner(
+    make_config, admin, how
+):
     config = make_config(total_tokens=120, handoff_timeout_sec=0.2)
     async with Job("berta", config) as berta:
         anna = Job("anna", config, wait_on_enter=20)

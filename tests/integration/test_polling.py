@@ -1,4 +1,5 @@
-"""Behind a pooler: refused in transaction mode unless changes are polled for, and nothing of a session is relied on."""
+"""Behind a pooler: refused in transaction mode unless changes are polled for, and nothing of a
+session is relied on."""
 
 from __future__ import annotations
 
@@ -43,18 +44,33 @@ async def jobs(polling) -> AsyncIterator[Cluster]:
         yield made
 
 
-async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_setting(transactions, admin):
-    with pytest.raises(ConfigError, match=r"^PostgreSQL is reached through a pooler in transaction mode.*notify=False"):
+async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_setting(
+    transactions, admin
+):
+    with pytest.raises(
+        ConfigError,
+        match=r"^PostgreSQL is reached through a pooler in transaction mode.*notify=False",
+    ):
         await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
-    async with await psycopg.AsyncConnection.connect(transactions, autocommit=True, prepare_threshold=None) as other:
-        assert await (await other.execute("SELECT current_setting('statement_timeout')")).fetchone() == ("0",)
-        assert (await (await other.execute("SELECT current_setting('search_path')")).fetchone())[0] != "pg_catalog"
+    async with await psycopg.AsyncConnection.connect(
+        transactions, autocommit=True, prepare_threshold=None
+    ) as other:
+        assert await (
+            await other.execute("SELECT current_setting('statement_timeout')")
+        ).fetchone() == ("0",)
+        assert (await (await other.execute("SELECT current_setting('search_path')")).fetchone())[
+            0
+        ] != "pg_catalog"
 
 
-async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_arrives(transactions, admin, monkeypatch):
+async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_arrives(
+    transactions, admin, monkeypatch
+):
     monkeypatch.setattr(pooler, "_TRIES", 0)
-    with pytest.raises(ConfigError, match=r"no notification arrives.*transaction mode.*notify=False"):
+    with pytest.raises(
+        ConfigError, match=r"no notification arrives.*transaction mode.*notify=False"
+    ):
         await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
 
@@ -68,7 +84,9 @@ async def test_somebody_who_only_looks_may_look_through_the_pooler(transactions,
         await store.close()
 
 
-async def test_an_observer_polls_too_and_takes_no_change_for_one_that_it_missed(jobs, polling, caplog):
+async def test_an_observer_polls_too_and_takes_no_change_for_one_that_it_missed(
+    jobs, polling, caplog
+):
     await jobs.start("a")
     async with Observer(polling) as cluster:
         changes = cluster.changes()
@@ -110,12 +128,19 @@ async def test_claims_fences_audit_and_pins_work_for_those_who_poll(jobs, transa
     await jobs.start("a", "b")
     await jobs.even()
     a = jobs["a"]
-    mine, theirs = (next(f"t{n}" for n in range(1000) if job.owns(f"t{n}")) for job in (a, jobs["b"]))
+    mine, theirs = (
+        next(f"t{n}" for n in range(1000) if job.owns(f"t{n}")) for job in (a, jobs["b"])
+    )
     await a.add_tasks([Task(mine)])
     assert await a.write_audit() == 1
-    result = await asyncio.gather(*(job.run_batch([f"x{n}" for n in range(50)], _handle) for job in jobs.jobs.values()))
+    result = await asyncio.gather(
+        *(job.run_batch([f"x{n}" for n in range(50)], _handle) for job in jobs.jobs.values())
+    )
     assert sum(len(one.completed_here) for one in result) == 50
-    async with a.claim(mine) as claim, await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None) as user:
+    async with (
+        a.claim(mine) as claim,
+        await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None) as user,
+    ):
         await a.fence(user, claim)
         await user.commit()
         stale = "UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = %s"
@@ -134,14 +159,25 @@ async def _handle(claim) -> None:
 
 
 async def test_nothing_of_a_session_is_changed_behind_the_pooler(jobs, transactions):
-    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "search_path", "plan_cache_mode")
+    names = (
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "search_path",
+        "plan_cache_mode",
+    )
     show = b"SELECT " + b", ".join(b"current_setting('%s')" % name.encode() for name in names)
-    async with await psycopg.AsyncConnection.connect(transactions, autocommit=True, prepare_threshold=None) as before:
+    async with await psycopg.AsyncConnection.connect(
+        transactions, autocommit=True, prepare_threshold=None
+    ) as before:
         fresh = await (await before.execute(show)).fetchone()
     await jobs.start("a", "b")
     await jobs.even()
     prepared = b"SELECT count(*) FROM pg_prepared_statements"
-    users = [await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None) for _ in range(3)]
+    users = [
+        await psycopg.AsyncConnection.connect(transactions, prepare_threshold=None)
+        for _ in range(3)
+    ]
     for user in users:  # each keeps one of the pooler's few connections
         assert await (await user.execute(show)).fetchone() == fresh
         assert await (await user.execute(prepared)).fetchone() == (0,)
@@ -155,7 +191,9 @@ async def test_statements_are_bounded_behind_the_pooler_too(jobs, admin):
 
     async def settings(connection):
         return await (
-            await connection.execute("SELECT current_setting('statement_timeout'), current_schemas(true)::text")
+            await connection.execute(
+                "SELECT current_setting('statement_timeout'), current_schemas(true)::text"
+            )
         ).fetchone()
 
     assert await limit._heartbeats.run(settings) == ("400ms", "{pg_catalog}")
@@ -169,7 +207,9 @@ async def test_another_server_behind_the_pooler_is_noticed_and_begun_anew(jobs, 
         while jobs.owners():
             await asyncio.sleep(0.002)
     await jobs.even()
-    assert (await (await admin.execute("SELECT min(epoch >> 32) FROM sync_token")).fetchone())[0] > 1
+    assert (await (await admin.execute("SELECT min(epoch >> 32) FROM sync_token")).fetchone())[
+        0
+    ] > 1
 
 
 async def test_some_may_poll_while_others_listen(jobs, dsn):

@@ -1,4 +1,5 @@
-"""``predecessor=``: ours hold nothing while a worker of jobsync lives. With real processes of jobsync where that matters."""
+"""``predecessor=``: ours hold nothing while a worker of jobsync lives. With real processes of
+jobsync where that matters."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ from tests.waiting import until
 TASKS = 22
 ROWS = """
 CREATE TABLE IF NOT EXISTS {}.sync_leader_lock (singleton integer);
-CREATE TABLE IF NOT EXISTS {}.sync_node (name varchar PRIMARY KEY, created_on timestamptz, last_heartbeat timestamptz);
+CREATE TABLE IF NOT EXISTS {}.sync_node (name varchar PRIMARY KEY, created_on timestamptz,
+    last_heartbeat timestamptz);
 """
 
 
 # -- what is seen, in the abstract
 
 
-def stands_still(watch: PredecessorBeats, beats: dict[str, object], since: float, until: float) -> list[str]:
+def stands_still(
+    watch: PredecessorBeats, beats: dict[str, object], since: float, until: float
+) -> list[str]:
     """Look again and again; what the last look showed."""
     while since < until:
         watch.observe(beats, since)
@@ -42,7 +46,9 @@ def stands_still(watch: PredecessorBeats, beats: dict[str, object], since: float
 def test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still():
     watch = PredecessorBeats(4)
     assert watch.observe({"a": 1, "b": 1}, 100) == ["a", "b"]
-    assert stands_still(watch, {"a": 2, "b": 1}, 101, 114.9) == ["a", "b"], "jobsync's own 15 s, though ours are 4"
+    assert stands_still(watch, {"a": 2, "b": 1}, 101, 114.9) == ["a", "b"], (
+        "jobsync's own 15 s, though ours are 4"
+    )
     assert watch.observe({"a": 2, "b": 1}, 115) == ["a"]
     assert watch.observe({"a": 2, "b": 1}, 116) == []
     assert watch.observe({"a": 2, "b": 0}, 117) == ["b"], "whatever its clock says"
@@ -97,8 +103,8 @@ def hasty(monkeypatch) -> None:
 async def beating(admin, name: str):
     """A row that moves, as if by a clock that is an hour behind."""
     query = (
-        "INSERT INTO sync_node VALUES (%s, now(), now() - interval '1 hour') ON CONFLICT (name) DO UPDATE SET last_heartbeat = \
-        clock_timestamp() - interval '1 hour'"
+        "INSERT INTO sync_node VALUES (%s, now(), now() - interval '1 hour') ON CONFLICT (name) "
+        "DO UPDATE SET last_heartbeat = clock_timestamp() - interval '1 hour'"
     )
 
     async def beat() -> None:
@@ -117,7 +123,7 @@ async def beating(admin, name: str):
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_start_waits_while_a_worker_of_jobsync_lives_whatever_its_clock_says_and_names_it_in_the_log(
+async def test_start_waits_while_a_worker_of_jobsync_lives_whatever_its_clock_says_and_names_it_in_the_log(  # noqa: E501
     theirs, ours, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -134,8 +140,13 @@ async def test_start_waits_while_a_worker_of_jobsync_lives_whatever_its_clock_sa
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_row_that_stands_still_is_nobodys_and_is_waited_for_as_long_as_jobsync_does(theirs, ours):
-    await theirs.execute("INSERT INTO sync_node VALUES ('crashed', now(), now() + interval '1 hour'), ('never', now(), NULL)")
+async def test_a_row_that_stands_still_is_nobodys_and_is_waited_for_as_long_as_jobsync_does(
+    theirs, ours
+):
+    await theirs.execute(
+        "INSERT INTO sync_node VALUES ('crashed', now(), now() + interval '1 hour'), ('never', "
+        "now(), NULL)"
+    )
     async with Job("anna", ours) as job:
         assert job.my_tokens
         await asyncio.sleep(0.2)
@@ -148,11 +159,15 @@ async def test_the_wait_ends_with_wait_on_enter_and_an_error_that_names_the_livi
         job = Job("anna", ours, wait_on_enter=0.8)
         with pytest.raises(ClusterNotFormed, match=r"old-1, old-2.*wait_on_enter"):
             await job.start()
-    assert await (await theirs.execute("SELECT count(*) FROM jobs_node")).fetchone() == (0,), "it has not joined"
+    assert await (await theirs.execute("SELECT count(*) FROM jobs_node")).fetchone() == (0,), (
+        "it has not joined"
+    )
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_ours_hand_on_when_a_worker_of_jobsync_comes_back_and_go_on_when_it_has_left(theirs, ours, caplog):
+async def test_ours_hand_on_when_a_worker_of_jobsync_comes_back_and_go_on_when_it_has_left(
+    theirs, ours, caplog
+):
     async with Job("anna", ours) as anna, Job("berta", ours) as berta:
         await until(lambda: len(anna.my_tokens) == len(berta.my_tokens) == 30)
         async with beating(theirs, "old-1"):
@@ -165,7 +180,10 @@ async def test_no_tables_of_jobsync_are_said_and_nothing_is_waited_for(ours, cap
     """Our own tables of that prefix are none of jobsync's."""
     async with Job("other", CoordinationConfig(dsn=ours.dsn)), Job("anna", ours) as job:
         assert job.my_tokens
-    assert "anna: waits for no worker of jobsync: there are no tables of it under the prefix 'sync_'" in caplog.text
+    assert (
+        "anna: waits for no worker of jobsync: there are no tables of it under the prefix 'sync_'"
+        in caplog.text
+    )
 
 
 @pytest.mark.usefixtures("hasty")
@@ -173,7 +191,11 @@ async def test_no_tables_of_jobsync_are_said_and_nothing_is_waited_for(ours, cap
 async def test_its_tables_are_found_where_the_search_path_leads(admin, ours, dsn_with, notify):
     await admin.execute("CREATE SCHEMA legacy")
     await admin.execute(ROWS.format("legacy", "legacy").encode())
-    settings = {"dsn": dsn_with(options="-c search_path=legacy,public"), "schema": "public", "notify": notify}
+    settings = {
+        "dsn": dsn_with(options="-c search_path=legacy,public"),
+        "schema": "public",
+        "notify": notify,
+    }
     config = CoordinationConfig(**settings, appname="jobs_", predecessor="sync_", total_tokens=60)
     await admin.execute("SET search_path = legacy")
     async with beating(admin, "old-1"):
@@ -183,15 +205,21 @@ async def test_its_tables_are_found_where_the_search_path_leads(admin, ours, dsn
         assert job.my_tokens
 
 
-async def test_without_the_right_to_see_its_workers_the_start_says_what_to_grant(theirs, ours, dsn_with):
+async def test_without_the_right_to_see_its_workers_the_start_says_what_to_grant(
+    theirs, ours, dsn_with
+):
     await theirs.execute("CREATE ROLE stranger_to_jobsync LOGIN PASSWORD 'secret'")
     try:
         await theirs.execute("GRANT CREATE, USAGE ON SCHEMA public TO stranger_to_jobsync")
         dsn = dsn_with(user="stranger_to_jobsync", password="secret")
         with pytest.raises(SchemaError, match=r'GRANT SELECT ON "public"."sync_node"'):
-            await Job("anna", CoordinationConfig(dsn=dsn, appname="jobs_", predecessor="sync_")).start()
+            await Job(
+                "anna", CoordinationConfig(dsn=dsn, appname="jobs_", predecessor="sync_")
+            ).start()
     finally:
-        await theirs.execute("DROP OWNED BY stranger_to_jobsync CASCADE; DROP ROLE stranger_to_jobsync")
+        await theirs.execute(
+            "DROP OWNED BY stranger_to_jobsync CASCADE; DROP ROLE stranger_to_jobsync"
+        )
 
 
 # -- with jobsync itself
@@ -201,14 +229,29 @@ class Theirs:
     """Processes of jobsync, which work on the tasks."""
 
     def __init__(self, python: Path, dsn: str, marks: Path) -> None:
-        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
-        self._environment = os.environ | {names[key]: str(value) for key, value in conninfo_to_dict(dsn).items()}
+        names = {
+            "host": "PGHOST",
+            "port": "PGPORT",
+            "user": "PGUSER",
+            "password": "PGPASSWORD",
+            "dbname": "PGDATABASE",
+        }
+        self._environment = os.environ | {
+            names[key]: str(value) for key, value in conninfo_to_dict(dsn).items()
+        }
         self._python, self._marks = python, marks
 
     @asynccontextmanager
     async def worker(self, name: str):
         errors = self._marks.with_name(f"{name}.log").open("wb")
-        program = [str(self._python), predecessors.__file__, name, "sync_", str(TASKS), str(self._marks)]
+        program = [
+            str(self._python),
+            predecessors.__file__,
+            name,
+            "sync_",
+            str(TASKS),
+            str(self._marks),
+        ]
         process = await asyncio.create_subprocess_exec(
             *program, env=self._environment, stdout=asyncio.subprocess.PIPE, stderr=errors
         )
@@ -223,7 +266,9 @@ class Theirs:
 
 async def its_tables(dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        while await (await connection.execute("SELECT to_regclass('sync_rebalance')")).fetchone() == (None,):
+        while await (
+            await connection.execute("SELECT to_regclass('sync_rebalance')")
+        ).fetchone() == (None,):
             await asyncio.sleep(0.01)
 
 
@@ -243,7 +288,7 @@ async def work(name: str, config: CoordinationConfig, marks: Marks, begun: async
         await job.run_owned(range(TASKS), handle)
 
 
-async def test_four_workers_of_jobsync_are_replaced_one_by_one_under_load_and_no_task_is_worked_on_twice(
+async def test_four_workers_of_jobsync_are_replaced_one_by_one_under_load_and_no_task_is_worked_on_twice(  # noqa: E501
     empty_dsn, jobsync_python, tmp_path, make_config
 ):
     made = {"dsn": empty_dsn, "heartbeat_interval_sec": 0.5, "heartbeat_timeout_sec": 2}
@@ -257,13 +302,18 @@ async def test_four_workers_of_jobsync_are_replaced_one_by_one_under_load_and_no
             stack.callback(marks.close)
             old = [await stack.enter_async_context(theirs.worker("old-0"))]
             await its_tables(empty_dsn)  # of workers that make them at the same time, some fail
-            old += [await stack.enter_async_context(theirs.worker(f"old-{number}")) for number in (1, 2, 3)]
+            old += [
+                await stack.enter_async_context(theirs.worker(f"old-{number}"))
+                for number in (1, 2, 3)
+            ]
             for process in old:
                 assert await process.stdout.readline() == b"in\n"
             assert not overlaps(path)
             new, begun = [], [asyncio.Event() for _ in old]
             for number, process in enumerate(old):
-                new.append(asyncio.ensure_future(work(f"new-{number}", config, marks, begun[number])))
+                new.append(
+                    asyncio.ensure_future(work(f"new-{number}", config, marks, begun[number]))
+                )
                 await asyncio.sleep(1)
                 assert not any(event.is_set() for event in begun), "one of theirs lives"
                 process.send_signal(signal.SIGTERM)

@@ -21,7 +21,9 @@ def counts(told: BatchProgress) -> tuple[int, int, int, int]:
     return told.completed_here, told.completed_elsewhere, told.failed, told.remaining
 
 
-async def test_it_tells_the_start_the_way_and_the_end_and_no_more_often_than_people_can_follow(jobs):
+async def test_it_tells_the_start_the_way_and_the_end_and_no_more_often_than_people_can_follow(
+    jobs,
+):
     anna, berta = await jobs.start("anna", "berta")
     told: list[BatchProgress] = []
 
@@ -42,7 +44,9 @@ async def test_it_tells_the_start_the_way_and_the_end_and_no_more_often_than_peo
     assert counts(told[-1]) == (len(result.completed_here), len(result.completed_elsewhere), 1, 0)
     assert len(told) > 3
     assert all(later.seconds - sooner.seconds >= 0.19 for sooner, later in pairwise(told[:-1]))
-    assert all(later.remaining <= sooner.remaining and later != sooner for sooner, later in pairwise(told))
+    assert all(
+        later.remaining <= sooner.remaining and later != sooner for sooner, later in pairwise(told)
+    )
 
 
 async def test_a_batch_that_is_done_already_is_told_once():

@@ -11,7 +11,7 @@ import pytest
 
 from jobsync_async import Job, RebalanceEvent, TokenChange
 
-# -- whose a reader is ----------------------------------------------------------------------------------------------------
+# -- whose a reader is -----------------------------------------------------------------------------
 
 
 async def read(job: Job) -> None:
@@ -31,15 +31,26 @@ async def read_and_keep(job: Job, kept: list[object]) -> None:
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "raised", "returned", "timed out"])
-async def test_a_reader_whose_task_has_ended_holds_nothing_up_whoever_still_refers_to_it(config, ending):
+async def test_a_reader_whose_task_has_ended_holds_nothing_up_whoever_still_refers_to_it(
+    config, ending
+):
     kept: list[object] = []
     async with Job("a", config) as job:
-        reading = read_and_fail if ending == "raised" else partial(read_and_keep, kept=kept) if ending == "returned" else read
-        task = asyncio.create_task(asyncio.wait_for(read(job), 0.1) if ending == "timed out" else reading(job))
+        reading = (
+            read_and_fail
+            if ending == "raised"
+            else partial(read_and_keep, kept=kept)
+            if ending == "returned"
+            else read
+        )
+        task = asyncio.create_task(
+            asyncio.wait_for(read(job), 0.1) if ending == "timed out" else reading(job)
+        )
         await asyncio.sleep(0.05)
         if ending == "cancelled":
             task.cancel()
-        kept.append((await asyncio.gather(task, return_exceptions=True))[0])  # with its traceback, and what that refers to
+        # With its traceback, and what that refers to.
+        kept.append((await asyncio.gather(task, return_exceptions=True))[0])
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < 2
     assert len(kept) == 1 + (ending == "returned")
@@ -73,7 +84,9 @@ async def ask(changes) -> object:
 
 
 @pytest.mark.parametrize("how", ["wait_for", "create_task", "a helper that returns it"])
-async def test_an_item_that_a_helper_task_got_for_another_is_that_ones_until_it_comes_back(jobs, how):
+async def test_an_item_that_a_helper_task_got_for_another_is_that_ones_until_it_comes_back(
+    jobs, how
+):
     (a,) = await jobs.start("a")
     changes = a.token_changes()
     get = {
@@ -150,7 +163,7 @@ async def test_dropped_readers_leave_nothing_at_their_task(config):
         assert len(asyncio.current_task()._callbacks or ()) <= 1
 
 
-# -- what is told after the lease -----------------------------------------------------------------------------------------
+# -- what is told after the lease ------------------------------------------------------------------
 
 
 async def test_nobody_is_told_of_tokens_whose_lease_is_over_by_the_clock(quick):
@@ -173,7 +186,8 @@ async def test_nobody_is_told_of_tokens_whose_lease_is_over_by_the_clock(quick):
         def block_after_reading(snapshot) -> None:
             before(snapshot)
             if worker.ownership.grants and not blocked.is_set():
-                worker.clock = lambda: now() + 60  # as if the event loop had been blocked for a minute right here
+                # As if the event loop had been blocked for a minute right here.
+                worker.clock = lambda: now() + 60
                 blocked.set()
 
         told.clear()

@@ -1,4 +1,5 @@
-"""However much changes and however many workers there are, together they read some hundred times a second at most."""
+"""However much changes and however many workers there are, together they read some hundred times a
+second at most."""
 
 from __future__ import annotations
 
@@ -36,8 +37,10 @@ def change_in_a_row(dsn: str) -> tuple[int, float]:
     return row[0], time.monotonic() - begun
 
 
-@pytest.mark.parametrize(("leads", "most_per_sec"), [(True, MOST_PROMPT_PER_SEC), (False, MOST_TOGETHER_PER_SEC / CROWD)])
-async def test_workers_together_read_some_hundred_times_a_second_at_most_and_then_know_the_last_change(
+@pytest.mark.parametrize(
+    ("leads", "most_per_sec"), [(True, MOST_PROMPT_PER_SEC), (False, MOST_TOGETHER_PER_SEC / CROWD)]
+)
+async def test_workers_together_read_some_hundred_times_a_second_at_most_and_then_know_the_last_change(  # noqa: E501
     dsn, admin, jobs, monkeypatch, leads, most_per_sec
 ):
     (job,) = await jobs.start("a")

@@ -1,4 +1,5 @@
-"""Whatever happened to PostgreSQL or to the way there, workers come back by themselves, and soon."""
+"""Whatever happened to PostgreSQL or to the way there, workers come back by themselves, and
+soon."""
 
 from __future__ import annotations
 
@@ -57,8 +58,14 @@ async def agree(jobs: Cluster) -> None:
     with anyio.fail_after(20):
         while not (
             len(jobs.owners()) == TOKENS
-            and all(worker.metrics.heartbeats > beat for worker, beat in zip(workers, beats, strict=True))
-            and all(not job._engine.store._heartbeat_link._connection.closed for job in jobs.jobs.values())
+            and all(
+                worker.metrics.heartbeats > beat
+                for worker, beat in zip(workers, beats, strict=True)
+            )
+            and all(
+                not job._engine.store._heartbeat_link._connection.closed
+                for job in jobs.jobs.values()
+            )
         ):
             await asyncio.sleep(0.002)
 
@@ -81,7 +88,9 @@ async def test_a_restart_of_the_server_within_the_lease_moves_no_token(own, jobs
     assert all(job.metrics.rejoins == job.metrics.lease_losses == 0 for job in jobs.jobs.values())
 
 
-async def test_an_outage_longer_than_the_lease_stops_everybody_in_time_and_ends_within_a_second(own, jobs):
+async def test_an_outage_longer_than_the_lease_stops_everybody_in_time_and_ends_within_a_second(
+    own, jobs
+):
     held = {name: job.my_tokens for name, job in jobs.jobs.items()}
     await in_thread(own.stop)
     away_at = time.monotonic()
@@ -119,14 +128,21 @@ async def test_every_session_terminated_moves_no_token(own, jobs, admin):
 
 async def test_the_listeners_sessions_terminated_miss_no_change(own, jobs, admin):
     before = grants(jobs)
-    terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
+    terminate = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name "
+        "LIKE '%listener'"
+    )
     assert await (await admin.execute(terminate)).fetchone() == (3,)
     back_at = time.monotonic()
     await jobs.start("d")
     await jobs.even()
     assert time.monotonic() - back_at < AGREED_WITHIN_SEC + 0.5
-    assert all(set(grants(jobs)[name].items()) <= set(before[name].items()) for name in before), "what stayed was never lost"
-    assert all(job.metrics.listener_reconnects == 1 for name, job in jobs.jobs.items() if name != "d")
+    assert all(set(grants(jobs)[name].items()) <= set(before[name].items()) for name in before), (
+        "what stayed was never lost"
+    )
+    assert all(
+        job.metrics.listener_reconnects == 1 for name, job in jobs.jobs.items() if name != "d"
+    )
 
 
 async def test_a_server_that_is_read_only_for_a_while_is_an_outage(own, jobs, admin):
@@ -148,9 +164,9 @@ async def test_a_server_that_is_read_only_for_a_while_is_an_outage(own, jobs, ad
 
 
 async def test_a_worker_whose_row_was_deleted_joins_again(own, jobs, admin):
-    jobs.watched = (
-        False  # a row deleted by hand declares a worker dead that lives: until its next heartbeat there are two owners
-    )
+    # a row deleted by hand declares a worker dead that lives: until its next heartbeat there are
+    # two owners
+    jobs.watched = False
     await admin.execute("DELETE FROM sync_node WHERE name = 'b'")
     await has_rejoined(jobs, "b")
     await jobs.even()
@@ -159,7 +175,8 @@ async def test_a_worker_whose_row_was_deleted_joins_again(own, jobs, admin):
 
 
 async def test_a_worker_that_was_cut_off_for_long_joins_again(own, jobs):
-    """Its connections are refused for longer than the timeout; the others replace it; then it comes back."""
+    """Its connections are refused for longer than the timeout; the others replace it; then it comes
+    back."""
     store = jobs["b"]._engine.store
     connectors = (store._heartbeat_link._connector, store._others)
     way = store._others._conninfo

@@ -1,4 +1,5 @@
-"""Least privilege: a whole cluster works under the worker's role, and neither role can do more than it is for."""
+"""Least privilege: a whole cluster works under the worker's role, and neither role can do more than
+it is for."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ OBSERVER = f"observer {uuid4().hex[:6]}"
 
 def init(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "jobsync_async", "init", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "jobsync_async", "init", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -34,7 +39,8 @@ def init(*arguments: str) -> str:
 
 @pytest.fixture(params=["init", "init --sql"])
 def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
-    """DSNs of the administrator, and of a worker's and an observer's login, made by one command or its printed script."""
+    """DSNs of the administrator, and of a worker's and an observer's login, made by one command or
+    its printed script."""
     options = ["--role", WORKER, "--observer-role", OBSERVER]
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         admin.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -51,21 +57,32 @@ def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
             for kind, role in (("worker", WORKER), ("observer", OBSERVER)):
                 login = f"login of {role}"
                 admin.execute(
-                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(*map(sql.Identifier, (login, role)))
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(
+                        *map(sql.Identifier, (login, role))
+                    )
                 )
-                dsns[kind] = make_conninfo(**{**conninfo_to_dict(empty_dsn), "user": login, "password": "x"})
+                dsns[kind] = make_conninfo(
+                    **{**conninfo_to_dict(empty_dsn), "user": login, "password": "x"}
+                )
             yield dsns
         finally:
             for role in (WORKER, OBSERVER):
                 for name in (f"login of {role}", role):
-                    if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is not None:
+                    if (
+                        admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+                        is not None
+                    ):
                         admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
                         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees_it(roles):
     config = CoordinationConfig(
-        dsn=roles["worker"], schema="public", total_tokens=120, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5
+        dsn=roles["worker"],
+        schema="public",
+        total_tokens=120,
+        heartbeat_interval_sec=0.3,
+        heartbeat_timeout_sec=1.5,
     )
     handled: list[int] = []
 
@@ -80,7 +97,10 @@ async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees
         await jobs["b"].add_task(mine)
         assert await jobs["b"].write_audit() == 1
         assert len(await jobs["b"].get_audit()) == 1
-        async with jobs["b"].claim(mine) as claim, await psycopg.AsyncConnection.connect(roles["worker"]) as connection:
+        async with (
+            jobs["b"].claim(mine) as claim,
+            await psycopg.AsyncConnection.connect(roles["worker"]) as connection,
+        ):
             await jobs["b"].fence(connection, claim)
             await connection.commit()
         await jobs["a"].register_lock(mine, "c", "a reason", expires_in_days=1)
@@ -88,14 +108,18 @@ async def test_a_whole_cluster_works_under_the_workers_role_and_an_observer_sees
             await asyncio.sleep(0.002)
         assert [lock.created_by for lock in await jobs["a"].list_locks()] == ["a"]
         assert await jobs["a"].clear_locks_by_creator("a") == 1
-        results = await asyncio.gather(*(job.run_batch(range(50), handle) for job in jobs.jobs.values()))
+        results = await asyncio.gather(
+            *(job.run_batch(range(50), handle) for job in jobs.jobs.values())
+        )
         assert sum(len(result.completed_here) for result in results) == 50 - (mine < 50)
         assert sorted(handled) == [n for n in range(50) if n != mine]
         await jobs["b"].drain()
         await jobs.crash("a")  # the leader: taken over
         assert await jobs.settled() == {"b": 0, "c": 120}
         command = ["status", "--dsn", roles["observer"], "--schema", "public"]
-        status = await anyio.run_process([sys.executable, "-m", "jobsync_async", *command], check=False)
+        status = await anyio.run_process(
+            [sys.executable, "-m", "jobsync_async", *command], check=False
+        )
         assert status.returncode == 0, status.stderr
         assert b"120 tokens, all owned" in status.stdout
 
@@ -110,7 +134,9 @@ async def test_the_doctor_asks_for_what_a_worker_needs_and_no_more(roles):
     with psycopg.connect(roles["admin"], autocommit=True) as admin:
         for table, right in (("sync_node", "DELETE"), ("sync_token", "UPDATE")):
             revoke = sql.SQL("REVOKE {} ON {} FROM {}")
-            admin.execute(revoke.format(sql.SQL(right), sql.Identifier(table), sql.Identifier(WORKER)))
+            admin.execute(
+                revoke.format(sql.SQL(right), sql.Identifier(table), sql.Identifier(WORKER))
+            )
     assert (await rights()).found == "a worker needs also DELETE on sync_node; UPDATE on sync_token"
     config = CoordinationConfig(dsn=roles["observer"], schema="public")
     assert (await rights()).status == "warn"
@@ -122,7 +148,10 @@ MORE_THAN_A_WORKER = [
     "TRUNCATE public.sync_claim",
     "ALTER TABLE public.sync_node ADD x integer",
     "CREATE INDEX ON public.sync_token (node)",
-    "CREATE TRIGGER t BEFORE INSERT ON public.sync_node EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    (
+        "CREATE TRIGGER t BEFORE INSERT ON public.sync_node "
+        "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    ),
     "SELECT * FROM public.secrets",
     "INSERT INTO public.secrets VALUES (1)",
     "DELETE FROM public.sync_token",
@@ -137,7 +166,10 @@ MORE_THAN_A_WORKER = [
 ]
 MORE_THAN_AN_OBSERVER = [
     *MORE_THAN_A_WORKER,
-    "INSERT INTO public.sync_lock (task_key, task_id, token_id, node_patterns) VALUES ('x', 'x', 1, '[]')",
+    (
+        "INSERT INTO public.sync_lock (task_key, task_id, token_id, node_patterns) "
+        "VALUES ('x', 'x', 1, '[]')"
+    ),
     "UPDATE public.sync_cluster SET version = version + 1",
     "UPDATE public.sync_node SET state = 'draining'",
     "UPDATE public.sync_token SET epoch = epoch + 1",
@@ -148,7 +180,9 @@ MORE_THAN_AN_OBSERVER = [
 
 async def test_neither_role_can_do_more(roles):
     for kind, forbidden in (("worker", MORE_THAN_A_WORKER), ("observer", MORE_THAN_AN_OBSERVER)):
-        async with await psycopg.AsyncConnection.connect(roles[kind], autocommit=True) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            roles[kind], autocommit=True
+        ) as connection:
             for statement in forbidden:
                 with pytest.raises(errors.InsufficientPrivilege):
                     await connection.execute(statement)
@@ -157,14 +191,21 @@ async def test_neither_role_can_do_more(roles):
 
 async def test_an_observers_role_cannot_be_a_worker_and_leaves_nothing_behind(roles):
     async with await psycopg.AsyncConnection.connect(roles["admin"], autocommit=True) as admin:
-        values = "(schema_version, layout, total_tokens, hash_function) VALUES (1, 2, 120, 'double_sha256')"
+        values = (
+            "(schema_version, layout, total_tokens, hash_function) VALUES (1, 2, 120, "
+            "'double_sha256')"
+        )
         await admin.execute(f"INSERT INTO sync_cluster {values} ON CONFLICT DO NOTHING")
         with pytest.raises(SchemaError, match="permission denied"):
-            await Job("spy", CoordinationConfig(dsn=roles["observer"], schema="public", total_tokens=120)).start()
+            await Job(
+                "spy", CoordinationConfig(dsn=roles["observer"], schema="public", total_tokens=120)
+            ).start()
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchall() == [(0,)]
 
 
-@pytest.mark.parametrize("name", ["", "public", "none", "pg_monitor", "x" * 64, "nul\0", "half \ud800"])
+@pytest.mark.parametrize(
+    "name", ["", "public", "none", "pg_monitor", "x" * 64, "nul\0", "half \ud800"]
+)
 def test_a_name_that_no_role_can_have_is_refused(name):
     with pytest.raises(ConfigError, match="role"):
         Roles(worker=name)

@@ -1,4 +1,5 @@
-"""Workers say what they run; ids whose tokens are at a worker that does not run what they are for are told of."""
+"""Workers say what they run; ids whose tokens are at a worker that does not run what they are for
+are told of."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ async def forever(claim) -> None:
 
 
 async def said(admin, name: str) -> Any:
-    rows = await (await admin.execute("SELECT runs FROM sync_node WHERE name = %s", [name])).fetchall()
+    rows = await (
+        await admin.execute("SELECT runs FROM sync_node WHERE name = %s", [name])
+    ).fetchall()
     return rows[0][0] if rows else None
 
 
@@ -47,7 +50,9 @@ async def until_said(admin, name: str, runs: list[dict[str, Any]]) -> None:
 
 def told(caplog, level: int, word: str) -> list[str]:
     return [
-        r.getMessage() for r in caplog.records if r.levelno == level and r.name.endswith("runners") and word in r.getMessage()
+        r.getMessage()
+        for r in caplog.records
+        if r.levelno == level and r.name.endswith("runners") and word in r.getMessage()
     ]
 
 
@@ -68,7 +73,9 @@ async def test_the_row_says_what_a_worker_runs_and_says_it_again_after_a_rejoin(
     await until_said(admin, "anna", [])
 
 
-async def test_ids_at_a_worker_that_does_not_run_them_are_told_of_with_its_name_once_and_when_it_ends(jobs, admin, caplog):
+async def test_ids_at_a_worker_that_does_not_run_them_are_told_of_with_its_name_once_and_when_it_ends(  # noqa: E501
+    jobs, admin, caplog
+):
     old, new = await jobs.start("old-release", "new-release")
     await jobs.even()
     unserved = sum(old.owns(task) for task in IDS)
@@ -81,14 +88,23 @@ async def test_ids_at_a_worker_that_does_not_run_them_are_told_of_with_its_name_
         assert old.metrics.ids_unserved == 0
         status = await new.get_coordination_status()
         assert status["unserved"] == [
-            {"runner": "run_owned 'default'", "node": "old-release", "tokens": 60, "run_by": ["new-release"]}
+            {
+                "runner": "run_owned 'default'",
+                "node": "old-release",
+                "tokens": 60,
+                "run_by": ["new-release"],
+            }
         ]
         shown = await command("status", dsn=new._worker.config.dsn)
         assert "not run by everybody" in shown
         theirs = next(task for task in IDS if old.owns(task))
-        explained = json.loads(await command("explain", theirs, "--json", dsn=new._worker.config.dsn))
+        explained = json.loads(
+            await command("explain", theirs, "--json", dsn=new._worker.config.dsn)
+        )
         assert explained["runs"] == []
-        assert "old-release does not run run_owned 'default', as new-release does" in explained["why"]
+        assert (
+            "old-release does not run run_owned 'default', as new-release does" in explained["why"]
+        )
         group.start_soon(old.run_owned, IDS, forever)
         await until(lambda: told(caplog, logging.INFO, "old-release"))
         assert new.metrics.ids_unserved == 0
@@ -98,7 +114,9 @@ async def test_ids_at_a_worker_that_does_not_run_them_are_told_of_with_its_name_
 
 async def command(*arguments: str, dsn: str) -> str:
     line = [sys.executable, "-m", "jobsync_async", *arguments, "--dsn", dsn]
-    done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, check=False, timeout=60)
+    done = await asyncio.to_thread(
+        subprocess.run, line, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -110,12 +128,18 @@ async def test_a_batch_tells_which_workers_own_open_ids_and_do_not_run_it(jobs, 
         group.start_soon(busy.run_batch, IDS, nothing)
         await until(lambda: busy._worker.runners.unserved)
         (one,) = busy._worker.runners.unserved
-        assert (one.node, one.runner.kind, one.ids) == ("idle", "batch", sum(idle.owns(task) for task in IDS))
+        assert (one.node, one.runner.kind, one.ids) == (
+            "idle",
+            "batch",
+            sum(idle.owns(task) for task in IDS),
+        )
         await idle.run_batch(IDS, nothing)
     await until(lambda: not busy._worker.runners.unserved)
 
 
-async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain_says_that(jobs, admin, caplog, monkeypatch):
+async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain_says_that(
+    jobs, admin, caplog, monkeypatch
+):
     """Also of one that took a dead worker's row over, whose list it left as it was."""
     answers: list[list[serving.Idler]] = []
     read = TokenFeed.read_idlers
@@ -129,7 +153,9 @@ async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain
     await jobs.even()
     await old_row(admin)
     await old_row(admin, "namesake")
-    await admin.execute("UPDATE sync_node SET runs = '[]', said_by = gen_random_uuid() WHERE name = 'namesake'")
+    await admin.execute(
+        "UPDATE sync_node SET runs = '[]', said_by = gen_random_uuid() WHERE name = 'namesake'"
+    )
     await admin.execute(
         "UPDATE sync_token SET incarnation = n.incarnation, node = n.name FROM sync_node n "
         "WHERE n.name = CASE WHEN token_id % 2 = 0 THEN 'old' ELSE 'namesake' END AND token_id < 20"
@@ -140,9 +166,14 @@ async def test_nothing_is_said_of_workers_of_0_1_0_which_do_not_tell_but_explain
         await until(lambda: answers and answers[-1] == [])
         status = await anna.get_coordination_status()
         assert status["unserved"] == []
-        theirs = [next(str(n) for n in range(10_000) if anna.task_to_token(str(n)) == token) for token in (0, 1)]
+        theirs = [
+            next(str(n) for n in range(10_000) if anna.task_to_token(str(n)) == token)
+            for token in (0, 1)
+        ]
         for task, name in zip(theirs, ("old", "namesake"), strict=True):
-            explained = json.loads(await command("explain", task, "--json", dsn=anna._worker.config.dsn))
+            explained = json.loads(
+                await command("explain", task, "--json", dsn=anna._worker.config.dsn)
+            )
             assert explained["runs"] is None
             assert f"{name} does not tell what it runs" in explained["why"]
         group.cancel_scope.cancel()
@@ -159,7 +190,9 @@ async def test_who_runs_nothing_asks_nothing(quick_jobs, monkeypatch):
     await quick_jobs.stop("berta")
 
 
-async def test_a_hundred_thousand_ids_are_one_line_in_the_row_and_no_statement_names_them(jobs, admin, monkeypatch):
+async def test_a_hundred_thousand_ids_are_one_line_in_the_row_and_no_statement_names_them(
+    jobs, admin, monkeypatch
+):
     sent: list[int] = []
     fetch = TokenFeed._fetch
 
@@ -172,7 +205,9 @@ async def test_a_hundred_thousand_ids_are_one_line_in_the_row_and_no_statement_n
     await jobs.even()
     async with anyio.create_task_group() as group:
         group.start_soon(
-            anna.run_owned, [f"{n}" for n in range(100_000) if anna.task_to_token(str(n)) not in anna.my_tokens], forever
+            anna.run_owned,
+            [f"{n}" for n in range(100_000) if anna.task_to_token(str(n)) not in anna.my_tokens],
+            forever,
         )
         await until(lambda: anna.metrics.ids_unserved > 40_000)
         group.cancel_scope.cancel()
@@ -183,7 +218,9 @@ async def test_a_hundred_thousand_ids_are_one_line_in_the_row_and_no_statement_n
 async def test_both_ways_to_have_workers_of_different_kinds_serve_every_id(make_config, way):
     """As docs/how-to/kinds-of-workers.md has them."""
     config = make_config(total_tokens=120, appname="feed_")
-    web = Job("web", config, weight=0) if way == "weight" else Job("web", make_config(appname="web_"))
+    web = (
+        Job("web", config, weight=0) if way == "weight" else Job("web", make_config(appname="web_"))
+    )
     run: set[object] = set()
 
     async def handle(claim) -> None:

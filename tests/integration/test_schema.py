@@ -1,4 +1,5 @@
-"""The tables: made once, by whom it may be, checked at every start; and what cannot work is refused with a reason."""
+"""The tables: made once, by whom it may be, checked at every start; and what cannot work is refused
+with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ ROLE = "jobsync_test_role"
 def role(empty_dsn, dsn_of):
     """A role that may connect, and its DSN; nothing is granted to it."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(ROLE), "p w'@:/%\\ü"))
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(ROLE), "p w'@:/%\\ü")
+        )
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         try:
             yield dsn_of(empty_dsn, user=ROLE, password="p w'@:/%\\ü")
@@ -48,7 +51,8 @@ async def works(config: CoordinationConfig) -> None:
 
 async def test_the_first_start_makes_the_tables(empty_dsn):
     await works(CoordinationConfig(dsn=empty_dsn, total_tokens=50))
-    await works(CoordinationConfig(dsn=empty_dsn, total_tokens=60, appname="other_"))  # a second cluster beside it
+    # A second cluster beside it.
+    await works(CoordinationConfig(dsn=empty_dsn, total_tokens=60, appname="other_"))
 
 
 async def test_twenty_processes_start_at_once_on_an_empty_database(empty_dsn):
@@ -64,7 +68,10 @@ async def test_twenty_processes_start_at_once_on_an_empty_database(empty_dsn):
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, empty_dsn, f"w{n:02}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, empty_dsn, f"w{n:02}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for n in range(20)
     ]
@@ -75,7 +82,8 @@ async def test_twenty_processes_start_at_once_on_an_empty_database(empty_dsn):
         async with await psycopg.AsyncConnection.connect(empty_dsn) as connection:
             for _ in range(1000):
                 cursor = await connection.execute(
-                    "SELECT node, count(*) FROM sync_token WHERE next_node IS NULL AND node IS NOT NULL GROUP BY node"
+                    "SELECT node, count(*) FROM sync_token WHERE next_node IS NULL AND node IS "
+                    "NOT NULL GROUP BY node"
                 )
                 counts = dict(await cursor.fetchall())
                 if len(counts) == 20 and set(counts.values()) == {10}:
@@ -88,11 +96,17 @@ async def test_twenty_processes_start_at_once_on_an_empty_database(empty_dsn):
     assert [process.returncode for process in processes] == [0] * 20
 
 
-async def test_a_start_waits_for_another_that_makes_the_tables_for_longer_than_one_statement_may_take(empty_dsn):
-    config = CoordinationConfig(dsn=empty_dsn, heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1, total_tokens=100)
+async def test_a_start_waits_for_another_that_makes_the_tables_for_longer_than_one_statement_may_take(  # noqa: E501
+    empty_dsn,
+):
+    config = CoordinationConfig(
+        dsn=empty_dsn, heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1, total_tokens=100
+    )
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
-        await other.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('public.sync_', 0))")
+        await other.execute(
+            "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('public.sync_', 0))"
+        )
         starting = asyncio.create_task((job := Job("a", config)).start())
         async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as admin:
             for waiting in (1, 0, 1):  # it waits, gives up, and waits again
@@ -109,15 +123,21 @@ async def test_a_role_that_may_not_create_tables_is_told_what_to_run(role, empty
     with pytest.raises(SchemaError, match="jobsync-async init"):
         await works(CoordinationConfig(dsn=role, total_tokens=50))
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (0,)
 
 
-async def test_a_role_that_may_not_create_tables_works_with_those_that_an_administrator_made(role, empty_dsn):
+async def test_a_role_that_may_not_create_tables_works_with_those_that_an_administrator_made(
+    role, empty_dsn
+):
     config = CoordinationConfig(dsn=role, total_tokens=50)
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute(creation_script(config).encode())
         connection.execute(
-            sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}").format(sql.Identifier(ROLE))
+            sql.SQL(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}"
+            ).format(sql.Identifier(ROLE))
         )
     await works(config)
 
@@ -135,10 +155,16 @@ async def test_a_password_of_any_characters_in_a_field_works_too(role, empty_dsn
 
     parts = conninfo_to_dict(role)
     config = CoordinationConfig(
-        host=parts["host"], port=int(parts["port"]), dbname=parts["dbname"], user=parts["user"], password=parts["password"]
+        host=parts["host"],
+        port=int(parts["port"]),
+        dbname=parts["dbname"],
+        user=parts["user"],
+        password=parts["password"],
     )
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(ROLE)))
+        connection.execute(
+            sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(ROLE))
+        )
     await works(config)
 
 
@@ -152,11 +178,18 @@ async def test_tables_of_another_version_are_refused_with_what_to_do(dsn, admin)
 
 async def test_tables_of_an_older_version_are_expanded_by_the_first_worker_that_may(dsn, admin):
     """As 0.1.0 made them: each column that came later is added, and nothing else changes."""
-    columns = "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
-    made = await (await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).fetchall()
+    columns = (
+        "SELECT table_name, column_name, data_type, is_nullable, column_default FROM "
+        "information_schema.columns"
+    )
+    made = await (
+        await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")
+    ).fetchall()
     await make_old(admin)
     await works(CoordinationConfig(dsn=dsn, total_tokens=50))
-    expanded = await (await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")).fetchall()
+    expanded = await (
+        await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")
+    ).fetchall()
     assert expanded == made
 
 
@@ -183,7 +216,11 @@ async def test_a_schema_of_ones_own_and_one_that_is_missing(empty_dsn):
 
 async def test_a_server_that_accepts_no_writes_is_refused(dsn, admin):
     ((name,),) = await (await admin.execute("SELECT current_database()")).fetchall()
-    await admin.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(name)))
+    await admin.execute(
+        sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
+            sql.Identifier(name)
+        )
+    )
     with pytest.raises(StoreUnavailable, match=r"read-only|writes"):
         await works(CoordinationConfig(dsn=dsn, total_tokens=50))
 
@@ -193,7 +230,10 @@ def encoded(server, dsn_of, encoding):
     """A database in another encoding than UTF-8; its DSN."""
     name = f"jobsync_test_{encoding.lower()}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' "
+            "LC_CTYPE 'C'"
+        )
         try:
             yield dsn_of(server.dsn, dbname=name)
         finally:
@@ -207,10 +247,14 @@ async def test_a_database_without_an_encoding_is_refused(server, dsn_of):
 
 async def test_names_are_written_in_the_encoding_of_the_database(server, dsn_of):
     with encoded(server, dsn_of, "LATIN1") as dsn:
-        async with Job("wörker", CoordinationConfig(dsn=dsn, total_tokens=50), wait_on_enter=10) as job:
+        async with Job(
+            "wörker", CoordinationConfig(dsn=dsn, total_tokens=50), wait_on_enter=10
+        ) as job:
             assert len(job.my_tokens) == 50
             with psycopg.connect(dsn) as connection:
-                assert connection.execute("SELECT DISTINCT node FROM sync_token").fetchall() == [("wörker",)]
+                assert connection.execute("SELECT DISTINCT node FROM sync_token").fetchall() == [
+                    ("wörker",)
+                ]
 
 
 async def test_settings_that_disagree_leave_the_cluster_as_it_is(dsn, admin):
@@ -245,12 +289,18 @@ def test_a_job_that_cannot_be_is_refused_when_it_is_made(arguments):
 
 
 async def test_jobsyncs_own_tables_are_left_alone(empty_dsn):
-    before = "CREATE TABLE sync_node (name text, created_on timestamp); CREATE TABLE sync_leader_lock (singleton int)"
+    before = (
+        "CREATE TABLE sync_node (name text, created_on timestamp); CREATE TABLE sync_leader_lock "
+        "(singleton int)"
+    )
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute(before)
         with pytest.raises(SchemaError, match=r"are jobsync's, .* use another appname"):
             await Job("anna", CoordinationConfig(dsn=empty_dsn)).start()
-        tables = "SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'sync%' ORDER BY 1"
+        tables = (
+            "SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'sync%' ORDER "
+            "BY 1"
+        )
         assert connection.execute(tables).fetchall() == [("sync_leader_lock",), ("sync_node",)]
     async with Job("anna", CoordinationConfig(dsn=empty_dsn, appname="jobs_")) as job:
         assert len(job.my_tokens) == 10_000

@@ -1,4 +1,5 @@
-"""PostgreSQL itself is failed over, restored or replaced: nobody acts on what may be lost, and no epoch comes twice."""
+"""PostgreSQL itself is failed over, restored or replaced: nobody acts on what may be lost, and no
+epoch comes twice."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ class Epochs:
             for token in job.my_tokens:
                 held = (token, worker.ownership.epoch(token))
                 holder = self.holders.setdefault(held, worker.identity)
-                assert holder == worker.identity, f"{held} was {holder}'s and is {worker.identity}'s"
+                assert holder == worker.identity, (
+                    f"{held} was {holder}'s and is {worker.identity}'s"
+                )
 
     @property
     def highest(self) -> int:
@@ -104,7 +107,9 @@ async def value(dsn: str, query: str):
         return (await (await connection.execute(query)).fetchone())[0]
 
 
-async def test_after_a_failover_to_a_lagging_standby_no_epoch_comes_twice_and_everything_is_owned_again(primary, standby):
+async def test_after_a_failover_to_a_lagging_standby_no_epoch_comes_twice_and_everything_is_owned_again(  # noqa: E501
+    primary, standby
+):
     async with watched(settings(both(primary.dsn, standby))) as (jobs, epochs):
         await jobs.start("a", "b")
         await jobs.even()
@@ -123,35 +128,50 @@ async def test_after_a_failover_to_a_lagging_standby_no_epoch_comes_twice_and_ev
         stopped_at = time.monotonic()
         await anyio.to_thread.run_sync(standby.promote)
         promoted_at = time.monotonic()
-        assert await value(standby.dsn, f"SELECT epoch FROM sync_token WHERE token_id = {token}") < lost_epoch, "it lags"
+        assert (
+            await value(standby.dsn, f"SELECT epoch FROM sync_token WHERE token_id = {token}")
+            < lost_epoch
+        ), "it lags"
         with anyio.fail_after(TIMEOUT_SEC):
             while jobs.owners():
                 await asyncio.sleep(0.002)
         dropped_at = time.monotonic()
         await jobs.even()
         took = time.monotonic() - promoted_at
-        print(f"dropped {dropped_at - stopped_at:.2f} s after the stop, all owned {took:.2f} s after the promotion")
+        print(
+            f"dropped {dropped_at - stopped_at:.2f} s after the stop, all owned {took:.2f} s "
+            "after the promotion"
+        )
         assert time.monotonic() - dropped_at > TIMEOUT_SEC * 0.5
         assert TIMEOUT_SEC < took < TIMEOUT_SEC + 1.5
         generation = await value(standby.dsn, "SELECT generation FROM sync_cluster")
         assert generation > 1
-        assert await value(standby.dsn, "SELECT min(epoch) FROM sync_token") > generation << 32 > lost
+        assert (
+            await value(standby.dsn, "SELECT min(epoch) FROM sync_token") > generation << 32 > lost
+        )
         assert set((await jobs.even()).values()) == {TOKENS // 3}
         async with await psycopg.AsyncConnection.connect(standby.dsn) as connection:
-            old = "SELECT count(*) FROM sync_token WHERE (incarnation::text, token_id, epoch) = (%s, %s, %s)"
+            old = (
+                "SELECT count(*) FROM sync_token WHERE (incarnation::text, token_id, epoch) = "
+                "(%s, %s, %s)"
+            )
             for fence in fences:
-                assert await (await connection.execute(old, fence)).fetchone() == (0,), "a fence of before holds"
+                assert await (await connection.execute(old, fence)).fetchone() == (0,), (
+                    "a fence of before holds"
+                )
 
 
 async def test_nobody_owns_anything_before_every_lease_of_before_is_over(primary, standby):
-    """A worker that is cut off when the server fails over keeps its lease; the others must wait for it."""
+    """A worker that is cut off when the server fails over keeps its lease; the others must wait for
+    it."""
     async with watched(settings(both(primary.dsn, standby))) as (jobs, _):
         await jobs.start("a", "b")
         await jobs.even()
         await cut_off(primary, standby)
         deaf = jobs["b"]._engine
         primary.stop("immediate")
-        deaf.store._heartbeat_link._connector._conninfo = lambda purpose: "host=127.0.0.1 port=1"  # it never gets there
+        # It never gets there.
+        deaf.store._heartbeat_link._connector._conninfo = lambda purpose: "host=127.0.0.1 port=1"
         deaf.store._others._conninfo = lambda purpose: "host=127.0.0.1 port=1"
         held_until = deaf.worker.lease.deadline
         await anyio.to_thread.run_sync(standby.promote)
@@ -177,7 +197,11 @@ async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(c
         seen = await a.last_beat()
         term = (await a.read()).term
         await admin.execute("UPDATE sync_cluster SET server_identity = '1/00000001/1/1'")
-        before = await (await admin.execute("SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c")).fetchone()
+        before = await (
+            await admin.execute(
+                "SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c"
+            )
+        ).fetchone()
         assert going
         assert await a.beat() is None
         for act in (
@@ -192,8 +216,15 @@ async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(c
         ):
             with pytest.raises(ServerChanged):
                 await act()
-        assert await a.store.leading.rebalance(a.me, term, [seen], -1, -1, lambda reading: None) is None
-        after = await (await admin.execute("SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c")).fetchone()
+        assert (
+            await a.store.leading.rebalance(a.me, term, [seen], -1, -1, lambda reading: None)
+            is None
+        )
+        after = await (
+            await admin.execute(
+                "SELECT c::text, (SELECT sum(beat) FROM sync_node) FROM sync_cluster c"
+            )
+        ).fetchone()
         assert after == before
 
 
@@ -202,7 +233,10 @@ async def test_no_statement_acts_on_another_history_than_the_adopted_one(config)
         await a.join()
         reading = await a.store.failover.read_server()
         history = reading.adoptable(None, -1)
-        for other in (history._replace(generation=history.generation + 1), history._replace(server=history.server + "1")):
+        for other in (
+            history._replace(generation=history.generation + 1),
+            history._replace(server=history.server + "1"),
+        ):
             a.store.failover.adopt(other)
             assert await a.beat() is None
             with pytest.raises(ServerChanged):
@@ -234,25 +268,40 @@ async def test_a_heartbeat_does_not_count_on_a_cluster_that_is_older_than_what_w
     async with hand(config, "a") as a:
         await a.join()
         version = (await a.read()).version
-        assert await a.store.membership.heartbeat(a.me, watch_all=False, version=version) is not None
-        assert await a.store.membership.heartbeat(a.me, watch_all=False, version=version + 1) is None
+        assert (
+            await a.store.membership.heartbeat(a.me, watch_all=False, version=version) is not None
+        )
+        assert (
+            await a.store.membership.heartbeat(a.me, watch_all=False, version=version + 1) is None
+        )
 
 
 async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config, admin):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()
         await a.lead()
-        await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere', version = version + 100")
+        await admin.execute(
+            "UPDATE sync_cluster SET server_identity = 'elsewhere', version = version + 100"
+        )
         seen = await a.store.failover.read_server()
         assert seen.adoptable(None, -1) is None
         assert not await b.store.failover.begin(on_another(seen), None, -1, TIMEOUT_SEC)
-        assert await a.store.failover.begin(seen, AdoptedHistory("elsewhere", 10**9), 1_000_000, TIMEOUT_SEC)
+        assert await a.store.failover.begin(
+            seen, AdoptedHistory("elsewhere", 10**9), 1_000_000, TIMEOUT_SEC
+        )
         assert not await b.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
         now = await a.store.failover.read_server()
         assert now.generation > 10**9, "by more than a random jump"
-        assert now.version > 1_000_000 and now.adoptable(AdoptedHistory("elsewhere", 10**9), 5) is not None
+        assert (
+            now.version > 1_000_000
+            and now.adoptable(AdoptedHistory("elsewhere", 10**9), 5) is not None
+        )
         assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
-        freed = await (await admin.execute("SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL")).fetchone()
+        freed = await (
+            await admin.execute(
+                "SELECT count(*), min(epoch) FROM sync_token WHERE incarnation IS NULL"
+            )
+        ).fetchone()
         assert freed == (TOKENS, now.generation << 32)
 
 
@@ -270,12 +319,16 @@ async def test_no_generation_is_begun_over_a_row_that_looks_the_same_but_went_on
 
 
 @pytest.mark.parametrize("ahead", ["generation", "version"])
-async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_while_it_waits_to_begin_anew(config, ahead):
+async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_while_it_waits_to_begin_anew(  # noqa: E501
+    config, ahead
+):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()
         reading = await b.store.failover.read_server()
         worker = Worker(config, "b", Announcement(), lease_clock)
-        worker.history = known = AdoptedHistory(reading.actual, reading.generation + (7 if ahead == "generation" else 0))
+        worker.history = known = AdoptedHistory(
+            reading.actual, reading.generation + (7 if ahead == "generation" else 0)
+        )
         worker.version = reading.version + 1000
         beats: list[float] = []
 
@@ -305,19 +358,27 @@ def on_another(seen):
     return replace(seen, actual=f"{seen.actual}0")
 
 
-async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoch_of_the_new_one(config, admin, dsn):
+async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoch_of_the_new_one(
+    config, admin, dsn
+):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()
         await a.lead()
         async with await psycopg.AsyncConnection.connect(dsn) as user:
             await user.execute("SELECT FROM sync_token WHERE token_id = 3 FOR KEY SHARE")
             await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
-            assert await a.store.failover.begin(await a.store.failover.read_server(), None, -1, TIMEOUT_SEC)
+            assert await a.store.failover.begin(
+                await a.store.failover.read_server(), None, -1, TIMEOUT_SEC
+            )
         generation = (await a.store.failover.read_server()).generation
-        assert await (await admin.execute("SELECT epoch FROM sync_token WHERE token_id = 3")).fetchone() == ((1 << 32) + 1,)
+        assert await (
+            await admin.execute("SELECT epoch FROM sync_token WHERE token_id = 3")
+        ).fetchone() == ((1 << 32) + 1,)
         await b.join()
         await b.lead()
-        assert await (await admin.execute("SELECT min(epoch) FROM sync_token")).fetchone() == ((generation << 32) + 1,)
+        assert await (await admin.execute("SELECT min(epoch) FROM sync_token")).fetchone() == (
+            (generation << 32) + 1,
+        )
 
 
 async def test_a_copy_of_the_database_is_begun_anew(config, dsn_with, admin, server):

@@ -29,7 +29,10 @@ async def restricted(admin, dsn_with) -> AsyncIterator[CoordinationConfig]:
     await admin.execute(GIVE)
     try:
         yield CoordinationConfig(
-            dsn=dsn_with(user=ROLE, password="x"), total_tokens=TOKENS, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=2
+            dsn=dsn_with(user=ROLE, password="x"),
+            total_tokens=TOKENS,
+            heartbeat_interval_sec=0.3,
+            heartbeat_timeout_sec=2,
         )
     finally:
         await admin.execute(f"DROP OWNED BY {ROLE}")
@@ -79,12 +82,18 @@ async def test_rights_that_are_gone_for_longer_than_a_lease_are_waited_for(jobs,
     await goes_on(jobs)
 
 
-@pytest.mark.parametrize("table", ["cluster", "node", "token", "lock", "claim", "audit", "rebalance"])
+@pytest.mark.parametrize(
+    "table", ["cluster", "node", "token", "lock", "claim", "audit", "rebalance"]
+)
 async def test_rights_on_one_table_that_are_gone_for_a_moment_end_nobody(jobs, admin, table):
     await admin.execute(f"REVOKE ALL ON sync_{table} FROM {ROLE}")
     batch = asyncio.gather(*(job.run_batch(range(20), nothing) for job in jobs.jobs.values()))
-    await admin.execute("UPDATE sync_node SET state = 'draining' WHERE name = 'b'")  # something for all tasks to do
-    await admin.execute("UPDATE sync_cluster SET version = version + 1, announced = version + 1, pin_version = version + 1")
+    # Something for all tasks to do.
+    await admin.execute("UPDATE sync_node SET state = 'draining' WHERE name = 'b'")
+    await admin.execute(
+        "UPDATE sync_cluster SET version = version + 1, announced = version + 1, pin_version = "
+        "version + 1"
+    )
     await admin.execute("SELECT pg_notify('sync_changes', version::text) FROM sync_cluster")
     if table in ("cluster", "node"):
         await until_failed(jobs, 2)
@@ -105,8 +114,14 @@ async def test_rights_on_one_table_that_are_gone_for_a_moment_end_nobody(jobs, a
 @pytest.mark.parametrize(
     ("away", "back"),
     [
-        ("ALTER TABLE public.sync_node RENAME TO elsewhere", "ALTER TABLE public.elsewhere RENAME TO sync_node"),
-        ("ALTER TABLE public.sync_token SET SCHEMA other", "ALTER TABLE other.sync_token SET SCHEMA public"),
+        (
+            "ALTER TABLE public.sync_node RENAME TO elsewhere",
+            "ALTER TABLE public.elsewhere RENAME TO sync_node",
+        ),
+        (
+            "ALTER TABLE public.sync_token SET SCHEMA other",
+            "ALTER TABLE other.sync_token SET SCHEMA public",
+        ),
         ("ALTER SCHEMA public RENAME TO elsewhere", "ALTER SCHEMA elsewhere RENAME TO public"),
     ],
 )
@@ -116,7 +131,9 @@ async def test_what_is_renamed_away_and_back_ends_nobody(jobs, admin, away, back
         await admin.execute(away)
         try:
             with anyio.fail_after(10):
-                while jobs["a"].metrics.heartbeats_failed + jobs["a"].metrics.listener_reconnects < 1:
+                while (
+                    jobs["a"].metrics.heartbeats_failed + jobs["a"].metrics.listener_reconnects < 1
+                ):
                     await asyncio.sleep(0.01)
                     if "sync_token" in away:  # heartbeats do not read it
                         await admin.execute("SELECT pg_notify('sync_changes', '1000000')")
@@ -136,7 +153,10 @@ async def test_a_batch_tells_of_rights_that_do_not_come_back(jobs, admin):
 @pytest.mark.parametrize("table", ["cluster", "node", "token", "rebalance"])
 async def test_a_start_without_rights_is_refused_at_once(restricted, admin, table):
     await admin.execute(f"REVOKE ALL ON sync_{table} FROM {ROLE}")
-    with anyio.fail_after(10), pytest.raises(SchemaError, match=f"permission denied for table sync_{table}"):
+    with (
+        anyio.fail_after(10),
+        pytest.raises(SchemaError, match=f"permission denied for table sync_{table}"),
+    ):
         await Job("late", restricted, wait_on_enter=60).start()
 
 
@@ -145,7 +165,10 @@ async def test_row_level_security_is_named_instead_of_hiding_rows(restricted, ad
     async with Job("before", restricted):
         pass
     await admin.execute(f"ALTER TABLE sync_{table} ENABLE ROW LEVEL SECURITY")
-    with anyio.fail_after(10), pytest.raises(SchemaError, match=f"row-level security.*sync_{table}.*BYPASSRLS"):
+    with (
+        anyio.fail_after(10),
+        pytest.raises(SchemaError, match=f"row-level security.*sync_{table}.*BYPASSRLS"),
+    ):
         async with Job("late", restricted, wait_on_enter=60) as job:
             await job.add_task("x")
     await admin.execute(f"ALTER ROLE {ROLE} BYPASSRLS")
@@ -153,7 +176,9 @@ async def test_row_level_security_is_named_instead_of_hiding_rows(restricted, ad
         await job.add_task("x")
 
 
-async def test_a_role_that_acts_as_another_works_and_reports_the_dead(jobs, admin, dsn_with, restricted):
+async def test_a_role_that_acts_as_another_works_and_reports_the_dead(
+    jobs, admin, dsn_with, restricted
+):
     """`ALTER ROLE … SET role`: such a session may not end those of its own login."""
     login = "jobsync_test_moods_login"
     await admin.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'x' NOINHERIT IN ROLE {ROLE}")
@@ -176,7 +201,11 @@ async def test_a_session_or_statement_that_is_ended_is_begun_anew(jobs, admin, d
         change = asyncio.ensure_future(jobs["a"].register_lock("x", ["%"]))
         with anyio.fail_after(10):
             while not (
-                await (await admin.execute(f"SELECT {ended_by}(pid) FROM pg_stat_activity WHERE {waiting}".encode())).fetchall()
+                await (
+                    await admin.execute(
+                        f"SELECT {ended_by}(pid) FROM pg_stat_activity WHERE {waiting}".encode()
+                    )
+                ).fetchall()
             ):
                 await asyncio.sleep(0.01)
         await asyncio.wait([change])

@@ -1,4 +1,5 @@
-"""``failover="session"``: real processes that pretend to run on other machines. Observed times are printed (pytest -s)."""
+"""``failover="session"``: real processes that pretend to run on other machines. Observed times are
+printed (pytest -s)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ from tests.mortals import mortals
 
 # By the protocol two seconds, on an idle machine; a lease would take fifteen.
 SOON_SEC = 4.0
-LOCKS = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database() \
-AND l.locktype = 'advisory' AND l.mode = 'ShareLock'"
+LOCKS = (
+    "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+    "WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.mode = 'ShareLock'"
+)
 
 
 @pytest.fixture
@@ -47,7 +50,10 @@ async def test_a_worker_that_dies_on_another_machine_is_replaced_within_two_seco
             with anyio.fail_after(SOON_SEC):
                 while len(job.my_tokens) + len(workers.owned()) < 300:
                     await asyncio.sleep(0.002)
-            print(f"killed elsewhere: every token owned again after {time.monotonic() - killed_at:.3f} s")
+            print(
+                "killed elsewhere: every token owned again after "
+                f"{time.monotonic() - killed_at:.3f} s"
+            )
         assert job.metrics.sessions_expired == 2 and job.metrics.deaths_reported == 0
 
 
@@ -60,10 +66,15 @@ async def test_a_leader_that_dies_on_another_machine_is_replaced_within_two_seco
             with anyio.fail_after(SOON_SEC):
                 while len(job.my_tokens) < 300 or not job.am_i_leader():
                     await asyncio.sleep(0.002)
-            print(f"leader killed elsewhere: every token owned again after {time.monotonic() - killed_at:.3f} s")
+            print(
+                "leader killed elsewhere: every token owned again after "
+                f"{time.monotonic() - killed_at:.3f} s"
+            )
 
 
-async def test_a_worker_whose_sessions_are_ended_is_back_within_the_grace_and_keeps_its_tokens(config, admin):
+async def test_a_worker_whose_sessions_are_ended_is_back_within_the_grace_and_keeps_its_tokens(
+    config, admin
+):
     async with Job("a", config) as a, Job("b", config) as b:
         await until_all_are_watched(a, least=2)
         with anyio.fail_after(5):
@@ -74,7 +85,9 @@ async def test_a_worker_whose_sessions_are_ended_is_back_within_the_grace_and_ke
             heartbeats = b.metrics.heartbeats
             tag = b._engine.store.tag
             await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s", [f"%{tag}%"]
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name "
+                "LIKE %s",
+                [f"%{tag}%"],
             )
             ended_at = time.monotonic()
             with anyio.fail_after(5):
@@ -86,9 +99,14 @@ async def test_a_worker_whose_sessions_are_ended_is_back_within_the_grace_and_ke
         assert a.metrics.sessions_expired == 0 and b.metrics.rejoins == 0
 
 
-async def test_after_a_look_at_the_beats_that_failed_a_heartbeat_has_the_session_again(config, admin):
+async def test_after_a_look_at_the_beats_that_failed_a_heartbeat_has_the_session_again(
+    config, admin
+):
     """The look uses the session of the heartbeats, whose end the others take for a death."""
-    waiting = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat' AND wait_event_type = 'Lock'"
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat' AND "
+        "wait_event_type = 'Lock'"
+    )
     async with Job("a", config) as a:
         await until_all_are_watched(a, least=1)
         heartbeats = a.metrics.heartbeats
@@ -97,7 +115,8 @@ async def test_after_a_look_at_the_beats_that_failed_a_heartbeat_has_the_session
                 await asyncio.sleep(0.005)
         async with admin.transaction():
             await admin.execute(f"LOCK TABLE {config.appname}node")
-            with anyio.fail_after(config.heartbeat_interval_sec - 1):  # sooner than the next heartbeat: it is the look
+            # Sooner than the next heartbeat: it is the look.
+            with anyio.fail_after(config.heartbeat_interval_sec - 1):
                 while (look := await (await admin.execute(waiting)).fetchone()) is None:
                     await asyncio.sleep(0.005)
             heartbeats = a.metrics.heartbeats
@@ -120,7 +139,10 @@ async def test_a_restart_of_the_server_expires_nobody():
             await asyncio.sleep(1.3)  # away for longer than the grace
             await asyncio.to_thread(postgres.start)
             with anyio.fail_after(10):
-                while any(job.metrics.heartbeats == number for job, number in zip((a, b), before, strict=True)):
+                while any(
+                    job.metrics.heartbeats == number
+                    for job, number in zip((a, b), before, strict=True)
+                ):
                     await asyncio.sleep(0.01)
             await until_all_are_watched(a, b, least=2)
             await asyncio.sleep(1.3)  # longer than the grace
@@ -147,8 +169,14 @@ async def test_an_expiry_needs_the_lock_to_be_gone_the_beat_unmoved_and_the_grou
         sessions = a.store.sessions
         reading = await sessions.read()
         seen = {session.beat.name: session for session in reading.sessions}
-        assert {name: session.held for name, session in seen.items()} == {"a": True, "b": True, "c": False}
-        assert await sessions.expire(reading.watcher, [seen["b"]._replace(held=False)]) == [], "its lock is held"
+        assert {name: session.held for name, session in seen.items()} == {
+            "a": True,
+            "b": True,
+            "c": False,
+        }
+        assert await sessions.expire(reading.watcher, [seen["b"]._replace(held=False)]) == [], (
+            "its lock is held"
+        )
         moved = seen["c"]._replace(beat=seen["c"].beat._replace(beat=7))
         assert await sessions.expire(reading.watcher, [moved]) == [], "its beat is another"
         another = seen["c"]._replace(beat=seen["c"].beat._replace(incarnation=b.me.incarnation))
@@ -159,16 +187,23 @@ async def test_an_expiry_needs_the_lock_to_be_gone_the_beat_unmoved_and_the_grou
             reading.watcher._replace(backend_start=reading.watcher.backend_start + later),
             reading.watcher._replace(server_started=reading.watcher.server_started + later),
         ):
-            assert await sessions.expire(watcher, [seen["c"]]) == [], "the server or the watcher's session is another"
+            assert await sessions.expire(watcher, [seen["c"]]) == [], (
+                "the server or the watcher's session is another"
+            )
         assert await sessions.expire(reading.watcher, [seen["c"]]) == ["c"]
         assert await c.beat() is None
 
 
-async def test_a_lock_follows_its_worker_to_the_next_session_and_the_next_incarnation(config, admin):
+async def test_a_lock_follows_its_worker_to_the_next_session_and_the_next_incarnation(
+    config, admin
+):
     async with hand(config, "a") as a:
         await a.join()
         await a.beat()
-        heartbeats = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat'"
+        heartbeats = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE "
+            "'% a heartbeat'"
+        )
         assert (await admin.execute(heartbeats)).rowcount == 1
         with anyio.fail_after(5):
             while (await a.store.sessions.read()).sessions[0].held:

@@ -1,7 +1,8 @@
-"""Whatever a role sets by default, a cluster works: every setting that there is, at an unusual value.
+"""Whatever a role sets by default, a cluster works: every setting that there is, at an unusual
+value.
 
-Roles get many settings at a time, so that few clusters try all. When one fails, halves of its settings are tried, and the
-failure names the setting.
+Roles get many settings at a time, so that few clusters try all. When one fails, halves of its
+settings are tried, and the failure names the setting.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from tests.clusters import cluster
 
 AT_A_TIME = 20
 WITHIN_SEC = 30
-# What no rule makes up from type and bounds. Times are short enough to end what they would end, and longer than a connection
-# needs for its first statement.
+# What no rule makes up from type and bounds. Times are short enough to end what they would end, and
+# longer than a connection needs for its first statement.
 UNUSUAL = {
     "application_name": "a stranger's",
     "backtrace_functions": "errstart",
@@ -62,13 +63,15 @@ UNUSUAL = {
 }
 LEFT_OUT = {
     "debug_discard_caches": "has one value, but in a server that is built for tests of itself",
-    "default_transaction_read_only": "who sets it means it: see test_a_server_that_accepts_no_writes_is_refused",
+    "default_transaction_read_only": "who sets it means it: see "
+    "test_a_server_that_accepts_no_writes_is_refused",
     "local_preload_libraries": "makes every connection impossible: a library that is not there",
     "session_preload_libraries": "makes every connection impossible: a library that is not there",
     "transaction_deferrable": "is of one transaction, and no role's",
     "transaction_isolation": "is of one transaction, and no role's",
     "transaction_read_only": "is of one transaction, and no role's",
-    "wal_consistency_checking": "is for tests of the server itself: every change writes whole pages to its log",
+    "wal_consistency_checking": "is for tests of the server itself: every change writes whole "
+    "pages to its log",
 }
 RELIED_ON = {
     "array_nulls",
@@ -121,10 +124,14 @@ async def settings_of(admin: psycopg.AsyncConnection) -> dict[str, str]:
         "SELECT name, setting, vartype, enumvals, min_val, max_val FROM pg_settings "
         "WHERE context IN ('user', 'superuser') AND name NOT LIKE '%.%' ORDER BY name"
     )
-    return {name: unusual(name, *how) for name, *how in await cursor.fetchall() if name not in LEFT_OUT}
+    return {
+        name: unusual(name, *how) for name, *how in await cursor.fetchall() if name not in LEFT_OUT
+    }
 
 
-def unusual(name: str, setting: str, kind: str, choices: Sequence[str] | None, least: str, most: str) -> str:
+def unusual(
+    name: str, setting: str, kind: str, choices: Sequence[str] | None, least: str, most: str
+) -> str:
     if kind == "bool":
         return "off" if setting == "on" else "on"
     if name in UNUSUAL:
@@ -151,7 +158,11 @@ async def role_with(admin, dsn_with) -> AsyncIterator[Callable[..., object]]:
                 parts = sql.SQL(", ").join(sql.Literal(part.strip()) for part in value.split(","))
                 listed = setting in ("search_path", "temp_tablespaces")
                 given = parts if listed else sql.Literal(value)
-                await admin.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(role, sql.Identifier(setting), given))
+                await admin.execute(
+                    sql.SQL("ALTER ROLE {} SET {} = {}").format(
+                        role, sql.Identifier(setting), given
+                    )
+                )
             yield dsn_with(user=name, password="x")
         finally:
             await admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
@@ -161,7 +172,8 @@ async def role_with(admin, dsn_with) -> AsyncIterator[Callable[..., object]]:
 
 
 async def small_cluster(dsn: str, *, notify: bool) -> None:
-    """Two workers make their tables, do a little of everything, and leave; an observer and an operator look on."""
+    """Two workers make their tables, do a little of everything, and leave; an observer and an
+    operator look on."""
     config = CoordinationConfig(
         dsn=dsn,
         appname=f"s{next(_numbers)}_",
@@ -186,7 +198,10 @@ async def small_cluster(dsn: str, *, notify: bool) -> None:
         await b.add_task(theirs)
         assert await b.write_audit() == 1
         assert {len(row["task_id"]) for row in await b.get_audit()} == {len(theirs), 1, 2}
-        keys = sql.SQL("SELECT count(*), min(octet_length(task_key)), max(octet_length(task_key)) FROM public.{}")
+        keys = sql.SQL(
+            "SELECT count(*), min(octet_length(task_key)), max(octet_length(task_key)) FROM "
+            "public.{}"
+        )
         assert await one(dsn, keys.format(sql.Identifier(f"{config.appname}audit"))) == (21, 32, 32)
         await a.register_lock(theirs, ["a", "b"], None, expires_in_days=1)
         await a.register_locks_bulk([(f"{theirs}!", ["%"], None), (f"{theirs}?", ["%"], "why")])
@@ -195,8 +210,14 @@ async def small_cluster(dsn: str, *, notify: bool) -> None:
                 await asyncio.sleep(0.01)
         reasons = {lock.task_id: lock.reason for lock in await a.list_locks()}
         assert reasons[theirs] is None and set(reasons.values()) <= {None, "why"}
-        assert {node.name: node.weight for node in await a.get_active_nodes()} == {"a": 1.0, "b": 1.0}
-        async with a.claim(theirs) as claim, await psycopg.AsyncConnection.connect(dsn) as connection:
+        assert {node.name: node.weight for node in await a.get_active_nodes()} == {
+            "a": 1.0,
+            "b": 1.0,
+        }
+        async with (
+            a.claim(theirs) as claim,
+            await psycopg.AsyncConnection.connect(dsn) as connection,
+        ):
             await a.fence(connection, claim)
             await connection.commit()
         async with Observer(config) as cluster_seen:
@@ -213,9 +234,10 @@ async def small_cluster(dsn: str, *, notify: bool) -> None:
         with anyio.fail_after(10):  # idle for longer than a session may be
             while a.metrics.heartbeats < beats + 3:
                 await asyncio.sleep(0.05)
-        assert [(job._engine.failure, job.metrics.listener_reconnects, job.metrics.rejoins) for job in (a, b)] == [
-            (None, 0, 0)
-        ] * 2
+        assert [
+            (job._engine.failure, job.metrics.listener_reconnects, job.metrics.rejoins)
+            for job in (a, b)
+        ] == [(None, 0, 0)] * 2
 
 
 async def one(dsn: str, query: sql.Composed) -> object:
@@ -259,11 +281,17 @@ async def works_under(role_with, settings: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on(role_with, admin):
-    pinned = set(re.findall(r"^    \('(\w+)'", Queries("public", "sync_")["pinned"].decode(), re.MULTILINE))
+async def test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on(
+    role_with, admin
+):
+    pinned = set(
+        re.findall(r"^    \('(\w+)'", Queries("public", "sync_")["pinned"].decode(), re.MULTILINE)
+    )
     assert pinned <= RELIED_ON
     every = await settings_of(admin)
-    await works_under(role_with, {name: value for name, value in every.items() if name in RELIED_ON})
+    await works_under(
+        role_with, {name: value for name, value in every.items() if name in RELIED_ON}
+    )
 
 
 @pytest.mark.long
@@ -273,21 +301,29 @@ async def test_a_cluster_works_whatever_its_role_sets(role_with, admin):
 
 
 async def test_what_is_left_out_is_there_and_is_nobody_elses(admin):
-    every = {name for (name,) in await (await admin.execute("SELECT name FROM pg_settings")).fetchall()}
+    every = {
+        name for (name,) in await (await admin.execute("SELECT name FROM pg_settings")).fetchall()
+    }
     newer = {"debug_discard_caches"}
     assert LEFT_OUT.keys() - every <= newer
 
 
 async def shown(dsn: str, name: str, *, notify: bool = True) -> set[str]:
-    """What a setting is where a worker's statements run: for heartbeats, for a leader, for what users call."""
+    """What a setting is where a worker's statements run: for heartbeats, for a leader, for what
+    users call."""
 
     async def current(connection) -> str:
         row = await (await connection.execute("SELECT current_setting(%s)", [name])).fetchone()
         return row[0]
 
-    store = await Store.open(CoordinationConfig(dsn=dsn, appname="shown_", schema="public", notify=notify), "a")
+    store = await Store.open(
+        CoordinationConfig(dsn=dsn, appname="shown_", schema="public", notify=notify), "a"
+    )
     try:
-        return {await link.run(current) for link in (store._heartbeat_link, store._leader_link, store._pool)}
+        return {
+            await link.run(current)
+            for link in (store._heartbeat_link, store._leader_link, store._pool)
+        }
     finally:
         await store.close()
 
@@ -309,9 +345,13 @@ async def test_transactions_are_isolated_as_the_statements_are_written_for(role_
 
 
 @pytest.mark.parametrize("notify", [True, False])
-async def test_six_workers_start_at_once_where_the_role_wants_serializable_transactions(role_with, notify):
+async def test_six_workers_start_at_once_where_the_role_wants_serializable_transactions(
+    role_with, notify
+):
     async with role_with({"default_transaction_isolation": "serializable"}) as dsn:
-        config = CoordinationConfig(dsn=dsn, appname="six_", schema="public", total_tokens=60, notify=notify)
+        config = CoordinationConfig(
+            dsn=dsn, appname="six_", schema="public", total_tokens=60, notify=notify
+        )
         async with cluster(config) as jobs:
             await jobs.start(*"abcdef")
             assert set((await jobs.even()).values()) == {10}
@@ -324,7 +364,13 @@ async def test_memory_that_the_role_is_given_is_not_taken_away(role_with):
 
 
 async def test_roles_are_made_whatever_the_administrator_sets(role_with, admin):
-    names = ("standard_conforming_strings", "default_transaction_isolation", "search_path", "lock_timeout", "exit_on_error")
+    names = (
+        "standard_conforming_strings",
+        "default_transaction_isolation",
+        "search_path",
+        "lock_timeout",
+        "exit_on_error",
+    )
     settings = await settings_of(admin)
     async with role_with({name: settings[name] for name in names}) as dsn:
         config = CoordinationConfig(dsn=dsn, appname="granted_", schema="public")
@@ -333,7 +379,11 @@ async def test_roles_are_made_whatever_the_administrator_sets(role_with, admin):
         role = "jobsync_test back\\slash"
         await open_roles(connector, Roles(worker=role))
         try:
-            (may,) = await (await admin.execute("SELECT has_table_privilege(%s, 'granted_node', 'DELETE')", [role])).fetchone()
+            (may,) = await (
+                await admin.execute(
+                    "SELECT has_table_privilege(%s, 'granted_node', 'DELETE')", [role]
+                )
+            ).fetchone()
             assert may
         finally:
             await admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))

@@ -63,17 +63,24 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 
 
 async def rows(admin) -> list[tuple[str, str]]:
-    return await (await admin.execute("SELECT name, state FROM sync_node ORDER BY joined")).fetchall()
+    return await (
+        await admin.execute("SELECT name, state FROM sync_node ORDER BY joined")
+    ).fetchall()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_process_that_is_told_to_end_finishes_its_work_hands_on_and_goes_on_after_the_block(number, start, admin):
+async def test_a_process_that_is_told_to_end_finishes_its_work_hands_on_and_goes_on_after_the_block(
+    number, start, admin
+):
     process = start(0.3)
     begun = await asyncio.to_thread(until, process, "begins")
     process.send_signal(number)
     output, errors = await asyncio.to_thread(process.communicate)
     assert process.returncode == 0, errors
-    assert output.splitlines() == [begun.replace("begins", "done").strip(), f"left because of {number.name}"]
+    assert output.splitlines() == [
+        begun.replace("begins", "done").strip(),
+        f"left because of {number.name}",
+    ]
     assert errors == ""
     assert await rows(admin) == []
     completed = await (await admin.execute("SELECT count(*) FROM sync_audit")).fetchone()
@@ -96,11 +103,16 @@ async def test_work_under_way_holds_a_process_up_until_a_second_signal(start, ad
             while len(heir.my_tokens) < 120:
                 await asyncio.sleep(0.01)
     # Before, it may have said that the heir does not run the batch.
-    assert (process.returncode, errors.splitlines()[-1]) == (0, "process: was told again, and leaves at once")
+    assert (process.returncode, errors.splitlines()[-1]) == (
+        0,
+        "process: was told again, and leaves at once",
+    )
     assert output.splitlines() == ["cut off", "left because of SIGTERM"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
+)
 async def test_a_process_that_is_told_to_end_while_it_joins_withdraws(number, status, start, admin):
     process = start(1, minimum_nodes=2)
     with anyio.fail_after(10):
@@ -145,10 +157,17 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("where", ["the body", "a claim", "a handler", "a handler that blocks", "lock_provider"])
-async def test_a_second_signal_ends_the_process_although_its_code_ignores_the_cancellation(where, dsn):
+@pytest.mark.parametrize(
+    "where", ["the body", "a claim", "a handler", "a handler that blocks", "lock_provider"]
+)
+async def test_a_second_signal_ends_the_process_although_its_code_ignores_the_cancellation(
+    where, dsn
+):
     process = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN, dsn, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", STUBBORN, dsn, where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         await asyncio.to_thread(until, process, "at work")
@@ -161,9 +180,14 @@ async def test_a_second_signal_ends_the_process_although_its_code_ignores_the_ca
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == -signal.SIGTERM, "it died by the second signal, as far as shells can see"
+    assert process.returncode == -signal.SIGTERM, (
+        "it died by the second signal, as far as shells can see"
+    )
     line = errors.splitlines()[-1]
-    assert line.startswith("the process ends by SIGTERM: 2 s after the second signal these are still at work: the body of")
+    assert line.startswith(
+        "the process ends by SIGTERM: 2 s after the second signal these are still at work: the "
+        "body of"
+    )
     assert ("the work on task 'x'" in line) == (where not in ("the body", "lock_provider"))
 
 
@@ -185,7 +209,7 @@ async def test_a_third_signal_does_what_it_did_before(dsn):
     assert process.returncode == -signal.SIGTERM
 
 
-# -- in this process ------------------------------------------------------------------------------------------------------
+# -- in this process -------------------------------------------------------------------------------
 
 
 def mine(number: int, frame: object) -> None:
@@ -200,7 +224,9 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("ending", ["the body ends", "a signal", "two signals", "the body raises", "start fails"])
+@pytest.mark.parametrize(
+    "ending", ["the body ends", "a signal", "two signals", "the body raises", "start fails"]
+)
 async def test_the_handlers_from_before_are_put_back(ending, handlers):
     config = CoordinationConfig(host="127.0.0.1", port=1) if ending == "start fails" else None
     error = {"the body raises": ZeroDivisionError, "start fails": StoreUnavailable}.get(ending)
@@ -223,7 +249,9 @@ async def test_the_handlers_from_before_are_put_back(ending, handlers):
     assert not hasattr(task, "cancelling") or task.cancelling() == 0
 
 
-async def test_a_claim_of_the_body_itself_may_finish_and_a_second_signal_cancels_it(config, handlers):
+async def test_a_claim_of_the_body_itself_may_finish_and_a_second_signal_cancels_it(
+    config, handlers
+):
     seen = []
     async with Job("anna", config, handle_signals=True) as job:
         async with job.claim("x") as claim:
@@ -263,7 +291,10 @@ async def test_all_jobs_of_a_process_leave_and_the_last_puts_the_handlers_back(h
         left.append(f"{name} {job.stop_signal}")
 
     first, never = asyncio.Event(), asyncio.Event()
-    tasks = [asyncio.create_task(use(name, event)) for name, event in [("anna", first), ("berta", never), ("carla", never)]]
+    tasks = [
+        asyncio.create_task(use(name, event))
+        for name, event in [("anna", first), ("berta", never), ("carla", never)]
+    ]
     await asyncio.sleep(0.01)
     first.set()
     await tasks[0]

@@ -1,7 +1,9 @@
-"""The simulation's model of the tables against PostgreSQL: the same statements in any order, the same answers and rows.
+"""The simulation's model of the tables against PostgreSQL: the same statements in any order, the
+same answers and rows.
 
-Statements come in transactions as the library sends them, with parameters that sometimes fit and sometimes do not, by workers
-some of which are gone or have another incarnation by now. Now and then somebody else holds the lock of a few tokens.
+Statements come in transactions as the library sends them, with parameters that sometimes fit and
+sometimes do not, by workers some of which are gone or have another incarnation by now. Now and then
+somebody else holds the lock of a few tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Kind = Callable[[Both], Steps]
 _DATES = (dt.date(2024, 2, 29), dt.date(2024, 3, 1))
 
 
-# == what is sent =======================================================================================================
+# == what is sent ==================================================================================
 
 
 def join(q: Both) -> Steps:
@@ -80,7 +82,13 @@ def beat(q: Both) -> Steps:
     version = q.near(q.view.cluster.version)
     yield (
         "heartbeat",
-        {"name": name, "incarnation": incarnation, "watch_all": q.random.random() < 0.5, "version": version, **_history(q)},
+        {
+            "name": name,
+            "incarnation": incarnation,
+            "watch_all": q.random.random() < 0.5,
+            "version": version,
+            **_history(q),
+        },
     )
     return True
 
@@ -90,12 +98,19 @@ def _history(q: Both) -> dict[str, Any]:
     chosen = q.random.random()
     if chosen < 0.5:
         return {}
-    return {"adopted_server": cluster.server_identity, "adopted_generation": cluster.generation + (chosen > 0.9)}
+    return {
+        "adopted_server": cluster.server_identity,
+        "adopted_generation": cluster.generation + (chosen > 0.9),
+    }
 
 
 def announce(q: Both) -> Steps:
     name, incarnation = q.somebody()
-    runs = [{"kind": "owned", "name": run, "date": None} for run in ("a", "b", None) if q.random.random() < 0.5]
+    runs = [
+        {"kind": "owned", "name": run, "date": None}
+        for run in ("a", "b", None)
+        if q.random.random() < 0.5
+    ]
     yield "announce_runs", {"name": name, "incarnation": incarnation, "runs": json.dumps(runs)}
     asked = json.dumps([run for run in runs if q.random.random() < 0.7])
     yield "read_idlers", {"incarnation": incarnation, "runs": asked}
@@ -105,10 +120,19 @@ def announce(q: Both) -> Steps:
 
 def read(q: Both) -> Steps:
     name, incarnation = q.somebody()
-    since = q.random.choice((-1, 0, *range(max(0, q.view.cluster.version - 6), q.view.cluster.version + 2)))
-    near = {"members": q.random.randint(0, 3), "youngest": q.random.randint(0, 9), "most_told": q.random.choice((1, 2, 33))}
+    since = q.random.choice(
+        (-1, 0, *range(max(0, q.view.cluster.version - 6), q.view.cluster.version + 2))
+    )
+    near = {
+        "members": q.random.randint(0, 3),
+        "youngest": q.random.randint(0, 9),
+        "most_told": q.random.choice((1, 2, 33)),
+    }
     yield "read_version", {}
-    yield "read_changes", {"name": name, "incarnation": incarnation, "since": since, **near, **_history(q)}
+    yield (
+        "read_changes",
+        {"name": name, "incarnation": incarnation, "since": since, **near, **_history(q)},
+    )
     yield "read_cluster", {}
     yield "read_beats", _history(q)
     yield "read_members", {}
@@ -132,13 +156,18 @@ _RECORD = {
 def lead(q: Both) -> Steps:
     cluster = q.view.cluster
     me = cluster.leader_incarnation if q.random.random() < 0.9 else q.somebody()[1]
-    locked, _ = yield "lock_as_leader", {"term": q.near(cluster.term), "incarnation": me, **_history(q)}
+    locked, _ = yield (
+        "lock_as_leader",
+        {"term": q.near(cluster.term), "incarnation": me, **_history(q)},
+    )
     if not locked:
         return False
     if q.random.random() < 0.3:
         yield "expire_nodes", _beats(q)
     moves = q.moves()
-    missing = [token for token in range(TOKENS) if token not in q.view.token and q.random.random() < 0.8]
+    missing = [
+        token for token in range(TOKENS) if token not in q.view.token and q.random.random() < 0.8
+    ]
     first = len(missing) == TOKENS
     if missing:
         created = Moves(missing, [q.random.randint(0, 2) for _ in missing])
@@ -147,7 +176,11 @@ def lead(q: Both) -> Steps:
         yield "copy_tokens", {"pieces": list(token_rows(created, owners, epoch=1, version=version))}
     yield q.random.choice(("assign_tokens", "revoke_tokens")), moves
     yield "revoke_tokens", q.moves()
-    plan = {"version": moves["version"], "first": first, "planned_joined": q.random.randint(0, cluster.last_joined)}
+    plan = {
+        "version": moves["version"],
+        "first": first,
+        "planned_joined": q.random.randint(0, cluster.last_joined),
+    }
     yield "finish_plan", plan
     if q.random.random() < 0.5:
         yield "record_plan", {"version": moves["version"], **_RECORD}
@@ -168,7 +201,10 @@ def take_over(q: Both) -> Steps:
     name, incarnation = q.somebody()
     taken, _ = yield "take_version", _history(q)
     yield "expire_nodes", _beats(q)
-    _, count = yield "take_over", {"name": name, "incarnation": incarnation, "term": q.near(q.view.cluster.term)}
+    _, count = yield (
+        "take_over",
+        {"name": name, "incarnation": incarnation, "term": q.near(q.view.cluster.term)},
+    )
     return bool(taken) and count == 1
 
 
@@ -181,7 +217,15 @@ def acknowledge(q: Both) -> Steps:
         "token_ids": int_array([token.token_id for token in tokens]),
         "versions": int_array([token.version + (q.random.random() < 0.1) for token in tokens]),
     }
-    yield "acknowledge", {"incarnation": incarnation, "most_named": q.random.choice((0, 1, 100)), **asked, **history}
+    yield (
+        "acknowledge",
+        {
+            "incarnation": incarnation,
+            "most_named": q.random.choice((0, 1, 100)),
+            **asked,
+            **history,
+        },
+    )
     return True
 
 
@@ -206,7 +250,9 @@ def report(q: Both) -> Steps:
     yield "take_version", {}
     values = {
         "names": [node.name for node in dead],
-        "incarnations": [node.incarnation if q.random.random() < 0.8 else q.incarnation() for node in dead],
+        "incarnations": [
+            node.incarnation if q.random.random() < 0.8 else q.incarnation() for node in dead
+        ],
         "boot_ids": [node.boot_id for node in dead],
         "namespaces": [node.pid_namespace for node in dead],
         "pids": [node.pid for node in dead],
@@ -220,7 +266,11 @@ def report(q: Both) -> Steps:
 def work(q: Both) -> Steps:
     name, incarnation = q.somebody()
     batch = q.random.choice((None, None, None, None, "b"))
-    tasks = [(task_key(str(token), batch), str(token), q.view.token[token]) for token in q.some() if token in q.view.token]
+    tasks = [
+        (task_key(str(token), batch), str(token), q.view.token[token])
+        for token in q.some()
+        if token in q.view.token
+    ]
     if tasks and q.random.random() < 0.7:  # most often those of somebody who may
         incarnation = tasks[0][2].incarnation or incarnation
     values = {
@@ -237,7 +287,11 @@ def work(q: Both) -> Steps:
     if chosen < 0.2:
         yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
     elif chosen < 0.8:
-        judged = {"lost_limit": q.random.choice((2, 2, 3)), "alone": q.random.random() < 0.7, "reason": "# times"}
+        judged = {
+            "lost_limit": q.random.choice((2, 2, 3)),
+            "alone": q.random.random() < 0.7,
+            "reason": "# times",
+        }
         yield "begin_tasks", {**values, **judged}
     if q.random.random() < 0.05:
         yield "record_completions", values
@@ -252,7 +306,10 @@ def work(q: Both) -> Steps:
     if tasks:
         key, task, token = q.random.choice(tasks)
         one = {**values, "task_key": key, "task_id": task, "token_id": token.token_id}
-        one |= {"epoch": token.epoch + (q.random.random() < 0.2), "incarnation": token.incarnation or incarnation}
+        one |= {
+            "epoch": token.epoch + (q.random.random() < 0.2),
+            "incarnation": token.incarnation or incarnation,
+        }
         yield "record_claim", one
     return q.random.random() < 0.8
 
@@ -262,7 +319,11 @@ def inherit(q: Both) -> Steps:
     old = q.random.choice([q.view.token[number].incarnation for number in sorted(q.view.token)])
     yield (
         "inherit_tokens",
-        {"old_incarnation": old or q.somebody()[1], "incarnation": q.incarnation(), "version": q.view.cluster.version + 1},
+        {
+            "old_incarnation": old or q.somebody()[1],
+            "incarnation": q.incarnation(),
+            "version": q.view.cluster.version + 1,
+        },
     )
     return True
 
@@ -271,13 +332,26 @@ def batch(q: Both) -> Steps:
     """Runs of two batches, and where their tasks are worked on."""
     name, _ = q.somebody()
     key, batch = q.random.choice(((b"of its ids", None), (b"of its name", "b")))
-    asked = {"date": q.random.choice((None, None, *_DATES)), "default_date": q.random.choice(_DATES)}
+    asked = {
+        "date": q.random.choice((None, None, *_DATES)),
+        "default_date": q.random.choice(_DATES),
+    }
     yield "lock_batch", {"lock": key.hex()}
-    ((opened,), _) = yield "begin_batch", {"batch_key": key, "name": batch, "total": TOKENS, "node": name, **asked}
+    ((opened,), _) = yield (
+        "begin_batch",
+        {"batch_key": key, "name": batch, "total": TOKENS, "node": name, **asked},
+    )
     tokens = q.some()
     run = {"batch_key": key, "date": opened.date, "started_at": opened.started_at, "name": batch}
     run["this_run"] = json.dumps([{"kind": "batch", "name": batch, "date": str(opened.date)}])
-    yield "find_dates", {**run, "task_keys": [task_key(str(t), batch) for t in tokens], "token_ids": int_array(tokens)}
+    yield (
+        "find_dates",
+        {
+            **run,
+            "task_keys": [task_key(str(t), batch) for t in tokens],
+            "token_ids": int_array(tokens),
+        },
+    )
     if q.random.random() < 0.5:
         yield "finish_batch", run
     return q.random.random() < 0.8
@@ -287,9 +361,19 @@ def begin(q: Both) -> Steps:
     """The server is found to be another one, or the cluster older than what somebody knows."""
     cluster = q.view.cluster
     server, _ = yield "read_server", {}
-    known = {"known_generation": cluster.generation + q.random.choice((-1, 0, 7)), "known_version": q.near(cluster.version)}
-    seen = {"recorded": server[0].recorded, "actual": server[0].actual, "seen_generation": q.near(cluster.generation)}
-    waits = {"waited": q.random.choice((4.0, 20.0)), "seen_wait": q.random.choice((cluster.longest_wait, 20.0))}
+    known = {
+        "known_generation": cluster.generation + q.random.choice((-1, 0, 7)),
+        "known_version": q.near(cluster.version),
+    }
+    seen = {
+        "recorded": server[0].recorded,
+        "actual": server[0].actual,
+        "seen_generation": q.near(cluster.generation),
+    }
+    waits = {
+        "waited": q.random.choice((4.0, 20.0)),
+        "seen_wait": q.random.choice((cluster.longest_wait, 20.0)),
+    }
     yield "condemn_history", {**seen, **known}
     if q.random.random() < 0.5:
         seen["recorded"] = None
@@ -303,7 +387,23 @@ def begin(q: Both) -> Steps:
 
 
 _KINDS = (
-    *(join, join, beat, beat, announce, read, read, lead, lead, lead, acknowledge, acknowledge, take_over, leave, report),
+    *(
+        join,
+        join,
+        beat,
+        beat,
+        announce,
+        read,
+        read,
+        lead,
+        lead,
+        lead,
+        acknowledge,
+        acknowledge,
+        take_over,
+        leave,
+        report,
+    ),
     work,
 )
 
@@ -313,12 +413,17 @@ def anything(q: Both) -> Kind:
 
 
 def records(q: Both) -> Kind:
-    """As soon as there are tokens: what is recorded of their tasks, while they go from one owner to the next."""
-    return q.random.choice((*(work, work, inherit, batch) * 3, join, lead) if q.view.token else (join, lead))
+    """As soon as there are tokens: what is recorded of their tasks, while they go from one owner to
+    the next."""
+    return q.random.choice(
+        (*(work, work, inherit, batch) * 3, join, lead) if q.view.token else (join, lead)
+    )
 
 
 @pytest.mark.parametrize("choose", [anything, records])
-async def test_the_simulations_model_answers_as_postgresql_does(make_config, dsn, monkeypatch, choose):
+async def test_the_simulations_model_answers_as_postgresql_does(
+    make_config, dsn, monkeypatch, choose
+):
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
     config = make_config(total_tokens=TOKENS)

@@ -108,7 +108,9 @@ async def test_streams_end_with_the_job(config):
     await job.stop()
     await asyncio.wait_for(reading, 5)
     assert seen[0] == (120, 0, 0)
-    assert seen[1:] == [(0, 120, 0)], "leaving is told as a revocation, so that readers can let go in order"
+    assert seen[1:] == [(0, 120, 0)], (
+        "leaving is told as a revocation, so that readers can let go in order"
+    )
 
 
 async def test_two_tasks_cannot_ask_one_reader(config):
@@ -144,7 +146,9 @@ async def test_on_rebalance_is_called_first_when_start_ends_and_then_for_every_c
         events.append(event)
 
     await jobs.start("a", on_rebalance=events.append if plain else asynchronous)
-    assert [(event.is_initial, event.tokens_added, event.tokens_removed) for event in events] == [(True, 120, 0)]
+    assert [(event.is_initial, event.tokens_added, event.tokens_removed) for event in events] == [
+        (True, 120, 0)
+    ]
     await jobs.start("b")
     assert (events[1].tokens_added, events[1].tokens_removed, len(events[1].revoked)) == (0, 60, 60)
     await jobs.stop("b")
@@ -182,7 +186,9 @@ async def test_tokens_wait_for_on_rebalance_to_return(jobs):
     assert jobs.counts() == {"a": 60, "b": 60}
 
 
-async def test_an_error_in_on_rebalance_ends_the_job_in_order_and_reaches_the_user(jobs, config, admin):
+async def test_an_error_in_on_rebalance_ends_the_job_in_order_and_reaches_the_user(
+    jobs, config, admin
+):
     def fail(event: RebalanceEvent) -> None:
         if not event.is_initial:
             raise ZeroDivisionError
@@ -193,7 +199,9 @@ async def test_an_error_in_on_rebalance_ends_the_job_in_order_and_reaches_the_us
             await asyncio.sleep(60)
     await starting
     assert await jobs.settled() == {"b": 120}
-    assert (await (await admin.execute("SELECT array_agg(name) FROM sync_node")).fetchone()) == (["b"],)
+    assert (await (await admin.execute("SELECT array_agg(name) FROM sync_node")).fetchone()) == (
+        ["b"],
+    )
 
 
 async def test_an_error_in_the_first_on_rebalance_reaches_start(config, admin):

@@ -1,4 +1,5 @@
-"""Users that never let go: only their own tokens wait, everybody can see it, and a worker may leave because of it."""
+"""Users that never let go: only their own tokens wait, everybody can see it, and a worker may leave
+because of it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from tests.clusters import cluster
 def hasty(make_config):
     """A small cluster that gives work on revoked tokens a tenth of a second."""
     return lambda **more: make_config(
-        total_tokens=40, handoff_timeout_sec=0.1, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5, **more
+        total_tokens=40,
+        handoff_timeout_sec=0.1,
+        heartbeat_interval_sec=0.3,
+        heartbeat_timeout_sec=1.5,
+        **more,
     )
 
 
@@ -69,7 +74,9 @@ async def test_work_that_never_ends_delays_its_own_token_alone_and_everybody_see
         await stubborn[0].end()
         await jobs.settled()
         with anyio.fail_after(5):
-            while (await b.get_coordination_status())["stuck_handoffs"] or a.metrics.handoffs_overdue:
+            while (await b.get_coordination_status())[
+                "stuck_handoffs"
+            ] or a.metrics.handoffs_overdue:
                 await asyncio.sleep(0.01)
         for one in stubborn:
             await one.end()
@@ -103,7 +110,10 @@ async def test_a_worker_may_leave_because_of_work_that_never_ends(hasty):
         with anyio.fail_after(10):
             while a.am_i_healthy():
                 await asyncio.sleep(0.01)
-            with pytest.raises(CoordinationError, match=r"token 0 was revoked .* work on task '0' has gone on since"):
+            with pytest.raises(
+                CoordinationError,
+                match=r"token 0 was revoked .* work on task '0' has gone on since",
+            ):
                 await a.stop()
         assert len(await jobs.settled()) == 1  # the lease of the worker that left is over
         await stubborn.end()

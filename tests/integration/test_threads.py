@@ -26,7 +26,8 @@ def free_switching() -> Iterator[None]:
 
 @contextmanager
 def threads(*asks: Callable[[], object]) -> Iterator[None]:
-    """Ask again and again, each in a thread of its own, while the block runs; raises what one of them raised."""
+    """Ask again and again, each in a thread of its own, while the block runs; raises what one of
+    them raised."""
     over = threading.Event()
     raised: list[BaseException] = []
 
@@ -59,7 +60,10 @@ async def test_the_local_questions_are_right_in_threads_while_tokens_come_and_go
         def ask() -> None:
             assert job.my_tokens <= everything
             assert all(job.task_to_token(task) < 60 for task in job.filter_owned(kept))
-            assert job.owns(kept[0]) in (True, False) and job.can_claim_task(kept[0]) in (True, False)
+            assert job.owns(kept[0]) in (True, False) and job.can_claim_task(kept[0]) in (
+                True,
+                False,
+            )
             assert job.lease_remaining_sec >= 0 and job.token_version >= 0 and repr(job)
             assert job.am_i_healthy() in (True, False) and job.am_i_leader() in (True, False)
             assert repr(job.metrics)
@@ -75,7 +79,8 @@ async def test_the_local_questions_are_right_in_threads_while_tokens_come_and_go
 
 
 async def test_no_thread_leaves_an_old_answer_behind(config):
-    """What one thread makes while another changes it must not be kept as the answer of afterwards."""
+    """What one thread makes while another changes it must not be kept as the answer of
+    afterwards."""
     me = uuid4()
     ownership: Ownership[str] = Ownership(me)
     version = 0
@@ -83,7 +88,12 @@ async def test_no_thread_leaves_an_old_answer_behind(config):
     def read(tokens: range, others: range) -> None:
         nonlocal version
         rows = [TokenRow(token, 1, version + 1, False) for token in tokens]
-        ownership.apply(Snapshot(me, ownership.version, version + 1, 1, None, "active", True, rows, list(others)), now=0)
+        ownership.apply(
+            Snapshot(
+                me, ownership.version, version + 1, 1, None, "active", True, rows, list(others)
+            ),
+            now=0,
+        )
         version += 1
 
     read(range(1000), range(0))
@@ -102,7 +112,9 @@ async def test_a_token_that_stays_is_owned_at_every_moment(config):
 
     def read(tokens: list[int], others: list[int], version: int) -> None:
         rows = [TokenRow(token, 1, version, False) for token in tokens]
-        ownership.apply(Snapshot(me, ownership.version, version, 1, None, "active", True, rows, others), now=0)
+        ownership.apply(
+            Snapshot(me, ownership.version, version, 1, None, "active", True, rows, others), now=0
+        )
 
     read(list(range(200)), [], 1)
 

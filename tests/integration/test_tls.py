@@ -1,4 +1,5 @@
-"""TLS settings reach libpq: ``sslmode=verify-full`` accepts the server whose certificate it can verify, and no other."""
+"""TLS settings reach libpq: ``sslmode=verify-full`` accepts the server whose certificate it can
+verify, and no other."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 
 def install_with_tls() -> Path | None:
-    """The folder of a PostgreSQL that was built with TLS, as Debian's is and the embedded one is not."""
+    """The folder of a PostgreSQL that was built with TLS, as Debian's is and the embedded one is
+    not."""
     found = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parent.parent.name))
     return found[-1].parent.parent if found else None
 
@@ -39,10 +41,14 @@ def authority(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path]]:
-    """A server that takes TLS connections only, certified for ``localhost``; its DSN, and the folder of certificates."""
+    """A server that takes TLS connections only, certified for ``localhost``; its DSN, and the
+    folder of certificates."""
     install = install_with_tls()
     if install is None or shutil.which("openssl") is None:
-        pytest.skip(f"no PostgreSQL built with TLS under {DEBIAN}, or no openssl: apt-get install postgresql openssl")
+        pytest.skip(
+            f"no PostgreSQL built with TLS under {DEBIAN}, or no openssl: apt-get install "
+            "postgresql openssl"
+        )
     folder = tmp_path_factory.mktemp("tls")
     authority(folder, "trusted")
     authority(folder, "stranger")
@@ -61,8 +67,25 @@ def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path
     )
     extensions.write_text("subjectAltName=DNS:localhost\n")
     openssl(
-        *("x509", "-req", "-in", str(request), "-days", "2", "-CAcreateserial", "-extfile", str(extensions)),
-        *("-CA", str(folder / "trusted.crt"), "-CAkey", str(folder / "trusted.key"), "-out", str(folder / "server.crt")),
+        *(
+            "x509",
+            "-req",
+            "-in",
+            str(request),
+            "-days",
+            "2",
+            "-CAcreateserial",
+            "-extfile",
+            str(extensions),
+        ),
+        *(
+            "-CA",
+            str(folder / "trusted.crt"),
+            "-CAkey",
+            str(folder / "trusted.key"),
+            "-out",
+            str(folder / "server.crt"),
+        ),
     )
     monkeypatch_module.setattr(embedded, "_find_install", lambda: install)
     with embedded.EmbeddedPostgres() as postgres:
@@ -92,7 +115,9 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 def config(tls_server: tuple[str, Path], authority: str, **settings: str) -> CoordinationConfig:
     dsn, folder = tls_server
     tls = {"sslmode": "verify-full", "sslrootcert": str(folder / f"{authority}.crt")}
-    return CoordinationConfig(dsn=make_conninfo(**{**conninfo_to_dict(dsn), **tls, **settings}), total_tokens=50)
+    return CoordinationConfig(
+        dsn=make_conninfo(**{**conninfo_to_dict(dsn), **tls, **settings}), total_tokens=50
+    )
 
 
 async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_server):
@@ -101,7 +126,8 @@ async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_se
         await job.owner_of("x")
         with psycopg.connect(tls_server[0]) as connection:
             query = (
-                "SELECT split_part(application_name, ' ', 4), ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) "
+                "SELECT split_part(application_name, ' ', 4), ssl FROM pg_stat_activity JOIN "
+                "pg_stat_ssl USING (pid) "
                 "WHERE application_name LIKE 'jobsync_async % a %'"
             )
             seen = dict(connection.execute(query).fetchall())

@@ -1,4 +1,5 @@
-"""Tables change while workers run: expanded while nobody stops, contracted when no older worker is left."""
+"""Tables change while workers run: expanded while nobody stops, contracted when no older worker is
+left."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from tests.handling import nothing
 from tests.integration.test_schema import make_old
 from tests.poolers import pgbouncer
 
-OLD_HEARTBEAT = "UPDATE sync_node SET beat = beat + 1, last_heartbeat = clock_timestamp() WHERE name = 'old'"
+OLD_HEARTBEAT = (
+    "UPDATE sync_node SET beat = beat + 1, last_heartbeat = clock_timestamp() WHERE name = 'old'"
+)
 
 
 def command(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
@@ -33,16 +36,23 @@ def command(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
 
 async def old_row(admin, name: str = "old") -> None:
     """What a worker of 0.1.0 writes when it joins."""
-    await admin.execute("INSERT INTO sync_node (name, incarnation, joined) VALUES (%s, %s, 1000)", [name, uuid4()])
+    await admin.execute(
+        "INSERT INTO sync_node (name, incarnation, joined) VALUES (%s, %s, 1000)", [name, uuid4()]
+    )
 
 
 async def versions(admin) -> tuple[int, int]:
-    ((schema_version, layout),) = await (await admin.execute("SELECT schema_version, layout FROM sync_cluster")).fetchall()
+    ((schema_version, layout),) = await (
+        await admin.execute("SELECT schema_version, layout FROM sync_cluster")
+    ).fetchall()
     return schema_version, layout
 
 
-async def test_an_expansion_that_waits_behind_a_reader_never_makes_others_wait_for_long(dsn, admin, make_config):
-    """A backup or an analyst reads each table in one long transaction: whoever queues for a table blocks all behind it."""
+async def test_an_expansion_that_waits_behind_a_reader_never_makes_others_wait_for_long(
+    dsn, admin, make_config
+):
+    """A backup or an analyst reads each table in one long transaction: whoever queues for a table
+    blocks all behind it."""
     config = make_config(total_tokens=50)
     async with Job("somebody", config):
         pass
@@ -73,11 +83,15 @@ async def test_an_expansion_that_waits_behind_a_reader_never_makes_others_wait_f
 
 
 async def columns(admin, table: str) -> set[str]:
-    rows = await admin.execute("SELECT column_name FROM information_schema.columns WHERE table_name = %s", [table])
+    rows = await admin.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s", [table]
+    )
     return {name for (name,) in await rows.fetchall()}
 
 
-async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(dsn, admin, make_config, monkeypatch):
+async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(
+    dsn, admin, make_config, monkeypatch
+):
     monkeypatch.setattr(expanding, "_PATIENCE_SEC", 0.5)
     config = make_config(total_tokens=50)
     async with Job("somebody", config):
@@ -86,7 +100,10 @@ async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(ds
     async with await psycopg.AsyncConnection.connect(dsn, application_name="the analyst") as reader:
         await reader.execute("SELECT FROM sync_node")
         pid = reader.info.backend_pid
-        with pytest.raises(StoreUnavailable, match=rf"sync_node.*process {pid} .*the analyst.*pg_terminate_backend\({pid}\)"):
+        with pytest.raises(
+            StoreUnavailable,
+            match=rf"sync_node.*process {pid} .*the analyst.*pg_terminate_backend\({pid}\)",
+        ):
             await Job("new", config).start()
     async with Job("new", config):  # what was done before did no harm
         pass
@@ -106,7 +123,9 @@ async def test_a_prepared_transaction_in_the_way_is_called_so(monkeypatch):
                 await Job("new", config).start()
 
 
-async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(dsn, admin, make_config):
+async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(
+    dsn, admin, make_config
+):
     """No step waits for the next: between two of them nobody is locked out of anything."""
     async with Job("somebody", make_config(total_tokens=50)):
         pass
@@ -117,17 +136,22 @@ async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(d
         with anyio.fail_after(10):
             while "layout" not in await columns(admin, "sync_node"):
                 await asyncio.sleep(0.01)
-        await reader.execute("SELECT FROM sync_cluster, sync_node")  # else this would wait for what the expansion holds
+        # Else this would wait for what the expansion holds.
+        await reader.execute("SELECT FROM sync_cluster, sync_node")
         await reader.rollback()
         await (await opening).close()
 
 
-async def test_the_tables_are_expanded_through_a_pooler_too_and_nothing_is_locked_between_two_steps(dsn, admin, make_config):
+async def test_the_tables_are_expanded_through_a_pooler_too_and_nothing_is_locked_between_two_steps(
+    dsn, admin, make_config
+):
     async with Job("somebody", make_config(total_tokens=50)):
         pass
     await make_old(admin)
     with pgbouncer(dsn, "transaction", size=4) as through:
-        config = CoordinationConfig(dsn=through, notify=False, poll_interval_sec=0.1, total_tokens=50)
+        config = CoordinationConfig(
+            dsn=through, notify=False, poll_interval_sec=0.1, total_tokens=50
+        )
         async with await psycopg.AsyncConnection.connect(dsn) as reader:
             await reader.execute("SELECT FROM sync_claim")
             async with anyio.create_task_group() as group:
@@ -153,7 +177,9 @@ async def test_ten_new_workers_expand_at_once(admin, make_config):
     await asyncio.gather(*(job.stop() for job in jobs))
 
 
-async def test_the_printed_script_expands_older_tables_and_says_so_to_workers_that_may_not(dsn, admin, make_config):
+async def test_the_printed_script_expands_older_tables_and_says_so_to_workers_that_may_not(
+    dsn, admin, make_config
+):
     async with Job("somebody", make_config(total_tokens=50)):
         pass
     await make_old(admin)
@@ -161,7 +187,9 @@ async def test_the_printed_script_expands_older_tables_and_says_so_to_workers_th
     assert await versions(admin) == (1, LAYOUT)
 
 
-async def test_the_printed_script_changes_nothing_when_it_cannot_have_a_lock(dsn, admin, make_config):
+async def test_the_printed_script_changes_nothing_when_it_cannot_have_a_lock(
+    dsn, admin, make_config
+):
     async with Job("somebody", make_config(total_tokens=50)):
         pass
     await make_old(admin)
@@ -189,18 +217,24 @@ async def test_a_worker_says_of_which_version_it_is(config, admin):
 
 
 async def test_what_a_start_of_0_1_0_does_not_say_is_not_taken_from_its_namesakes_row(quick, admin):
-    """It takes a dead worker's row over and leaves the columns that it does not know as they are."""
+    """It takes a dead worker's row over and leaves the columns that it does not know as they
+    are."""
     async with Job("anna", quick) as job:
         await admin.execute(
             "INSERT INTO sync_node (name, incarnation, joined, library, layout, runs, said_by) "
             "SELECT 'berta', i, 2000, '9.9', 9, '[]', i FROM gen_random_uuid() AS i"
         )
-        await admin.execute("UPDATE sync_node SET incarnation = gen_random_uuid(), beat = beat + 1 WHERE name = 'berta'")
+        await admin.execute(
+            "UPDATE sync_node SET incarnation = gen_random_uuid(), beat = beat + 1 WHERE name = "
+            "'berta'"
+        )
         berta = (await job.get_active_nodes())[1]
         assert (berta.library, berta.layout, berta.runs) == ("0.1.0", 1, None)
 
 
-async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the_owner_has(dsn, admin, make_config, dsn_with):
+async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the_owner_has(
+    dsn, admin, make_config, dsn_with
+):
     role = f"worker_{uuid4().hex[:8]}"
     assert command("init", "--role", role, dsn=dsn).returncode == 0
     try:
@@ -209,7 +243,10 @@ async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the
         async with Job("anna", config):
             pass
         await make_old(admin)
-        with pytest.raises(SchemaError, match="may not expand them; run `jobsync-async init` of this version as their owner"):
+        with pytest.raises(
+            SchemaError,
+            match="may not expand them; run `jobsync-async init` of this version as their owner",
+        ):
             await Job("anna", config).start()
         assert command("init", "--role", role, dsn=dsn).returncode == 0
         async with Job("anna", config) as job:
@@ -220,13 +257,17 @@ async def test_a_role_that_may_not_expand_is_told_what_to_run_and_works_once_the
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_a_worker_takes_part_where_its_layout_lies_between_what_is_needed_and_what_is_there(config, admin):
+async def test_a_worker_takes_part_where_its_layout_lies_between_what_is_needed_and_what_is_there(
+    config, admin
+):
     async with Job("anna", config):
         pass
-    await admin.execute("UPDATE sync_cluster SET layout = 9, schema_version = %s", [LAYOUT])  # a newer one has expanded them
+    # A newer one has expanded them.
+    await admin.execute("UPDATE sync_cluster SET layout = 9, schema_version = %s", [LAYOUT])
     async with Job("anna", config):
         pass
-    await admin.execute("UPDATE sync_cluster SET schema_version = %s", [LAYOUT + 1])  # and contracted them
+    # And contracted them.
+    await admin.execute("UPDATE sync_cluster SET schema_version = %s", [LAYOUT + 1])
     with pytest.raises(SchemaError, match="install the version"):
         await Job("anna", config).start()
 
@@ -238,10 +279,12 @@ async def test_init_repairs_a_missing_index_without_making_anybody_wait_for_long
         refused = command("init", dsn=dsn)
         assert (refused.returncode, "lock timeout" in refused.stderr) == (1, True)
     assert command("init", dsn=dsn).returncode == 0
-    assert await (await admin.execute("SELECT to_regclass('sync_token_version_idx') IS NOT NULL")).fetchall() == [(True,)]
+    assert await (
+        await admin.execute("SELECT to_regclass('sync_token_version_idx') IS NOT NULL")
+    ).fetchall() == [(True,)]
 
 
-# -- contract -----------------------------------------------------------------------------------------------------------
+# -- contract --------------------------------------------------------------------------------------
 
 
 async def test_contract_is_refused_with_the_names_of_the_older_workers(dsn, admin, config):
@@ -255,8 +298,11 @@ async def test_contract_is_refused_with_the_names_of_the_older_workers(dsn, admi
         await old_row(admin, "dora")  # they may still come
 
 
-async def test_after_contract_no_older_worker_can_make_its_row_whatever_it_looked_at_before(dsn, admin, config):
-    """0.1.0 compares the version when it opens the tables, and makes its row later, or again after it was expired."""
+async def test_after_contract_no_older_worker_can_make_its_row_whatever_it_looked_at_before(
+    dsn, admin, config
+):
+    """0.1.0 compares the version when it opens the tables, and makes its row later, or again after
+    it was expired."""
     async with Job("anna", config):
         done = await asyncio.to_thread(command, "contract", "--json", dsn=dsn)
         assert done.returncode == 0, done.stderr
@@ -264,15 +310,20 @@ async def test_after_contract_no_older_worker_can_make_its_row_whatever_it_looke
         assert await versions(admin) == (LAYOUT, LAYOUT)
         with pytest.raises(errors.CheckViolation, match=TOO_OLD):
             await old_row(admin)
-        with pytest.raises(errors.CheckViolation, match=TOO_OLD):  # as one that takes a dead worker's name over
-            await admin.execute("UPDATE sync_node SET incarnation = gen_random_uuid() WHERE name = 'anna'")
+        # As one that takes a dead worker's name over.
+        with pytest.raises(errors.CheckViolation, match=TOO_OLD):
+            await admin.execute(
+                "UPDATE sync_node SET incarnation = gen_random_uuid() WHERE name = 'anna'"
+            )
         async with Job("berta", config):  # today's go on
             pass
         again = await asyncio.to_thread(command, "contract", dsn=dsn)
         assert (again.returncode, "was done before" in again.stdout) == (0, True)
 
 
-async def test_a_worker_that_joins_while_its_version_is_contracted_away_is_told_so(admin, config, monkeypatch):
+async def test_a_worker_that_joins_while_its_version_is_contracted_away_is_told_so(
+    admin, config, monkeypatch
+):
     from jobsync_async.postgres import membership
 
     monkeypatch.setattr(membership, "LAYOUT", LAYOUT - 1)

@@ -1,4 +1,5 @@
-"""The model of ownership holds in every state, and does not without its rules. All of it: `python docs/model/check.py`."""
+"""The model of ownership holds in every state, and does not without its rules. All of it:
+`python docs/model/check.py`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def test_a_watcher_that_judges_by_its_own_timeout_breaks_it(arrangement):
 
 
 @needs_spin
-@pytest.mark.parametrize("rule", ["LEASE_FROM_SENDING", "ASSIGN_RESPECTS_FENCE", "NO_ROW_FENCES", "LEASE_BELOW_TIMEOUT"])
+@pytest.mark.parametrize(
+    "rule", ["LEASE_FROM_SENDING", "ASSIGN_RESPECTS_FENCE", "NO_ROW_FENCES", "LEASE_BELOW_TIMEOUT"]
+)
 def test_without_a_rule_the_model_finds_a_violation(rule):
     assert check.search("SAME_NAME", rule, limit_sec=60).violated is not None
 

@@ -40,7 +40,8 @@ class Mutant:
         old, new: the text that is replaced, which stands there once, and what it becomes.
         tests: pytest's arguments that choose the tests which must go red.
         quick: whether it belongs to the part that each run of CI tries.
-        redundant: why no test can notice it, where that is so; the same reason stands beside the line.
+        redundant: why no test can notice it, where that is so; the same reason stands beside the
+            line.
     """
 
     name: str
@@ -54,7 +55,8 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How it went: ``"killed"``, ``"survived"``, ``"stale"`` (the text is not there, or not once) or ``"broken"``."""
+    """How it went: ``"killed"``, ``"survived"``, ``"stale"`` (the text is not there, or not once)
+    or ``"broken"``."""
 
     what: str
     seconds: float
@@ -62,7 +64,8 @@ class Verdict:
 
 
 class Workshop:
-    """A copy of the project, in which one mutant after the other is made. Its tests run on the server that `dsn` names."""
+    """A copy of the project, in which one mutant after the other is made. Its tests run on the
+    server that `dsn` names."""
 
     def __init__(self, folder: Path, dsn: str) -> None:
         self._folder = folder
@@ -75,13 +78,17 @@ class Workshop:
                 shutil.copy(source, folder / name)
 
     def passes(self, tests: Collection[str]) -> Verdict:
-        """Run tests on the code as it is, in two processes: what is red here proves nothing of a mutant."""
+        """Run tests on the code as it is, in two processes: what is red here proves nothing of a
+        mutant."""
         started = time.monotonic()
         status, output = self._run(("-n", "2", "--dist", "loadfile", *tests), _UNCHANGED_LIMIT_SEC)
-        return Verdict("green" if status == 0 else "broken", time.monotonic() - started, output[-2000:])
+        return Verdict(
+            "green" if status == 0 else "broken", time.monotonic() - started, output[-2000:]
+        )
 
     def judge(self, mutant: Mutant, tests: tuple[str, ...] = ()) -> Verdict:
-        """Make the mutant, run its tests, and undo it. `tests`, if given, are run instead of its own."""
+        """Make the mutant, run its tests, and undo it. `tests`, if given, are run instead of its
+        own."""
         path = self._folder / "jobsync_async" / mutant.file
         text = path.read_text("utf-8")
         if text.count(mutant.old) != 1:
@@ -95,14 +102,32 @@ class Workshop:
         seconds = time.monotonic() - started
         if status == _RED:
             failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-            return Verdict("killed", seconds, failed[0] if failed else "a test ran into its time limit")
+            return Verdict(
+                "killed", seconds, failed[0] if failed else "a test ran into its time limit"
+            )
         if status == 0:
             return Verdict("survived", seconds, "every test stayed green")
         return Verdict("broken", seconds, output[-2000:])
 
     def _run(self, tests: tuple[str, ...], limit_sec: float = _LIMIT_SEC) -> tuple[int, str]:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--timeout=60", "-p", "no:cacheprovider", *tests]
-        env = {**os.environ, "JOBSYNC_TEST_DSN": self._dsn, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--no-header",
+            "--timeout=60",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ]
+        env = {
+            **os.environ,
+            "JOBSYNC_TEST_DSN": self._dsn,
+            "PYTHONPATH": str(self._folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         process = subprocess.Popen(
             command,
             cwd=self._folder,

@@ -1,4 +1,5 @@
-"""Batches: what is counted when a worker ends or leaves in the midst of its work. Two workers, `a` and `b`, and all is well."""
+"""Batches: what is counted when a worker ends or leaves in the midst of its work. Two workers, `a`
+and `b`, and all is well."""
 
 from __future__ import annotations
 
@@ -30,10 +31,13 @@ class _Batch:
     """All ids as one batch, at any process. At `slow` the work never ends by itself.
 
     Attributes:
-        at_work: the ids under way at each process. calls: how often each was begun. results: what came back.
+        at_work: the ids under way at each process. calls: how often each was begun. results: what
+            came back.
     """
 
-    def __init__(self, simulation: Simulation, slow: Process | None, name: str | None = None) -> None:
+    def __init__(
+        self, simulation: Simulation, slow: Process | None, name: str | None = None
+    ) -> None:
         self._slow = slow
         self._name = name
         self.ids = [str(token) for token in range(simulation.config.total_tokens)]
@@ -56,28 +60,40 @@ class _Batch:
             open_here.remove(text)
 
         try:
-            self.results.append(await process.job.run_batch(self.ids, handle, name=self._name, concurrency=4))
+            self.results.append(
+                await process.job.run_batch(self.ids, handle, name=self._name, concurrency=4)
+            )
         except (OwnershipLost, StoreUnavailable, UsageError):  # its job has ended
             return
 
     def check(self, simulation: Simulation, lost: set[str]) -> None:
         """These ids lost one owner each, and the others none."""
-        rows = [row for row in simulation.server.tables.committed.claim.values() if row.batch == self._name]
+        rows = [
+            row
+            for row in simulation.server.tables.committed.claim.values()
+            if row.batch == self._name
+        ]
         counted = {row.task_id: row.owners_lost for row in rows}
         meant = {text: int(text in lost) for text in self.ids}
         if counted != meant:
-            wrong = {text: counted.get(text) for text in self.ids if counted.get(text) != meant[text]}
-            raise Violation(f"{LOST} were counted wrongly: {wrong}, and at work were {sorted(lost)}")
+            wrong = {
+                text: counted.get(text) for text in self.ids if counted.get(text) != meant[text]
+            }
+            raise Violation(
+                f"{LOST} were counted wrongly: {wrong}, and at work were {sorted(lost)}"
+            )
 
 
 def killed_at_work(simulation: Simulation) -> None:
-    """`b` is killed in the midst of its work: each id that was under way there has lost an owner."""
+    """`b` is killed in the midst of its work: each id that was under way there has lost an
+    owner."""
     batch, lost = _interrupted(simulation, simulation.kill)
     batch.check(simulation, lost)
 
 
 def left_at_work(simulation: Simulation) -> None:
-    """`b` leaves, and its work is cancelled when the hand-off time-out is over: no id has lost an owner."""
+    """`b` leaves, and its work is cancelled when the hand-off time-out is over: no id has lost an
+    owner."""
     batch, _ = _interrupted(simulation, simulation.leave)
     batch.check(simulation, set())
 
@@ -101,14 +117,21 @@ def two_over_the_same_ids(simulation: Simulation) -> None:
     for batch in batches:
         for process in simulation.running:
             batch.run_at(process)
-    until(simulation, lambda: all(len(batch.results) == len(simulation.running) for batch in batches), 20)
+    until(
+        simulation,
+        lambda: all(len(batch.results) == len(simulation.running) for batch in batches),
+        20,
+    )
     for batch in batches:
         here = Counter(text for result in batch.results for text in result.completed_here)
         if not here == batch.calls == dict.fromkeys(batch.ids, 1):
-            raise Violation(f"ids of a batch were done {NOT_ONCE}: {dict(batch.calls)}, and completed {dict(here)}")
+            raise Violation(
+                f"ids of a batch were done {NOT_ONCE}: {dict(batch.calls)}, and completed "
+                f"{dict(here)}"
+            )
 
 
-# == switches of the rules ==============================================================================================
+# == switches of the rules =========================================================================
 
 
 def ends_in_silence() -> AbstractContextManager[Any]:

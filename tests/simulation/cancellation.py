@@ -1,6 +1,8 @@
-"""Cancellation at every await of every public coroutine, one after the other: nothing may be left, and all must go on.
+"""Cancellation at every await of every public coroutine, one after the other: nothing may be left,
+and all must go on.
 
-A coroutine is wrapped so that it is cancelled when it has suspended for the n-th time; n goes up until it ends before that.
+A coroutine is wrapped so that it is cancelled when it has suspended for the n-th time; n goes up
+until it ends before that.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _WORKERS_OWN = (
 
 
 class _Cancelled(Coroutine[Any, Any, Any]):
-    """Runs a coroutine, and cancels its task after it has suspended for the n-th time. `suspended` counts."""
+    """Runs a coroutine, and cancels its task after it has suspended for the n-th time. `suspended`
+    counts."""
 
     def __init__(self, inner: Coroutine[Any, Any, Any], at: int) -> None:
         self._inner = inner
@@ -96,12 +99,16 @@ class Interrupted(Simulation):
 
         def spawn() -> None:
             wrapped.append(_Cancelled(make(job), self._at))
-            process.loop.create_task(wrapped[0], name="interrupted").add_done_callback(self._retrieved)
+            process.loop.create_task(wrapped[0], name="interrupted").add_done_callback(
+                self._retrieved
+            )
 
         process.loop.call_soon(spawn)
         self.go(30)
         self.reached = wrapped[0].suspended >= self._at
-        left = [task.get_name() for task in process.loop.tasks() if task.get_name() == "interrupted"]
+        left = [
+            task.get_name() for task in process.loop.tasks() if task.get_name() == "interrupted"
+        ]
         if left:
             raise Violation("the cancelled coroutine goes on")
         if job._state == "stopped":
@@ -115,13 +122,16 @@ class Interrupted(Simulation):
         worker, job = process.worker, process.job
         assert worker is not None
         assert job is not None
-        added = {one for day in job._task_log._added.values() for one in day}  # these wait to be written, whoever is cancelled
+        # These wait to be written, whoever is cancelled.
+        added = {one for day in job._task_log._added.values() for one in day}
         left = set(worker.ownership.users()) - added
         if left:
             raise Violation(f"claims were left: {left}")
         if any(reader._letting_go for reader in worker.ownership._readers):
             raise Violation("a reader was left that holds up a token")
-        extra = [task.get_name() for task in process.loop.tasks() if not _belongs_to_the_worker(task)]
+        extra = [
+            task.get_name() for task in process.loop.tasks() if not _belongs_to_the_worker(task)
+        ]
         if extra:
             raise Violation(f"tasks were left: {extra}")
 
@@ -140,7 +150,9 @@ class Interrupted(Simulation):
 
         def spawn() -> None:
             wrapped.append(_Cancelled(self.start_job(process), self._at))
-            process.loop.create_task(wrapped[0], name="interrupted").add_done_callback(self._retrieved)
+            process.loop.create_task(wrapped[0], name="interrupted").add_done_callback(
+                self._retrieved
+            )
 
         process.loop.call_soon(spawn)
         self.go(10)
@@ -155,13 +167,14 @@ class Interrupted(Simulation):
 
 
 def interrupted(make: Make | None, at: int, *, transcript: bool = False) -> tuple[Report, bool]:
-    """Cancel at the `at`-th await; the run's report, and whether there was such an await. None is the start of a job."""
+    """Cancel at the `at`-th await; the run's report, and whether there was such an await. None is
+    the start of a job."""
     simulation = Interrupted(make, at)
     simulation.transcript.wanted = transcript
     return simulation.run(), simulation.reached
 
 
-# == the public coroutines ==============================================================================================
+# == the public coroutines =========================================================================
 
 
 async def stop(job: Job) -> None:
@@ -251,6 +264,7 @@ async def status(job: Job) -> None:
 
 
 _MADE: tuple[Make, ...] = (
-    stop, body, claim, fence, add_tasks, token_changes, run_owned, run_batch, drain, undrain, pins, status
+    stop, body, claim, fence, add_tasks, token_changes, run_owned, run_batch, drain, undrain, pins,
+    status
 )  # fmt: skip
 COROUTINES: dict[str, Make | None] = {"start": None, **{make.__name__: make for make in _MADE}}  # type: ignore[attr-defined]

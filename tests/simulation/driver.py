@@ -1,4 +1,5 @@
-"""What the library uses of psycopg, over a simulated network: connections, transactions, notifications, and a pool.
+"""What the library uses of psycopg, over a simulated network: connections, transactions,
+notifications, and a pool.
 
 Everything above the driver is the real code. `seams.installed` puts this module in psycopg's place.
 """
@@ -76,15 +77,19 @@ class Cursor:
 
 
 class Connection:
-    """One connection of a process. What travels between it and its session is subject to the network's weather.
+    """One connection of a process. What travels between it and its session is subject to the
+    network's weather.
 
     Attributes:
-        server, outages: what the library has found out: to which server it leads, and when it was last sound.
+        server, outages: what the library has found out: to which server it leads, and when it was
+            last sound.
         pooled: it leads to a pooler, which passes transactions on to whichever server there is.
         idle_limit: whether the server ends a transaction that is left alone for too long.
     """
 
-    def __init__(self, process: Process, purpose: str, *, autocommit: bool = True, pooled: bool = False) -> None:
+    def __init__(
+        self, process: Process, purpose: str, *, autocommit: bool = True, pooled: bool = False
+    ) -> None:
         self.process = process
         self.purpose = purpose
         self.autocommit = autocommit
@@ -101,7 +106,9 @@ class Connection:
         self._broken: str | None = None
         self._inbox: deque[str] = deque()
         self._handlers: list[Callable[[Any], None]] = []
-        self.pgconn = SimpleNamespace(consume_input=self._consume, notifies=self._notifies, finish=self.hang_up)
+        self.pgconn = SimpleNamespace(
+            consume_input=self._consume, notifies=self._notifies, finish=self.hang_up
+        )
         process.connections[self] = None
 
     @classmethod
@@ -118,7 +125,7 @@ class Connection:
         pooled = "prepare_threshold" in options
         return cls(process, purpose, autocommit=options.get("autocommit", False), pooled=pooled)
 
-    # -- statements -----------------------------------------------------------------------------------------------------
+    # -- statements --------------------------------------------------------------------------------
 
     def cursor(self, **_: Any) -> Cursor:
         return Cursor(self)
@@ -149,13 +156,16 @@ class Connection:
         try:
             return await answer
         except asyncio.CancelledError:
-            self.hang_up()  # psycopg cancels the query; here the connection is given up, which is no better for the caller
+            # psycopg cancels the query; here the connection is given up, which is no better for the
+            # caller
+            self.hang_up()
             raise
         finally:
             self._answer = None
 
     def answered(self, result: Result | Exception) -> None:
-        """The answer has arrived. Notifications that came along are in libpq's buffer now, or were told to the handlers."""
+        """The answer has arrived. Notifications that came along are in libpq's buffer now, or were
+        told to the handlers."""
         if self._answer is None or self._answer.done():
             return
         if isinstance(result, Exception):
@@ -195,7 +205,11 @@ class Connection:
             if rolled_back and self._opened:
                 self._opened = False
                 rolled_back = await self._roll_back()
-            if rolled_back and isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+            if (
+                rolled_back
+                and isinstance(error, psycopg.Rollback)
+                and error.transaction in (None, marker)
+            ):
                 return
             raise
         self._in_transaction = False
@@ -214,13 +228,18 @@ class Connection:
             rolled_back = not self.closed and self._broken is None and self._answer is None
             if rolled_back:
                 rolled_back = await self._roll_back("roll_back_to", explicit=True)
-            if rolled_back and isinstance(error, psycopg.Rollback) and error.transaction in (None, marker):
+            if (
+                rolled_back
+                and isinstance(error, psycopg.Rollback)
+                and error.transaction in (None, marker)
+            ):
                 return
             raise
         await self._command("release", explicit=True)
 
     async def _roll_back(self, how: str = "rollback", *, explicit: bool = False) -> bool:
-        with suppress(psycopg.OperationalError):  # psycopg logs it, and raises what the block raised, a Rollback too
+        # Psycopg logs it, and raises what the block raised, a Rollback too.
+        with suppress(psycopg.OperationalError):
             await self._command(how, explicit=explicit)
             return True
         return False
@@ -235,10 +254,12 @@ class Connection:
     def info(self) -> Any:
         idle, inside = pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS
         return SimpleNamespace(
-            transaction_status=inside if self._in_transaction else idle, dbname="simulated", encoding="utf-8"
+            transaction_status=inside if self._in_transaction else idle,
+            dbname="simulated",
+            encoding="utf-8",
         )
 
-    # -- notifications --------------------------------------------------------------------------------------------------
+    # -- notifications -----------------------------------------------------------------------------
 
     def add_notify_handler(self, handler: Callable[[Any], None]) -> None:
         self._handlers.append(handler)
@@ -256,17 +277,20 @@ class Connection:
     def _notifies(self) -> Any:
         if not self._inbox:
             return None
-        return SimpleNamespace(relname=self.listens_to.encode(), extra=self._inbox.popleft().encode())
+        return SimpleNamespace(
+            relname=self.listens_to.encode(), extra=self._inbox.popleft().encode()
+        )
 
     def fileno(self) -> int:
         if self.closed:
             raise psycopg.OperationalError("the connection is closed")
         return self._fd
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def broke(self, why: str) -> None:
-        """The stream has ended: whoever waits for an answer sees it, and so does whoever uses the connection next."""
+        """The stream has ended: whoever waits for an answer sees it, and so does whoever uses the
+        connection next."""
         if self.closed or self._broken is not None:
             return
         self._broken = why

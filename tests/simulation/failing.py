@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MOST_JUMP = 65536
 
 
-# == known deaths =======================================================================================================
+# == known deaths ==================================================================================
 
 
 @statement
@@ -34,7 +34,11 @@ def end_sessions(q: Asked) -> Any:
     yield Take(0)
     if not q.keeps("ending the sessions of the dead"):
         return Result()
-    ended = [other for other in q.session.server.sessions if other is not q.session and _tagged(other, q.tags)]
+    ended = [
+        other
+        for other in q.session.server.sessions
+        if other is not q.session and _tagged(other, q.tags)
+    ]
     for session in ended:
         session.terminate()
     return Result((), len(ended))
@@ -65,7 +69,7 @@ def _is_dead(q: Asked, node: Node | None, seen: list[Any]) -> bool:
     return None not in own and own == seen  # what is null equals nothing
 
 
-# == failover by session ================================================================================================
+# == failover by session ===========================================================================
 
 
 @statement
@@ -78,7 +82,10 @@ def hold_session(q: Asked) -> Any:
 @statement
 def read_sessions(q: Asked) -> Any:
     yield Take(0)
-    nodes = [(n.name, n.incarnation, n.beat, n.session_tag, _held(q, n)) for n in q.tx.view().node.values()]
+    nodes = [
+        (n.name, n.incarnation, n.beat, n.session_tag, _held(q, n))
+        for n in q.tx.view().node.values()
+    ]
     columns = "server_started pid backend_start name incarnation beat session_tag held"
     return Result(rows(columns, [(*_watchers_ground(q), *node) for node in nodes or [(None,) * 5]]))
 
@@ -110,16 +117,25 @@ def _watchers_ground(q: Asked) -> tuple[float, int, float]:
     return q.session.server.started, q.session.number, q.session.started
 
 
-# == failover of the server =============================================================================================
+# == failover of the server ========================================================================
 
 
 @statement
 def read_server(q: Asked) -> Any:
     yield Take(0)
     cluster = q.tx.view().cluster
-    values = (cluster.server_identity, actual(q), cluster.generation, cluster.version, str(q.session.server.started))
-    names = "recorded actual generation version running_since longest_wait total_tokens hash_function"
-    return Result(rows(names, [(*values, cluster.longest_wait, None, None)]))  # settings are not in the model
+    values = (
+        cluster.server_identity,
+        actual(q),
+        cluster.generation,
+        cluster.version,
+        str(q.session.server.started),
+    )
+    names = (
+        "recorded actual generation version running_since longest_wait total_tokens hash_function"
+    )
+    # Settings are not in the model.
+    return Result(rows(names, [(*values, cluster.longest_wait, None, None)]))
 
 
 @statement
@@ -131,7 +147,10 @@ def restore_cluster(q: Asked) -> Any:
 @statement
 def condemn_history(q: Asked) -> Any:
     def matches(cluster: Cluster) -> bool:
-        return cluster.server_identity == q.recorded == actual(q) and cluster.generation == q.seen_generation
+        return (
+            cluster.server_identity == q.recorded == actual(q)
+            and cluster.generation == q.seen_generation
+        )
 
     cluster = yield from locked_cluster(q, matches)
     if cluster is None:
@@ -167,14 +186,22 @@ def _as_seen(q: Asked, cluster: Cluster) -> bool:
         return False
     if q.actual is None:
         return True
-    as_waited = cluster.longest_wait == q.seen_wait or not q.keeps("the bound is the one that was waited on")
+    as_waited = cluster.longest_wait == q.seen_wait or not q.keeps(
+        "the bound is the one that was waited on"
+    )
     return cluster.generation == q.seen_generation and as_waited and q.actual == actual(q)
 
 
 @statement
 def free_all_tokens(q: Asked) -> Any:
     yield Take(0)
-    free = {"node": None, "incarnation": None, "next_node": None, "epoch": q.generation << 32, "version": q.version}
+    free = {
+        "node": None,
+        "incarnation": None,
+        "next_node": None,
+        "epoch": q.generation << 32,
+        "version": q.version,
+    }
     return change(q, lambda token: True, lambda token: token._replace(**free))
 
 

@@ -53,18 +53,21 @@ class Profile:
     Attributes:
         fault_sec: for how many virtual seconds faults happen; every: the mean time between two.
         weights: how likely each fault is, relative to the others.
-        spans: how long stops and partitions last, in timeouts; ways: which ways, out and in, a partition cuts.
+        spans: how long stops and partitions last, in timeouts; ways: which ways, out and in, a
+            partition cuts.
         script: what happens, in place of chance; all is well when it begins.
         rates: what clocks run at; none for anything that is allowed.
-        mixes: what times workers may have; a run takes one of them, and each of its processes one of that.
+        mixes: what times workers may have; a run takes one of them, and each of its processes one
+            of that.
         times: those of processes of some names.
         settles_within_sec: after the last fault, all must be well within so long.
         weathers: what the network is like, in turn.
         hosts: where processes run, some of them together; none for each alone.
         polling: how likely a worker is not to listen but to poll; a run takes one of them.
-        by_session: whether workers whose sessions are gone are taken for dead; then two may hold a token, and only what is
-            fenced is safe.
-        names: what processes may be called; first, most: how many there are at first at most, and ever.
+        by_session: whether workers whose sessions are gone are taken for dead; then two may hold a
+            token, and only what is fenced is safe.
+        names: what processes may be called; first, most: how many there are at first at most, and
+            ever.
     """
 
     tokens: int = 12
@@ -82,7 +85,13 @@ class Profile:
     script: Callable[[Simulation], None] | None = None
     ways: tuple[tuple[bool, bool], ...] = ((True, True), (True, True), (True, False), (False, True))
     rates: tuple[float, ...] = ()
-    mixes: tuple[tuple[Times, ...], ...] = ((USUAL,), (USUAL,), (USUAL, QUICK), (USUAL, SLOW), (QUICK, SLOW))
+    mixes: tuple[tuple[Times, ...], ...] = (
+        (USUAL,),
+        (USUAL,),
+        (USUAL, QUICK),
+        (USUAL, SLOW),
+        (QUICK, SLOW),
+    )
     times: Mapping[str, Times] = field(default_factory=dict)
     settles_within_sec: float = 30.0
 
@@ -116,7 +125,9 @@ class Faults:
         self._simulation.calm()
 
     def _next(self) -> None:
-        self._scheduler.after(self._random.expovariate(1 / self._simulation.profile.every), self._happen)
+        self._scheduler.after(
+            self._random.expovariate(1 / self._simulation.profile.every), self._happen
+        )
 
     def _happen(self) -> None:
         if not self._on:
@@ -134,9 +145,13 @@ class Faults:
     def _seconds(self) -> float:
         """A time that may be short, about a lease, about a timeout, or long."""
         timeout = self._simulation.config.heartbeat_timeout_sec
-        return self._random.choice(self._simulation.profile.spans) * timeout * self._random.uniform(0.8, 1.2)
+        return (
+            self._random.choice(self._simulation.profile.spans)
+            * timeout
+            * self._random.uniform(0.8, 1.2)
+        )
 
-    # -- processes ------------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
 
     def _use(self, process: Process | None) -> bool | None:
         if process is None:
@@ -203,7 +218,7 @@ class Faults:
         self._simulation.start(self._random.choice(free))
         return None
 
-    # -- network and server ---------------------------------------------------------------------------------------------
+    # -- network and server ------------------------------------------------------------------------
 
     def _partition(self, process: Process | None) -> bool | None:
         if process is None:
@@ -229,8 +244,8 @@ class Faults:
         return None
 
     def _failover(self, _: Process | None) -> bool | None:
-        """A standby takes over that has missed some commits; sometimes another one of those that the last time there were, so
-        that the two have one identity."""
+        """A standby takes over that has missed some commits; sometimes another one of those that
+        the last time there were, so that the two have one identity."""
         if not self._simulation.server.up or not self._simulation.states:
             return False
         crash = self._random.random() < 0.5
@@ -244,12 +259,21 @@ class Faults:
         return None
 
     def fail_over(
-        self, state: tuple[View, dict[int, tuple[int, UUID]]], seconds: float, *, crash: bool = False, sibling: bool = False
+        self,
+        state: tuple[View, dict[int, tuple[int, UUID]]],
+        seconds: float,
+        *,
+        crash: bool = False,
+        sibling: bool = False,
     ) -> None:
-        """A standby takes over that knows this state; a `sibling` is one that was promoted from the same server as the last."""
+        """A standby takes over that knows this state; a `sibling` is one that was promoted from the
+        same server as the last."""
         simulation, server = self._simulation, self._simulation.server
         before = server.tables.committed.cluster.version
-        self._trace("server", f"fails over from version {before} to {state[0].cluster.version} in {seconds:.2f} s")
+        self._trace(
+            "server",
+            f"fails over from version {before} to {state[0].cluster.version} in {seconds:.2f} s",
+        )
         server.go_down(crash=crash)
         if not sibling:
             self._ancestors = list(simulation.states)
@@ -260,7 +284,8 @@ class Faults:
         self._scheduler.after(seconds, server.come_up)
 
     def _bound(self, _: Process | None) -> bool | None:
-        """An operator raises the bound on timeouts to what the longest needs, or lowers it to what is left of them."""
+        """An operator raises the bound on timeouts to what the longest needs, or lowers it to what
+        is left of them."""
         longest, here = self._simulation.mix.longest, self._locked_cluster(None)
         if here is None:
             return False
@@ -268,7 +293,11 @@ class Faults:
             self.raise_bound(longest, self._random.uniform(0, 3))
             return None
         left = max(
-            (node.timeout_sec or longest for node in self._simulation.server.tables.committed.node.values()), default=longest
+            (
+                node.timeout_sec or longest
+                for node in self._simulation.server.tables.committed.node.values()
+            ),
+            default=longest,
         )
         if left < longest:
             self._write_bound(longest_wait=left, longest_allowed=left)
@@ -288,17 +317,25 @@ class Faults:
         if here is None:
             return
         simulation = self._simulation
-        known = [state for state in simulation.states if (state[0].cluster.longest_wait or 0) >= longest]
+        known = [
+            state for state in simulation.states if (state[0].cluster.longest_wait or 0) >= longest
+        ]
         simulation.states.clear()
         simulation.states.extend(known)
-        self._ancestors = [state for state in self._ancestors if (state[0].cluster.longest_wait or 0) >= longest]
+        self._ancestors = [
+            state for state in self._ancestors if (state[0].cluster.longest_wait or 0) >= longest
+        ]
         self._write_bound(longest_allowed=longest)
 
     def _locked_cluster(self, longest_wait: float | None) -> Cluster | None:
         """The cluster's row, if it is sound, nobody has locked it, and it has this bound."""
         server = self._simulation.server
         cluster = server.tables.committed.cluster
-        sound = server.up and cluster.server_identity == f"{server.identity}/{TABLE_OID}" and CLUSTER not in server.tables.locks
+        sound = (
+            server.up
+            and cluster.server_identity == f"{server.identity}/{TABLE_OID}"
+            and CLUSTER not in server.tables.locks
+        )
         return cluster if sound and longest_wait in (None, cluster.longest_wait) else None
 
     def _write_bound(self, **values: float) -> None:
@@ -315,7 +352,11 @@ class Faults:
 
     def _session(self, process: Process | None) -> bool | None:
         """The server ends a session."""
-        sessions = [session for session in self._simulation.server.sessions if session.client.process is process]
+        sessions = [
+            session
+            for session in self._simulation.server.sessions
+            if session.client.process is process
+        ]
         if not sessions:
             return False
         session = self._random.choice(sessions)
@@ -325,7 +366,14 @@ class Faults:
 
     def _forge(self, process: Process | None) -> None:
         """Somebody else announces nonsense."""
-        payload = self._random.choice(("junk", "", "9" * 15, str(self._simulation.server.tables.committed.cluster.version + 3)))
+        payload = self._random.choice(
+            (
+                "junk",
+                "",
+                "9" * 15,
+                str(self._simulation.server.tables.committed.cluster.version + 3),
+            )
+        )
         self._trace("forger", f"announces {payload!r}")
         self._simulation.server.announce([payload] * 3)
 
@@ -336,11 +384,13 @@ class Faults:
         self._trace("server", "cannot announce anything")
         self._scheduler.after(self._random.uniform(0.2, 8), self._simulation.end_laggard)
 
-    # -- users ----------------------------------------------------------------------------------------------------------
+    # -- users -------------------------------------------------------------------------------------
 
     def _cancel(self, process: Process | None) -> bool | None:
         """Cancel a public coroutine, wherever it is."""
-        tasks = [(p, name, task) for p in self._simulation.processes for name, task in p.public.items()]
+        tasks = [
+            (p, name, task) for p in self._simulation.processes for name, task in p.public.items()
+        ]
         if not tasks:
             return False
         process, name, task = self._random.choice(tasks)

@@ -51,7 +51,9 @@ class Hosts:
         for descriptor, (watcher, *watched) in self._open.items():
             if tuple(watched) == key:
                 late = self.hides and self._random.random() < _LATE
-                seconds = self._random.uniform(0, _LATEST_SEC) if late else self._random.expovariate(500)
+                seconds = (
+                    self._random.uniform(0, _LATEST_SEC) if late else self._random.expovariate(500)
+                )
                 self._scheduler.after(seconds, self._tell, watcher, descriptor)
 
     @staticmethod
@@ -59,11 +61,17 @@ class Hosts:
         if not watcher.loop.dead:
             watcher.loop.readable(descriptor)
 
-    # -- what the library asks, in the process that runs now ------------------------------------------------------------
+    # -- what the library asks, in the process that runs now ---------------------------------------
 
     def announce(self, weight: float, address: str | None) -> Announcement:
         process = _present()
-        where = (process.host, process.number.pid, f"boot of {process.host}", "namespace", process.number.started)
+        where = (
+            process.host,
+            process.number.pid,
+            f"boot of {process.host}",
+            "namespace",
+            process.number.started,
+        )
         return Announcement(weight, address, *where)
 
     def open_process(self, number: rows.Process) -> int:

@@ -1,16 +1,16 @@
 """What must hold after every step, and at the end.
 
-A process *holds* a token while its lease is valid by its own clock and the token is owned there, or a claim on it is valid, or
-a reader of changes was told of it and has not let go. The tables name one owner for a token. So nobody holds what another holds
-as long as everybody holds only what the tables say is his: that is what is looked at, after every step of a process and every
-commit.
+A process *holds* a token while its lease is valid by its own clock and the token is owned there, or
+a claim on it is valid, or a reader of changes was told of it and has not let go. The tables name
+one owner for a token. So nobody holds what another holds as long as everybody holds only what the
+tables say is his: that is what is looked at, after every step of a process and every commit.
 
-After a failover of the server that is not so for a while: what was held under the server before may go on until its lease ends,
-whatever the tables say by now. Then two who hold one token are looked for. And whatever happens, no two starts of a worker ever
-hold a token under one epoch.
+After a failover of the server that is not so for a while: what was held under the server before may
+go on until its lease ends, whatever the tables say by now. Then two who hold one token are looked
+for. And whatever happens, no two starts of a worker ever hold a token under one epoch.
 
-With failover by session a worker that lives may be taken for dead, and hold what is another's until it notices: then only the
-epochs and the fences are looked at.
+With failover by session a worker that lives may be taken for dead, and hold what is another's until
+it notices: then only the epochs and the fences are looked at.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ class Invariants:
     Attributes:
         violation: the first that was seen.
         commits: how many transactions were committed under a fence.
-    fences: for each token the highest epoch under which a fence committed, and whose it was. Never changed in place.
+    fences: for each token the highest epoch under which a fence committed, and whose it was. Never
+        changed in place.
     """
 
-    def __init__(self, processes: list[Process], server: Server, *, only_fenced: bool = False) -> None:
+    def __init__(
+        self, processes: list[Process], server: Server, *, only_fenced: bool = False
+    ) -> None:
         self._only_fenced = only_fenced
         self._processes = processes
         self._server = server
@@ -53,7 +56,7 @@ class Invariants:
         self.commits = 0
         self.violation: Violation | None = None
 
-    # -- after a step of a process --------------------------------------------------------------------------------------
+    # -- after a step of a process -----------------------------------------------------------------
 
     def look_at(self, process: Process) -> None:
         """Nothing may be held there that the tables do not give it."""
@@ -69,7 +72,8 @@ class Invariants:
         for token, incarnation, epoch, how in self.held(process):
             if self._holders.setdefault((token, epoch), incarnation) != incarnation:
                 self._report(
-                    f"{process.name} holds token {token} ({how}), which another start held under one epoch, {shown(epoch)}"
+                    f"{process.name} holds token {token} ({how}), which another start held under "
+                    f"one epoch, {shown(epoch)}"
                 )
         if self._only_fenced:
             return
@@ -88,7 +92,9 @@ class Invariants:
             if other is not process:
                 for token, *_ in self.held(other):
                     if token in mine:
-                        self._report(f"{process.name} holds token {token}, and so does {other.name}")
+                        self._report(
+                            f"{process.name} holds token {token}, and so does {other.name}"
+                        )
 
     def failed_over(self, fences: dict[int, tuple[int, UUID]]) -> None:
         """Another server is there, on which these were the last commits through fences."""
@@ -110,9 +116,14 @@ class Invariants:
             row = rows.get(token)
             if row is None or row.incarnation != incarnation or row.epoch != epoch:
                 owner = (
-                    "without an owner" if row is None or row.node is None else f"{row.node}'s since epoch {shown(row.epoch)}"
+                    "without an owner"
+                    if row is None or row.node is None
+                    else f"{row.node}'s since epoch {shown(row.epoch)}"
                 )
-                self._report(f"{process.name} holds token {token} ({how}, epoch {shown(epoch)}), which is {owner}")
+                self._report(
+                    f"{process.name} holds token {token} ({how}, epoch {shown(epoch)}), which is "
+                    f"{owner}"
+                )
 
     @staticmethod
     def held(process: Process) -> Iterable[tuple[int, UUID, int, str]]:
@@ -130,7 +141,7 @@ class Invariants:
             for token in held:
                 yield token, ownership.incarnation, ownership.epoch(token) or 0, "told to a reader"
 
-    # -- after a commit -------------------------------------------------------------------------------------------------
+    # -- after a commit ----------------------------------------------------------------------------
 
     def committed(self, tx: Transaction, before: View, after: View) -> None:
         """Called before the locks go."""
@@ -140,7 +151,8 @@ class Invariants:
             token
             for token in tx.written.get("token", ())
             if (old := before.token.get(token)) is not None
-            and (old.incarnation, old.epoch) != (after.token[token].incarnation, after.token[token].epoch)
+            and (old.incarnation, old.epoch)
+            != (after.token[token].incarnation, after.token[token].epoch)
         ]
         if changed and not self._only_fenced:
             for process in self._processes:
@@ -148,29 +160,42 @@ class Invariants:
         for token in changed:
             if after.token[token].epoch < before.token[token].epoch:
                 self._report(f"the epoch of token {token} went back")
-        if after.cluster.version < before.cluster.version or after.cluster.term < before.cluster.term:
+        if (
+            after.cluster.version < before.cluster.version
+            or after.cluster.term < before.cluster.term
+        ):
             self._report("the cluster's version or term went back")
 
     def _fence(self, token: int, incarnation: UUID, epoch: int, after: View) -> None:
         self.commits += 1
         row = after.token.get(token)
         if row is None or (row.incarnation, row.epoch) != (incarnation, epoch):
-            self._report(f"a commit through the fence of token {token}, epoch {shown(epoch)}, by somebody else than its owner")
+            self._report(
+                f"a commit through the fence of token {token}, epoch {shown(epoch)}, by somebody "
+                "else than its owner"
+            )
         last_epoch, last = self.fences.get(token, (epoch, incarnation))
         if epoch < last_epoch:
-            self._report(f"a commit through the fence of token {token} under epoch {shown(epoch)} after a later one")
+            self._report(
+                f"a commit through the fence of token {token} under epoch {shown(epoch)} after a "
+                "later one"
+            )
         if epoch == last_epoch and incarnation != last:
-            self._report(f"two owners committed through the fence of token {token} under one epoch, {shown(epoch)}")
+            self._report(
+                f"two owners committed through the fence of token {token} under one epoch, "
+                f"{shown(epoch)}"
+            )
         self.fences = {**self.fences, token: (epoch, incarnation)}
 
     def _report(self, what: str) -> None:
         if self.violation is None:
             self.violation = Violation(what)
 
-    # -- at the end -----------------------------------------------------------------------------------------------------
+    # -- at the end --------------------------------------------------------------------------------
 
     def unsettled(self, total_tokens: int) -> str | None:
-        """What is not as it is when all is well: every token owned by one live worker, who knows it. None for nothing."""
+        """What is not as it is when all is well: every token owned by one live worker, who knows
+        it. None for nothing."""
         view = self._view()
         live = {}
         for process in self._processes:
@@ -198,30 +223,44 @@ class Invariants:
     @staticmethod
     def _unowned(view: View, live: dict[UUID, Process], total_tokens: int) -> str | None:
         if len(view.node) != len(live):
-            return f"there are rows of workers that are gone: {sorted(set(view.node) - {p.name for p in live.values()})}"
+            return (
+                "there are rows of workers that are gone: "
+                f"{sorted(set(view.node) - {p.name for p in live.values()})}"
+            )
         if len(view.token) != total_tokens:
             return f"only {len(view.token)} tokens have a row"
         for token in view.token.values():
             if token.incarnation not in live:
                 return f"token {token.token_id} has no owner"
             if token.next_node is not None:
-                return f"token {token.token_id} is on its way from {token.node} to {token.next_node}"
+                return (
+                    f"token {token.token_id} is on its way from {token.node} to {token.next_node}"
+                )
         return None
 
     def _unknown(self, view: View, live: dict[UUID, Process]) -> str | None:
         for incarnation, process in live.items():
             worker = process.worker
             assert worker is not None
-            mine = {token.token_id: token.epoch for token in view.token.values() if token.incarnation == incarnation}
+            mine = {
+                token.token_id: token.epoch
+                for token in view.token.values()
+                if token.incarnation == incarnation
+            }
             if worker.ownership.owned != mine.keys():
-                return f"{process.name} owns {sorted(worker.ownership.owned)} and should own {sorted(mine)}"
+                return (
+                    f"{process.name} owns {sorted(worker.ownership.owned)} and should own "
+                    f"{sorted(mine)}"
+                )
             if any(worker.ownership.epoch(token) != epoch for token, epoch in mine.items()):
                 return f"{process.name} knows other epochs than the tables"
             if worker.leader != view.cluster.leader_incarnation or worker.term != view.cluster.term:
                 return f"{process.name} takes another for the leader"
             if worker.version > view.cluster.version:
                 return f"{process.name} knows a version that does not exist"
-        counts = [sum(t.incarnation == incarnation for t in view.token.values()) for incarnation in live]
+        counts = [
+            sum(t.incarnation == incarnation for t in view.token.values()) for incarnation in live
+        ]
         if max(counts) - min(counts) > 1:
             return f"the tokens are not shared out evenly: {counts}"
         return None

@@ -33,7 +33,8 @@ def _cluster_row(q: Asked) -> list[Any]:
 
 @statement
 def lock_as_leader(q: Asked) -> Any:
-    # A row that does not match when the statement begins is not waited for; the node's existence is not looked at again.
+    # A row that does not match when the statement begins is not waited for; the node's existence is
+    # not looked at again.
     view = q.tx.view()
     if not (_leads(q, view) and view.alive(q.incarnation)):
         return Result()
@@ -45,7 +46,9 @@ def lock_as_leader(q: Asked) -> Any:
 
 def _leads(q: Asked, view: View) -> bool:
     cluster = view.cluster
-    return cluster.term == q.term and cluster.leader_incarnation == q.incarnation and sound(q, cluster)
+    return (
+        cluster.term == q.term and cluster.leader_incarnation == q.incarnation and sound(q, cluster)
+    )
 
 
 @statement
@@ -76,9 +79,20 @@ def read_members(q: Asked) -> Any:
     view = q.tx.view()
     nodes = in_order(view.node.values())
     values = (
-        (n.name, n.incarnation, n.beat, n.weight, n.state == "active", n.joined, *times(q, view.cluster, n)) for n in nodes
+        (
+            n.name,
+            n.incarnation,
+            n.beat,
+            n.weight,
+            n.state == "active",
+            n.joined,
+            *times(q, view.cluster, n),
+        )
+        for n in nodes
     )
-    return Result(rows("name incarnation beat weight active joined timeout_sec interval_sec", values))
+    return Result(
+        rows("name incarnation beat weight active joined timeout_sec interval_sec", values)
+    )
 
 
 @statement
@@ -86,8 +100,15 @@ def read_token_groups(q: Asked) -> Any:
     yield Take(0)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for token in changed_since(q.tx.view(), q.since):
-        groups.setdefault((token.node, token.incarnation, token.next_node), []).append(token.token_id)
-    return Result(rows("node incarnation next_node token_ids", ((*key, sorted(ids)) for key, ids in groups.items())))
+        groups.setdefault((token.node, token.incarnation, token.next_node), []).append(
+            token.token_id
+        )
+    return Result(
+        rows(
+            "node incarnation next_node token_ids",
+            ((*key, sorted(ids)) for key, ids in groups.items()),
+        )
+    )
 
 
 @statement
@@ -113,7 +134,11 @@ def _stands_still(q: Asked, node: Node | None, incarnation: Any, beat: int) -> b
 def take_over(q: Asked) -> Any:
     yield Locked(CLUSTER)
     view = q.tx.view()
-    if view.cluster.term != q.term or view.alive(view.cluster.leader_incarnation) or not view.alive(q.incarnation):
+    if (
+        view.cluster.term != q.term
+        or view.alive(view.cluster.leader_incarnation)
+        or not view.alive(q.incarnation)
+    ):
         return Result()
     q.tx.update(leader=q.name, leader_incarnation=q.incarnation, term=view.cluster.term + 1)
     return Result((), 1)
@@ -142,12 +167,18 @@ def assign_tokens(q: Asked) -> Any:
     raised = 1 if q.keeps("epoch raised by expiry") else 0
 
     def free(token: Token) -> bool:
-        return token.token_id in moves and token.version <= q.planned_version and not view.alive(token.incarnation)
+        return (
+            token.token_id in moves
+            and token.version <= q.planned_version
+            and not view.alive(token.incarnation)
+        )
 
     def assigned(token: Token) -> Token:
         node = view.receiver(moves[token.token_id])
         owner = (node.name, node.incarnation) if node else (None, None)
-        return Token(token.token_id, *owner, max(token.epoch, q.generation << 32) + raised, None, q.version)
+        return Token(
+            token.token_id, *owner, max(token.epoch, q.generation << 32) + raised, None, q.version
+        )
 
     return change(q, free, assigned)
 
@@ -158,7 +189,9 @@ def revoke_tokens(q: Asked) -> Any:
     moves = dict(_moves(q))
     return change(
         q,
-        lambda t: t.token_id in moves and t.version <= q.planned_version and t.incarnation is not None,
+        lambda t: (
+            t.token_id in moves and t.version <= q.planned_version and t.incarnation is not None
+        ),
         lambda t: t._replace(next_node=moves[t.token_id], version=q.version),
         "update",
     )
@@ -169,14 +202,17 @@ def finish_plan(q: Asked) -> Any:
     yield Locked(CLUSTER)
     since = q.version if q.first else q.tx.view().cluster.tokens_since
     said = announced(q, q.version)
-    q.tx.update(version=q.version, announced=said, planned_joined=q.planned_joined, tokens_since=since)
+    q.tx.update(
+        version=q.version, announced=said, planned_joined=q.planned_joined, tokens_since=since
+    )
     return Result((), 1)
 
 
 @statement
 def record_plan(q: Asked) -> Any:
     yield Take(0)
-    q.tx.write("rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved))  # the rest tells nobody anything
+    # The rest tells nobody anything.
+    q.tx.write("rebalance", "last", (q.version, q.reason, q.leader, q.term, q.tokens_moved))
     return Result((), 1)
 
 

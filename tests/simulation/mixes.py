@@ -33,7 +33,12 @@ class Mix:
         return self._profile.times.get(name) or self._one_of(self._choices)
 
     def first_bound(self) -> dict[str, float]:
-        """As after a first worker: with the longest timeout, or with the shortest, and then an operator has to raise it."""
-        may_rise = self._profile.weights.get("bound") and self._profile.script is None and self.shortest < self.longest
+        """As after a first worker: with the longest timeout, or with the shortest, and then an
+        operator has to raise it."""
+        may_rise = (
+            self._profile.weights.get("bound")
+            and self._profile.script is None
+            and self.shortest < self.longest
+        )
         bound = self.shortest if may_rise and self._random.random() < 0.5 else self.longest
         return {"longest_wait": bound, "longest_allowed": bound}

@@ -1,4 +1,5 @@
-"""The network between processes and the server: messages that are late, lost, or held up by a partition."""
+"""The network between processes and the server: messages that are late, lost, or held up by a
+partition."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 _CONNECT_TIMEOUT_SEC = 2.0
-# A statement that was under way when a partition began may arrive when it ends, long after its client gave up.
+# A statement that was under way when a partition began may arrive when it ends, long after its
+# client gave up.
 _LATE_ARRIVAL = 0.7
 
 
@@ -28,7 +30,8 @@ class Weather:
 
     Attributes:
         lost_request: the connection breaks before the statement arrives.
-        lost_answer: the statement is carried out, and the connection breaks before the answer arrives.
+        lost_answer: the statement is carried out, and the connection breaks before the answer
+            arrives.
         slow, slow_sec: how often a message takes long, and the mean of it.
         notice_lost, notice_doubled, notice_late: the same for notifications.
         commit_slow, commit_sec: how often a commit takes long, with the locks held.
@@ -46,7 +49,8 @@ class Weather:
 
 
 class Network:
-    """Carries messages. `weather` may be changed at any time; a process's own `cut` says which ways it is partitioned."""
+    """Carries messages. `weather` may be changed at any time; a process's own `cut` says which ways
+    it is partitioned."""
 
     def __init__(self, scheduler: Scheduler, server: Server, random: Random) -> None:
         self.scheduler = scheduler
@@ -58,7 +62,11 @@ class Network:
 
     def _commit_delay(self) -> float:
         weather = self.weather
-        return self.random.expovariate(1 / weather.commit_sec) if self.random.random() < weather.commit_slow else 0.0
+        return (
+            self.random.expovariate(1 / weather.commit_sec)
+            if self.random.random() < weather.commit_slow
+            else 0.0
+        )
 
     def _latency(self) -> float:
         weather = self.weather
@@ -66,7 +74,7 @@ class Network:
             return self.random.expovariate(1 / weather.slow_sec)
         return 0.0005 * self.random.random()
 
-    # -- statements -----------------------------------------------------------------------------------------------------
+    # -- statements --------------------------------------------------------------------------------
 
     def send(self, connection: Connection, name: str, values: Any, explicit: bool) -> None:
         """Bring a statement to its session, and the answer back."""
@@ -118,7 +126,8 @@ class Network:
         """A client ends a session: the server learns of it, after what was sent before."""
         process = connection.process
         if process.cut_out or any(held is connection for held, _ in process.held_out):
-            self.scheduler.after(self.random.uniform(1, 6), connection.session.client_gone)  # by its keepalive
+            # By its keepalive.
+            self.scheduler.after(self.random.uniform(1, 6), connection.session.client_gone)
         else:
             self.scheduler.after(0.001 + self._latency(), connection.session.client_gone)
 
@@ -138,7 +147,7 @@ class Network:
         else:
             self.scheduler.after(self._latency(), answer)
 
-    # -- notifications --------------------------------------------------------------------------------------------------
+    # -- notifications -----------------------------------------------------------------------------
 
     def _notify(self, session: Session, payload: str) -> None:
         connection, weather = session.client, self.weather
@@ -149,11 +158,13 @@ class Network:
         for _ in range(copies):
             if weather.notice_late and self.random.random() < weather.notice_late:
                 late = self.random.uniform(0, 3)
-                self.scheduler.after(late, self._to_process, connection.process, connection.notified, payload)
+                self.scheduler.after(
+                    late, self._to_process, connection.process, connection.notified, payload
+                )
             else:
                 self._to_process(connection.process, connection.notified, payload)
 
-    # -- partitions -----------------------------------------------------------------------------------------------------
+    # -- partitions --------------------------------------------------------------------------------
 
     def cut(self, process: Process, *, outwards: bool, inwards: bool) -> None:
         """Begin a partition, in one or both directions."""

@@ -24,7 +24,9 @@ from tests.simulation.tables import Node, Token, View, in_order
 
 _COLUMNS = ("boot_id", "pid_namespace", "host", "pid", "process_started", "session_tag")
 _Changes = namedtuple(
-    "_Changes", "version term leader_incarnation state settled joined coming mine others crowd members youngest neighbours"
+    "_Changes",
+    "version term leader_incarnation state settled joined coming mine others crowd members "
+    "youngest neighbours",
 )
 
 
@@ -32,7 +34,11 @@ def changed_since(view: View, since: int) -> list[Token]:
     """Rows of version 0 are as the first distribution made them, and changed when it did."""
     made = view.cluster.tokens_since
     initial = made is not None and 0 <= since < made
-    return [token for token in view.token.values() if token.version > since or (initial and token.version == 0)]
+    return [
+        token
+        for token in view.token.values()
+        if token.version > since or (initial and token.version == 0)
+    ]
 
 
 @statement
@@ -58,7 +64,9 @@ def read_changes(q: Asked) -> Any:
     mine = [t for t in changed if (t.node == q.name if by_name else t.incarnation == q.incarnation)]
     groups: dict[tuple[int, int, bool], list[int]] = {}
     for token in mine:
-        groups.setdefault((token.epoch, token.version, token.next_node is not None), []).append(token.token_id)
+        groups.setdefault((token.epoch, token.version, token.next_node is not None), []).append(
+            token.token_id
+        )
     others = [token.token_id for token in changed if token not in mine] if q.since >= 0 else []
     coming = any(token.next_node == q.name for token in view.token.values())
     cluster = view.cluster
@@ -78,7 +86,8 @@ def read_changes(q: Asked) -> Any:
 
 
 def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
-    """The workers of this host: how many, how old the youngest is, and, if that is news, who comes next in the ring."""
+    """The workers of this host: how many, how old the youngest is, and, if that is news, who comes
+    next in the ring."""
     crowd = len(view.node)
     if node is None or node.boot_id is None:
         return [crowd, 0, 0, None]
@@ -91,9 +100,15 @@ def _near(q: Asked, view: View, node: Node | None) -> list[Any]:
         hidden = (other.pid_namespace, other.host) != (node.pid_namespace, node.host)
         return (other.joined != node.joined, hidden, other.joined < node.joined, other.joined)
 
-    apart = [other for other in near if other.joined == node.joined or _process_of(other) != _process_of(node)]
+    apart = [
+        other
+        for other in near
+        if other.joined == node.joined or _process_of(other) != _process_of(node)
+    ]
     told = in_order(sorted(apart, key=distance)[: q.most_told])
-    shown = [[n.name, str(n.incarnation), *(getattr(n, column) for column in _COLUMNS)] for n in told]
+    shown = [
+        [n.name, str(n.incarnation), *(getattr(n, column) for column in _COLUMNS)] for n in told
+    ]
     return [crowd, members, youngest, shown]
 
 
@@ -112,7 +127,9 @@ def acknowledge(q: Asked) -> Any:
 
     def answered(token: Token) -> bool:
         ours = token.incarnation == q.incarnation and token.next_node is not None
-        return ours and (asked.get(token.token_id) == token.version or (any_version and token.token_id in asked))
+        return ours and (
+            asked.get(token.token_id) == token.version or (any_version and token.token_id in asked)
+        )
 
     version = view.cluster.version + q.keeps("a version for every acknowledgement")
     received: dict[str | None, int | None] = {}
@@ -133,7 +150,9 @@ def acknowledge(q: Asked) -> Any:
     if not gone:
         return Result()
     coming = {token.next_node for token in q.tx.view().token.values()}
-    complete = sorted(age for name, age in received.items() if age is not None and name not in coming)
+    complete = sorted(
+        age for name, age in received.items() if age is not None and name not in coming
+    )
     everybody = None in received or len(complete) > q.most_named
     if version == view.cluster.version:
         return Result(rows("token_ids", [(gone,)]))
@@ -157,7 +176,11 @@ def show_stuck(q: Asked) -> Any:
 
 @statement
 def announce_runs(q: Asked) -> Any:
-    return written_node(q, lambda node: node.incarnation == q.incarnation, lambda node: node._replace(runs=json.loads(q.runs)))
+    return written_node(
+        q,
+        lambda node: node.incarnation == q.incarnation,
+        lambda node: node._replace(runs=json.loads(q.runs)),
+    )
 
 
 @statement
@@ -167,7 +190,9 @@ def read_idlers(q: Asked) -> Any:
     idle = [
         (n.name, n.incarnation, n.runs)
         for n in in_order(q.tx.view().node.values())
-        if n.incarnation != q.incarnation and n.said_by == n.incarnation and not all(run in n.runs for run in asked)
+        if n.incarnation != q.incarnation
+        and n.said_by == n.incarnation
+        and not all(run in n.runs for run in asked)
     ]
     return Result(rows("name incarnation runs", idle))
 
@@ -187,5 +212,7 @@ def owner_of(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     token = view.token.get(q.token_id)
-    owners = [n for n in view.node.values() if token is not None and n.incarnation == token.incarnation]
+    owners = [
+        n for n in view.node.values() if token is not None and n.incarnation == token.incarnation
+    ]
     return Result(rows("name address epoch", ((n.name, n.address, token.epoch) for n in owners)))

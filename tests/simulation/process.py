@@ -31,7 +31,8 @@ def shown(epoch: int) -> str:
 
 
 class _InOrder(dict):  # type: ignore[type-arg]
-    """Who uses which token: sets that are iterated in the order of insertion, not by the addresses of what is in them."""
+    """Who uses which token: sets that are iterated in the order of insertion, not by the addresses
+    of what is in them."""
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         return super().setdefault(key, Ordered())
@@ -41,9 +42,11 @@ class Process:
     """Attributes:
     host, number: where it runs, and its number there with its start.
     cut_out, cut_in: whether what it sends, or what is sent to it, is held up.
-    frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such statement.
+    frozen: purposes of connections on which nothing arrives; frozen_once: the listener's next such
+    statement.
     held: statements that do not arrive.
-    claims: the claims whose bodies run; streams: what readers of changes hold; both in order of their beginning.
+    claims: the claims whose bodies run; streams: what readers of changes hold; both in order of
+    their beginning.
     uses: counts changes of those two.
     started, leaving, over: how far the job is in its life; drained: whether a user ever drained it.
     paused_until: when it goes on after a stop.
@@ -51,7 +54,14 @@ class Process:
     public: the tasks that run a public coroutine, by name: any of them may be cancelled.
     """
 
-    def __init__(self, name: str, loop: ProcessLoop, network: Network, times: Times, trace: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        loop: ProcessLoop,
+        network: Network,
+        times: Times,
+        trace: Callable[[str, str], None],
+    ) -> None:
         self.name = name
         self.times = times
         self.old_library = False
@@ -108,9 +118,11 @@ class Process:
         worker.publish = published  # type: ignore[method-assign]
         return self.job
 
-    # -- what runs here -------------------------------------------------------------------------------------------------
+    # -- what runs here ----------------------------------------------------------------------------
 
-    def spawn(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]], *, public: bool = True) -> None:
+    def spawn(
+        self, name: str, make: Callable[[], Coroutine[Any, Any, Any]], *, public: bool = True
+    ) -> None:
         """Start a task, as soon as this process runs."""
         label = f"{name} {next(self._numbers)}"
 

@@ -6,7 +6,16 @@ import datetime as dt
 import json
 from typing import Any
 
-from tests.simulation.statements import STATEMENTS, Asked, Locked, Result, numbers, rows, statement, times
+from tests.simulation.statements import (
+    STATEMENTS,
+    Asked,
+    Locked,
+    Result,
+    numbers,
+    rows,
+    statement,
+    times,
+)
 from tests.simulation.tables import CLUSTER, in_order
 
 _EPOCH = dt.datetime(2024, 2, 29, tzinfo=dt.timezone.utc)
@@ -28,7 +37,7 @@ def quick(function: Any) -> Any:
     return generator
 
 
-# == the session ========================================================================================================
+# == the session ===================================================================================
 
 
 @quick
@@ -56,7 +65,7 @@ def read_settings(q: Asked) -> Result:
     return Result()
 
 
-# == pins ===============================================================================================================
+# == pins ==========================================================================================
 
 
 @statement
@@ -67,7 +76,11 @@ def touch_pins(q: Asked) -> Any:
 
 
 def _in_force(q: Asked) -> list[dict[str, Any]]:
-    pins = [pin for pin in q.tx.view().lock.values() if pin["expires_at"] is None or pin["expires_at"] > q.now]
+    pins = [
+        pin
+        for pin in q.tx.view().lock.values()
+        if pin["expires_at"] is None or pin["expires_at"] > q.now
+    ]
     return sorted(pins, key=lambda pin: (pin["created_at"], pin["task_id"]))
 
 
@@ -76,13 +89,22 @@ def read_pins(q: Asked) -> Result:
     def left(pin: dict[str, Any]) -> float | None:
         return None if pin["expires_at"] is None else pin["expires_at"] - q.now
 
-    return Result(rows("task_id node_patterns expires_in", ((p["task_id"], p["node_patterns"], left(p)) for p in _in_force(q))))
+    return Result(
+        rows(
+            "task_id node_patterns expires_in",
+            ((p["task_id"], p["node_patterns"], left(p)) for p in _in_force(q)),
+        )
+    )
 
 
 @quick
 def pins_of_tokens(q: Asked) -> Result:
     wanted = set(numbers(q.token_ids))
-    pins = ((p["task_id"], p["token_id"], p["node_patterns"]) for p in _in_force(q) if p["token_id"] in wanted)
+    pins = (
+        (p["task_id"], p["token_id"], p["node_patterns"])
+        for p in _in_force(q)
+        if p["token_id"] in wanted
+    )
     return Result(rows("task_id token_id node_patterns", pins))
 
 
@@ -92,8 +114,17 @@ def upsert_pins(q: Asked) -> Result:
     for key, task, token, patterns, reason in zip(
         q.task_keys, q.task_ids, numbers(q.token_ids), q.node_patterns, q.reasons, strict=True
     ):
-        pin = {"task_id": task, "token_id": token, "node_patterns": json.loads(patterns), "reason": reason}
-        q.tx.write("lock", key, {**pin, "created_at": q.now, "created_by": q.created_by, "expires_at": expires})
+        pin = {
+            "task_id": task,
+            "token_id": token,
+            "node_patterns": json.loads(patterns),
+            "reason": reason,
+        }
+        q.tx.write(
+            "lock",
+            key,
+            {**pin, "created_at": q.now, "created_by": q.created_by, "expires_at": expires},
+        )
     return Result((), len(q.task_keys))
 
 
@@ -121,14 +152,22 @@ def delete_expired_pins(q: Asked) -> Result:
 
 @quick
 def list_pins(q: Asked) -> Result:
-    names = ("task_id", "token_id", "node_patterns", "reason", "created_at", "created_by", "expires_at")
+    names = (
+        "task_id",
+        "token_id",
+        "node_patterns",
+        "reason",
+        "created_at",
+        "created_by",
+        "expires_at",
+    )
     pins = [{**pin, "created_at": moment(pin["created_at"])} for pin in _in_force(q)]
     for pin in pins:
         pin["expires_at"] = None if pin["expires_at"] is None else moment(pin["expires_at"])
     return Result(rows(" ".join(names), ([pin[name] for name in names] for pin in pins)))
 
 
-# == for people =========================================================================================================
+# == for people ====================================================================================
 
 
 @quick
@@ -163,8 +202,22 @@ def read_status(q: Asked) -> Result:
     view = q.tx.view()
     unowned = sum(not view.alive(token.incarnation) for token in view.token.values())
     cluster = view.cluster
-    values = (cluster.version, cluster.term, cluster.leader, cluster.generation, 0, "modulo", 1, 2, unowned, len(view.token))
-    names = "version term leader generation total_tokens hash_function schema_version layout unowned distributed"
+    values = (
+        cluster.version,
+        cluster.term,
+        cluster.leader,
+        cluster.generation,
+        0,
+        "modulo",
+        1,
+        2,
+        unowned,
+        len(view.token),
+    )
+    names = (
+        "version term leader generation total_tokens hash_function schema_version layout unowned "
+        "distributed"
+    )
     return Result(rows(names, [values]))
 
 
@@ -173,8 +226,14 @@ def list_handoffs(q: Asked) -> Result:
     going: dict[tuple[Any, Any], int] = {}
     for token in q.tx.view().token.values():
         if token.next_node is not None:
-            going[token.node, token.next_node or None] = going.get((token.node, token.next_node or None), 0) + 1
-    return Result(rows("node receiver tokens oldest_sec", ((*key, count, 0.0) for key, count in going.items())))
+            going[token.node, token.next_node or None] = (
+                going.get((token.node, token.next_node or None), 0) + 1
+            )
+    return Result(
+        rows(
+            "node receiver tokens oldest_sec", ((*key, count, 0.0) for key, count in going.items())
+        )
+    )
 
 
 @quick

@@ -1,7 +1,9 @@
-"""The rules that safety rests on, each with a switch that turns it off, and faults that show that it is missed.
+"""The rules that safety rests on, each with a switch that turns it off, and faults that show that
+it is missed.
 
-A rule of the tables is switched off in the model's WHERE clauses (`Asked.keeps`), one of the workers by replacing one small
-piece of the real code. Where two rules guard the same door, both must be open before anything happens: `also` names the other.
+A rule of the tables is switched off in the model's WHERE clauses (`Asked.keeps`), one of the
+workers by replacing one small piece of the real code. Where two rules guard the same door, both
+must be open before anything happens: `also` names the other.
 """
 
 from __future__ import annotations
@@ -59,13 +61,15 @@ class Rule:
             for rule in off:
                 stack.enter_context(rule.switch() if rule.switch else nullcontext())
             for seed in range(_SEEDS) if seeds is None else seeds:
-                report = run(seed, self.profile, broken=[rule.name for rule in off if rule.switch is None])
+                report = run(
+                    seed, self.profile, broken=[rule.name for rule in off if rule.switch is None]
+                )
                 if report.failure is not None and self.shows in report.failure:
                     return report
         return None
 
 
-# == switches of the workers' rules =====================================================================================
+# == switches of the workers' rules ================================================================
 
 
 def _lease_from_the_answer() -> Context[Any]:
@@ -97,13 +101,21 @@ def _held_without_a_lease() -> Iterator[None]:
 
 def _long_lease() -> Context[Any]:
     """A lease is longer than the timeout."""
-    return patch.object(Lease, "extend", lambda self, sent_at, length: setattr(self, "deadline", sent_at + 1.75 * length))
+    return patch.object(
+        Lease,
+        "extend",
+        lambda self, sent_at, length: setattr(self, "deadline", sent_at + 1.75 * length),
+    )
 
 
 def _short_observation() -> Context[Any]:
     """A beat is watched for less than the timeout."""
     return patch.object(
-        BeatWatch, "stalled", lambda self, now: [b for b, s in self._seen.items() if now - s.since >= s.times.timeout_sec / 3]
+        BeatWatch,
+        "stalled",
+        lambda self, now: [
+            b for b, s in self._seen.items() if now - s.since >= s.times.timeout_sec / 3
+        ],
     )
 
 
@@ -152,7 +164,9 @@ def _any_reading_applied() -> Context[Any]:
     original = Ownership.apply
 
     def apply(self: Ownership[Any], snapshot: Any, now: float) -> Any:
-        return original(self, replace(snapshot, incarnation=self.incarnation, since=self.version), now)
+        return original(
+            self, replace(snapshot, incarnation=self.incarnation, since=self.version), now
+        )
 
     return patch.object(Ownership, "apply", apply)
 
@@ -215,7 +229,9 @@ def _own_lease() -> Context[Any]:
 def _old_readings_count() -> Context[Any]:
     """Somebody may be expired by a reading of any age."""
     return patch.object(
-        BeatWatch, "stalls_at", lambda self, beat, now: self._seen[beat].since + self._seen[beat].times.timeout_sec
+        BeatWatch,
+        "stalls_at",
+        lambda self, beat, now: self._seen[beat].since + self._seen[beat].times.timeout_sec,
     )
 
 
@@ -224,12 +240,16 @@ def _reads_with_its_own_beats() -> Context[Any]:
 
 
 def _waits_for_its_own_timeout() -> Context[Any]:
-    return patch.object(OldLeasesWait, "remaining", lambda self, now: self._since + self._timeout_sec - now)
+    return patch.object(
+        OldLeasesWait, "remaining", lambda self, now: self._since + self._timeout_sec - now
+    )
 
 
 def _forgets_the_bound() -> Context[Any]:
     original = OldLeasesWait.__init__
-    return patch.object(OldLeasesWait, "__init__", lambda self, timeout_sec, bound: original(self, timeout_sec))
+    return patch.object(
+        OldLeasesWait, "__init__", lambda self, timeout_sec, bound: original(self, timeout_sec)
+    )
 
 
 @contextmanager
@@ -272,9 +292,14 @@ def _signs_off_while_it_beats() -> Iterator[None]:
         yield
 
 
-# == the table ==========================================================================================================
+# == the table =====================================================================================
 
-_HOLDS, _FENCE, _LATER, _ONE_EPOCH = "holds token", "through the fence", "after the last fault", "under one epoch"
+_HOLDS, _FENCE, _LATER, _ONE_EPOCH = (
+    "holds token",
+    "through the fence",
+    "after the last fault",
+    "under one epoch",
+)
 _USUAL = replace(Profile().but(failover=0, bound=0), hosts=(), polling=(0,), mixes=((USUAL,),))
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
@@ -290,11 +315,15 @@ _MOVED = _USUAL.but(failover=6, partition=4)
 _POLLED = replace(_MOVED, polling=(1,))
 _DIED = replace(_script(scripts.killed_in_a_transaction), names=("a", "b", "c"), hosts=("here",))
 _TWICE = replace(_script(scripts.begun_twice), names=("a", "b", "c"))
-_IMPOSTOR = replace(_script(scripts.impostor), settles_within_sec=3)  # for two of one name keep each other busy
+# For two of one name keep each other busy.
+_IMPOSTOR = replace(_script(scripts.impostor), settles_within_sec=3)
 _LATE_WORD = replace(_script(scripts.reported_late), hosts=("here",))
 _LATE = _script(scripts.late_acknowledgement)
 _GATE, _HISTORY = "the row's identity is the server's", "the history is the adopted one"
-_FLOOR, _CONNECT = "the cluster is no older than what was seen of it", "the server is known at every connect"
+_FLOOR, _CONNECT = (
+    "the cluster is no older than what was seen of it",
+    "the server is known at every connect",
+)
 _FORGETTING = "forgetting at the end of the lease"
 _BOUND = "the bound is the one that was waited on"
 
@@ -314,7 +343,12 @@ _NEWCOMER = replace(_script(timing.newcomer_after_a_raise), names=("a", "b", "c"
 _UNALLOWED = replace(_script(timing.joined_above_the_bound), names=("a", "b", "c"))
 
 _TABLE = (
-    Rule("lease counted from before sending", _HOLDS, _script(scripts.late_answer), _lease_from_the_answer),
+    Rule(
+        "lease counted from before sending",
+        _HOLDS,
+        _script(scripts.late_answer),
+        _lease_from_the_answer,
+    ),
     Rule(
         "lease needed before the first hold",
         _HOLDS,
@@ -326,7 +360,9 @@ _TABLE = (
     Rule("the beat is read again under the lock", _HOLDS, _CUT),
     Rule("incarnation in the heartbeat", _LATER, _IMPOSTOR),
     Rule("self-fencing on zero rows", _LATER, _CUT, _zero_rows_are_fine),
-    Rule("dropping the snapshot before rejoining", _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)),
+    Rule(
+        "dropping the snapshot before rejoining", _HOLDS, _SLUGGISH, _snapshot_kept, (_FORGETTING,)
+    ),
     Rule(_FORGETTING, _HOLDS, _SLUGGISH, _nothing_forgotten),
     Rule("the revocation's version in the acknowledgement", _HOLDS, _LATE),
     Rule("waiting for open claims", _HOLDS, _USUAL, _no_waiting_for_claims),
@@ -355,14 +391,37 @@ _TABLE = (
     Rule(_FLOOR, _HOLDS, _script(scripts.set_back)),
     Rule(_CONNECT, _HOLDS, _MOVED, _any_server),
     Rule("each worker is judged by its own timeout", _HOLDS, _MIXED, _by_the_watchers_timeout),
-    Rule("a name is taken over by its holder's timeout", _HOLDS, _HASTY, _name_by_the_newcomers_timeout),
     Rule(
-        "a lease is extended by the timeout that the heartbeat left in the row", _HOLDS, _script(timing.row_edited), _own_lease
+        "a name is taken over by its holder's timeout",
+        _HOLDS,
+        _HASTY,
+        _name_by_the_newcomers_timeout,
+    ),
+    Rule(
+        "a lease is extended by the timeout that the heartbeat left in the row",
+        _HOLDS,
+        _script(timing.row_edited),
+        _own_lease,
     ),
     Rule("a row that an older library made counts as the bound", _HOLDS, _OLDER),
-    Rule("a gap is judged by the times of whom it hides", "expired after an outage", _OUTAGE, _by_the_watchers_gap),
-    Rule("a reading older than the gap expires nobody", "expired after an outage", _OUTAGE, _old_readings_count),
-    Rule("beats are read in time for the shortest timeout", _LATER, _KILLED, _reads_with_its_own_beats),
+    Rule(
+        "a gap is judged by the times of whom it hides",
+        "expired after an outage",
+        _OUTAGE,
+        _by_the_watchers_gap,
+    ),
+    Rule(
+        "a reading older than the gap expires nobody",
+        "expired after an outage",
+        _OUTAGE,
+        _old_readings_count,
+    ),
+    Rule(
+        "beats are read in time for the shortest timeout",
+        _LATER,
+        _KILLED,
+        _reads_with_its_own_beats,
+    ),
     Rule("the wait of the greatest bound", _HOLDS, _FAILED_OVER, _waits_for_its_own_timeout),
     Rule("the last bound known is waited for", _HOLDS, _RAISED, _forgets_the_bound),
     Rule("no worker joins above the bound", _HOLDS, _UNALLOWED),
@@ -374,7 +433,12 @@ _TABLE = (
         _script(timing.late_heartbeat),
         _observed_from_the_question,
     ),
-    Rule("beats are observed from when a look was answered", _HOLDS, _script(timing.late_look), _observed_from_the_question),
+    Rule(
+        "beats are observed from when a look was answered",
+        _HOLDS,
+        _script(timing.late_look),
+        _observed_from_the_question,
+    ),
     Rule(
         "heartbeats have ended before the sign-off",
         "joined anew",
@@ -382,15 +446,30 @@ _TABLE = (
         _signs_off_while_it_beats,
     ),
     Rule("a claim left open is an owner lost", batches.LOST, _script(batches.killed_at_work)),
-    Rule("an orderly end is said before the token goes", batches.LOST, _script(batches.left_at_work), batches.ends_in_silence),
-    Rule("a batch is a name and a date", batches.NOT_ONCE, _script(batches.two_over_the_same_ids), batches.named_as_others),
+    Rule(
+        "an orderly end is said before the token goes",
+        batches.LOST,
+        _script(batches.left_at_work),
+        batches.ends_in_silence,
+    ),
+    Rule(
+        "a batch is a name and a date",
+        batches.NOT_ONCE,
+        _script(batches.two_over_the_same_ids),
+        batches.named_as_others,
+    ),
 )
 RULES = {rule.name: rule for rule in _TABLE}
 
-# Rules whose absence alone shows nothing, and why. Where another row has them off too, what covers for them is off there.
+# Rules whose absence alone shows nothing, and why. Where another row has them off too, what covers
+# for them is off there.
 HIDDEN = {
-    _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: either of the two is enough",
-    _HISTORY: "whoever begins a generation deletes every worker's row, so that nothing of a history of before is found again",
-    _BOUND: "nobody writes a bound on a history that is not sound, so only another beginning changes one that is waited upon",
-    _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of at its next heartbeat",
+    _FORGETTING: "a worker whose row is gone also drops its snapshot before it joins anew: "
+    "either of the two is enough",
+    _HISTORY: "whoever begins a generation deletes every worker's row, so that nothing of a "
+    "history of before is found again",
+    _BOUND: "nobody writes a bound on a history that is not sound, so only another beginning "
+    "changes one that is waited upon",
+    _CONNECT: "no statement acts on another server; this makes a worker stop at once, instead of "
+    "at its next heartbeat",
 }

@@ -1,4 +1,5 @@
-"""The command: many seeds on several processes, one seed with its transcript, or a day of joins, leaves, kills and stops."""
+"""The command: many seeds on several processes, one seed with its transcript, or a day of joins,
+leaves, kills and stops."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ def many(first: int, count: int, jobs: int, failover: str = "lease") -> list[Rep
     """Run seeds one after the other, or shared out over processes; those that failed."""
     started, failed, done = time.monotonic(), list[Report](), 0
     steps = commits = 0
-    parts = [range(start, min(start + _PER_CALL, first + count)) for start in range(first, first + count, _PER_CALL)]
+    parts = [
+        range(start, min(start + _PER_CALL, first + count))
+        for start in range(first, first + count, _PER_CALL)
+    ]
     work = partial(some, failover=failover)
     with ProcessPoolExecutor(jobs) as pool:
         for reports in pool.map(work, parts) if jobs > 1 else map(work, parts):
@@ -45,8 +49,14 @@ def many(first: int, count: int, jobs: int, failover: str = "lease") -> list[Rep
                     failed.append(report)
                     print(f"seed {report.seed}: {report.failure}", flush=True)
             if done % 500 < _PER_CALL:
-                print(f"{done} seeds, {len(failed)} failed, {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{done} seeds, {steps:,} steps, {commits:,} commits through the fence, {len(failed)} failed")
+                print(
+                    f"{done} seeds, {len(failed)} failed, {time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
+    print(
+        f"{done} seeds, {steps:,} steps, {commits:,} commits through the fence, {len(failed)} "
+        "failed"
+    )
     return failed
 
 
@@ -58,7 +68,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="on how many processes (default 1)")
     parser.add_argument("--seed", type=int, help="replay one seed, with its transcript")
     parser.add_argument("--hours", type=float, help="one long run of so many virtual hours instead")
-    parser.add_argument("--failover", choices=tuple(PROFILES), default="lease", help="what the workers are configured for")
+    parser.add_argument(
+        "--failover",
+        choices=tuple(PROFILES),
+        default="lease",
+        help="what the workers are configured for",
+    )
     options = parser.parse_args()
     if options.seed is not None:
         report = replay(options.seed, options.failover)

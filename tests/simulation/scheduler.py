@@ -1,8 +1,10 @@
-"""One virtual clock, one seeded scheduler, and an event loop per worker's process that lives by them.
+"""One virtual clock, one seeded scheduler, and an event loop per worker's process that lives by
+them.
 
-Each simulated process has an asyncio event loop of its own, with its own clock (an offset and a rate), and runs its callbacks
-in the order in which they became ready, as asyncio promises. Which process runs its next callback is the scheduler's choice,
-and the seed's. A process that is stopped is not chosen; one that was killed never again.
+Each simulated process has an asyncio event loop of its own, with its own clock (an offset and a
+rate), and runs its callbacks in the order in which they became ready, as asyncio promises. Which
+process runs its next callback is the scheduler's choice, and the seed's. A process that is stopped
+is not chosen; one that was killed never again.
 """
 
 from __future__ import annotations
@@ -79,14 +81,18 @@ class Scheduler:
             self._runnable.append(loop)
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Run everything until a virtual time, or until `done` says so whenever time is about to pass."""
+        """Run everything until a virtual time, or until `done` says so whenever time is about to
+        pass."""
         runnable = self._runnable
         window, steps = self.now, self.steps
         while True:
             while runnable:
                 self._step(runnable)
                 if self.steps - steps > _MOST_STEPS_AT_ONCE:
-                    raise Livelock(f"{runnable or 'a process'} runs on and on at {self.now:.3f} s, and no time passes")
+                    raise Livelock(
+                        f"{runnable or 'a process'} runs on and on at {self.now:.3f} s, and no "
+                        "time passes"
+                    )
             if done():
                 return
             heap = self._heap
@@ -140,7 +146,9 @@ class Ordered(dict):  # type: ignore[type-arg]
 class NumberedTask(asyncio.Task):  # type: ignore[type-arg]
     """A task whose place in a set does not depend on its address in memory."""
 
-    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: ProcessLoop, **options: Any) -> None:
+    def __init__(
+        self, coro: Coroutine[Any, Any, Any], *, loop: ProcessLoop, **options: Any
+    ) -> None:
         self.number = loop.next_number()
         super().__init__(coro, loop=loop, **options)
 
@@ -162,7 +170,9 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         errors: what asyncio reported and nobody caught.
     """
 
-    def __init__(self, scheduler: Scheduler, name: str, *, offset: float = 0.0, rate: float = 1.0) -> None:
+    def __init__(
+        self, scheduler: Scheduler, name: str, *, offset: float = 0.0, rate: float = 1.0
+    ) -> None:
         self.scheduler = scheduler
         self.name = name
         self.ready: deque[asyncio.Handle] = deque()
@@ -179,7 +189,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def __repr__(self) -> str:
         return f"<ProcessLoop {self.name}>"
 
-    # -- time -----------------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     def time(self) -> float:
         """The machine's monotonic clock: it has an offset and may run a little fast or slow."""
@@ -188,7 +198,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def virtual(self, when: float) -> float:
         return (when - self._offset) / self._rate
 
-    # -- running --------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     @property
     def stopped(self) -> bool:
@@ -219,15 +229,17 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return next(self._numbers)
 
     def kill(self) -> None:
-        """End the process as SIGKILL does. What its tasks would still do when Python lets go of them happens in a world of its
-        own: `dead` is set first, and nothing that is dead reaches anything."""
+        """End the process as SIGKILL does. What its tasks would still do when Python lets go of
+        them happens in a world of its own: `dead` is set first, and nothing that is dead reaches
+        anything."""
         self.dead = True
         tasks = self.tasks()
         for _ in range(_MOST_ROUNDS):
             left = self.tasks()
             if not left:
                 break
-            for _ in range(_MOST_STEPS_AT_ONCE):  # first, so that every task has begun before it is cancelled
+            # First, so that every task has begun before it is cancelled.
+            for _ in range(_MOST_STEPS_AT_ONCE):
                 if not self.ready:
                     break
                 handle = self.ready.popleft()
@@ -243,9 +255,11 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         """The tasks that have not ended."""
         return sorted(asyncio.all_tasks(self), key=lambda task: task.number)  # type: ignore[attr-defined,arg-type,return-value]
 
-    # -- what asyncio and anyio call ------------------------------------------------------------------------------------
+    # -- what asyncio and anyio call ---------------------------------------------------------------
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self.ready.append(handle)
         if not self.queued:
@@ -254,10 +268,14 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         if when != float("inf"):
             # A timer fires when the clock has passed it, never before: the division may round down.
@@ -270,7 +288,9 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None, **_: Any) -> NumberedTask:  # type: ignore[override]
+    def create_task(
+        self, coro: Any, *, name: str | None = None, context: Any = None, **_: Any
+    ) -> NumberedTask:  # type: ignore[override]
         options: dict[str, Any] = {"name": name}
         if context is not None and sys.version_info >= (3, 11):
             options["context"] = context

@@ -1,4 +1,5 @@
-"""Faults in a given order, for rules whose absence chance alone shows too rarely. Two workers, `a` and `b`, and all is well."""
+"""Faults in a given order, for rules whose absence chance alone shows too rarely. Two workers, `a`
+and `b`, and all is well."""
 
 from __future__ import annotations
 
@@ -28,7 +29,11 @@ def until(simulation: Simulation, condition: Callable[[], object], most_sec: flo
 
 
 def by_name(simulation: Simulation, name: str) -> Process:
-    return next(process for process in simulation.processes if process.name == name and not process.loop.dead)
+    return next(
+        process
+        for process in simulation.processes
+        if process.name == name and not process.loop.dead
+    )
 
 
 def late_answer(simulation: Simulation) -> None:
@@ -50,7 +55,8 @@ def late_answer(simulation: Simulation) -> None:
 
 
 def joined_without_a_heartbeat(simulation: Simulation) -> None:
-    """`b` is killed and started again: it takes its tokens over, reads them, and none of its heartbeats ever arrives."""
+    """`b` is killed and started again: it takes its tokens over, reads them, and none of its
+    heartbeats ever arrives."""
     simulation.kill(by_name(simulation, "b"))
     b = simulation.start("b")
     b.held = ("heartbeat",)
@@ -60,7 +66,8 @@ def joined_without_a_heartbeat(simulation: Simulation) -> None:
 
 
 def lease_lost_and_found_while_reading(simulation: Simulation) -> None:
-    """A reading is under way when the lease ends, and arrives when a heartbeat has brought the lease back."""
+    """A reading is under way when the lease ends, and arrives when a heartbeat has brought the
+    lease back."""
     a = by_name(simulation, "a")
     worker = a.worker
     assert worker is not None
@@ -87,14 +94,18 @@ def impostor(simulation: Simulation) -> None:
     incarnation = simulation.server.tables.committed.node["b"].incarnation
     old.loop.stop_for(8)
     simulation.start("b")
-    by_name(simulation, "a").loop.stop_for(2.5)  # so that it begins to watch anew, and is not the first to act
-    until(simulation, lambda: simulation.server.tables.committed.node["b"].incarnation != incarnation)
+    # So that it begins to watch anew, and is not the first to act.
+    by_name(simulation, "a").loop.stop_for(2.5)
+    until(
+        simulation, lambda: simulation.server.tables.committed.node["b"].incarnation != incarnation
+    )
     until(simulation, lambda: not old.loop.stopped)
     simulation.go(0.5)
 
 
 def late_acknowledgement(simulation: Simulation) -> None:
-    """An acknowledgement is held up; its revocation is withdrawn, and made anew while the token is in use again."""
+    """An acknowledgement is held up; its revocation is withdrawn, and made anew while the token is
+    in use again."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     assert a.worker is not None and b.job is not None and a.job is not None
     worker, job, own = a.worker, b.job, a.job
@@ -132,7 +143,8 @@ def late_acknowledgement(simulation: Simulation) -> None:
 
 
 def killed_in_a_transaction(simulation: Simulation) -> None:
-    """The leader waits for somebody's row with the cluster's row in its hands, and is killed. Others on its host see that."""
+    """The leader waits for somebody's row with the cluster's row in its hands, and is killed.
+    Others on its host see that."""
     tables = simulation.server.tables
     simulation.hosts.hides = False
     there = [process.name for process in simulation.processes]
@@ -154,14 +166,19 @@ def killed_in_a_transaction(simulation: Simulation) -> None:
 
 
 def reported_late(simulation: Simulation) -> None:
-    """`b` is killed; `a` sees that, and before it has said so, another one takes over under the name."""
+    """`b` is killed; `a` sees that, and before it has said so, another one takes over under the
+    name."""
     simulation.hosts.hides = False
     a = by_name(simulation, "a")
     a.held = ("end_sessions",)
     simulation.kill(by_name(simulation, "b"))
     until(simulation, lambda: a.held_out)
     simulation.start("b")
-    until(simulation, lambda: (worker := by_name(simulation, "b").worker) is not None and worker.ownership.owned, 0.8)
+    until(
+        simulation,
+        lambda: (worker := by_name(simulation, "b").worker) is not None and worker.ownership.owned,
+        0.8,
+    )
     simulation.network.cut(by_name(simulation, "b"), outwards=True, inwards=True)
     let_through(simulation, a)
     simulation.go(1)
@@ -176,7 +193,8 @@ def let_through(simulation: Simulation, process: Process) -> None:
 
 
 def rejoined_before_its_tokens_went(simulation: Simulation) -> None:
-    """`b` is expired while somebody locks one of its tokens, and joins anew before that one can be given away."""
+    """`b` is expired while somebody locks one of its tokens, and joins anew before that one can be
+    given away."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     tables = simulation.server.tables
     assert a.worker is not None and b.worker is not None
@@ -207,20 +225,26 @@ def stale_fence(simulation: Simulation) -> None:
     until(simulation, lambda: stale)
     for name in ("b", "a"):
         b.spawn("pin", lambda name=name: job.register_lock(str(token), name), public=False)  # type: ignore[misc]
-        until(simulation, lambda name=name: simulation.server.tables.committed.token[token].node == name)  # type: ignore[misc]
+        until(
+            simulation,
+            lambda name=name: simulation.server.tables.committed.token[token].node == name,
+        )  # type: ignore[misc]
     a.spawn("stale", lambda: simulation.users[a].stale(stale[0]), public=False)
     simulation.go(3)
 
 
 def set_back(simulation: Simulation) -> None:
-    """The server's storage goes back to before a token went from `a` to `b`. Then `a` forgets everything, and reads it anew."""
+    """The server's storage goes back to before a token went from `a` to `b`. Then `a` forgets
+    everything, and reads it anew."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     assert a.worker is not None and b.job is not None
     worker, job = a.worker, b.job
     token = min(worker.ownership.owned)
     b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
     until(simulation, lambda: b.worker is not None and token in b.worker.ownership.owned)
-    before = next(state for state in reversed(simulation.states) if state[0].token[token].next_node == "b")
+    before = next(
+        state for state in reversed(simulation.states) if state[0].token[token].next_node == "b"
+    )
     simulation.go(1)
     simulation.faults.fail_over(before, 0.01, sibling=True)
     simulation.network.cut(a, outwards=True, inwards=True)
@@ -230,8 +254,9 @@ def set_back(simulation: Simulation) -> None:
 
 
 def begun_twice(simulation: Simulation) -> None:
-    """Two standbys were promoted from one state, one after the other. `b` knows what was begun on the first; `c`, who has not
-    heard of it, begins on the second, and as the case may be a generation that comes before."""
+    """Two standbys were promoted from one state, one after the other. `b` knows what was begun on
+    the first; `c`, who has not heard of it, begins on the second, and as the case may be a
+    generation that comes before."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     state = simulation.states[-1]
     simulation.faults.fail_over(state, 0.1)

@@ -1,4 +1,5 @@
-"""Where the simulation is put in: psycopg's place, the clocks', the operating system's, and chance's."""
+"""Where the simulation is put in: psycopg's place, the clocks', the operating system's, and
+chance's."""
 
 from __future__ import annotations
 
@@ -35,8 +36,11 @@ async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
 
 
 @contextmanager
-def installed(seed: object, now: Callable[[], float], clock: Callable[[], float], hosts: Hosts) -> Iterator[None]:
-    """In psycopg's place, for one run; chance comes from the seed, also where the library asks for it by itself."""
+def installed(
+    seed: object, now: Callable[[], float], clock: Callable[[], float], hosts: Hosts
+) -> Iterator[None]:
+    """In psycopg's place, for one run; chance comes from the seed, also where the library asks for
+    it by itself."""
     chance = global_random.Random(f"{seed} of the library")
     state = global_random.getstate()
     scope_init = anyio_asyncio.CancelScope.__init__
@@ -62,7 +66,10 @@ def installed(seed: object, now: Callable[[], float], clock: Callable[[], float]
             ("jobsync_async.tasks.neighbours.has_ended", hosts.has_ended),
             ("jobsync_async.tasks.neighbours.os", SimpleNamespace(close=hosts.close)),
             ("jobsync_async.tasks.heartbeat.known_dead", hosts.known_dead),
-            ("jobsync_async.tasks.worker.uuid4", lambda: UUID(int=chance.getrandbits(128), version=4)),
+            (
+                "jobsync_async.tasks.worker.uuid4",
+                lambda: UUID(int=chance.getrandbits(128), version=4),
+            ),
             ("anyio._backends._asyncio.CancelScope.__init__", init),
         ):
             stack.enter_context(patch(target, replacement))

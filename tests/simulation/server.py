@@ -1,6 +1,8 @@
-"""The server: sessions that run statements on the model of the tables, one at a time each, and announce commits.
+"""The server: sessions that run statements on the model of the tables, one at a time each, and
+announce commits.
 
-What happens here goes on by itself once a statement has arrived, whatever becomes of the client that sent it.
+What happens here goes on by itself once a statement has arrived, whatever becomes of the client
+that sent it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
-from tests.simulation import failing, leading, owning, records, working  # noqa: F401 - they enter their statements
+# they enter their statements
+from tests.simulation import failing, leading, owning, records, working  # noqa: F401
 from tests.simulation.scheduler import Call, Scheduler
 from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result, in_turn
 from tests.simulation.tables import Tables, Transaction, View
@@ -29,8 +32,8 @@ _KEEPALIVE_SEC = (2.0, 12.0)
 
 
 class Session:
-    """One client's session. A statement that waits for a lock longer than the limit is cancelled; a transaction that is left
-    alone for longer ends the session.
+    """One client's session. A statement that waits for a lock longer than the limit is cancelled; a
+    transaction that is left alone for longer ends the session.
 
     Attributes:
         number, started: what tells it from all others.
@@ -56,11 +59,11 @@ class Session:
         self._end_when_done = False
         self._committing = False
 
-    # -- statements -----------------------------------------------------------------------------------------------------
+    # -- statements --------------------------------------------------------------------------------
 
     def execute(self, name: str, values: Any, reply: Reply, *, explicit: bool) -> None:
-        """Run a statement, in a transaction that goes on if it is `explicit`; `reply` is called with its result or error,
-        unless the session ends before."""
+        """Run a statement, in a transaction that goes on if it is `explicit`; `reply` is called
+        with its result or error, unless the session ends before."""
         if self.ended or self._end_when_done:
             return
         if not self.server.up:  # a pooler took it, and has nobody to pass it on to
@@ -92,7 +95,9 @@ class Session:
             run = STATEMENTS[name] if "+" not in name else in_turn(name.split("+"))
             self._running = run(Asked(self, self.tx, values or {}))
         except KeyError:
-            raise AssertionError(f"the model of the tables does not know the statement {name!r}") from None
+            raise AssertionError(
+                f"the model of the tables does not know the statement {name!r}"
+            ) from None
         self._timeout = server.scheduler.after(self.limit_sec, self._too_late)
         self._go_on()
 
@@ -142,12 +147,13 @@ class Session:
             self._timeout.cancel()
             self._timeout = None
 
-    # -- the end of a transaction ---------------------------------------------------------------------------------------
+    # -- the end of a transaction ------------------------------------------------------------------
 
     def _savepoint(self, what: str) -> None:
         if self._failed:
             error = errors.InFailedSqlTransaction("current transaction is aborted")
-            self._finish(Result() if what == "roll_back_to" else error)  # what failed, failed as a whole
+            # What failed, failed as a whole.
+            self._finish(Result() if what == "roll_back_to" else error)
             return
         if self.tx is None:
             self.tx = self.server.tables.begin()
@@ -206,7 +212,7 @@ class Session:
             self._idle.cancel()
             self._idle = None
 
-    # -- the end of the session -----------------------------------------------------------------------------------------
+    # -- the end of the session --------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
@@ -287,19 +293,22 @@ class Server:
                     self.deliver(session, payload)
 
     def queue_usage(self) -> float:
-        """PostgreSQL clears the queue when somebody asks how full it is, as far as everybody has read it."""
+        """PostgreSQL clears the queue when somebody asks how full it is, as far as everybody has
+        read it."""
         self.queue_full = self.queue_full and self.laggard
         return 1.0 if self.queue_full else 0.0
 
     def go_down(self, *, crash: bool = False) -> None:
-        """Every session ends, and with it what it had not committed; after a crash nobody tells the clients. A pooler keeps
-        those that nobody is at work in."""
+        """Every session ends, and with it what it had not committed; after a crash nobody tells the
+        clients. A pooler keeps those that nobody is at work in."""
         self.up = False
         for session in list(self.sessions):
             if not (session.client.pooled and session.idle):
                 session.end(crash=crash)
                 if crash:
-                    self.scheduler.after(self.random.uniform(*_KEEPALIVE_SEC), session.client.server_closed)
+                    self.scheduler.after(
+                        self.random.uniform(*_KEEPALIVE_SEC), session.client.server_closed
+                    )
 
     def come_up(self) -> None:
         """It answers again."""

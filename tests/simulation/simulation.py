@@ -1,4 +1,5 @@
-"""One run: processes come, go, and meet with faults for a while; then all is calm, and everything must be well again."""
+"""One run: processes come, go, and meet with faults for a while; then all is calm, and everything
+must be well again."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, NodeNameTaken, StoreUnavailable
+from jobsync_async import (
+    ClusterNotFormed,
+    ConfigError,
+    CoordinationConfig,
+    NodeNameTaken,
+    StoreUnavailable,
+)
 from jobsync_async.core.lease import Times
 from tests.simulation.faults import Faults, Profile
 from tests.simulation.hosts import Hosts
@@ -60,7 +67,9 @@ class Report:
 class Simulation:
     """The world of one run. `run` does it all."""
 
-    def __init__(self, seed: int, profile: Profile, *, broken: Iterable[str] = (), transcript: bool = False) -> None:
+    def __init__(
+        self, seed: int, profile: Profile, *, broken: Iterable[str] = (), transcript: bool = False
+    ) -> None:
         self.seed = seed
         self.profile = profile
         self.random = Random(seed)
@@ -73,12 +82,15 @@ class Simulation:
         self.users: dict[Process, Users] = {}
         self.hosts = Hosts(self.scheduler, self.random)
         self.invariants = Invariants(self.processes, self.server, only_fenced=profile.by_session)
-        # What a standby may know that has missed some commits: states of the tables, and of the fences.
+        # What a standby may know that has missed some commits: states of the tables, and of the
+        # fences.
         self.states: deque[tuple[View, dict[int, tuple[int, UUID]]]] = deque(maxlen=_MOST_STATES)
         self.polling = self.random.choice(profile.polling)
         self.mix = Mix(profile, self.random)
         tables = self.server.tables
-        tables.committed = replace(tables.committed, cluster=tables.committed.cluster._replace(**self.mix.first_bound()))
+        tables.committed = replace(
+            tables.committed, cluster=tables.committed.cluster._replace(**self.mix.first_bound())
+        )
         self.config = CoordinationConfig(
             poll_interval_sec=0.5,
             total_tokens=profile.tokens,
@@ -94,7 +106,7 @@ class Simulation:
         self.scheduler.after_step = self._after_step
         self.server.tables.on_commit = self._on_commit
 
-    # -- watching -------------------------------------------------------------------------------------------------------
+    # -- watching ----------------------------------------------------------------------------------
 
     def _after_step(self, loop: ProcessLoop) -> None:
         process: Process = loop.process
@@ -115,9 +127,12 @@ class Simulation:
         if process.failures:
             raise Violation(f"{process.name}: {process.failures[0]!r}") from process.failures[0]
         context = process.loop.errors[0]
-        raise Violation(f"{process.name}: asyncio reports {context.get('message')}: {context.get('exception')!r}")
+        raise Violation(
+            f"{process.name}: asyncio reports {context.get('message')}: "
+            f"{context.get('exception')!r}"
+        )
 
-    # -- processes ------------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
 
     def process(self, name: str, times: Times | None = None) -> Process:
         """A new process, with nothing in it yet."""
@@ -128,10 +143,16 @@ class Simulation:
         loop = ProcessLoop(self.scheduler, name, offset=random.uniform(0, 1000), rate=rate)
         times = times or self.mix.of(name)
         process = Process(name, loop, self.network, times, self.transcript.note)
-        self.hosts.begin(process, random.choice(self.profile.hosts) if self.profile.hosts else f"the host of {name}")
+        self.hosts.begin(
+            process,
+            random.choice(self.profile.hosts) if self.profile.hosts else f"the host of {name}",
+        )
         self.processes.append(process)
         self.users[process] = Users(process, random, self.config.total_tokens)
-        process.trace(f"starts on {process.host} as {process.number.pid} (its clock runs at {rate:.3f}; {times})")
+        process.trace(
+            f"starts on {process.host} as {process.number.pid} (its clock runs at {rate:.3f}; "
+            f"{times})"
+        )
         return process
 
     def start(self, name: str, times: Times | None = None, *, old_library: bool = False) -> Process:
@@ -144,7 +165,10 @@ class Simulation:
 
     async def start_job(self, process: Process, **options: Any) -> None:
         """Make the job of a process, and start it. Runs in the process."""
-        times = {"heartbeat_timeout_sec": process.times.timeout_sec, "heartbeat_interval_sec": process.times.interval_sec}
+        times = {
+            "heartbeat_timeout_sec": process.times.timeout_sec,
+            "heartbeat_interval_sec": process.times.interval_sec,
+        }
         config = replace(self.config, notify=self.random.random() >= self.polling, **times)
         job = process.make_job(config, wait_on_enter=20, **options)
         try:
@@ -213,7 +237,10 @@ class Simulation:
         if left:
             raise Violation(f"{process.name} has ended and left tasks: {left}")
         if process.connections:
-            raise Violation(f"{process.name} has ended and left connections: {[c.purpose[-12:] for c in process.connections]}")
+            raise Violation(
+                f"{process.name} has ended and left connections: "
+                f"{[c.purpose[-12:] for c in process.connections]}"
+            )
         if worker is not None and (worker.ownership._users or worker.ownership.holds_anything()):
             raise Violation(f"{process.name} has ended and still uses tokens")
 
@@ -227,12 +254,13 @@ class Simulation:
         for process in self.running:
             if process.job is not None and process.job._engine.failure is not None:
                 failure = process.job._engine.failure
-                # A server that was failed over to may not know yet that longer timeouts are allowed.
+                # A server that was failed over to may not know yet that longer timeouts are
+                # allowed.
                 if not isinstance(failure, (NodeNameTaken, ConfigError)):
                     raise Violation(f"{process.name} failed: {failure!r}") from failure
                 self.leave(process)
 
-    # -- the run --------------------------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------
 
     def run(self) -> Report:
         """Everything, from the first start to the last stop."""
@@ -242,7 +270,9 @@ class Simulation:
         try:
             with ExitStack() as stack:
                 stack.enter_context(logged(self.transcript))
-                stack.enter_context(installed(self.seed, lambda: self.scheduler.now, _own_clock, self.hosts))
+                stack.enter_context(
+                    installed(self.seed, lambda: self.scheduler.now, _own_clock, self.hosts)
+                )
                 try:
                     self._run()
                 except (Violation, Livelock) as error:
@@ -256,7 +286,13 @@ class Simulation:
                 gc.enable()
         scheduler, commits = self.scheduler, self.invariants.commits
         return Report(
-            self.seed, failure, self.transcript.lines, self._settled_sec, scheduler.steps, commits, dict(self.faults.counts)
+            self.seed,
+            failure,
+            self.transcript.lines,
+            self._settled_sec,
+            scheduler.steps,
+            commits,
+            dict(self.faults.counts),
         )
 
     def _run(self) -> None:
@@ -321,7 +357,8 @@ class Simulation:
             raise Violation(f"{self.profile.settles_within_sec:g} s after the last fault {what}")
 
     def _unsettled(self) -> str | None:
-        """What is not well. Users end what they began: they clear their pins and take tokens again."""
+        """What is not well. Users end what they began: they clear their pins and take tokens
+        again."""
         for process in self.running:
             users = self.users[process]
             if self.server.tables.committed.lock:
@@ -366,26 +403,32 @@ class Simulation:
         what = self._wait(self._not_over, self.scheduler.now + _ENDS_WITHIN_SEC)
         self.go(_LEFT_BEHIND_SEC + 1)
         view, server = self.server.tables.committed, self.server
-        # Whoever left just after a failover could write nothing: the next to start waits, begins anew, and frees all of it.
+        # Whoever left just after a failover could write nothing: the next to start waits, begins
+        # anew, and frees all of it.
         begun_here = view.cluster.server_identity == f"{server.identity}/{TABLE_OID}"
         if what is None and begun_here and view.node:
             what = f"all have left, and the rows of {sorted(view.node)} are still there"
-        # A token that a fence locked to the very end, be it on a connection that was cut off, keeps the name of somebody who is
-        # gone: the next leader gives it away.
+        # A token that a fence locked to the very end, be it on a connection that was cut off, keeps
+        # the name of somebody who is gone: the next leader gives it away.
         fences = self.invariants.fences
         owned = [t for t in view.token.values() if t.node is not None and t.token_id not in locked]
         kept = [t for t in owned if fences.get(t.token_id) != (t.epoch, t.incarnation)]
         if what is None and begun_here and kept:
             what = "all have left, and tokens are still owned"
         if what is None and (server.sessions or server.tables.locks):
-            what = f"all have left, and {len(server.sessions)} sessions and {len(server.tables.locks)} locks are still there"
+            what = (
+                f"all have left, and {len(server.sessions)} sessions and "
+                f"{len(server.tables.locks)} locks are still there"
+            )
         if what is not None:
             raise Violation(what)
 
     def _not_over(self) -> str | None:
         for process in self.running:
             self.leave(process)
-        return next((f"{p.name} does not come to its end" for p in self.processes if not p.over), None)
+        return next(
+            (f"{p.name} does not come to its end" for p in self.processes if not p.over), None
+        )
 
 
 def _own_clock() -> float:
@@ -393,6 +436,8 @@ def _own_clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def run(seed: int, profile: Profile, *, broken: Iterable[str] = (), transcript: bool = False) -> Report:
+def run(
+    seed: int, profile: Profile, *, broken: Iterable[str] = (), transcript: bool = False
+) -> Report:
     """One run of one seed."""
     return Simulation(seed, profile, broken=broken, transcript=transcript).run()

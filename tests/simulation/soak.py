@@ -1,4 +1,5 @@
-"""A long run: random joins, leaves, kills and stops for hours, and a look now and then that nothing piles up."""
+"""A long run: random joins, leaves, kills and stops for hours, and a look now and then that nothing
+piles up."""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ from tests.simulation.faults import GOOD, ROUGH, Profile
 from tests.simulation.scheduler import NumberedTask
 from tests.simulation.simulation import Report, Simulation
 
-# Faults come more slowly than in short runs, so that the cluster is well in between, and every kind comes hundreds of times.
+# Faults come more slowly than in short runs, so that the cluster is well in between, and every kind
+# comes hundreds of times.
 _EVERY_SEC = 4.0
 _LOOKS = 8
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is alive at one moment: objects of Python, workers, tasks and connections that are still referred to, open sessions,
-    locks, and rows of workers."""
+    """What is alive at one moment: objects of Python, workers, tasks and connections that are still
+    referred to, open sessions, locks, and rows of workers."""
 
     at_sec: float
     objects: int
@@ -32,7 +34,8 @@ class Counts:
 
     def __str__(self) -> str:
         return (
-            f"{self.at_sec / 3600:6.2f} h: {self.objects:,} objects, {self.workers} workers, {self.tasks} tasks, "
+            f"{self.at_sec / 3600:6.2f} h: {self.objects:,} objects, {self.workers} workers, "
+            f"{self.tasks} tasks, "
             f"{self.connections} connections, {self.sessions} sessions, {self.locks} locks"
         )
 
@@ -70,21 +73,29 @@ class _Soak(Simulation):
 
 def soak(seed: int, hours: float, tell: Callable[[str], object]) -> str | None:
     """One long run; what was broken or piled up, None for nothing."""
-    profile = replace(Profile(every=_EVERY_SEC, weathers=(GOOD, GOOD, ROUGH)), fault_sec=hours * 3600)
+    profile = replace(
+        Profile(every=_EVERY_SEC, weathers=(GOOD, GOOD, ROUGH)), fault_sec=hours * 3600
+    )
     simulation = _Soak(seed, profile, tell)
     report: Report = simulation.run()
     failure = report.failure or _piled_up(simulation.looks)
-    tell(f"seed {seed}: {report.steps:,} steps, {report.commits:,} commits through the fence, {report.counts}")
+    tell(
+        f"seed {seed}: {report.steps:,} steps, {report.commits:,} commits through the fence, "
+        f"{report.counts}"
+    )
     tell(f"seed {seed}: {failure or 'all promises were kept, and nothing piled up'}")
     return failure
 
 
 def _piled_up(looks: list[Counts]) -> str | None:
-    """The second half must not have more of anything than the first, but for what comes and goes."""
+    """The second half must not have more of anything than the first, but for what comes and
+    goes."""
     half = len(looks) // 2
     for name in ("objects", "workers", "tasks", "connections", "sessions", "locks"):
         early = max(getattr(look, name) for look in looks[:half])
         late = min(getattr(look, name) for look in looks[half:])
         if late > 1.2 * early + 20:
-            return f"{name} pile up: at most {early} in the first half, at least {late} in the second"
+            return (
+                f"{name} pile up: at most {early} in the first half, at least {late} in the second"
+            )
     return None

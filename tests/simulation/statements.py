@@ -1,7 +1,9 @@
-"""What the statements of ``queries.sql`` about membership and a worker's own tokens do, each under its name there.
+"""What the statements of ``queries.sql`` about membership and a worker's own tokens do, each under
+its name there.
 
-A statement is a generator: it yields the rows that it must lock, or seconds that it takes, and returns its rows. `keeps` asks
-whether a rule of safety is in force: it always is, but where a test switches it off to see that it is missed.
+A statement is a generator: it yields the rows that it must lock, or seconds that it takes, and
+returns its rows. `keeps` asks whether a rule of safety is in force: it always is, but where a test
+switches it off to see that it is missed.
 """
 
 from __future__ import annotations
@@ -108,22 +110,34 @@ def actual(q: Asked) -> str:
 
 def sound(q: Asked, cluster: Cluster) -> bool:
     """``{sound}``: the row was begun on this server, and it is what the worker has adopted."""
-    begun_here = cluster.server_identity == actual(q) or not q.keeps("the row's identity is the server's")
-    adopted = (cluster.server_identity, cluster.generation) == (q.adopted_server, q.adopted_generation)
-    return begun_here and (q.adopted_server is None or adopted or not q.keeps("the history is the adopted one"))
+    begun_here = cluster.server_identity == actual(q) or not q.keeps(
+        "the row's identity is the server's"
+    )
+    adopted = (cluster.server_identity, cluster.generation) == (
+        q.adopted_server,
+        q.adopted_generation,
+    )
+    return begun_here and (
+        q.adopted_server is None or adopted or not q.keeps("the history is the adopted one")
+    )
 
 
 def times(q: Asked, cluster: Cluster, node: Node) -> tuple[float | None, float | None]:
     """``{timeout}`` and ``{interval}``: what the row says, if its incarnation has written that."""
-    if node.said_by != node.incarnation and q.keeps("a row that an older library made counts as the bound"):
+    if node.said_by != node.incarnation and q.keeps(
+        "a row that an older library made counts as the bound"
+    ):
         return cluster.longest_wait, None
     return node.timeout_sec, node.interval_sec
 
 
-# A statement waits only for a row that matches when it begins, and looks at that again when it has the lock.
+# A statement waits only for a row that matches when it begins, and looks at that again when it has
+# the lock.
 
 
-def locked_cluster(q: Asked, matches: Callable[[Cluster], bool]) -> Generator[Locked, None, Cluster | None]:
+def locked_cluster(
+    q: Asked, matches: Callable[[Cluster], bool]
+) -> Generator[Locked, None, Cluster | None]:
     """The cluster's row, locked; None where it does not match."""
     if not matches(q.tx.view().cluster):
         return None
@@ -132,7 +146,9 @@ def locked_cluster(q: Asked, matches: Callable[[Cluster], bool]) -> Generator[Lo
     return cluster if matches(cluster) else None
 
 
-def written_node(q: Asked, matches: Callable[[Node], bool], to: Callable[[Node], Node | None]) -> Any:
+def written_node(
+    q: Asked, matches: Callable[[Node], bool], to: Callable[[Node], Node | None]
+) -> Any:
     """The row of the worker `q.name` becomes another, or, for None, goes."""
     row = q.tx.view().node.get(q.name)
     if row is None or not matches(row):
@@ -145,7 +161,7 @@ def written_node(q: Asked, matches: Callable[[Node], bool], to: Callable[[Node],
     return Result((), 1)
 
 
-# == membership =========================================================================================================
+# == membership ====================================================================================
 
 _Taken = namedtuple("_Taken", "version leader_incarnation generation")
 
@@ -179,7 +195,10 @@ def in_turn(names: Sequence[str]) -> Statement:
 
 
 _WHERE = ("host", "pid", "boot_id", "pid_namespace", "process_started", "session_tag")
-_Holder = namedtuple("_Holder", ("incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed"))
+_Holder = namedtuple(
+    "_Holder",
+    ("incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed"),
+)
 
 
 @statement
@@ -187,12 +206,20 @@ def read_node(q: Asked) -> Any:
     yield Take(0)
     view = q.tx.view()
     cluster, row = view.cluster, view.node.get(q.name)
-    allowed = cluster.longest_allowed if sound(q, cluster) and q.keeps("no worker joins above the bound") else None
+    allowed = (
+        cluster.longest_allowed
+        if sound(q, cluster) and q.keeps("no worker joins above the bound")
+        else None
+    )
     if row is None:
-        return Result([_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)])
+        return Result(
+            [_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)]
+        )
     where = (getattr(row, name) for name in _WHERE)
     holder = f"on host {row.host} with pid {row.pid}"
-    return Result([_Holder(row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed)])
+    return Result(
+        [_Holder(row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed)]
+    )
 
 
 @statement
@@ -204,7 +231,9 @@ def take_version_to_join(q: Asked) -> Any:
     first = q.timeout_sec if before.last_joined == 0 else q.unsaid_bound
     wait = first if before.longest_wait is None else before.longest_wait
     allowed = wait if before.longest_allowed is None else before.longest_allowed
-    cluster = q.tx.update(last_joined=before.last_joined + 1, longest_wait=wait, longest_allowed=allowed)
+    cluster = q.tx.update(
+        last_joined=before.last_joined + 1, longest_wait=wait, longest_allowed=allowed
+    )
     return Result(rows("version last_joined", [(cluster.version, cluster.last_joined)]), 1)
 
 
@@ -222,22 +251,34 @@ def insert_node(q: Asked) -> Any:
 
 def _allowed(q: Asked, cluster: Cluster) -> bool:
     allowed = cluster.longest_allowed
-    return (allowed is not None and allowed >= q.timeout_sec) or not q.keeps("no worker joins above the bound")
+    return (allowed is not None and allowed >= q.timeout_sec) or not q.keeps(
+        "no worker joins above the bound"
+    )
 
 
 def _joining(q: Asked, joined: int, old: Node | None = None) -> Node:
     where = (q.host, q.pid, q.boot_id, q.pid_namespace, q.process_started, q.session_tag)
     said: tuple[Any, ...] = ([], q.timeout_sec, q.interval_sec, q.incarnation)
     if q.session.client.process.old_library:
-        said = (None,) * 4 if old is None else (old.runs, old.timeout_sec, old.interval_sec, old.said_by)
-    return Node(q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, *said)
+        said = (
+            (None,) * 4
+            if old is None
+            else (old.runs, old.timeout_sec, old.interval_sec, old.said_by)
+        )
+    return Node(
+        q.name, q.incarnation, joined, 0, q.weight, q.state, q.address, *where, q.now, *said
+    )
 
 
 @statement
 def replace_node(q: Asked) -> Any:
     yield Locked(("node", q.name))
     row = q.tx.row("node", q.name)
-    if row is None or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat) or not _allowed(q, q.tx.view().cluster):
+    if (
+        row is None
+        or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat)
+        or not _allowed(q, q.tx.view().cluster)
+    ):
         return Result()
     q.tx.write("node", q.name, _joining(q, q.joined, row)._replace(beat=row.beat + 1))
     return Result((), 1)
@@ -250,12 +291,20 @@ def inherit_tokens(q: Asked) -> Any:
     return change(
         q,
         lambda token: token.incarnation == q.old_incarnation,
-        lambda token: token._replace(incarnation=q.incarnation, epoch=token.epoch + raised, version=q.version),
+        lambda token: token._replace(
+            incarnation=q.incarnation, epoch=token.epoch + raised, version=q.version
+        ),
     )
 
 
-def change(q: Asked, which: Callable[[Token], bool], how: Callable[[Token], Token], mode: Mode = "exclusive") -> Result:
-    """UPDATE of the tokens that nobody has locked: FOR UPDATE SKIP LOCKED where the owner changes."""
+def change(
+    q: Asked,
+    which: Callable[[Token], bool],
+    how: Callable[[Token], Token],
+    mode: Mode = "exclusive",
+) -> Result:
+    """UPDATE of the tokens that nobody has locked: FOR UPDATE SKIP LOCKED where the owner
+    changes."""
     changed = []
     for token in list(q.tx.view().token.values()):
         if which(token) and _pass_over(q, token, mode):
@@ -266,7 +315,9 @@ def change(q: Asked, which: Callable[[Token], bool], how: Callable[[Token], Toke
 
 def _pass_over(q: Asked, token: Token, mode: Mode) -> bool:
     """SKIP LOCKED: whether the row was free, and is this transaction's now."""
-    return q.tx.try_lock(("token", token.token_id), mode) or not q.keeps("reassignment respects the fence")
+    return q.tx.try_lock(("token", token.token_id), mode) or not q.keeps(
+        "reassignment respects the fence"
+    )
 
 
 @statement
@@ -276,7 +327,9 @@ def lead_if_nobody_does(q: Asked) -> Any:
     oldest = in_order(view.node.values())
     if not oldest or view.alive(view.cluster.leader_incarnation) or not sound(q, view.cluster):
         return Result()
-    q.tx.update(leader=oldest[0].name, leader_incarnation=oldest[0].incarnation, term=view.cluster.term + 1)
+    q.tx.update(
+        leader=oldest[0].name, leader_incarnation=oldest[0].incarnation, term=view.cluster.term + 1
+    )
     return Result((), 1)
 
 
@@ -289,9 +342,12 @@ _Answer = namedtuple(
 
 @statement
 def heartbeat(q: Asked) -> Any:
-    # What is told of others is what the statement saw when it began, even if it had to wait for the own row.
+    # What is told of others is what the statement saw when it began, even if it had to wait for the
+    # own row.
     view = q.tx.view()
-    old = view.cluster.version < q.version and q.keeps("the cluster is no older than what was seen of it")
+    old = view.cluster.version < q.version and q.keeps(
+        "the cluster is no older than what was seen of it"
+    )
     if old or not sound(q, view.cluster) or not _mine(q, view.node.get(q.name)):
         return Result()
     yield Locked(("node", q.name))
@@ -300,19 +356,37 @@ def heartbeat(q: Asked) -> Any:
         return Result()
     q.tx.write("node", q.name, row._replace(beat=row.beat + 1, last_heartbeat=q.now))
     cluster = view.cluster
-    rank = sum(n.joined < row.joined and n.incarnation != cluster.leader_incarnation for n in view.node.values())
-    watched = [n for n in in_order(view.node.values()) if q.watch_all or n.incarnation == cluster.leader_incarnation]
+    rank = sum(
+        n.joined < row.joined and n.incarnation != cluster.leader_incarnation
+        for n in view.node.values()
+    )
+    watched = [
+        n
+        for n in in_order(view.node.values())
+        if q.watch_all or n.incarnation == cluster.leader_incarnation
+    ]
     shown = [(n.name, n.incarnation, n.beat, *times(q, cluster, n)) for n in watched]
-    arrays = map(list, zip(*shown, strict=True)) if shown else [None] * 5  # array_agg of no rows is null
-    ages = [q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation]
+    # Array_agg of no rows is null.
+    arrays = map(list, zip(*shown, strict=True)) if shown else [None] * 5
+    ages = [
+        q.now - n.last_heartbeat for n in watched if n.incarnation == cluster.leader_incarnation
+    ]
     age = max(ages, default=None)
-    told = (cluster.version, cluster.announced, cluster.term, cluster.leader_incarnation, cluster.longest_wait)
+    told = (
+        cluster.version,
+        cluster.announced,
+        cluster.term,
+        cluster.leader_incarnation,
+        cluster.longest_wait,
+    )
     left = None if q.session.client.process.old_library else times(q, cluster, row)[0]
     return Result([_Answer(*told, left, rank, *arrays, age)], 1)
 
 
 def _mine(q: Asked, node: Node | None) -> bool:
-    return node is not None and (node.incarnation == q.incarnation or not q.keeps("incarnation in the heartbeat"))
+    return node is not None and (
+        node.incarnation == q.incarnation or not q.keeps("incarnation in the heartbeat")
+    )
 
 
 @statement
@@ -329,7 +403,9 @@ def free_tokens_of(q: Asked) -> Any:
     return change(
         q,
         lambda token: token.incarnation == q.incarnation,
-        lambda token: token._replace(node=None, incarnation=None, epoch=token.epoch + 1, next_node=None, version=q.version),
+        lambda token: token._replace(
+            node=None, incarnation=None, epoch=token.epoch + 1, next_node=None, version=q.version
+        ),
     )
 
 

@@ -1,8 +1,10 @@
-"""The tables in plain Python, with what transactions and row locks do to each other in PostgreSQL at READ COMMITTED.
+"""The tables in plain Python, with what transactions and row locks do to each other in PostgreSQL
+at READ COMMITTED.
 
-A transaction sees what is committed when a statement begins, and what it wrote itself. Rows are locked until its end. Whoever
-finds a row locked waits, and then looks at the row anew, as PostgreSQL does; or passes it over, where the statement says so.
-Committed rows are never changed in place, so a reader's view stays what it was.
+A transaction sees what is committed when a statement begins, and what it wrote itself. Rows are
+locked until its end. Whoever finds a row locked waits, and then looks at the row anew, as
+PostgreSQL does; or passes it over, where the statement says so. Committed rows are never changed in
+place, so a reader's view stays what it was.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-# FOR KEY SHARE, as fences lock; FOR NO KEY UPDATE, as an UPDATE does; FOR UPDATE. The weakest first.
+# FOR KEY SHARE, as fences lock; FOR NO KEY UPDATE, as an UPDATE does; FOR UPDATE. The weakest
+# first.
 Mode = Literal["key share", "update", "exclusive"]
 _CONFLICTS: Mapping[Mode, tuple[Mode, ...]] = {
     "key share": ("exclusive",),
@@ -142,13 +145,16 @@ class _Lock:
 
 
 class Tables:
-    """What is committed, and the locks. `on_commit` is called with each transaction as it commits, before its locks go."""
+    """What is committed, and the locks. `on_commit` is called with each transaction as it commits,
+    before its locks go."""
 
     def __init__(self, server_identity: str) -> None:
         empty: dict[str, Rows] = {name: {} for name in TABLES}
         self.committed = View(Cluster(server_identity=server_identity), **empty)
         self.locks: dict[Key, _Lock] = {}
-        self.on_commit: Callable[[Transaction, View, View], None] = lambda transaction, before, after: None
+        self.on_commit: Callable[[Transaction, View, View], None] = (
+            lambda transaction, before, after: None
+        )
 
     def begin(self) -> Transaction:
         return Transaction(self)
@@ -201,7 +207,7 @@ class Transaction:
         self.cluster = (self.cluster or self.tables.committed.cluster)._replace(**values)
         return self.cluster
 
-    # -- locks ----------------------------------------------------------------------------------------------------------
+    # -- locks -------------------------------------------------------------------------------------
 
     def try_lock(self, key: Key, mode: Mode) -> bool:
         """Lock a row unless somebody else has it."""
@@ -234,12 +240,14 @@ class Transaction:
         for resume in resumed:
             resume()
 
-    # -- savepoints -----------------------------------------------------------------------------------------------------
+    # -- savepoints --------------------------------------------------------------------------------
 
     def savepoint(self) -> None:
         """Remember how things are."""
         written = {table: dict(rows) for table, rows in self.written.items()}
-        self._savepoints.append((self.cluster, written, set(self.held), len(self.notices), len(self.fenced)))
+        self._savepoints.append(
+            (self.cluster, written, set(self.held), len(self.notices), len(self.fenced))
+        )
 
     def release(self) -> None:
         """Forget the last savepoint; what was done since stays."""
@@ -251,7 +259,7 @@ class Transaction:
         del self.notices[notices:], self.fenced[fenced:]
         self._release(held)
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def commit(self) -> None:
         """Everybody sees it from now on."""

@@ -1,4 +1,5 @@
-"""The simulation: no seed breaks a promise, each rule that is switched off is missed, and the same seed is the same run."""
+"""The simulation: no seed breaks a promise, each rule that is switched off is missed, and the same
+seed is the same run."""
 
 from __future__ import annotations
 
@@ -32,11 +33,14 @@ def test_whatever_happens_no_promise_is_broken(part):
 
 
 def test_with_failover_by_session_what_is_fenced_is_in_order_and_all_is_well_in_the_end():
-    """Then a worker that lives may be taken for dead, so two may hold one token; more than that must not happen."""
+    """Then a worker that lives may be taken for dead, so two may hold one token; more than that
+    must not happen."""
     taken_for_dead = 0
     for seed in range(_SEEDS // _PARTS):
         report = run(seed, BY_SESSION, transcript=True)
-        assert report.failure is None, "\n".join([*report.lines[-200:], f"seed {seed}: {report.failure}"])
+        assert report.failure is None, "\n".join(
+            [*report.lines[-200:], f"seed {seed}: {report.failure}"]
+        )
         taken_for_dead += sum("whose session is gone" in line for line in report.lines)
     assert taken_for_dead > 0
 
@@ -51,7 +55,9 @@ def test_a_rule_that_is_switched_off_is_missed(name):
     rule = RULES[name]
     report = rule.violation()
     assert report is not None, f"nothing shows that this rule is off: {name}"
-    assert run(report.seed, rule.profile).failure is None, "with the rule, the same seed breaks nothing"
+    assert run(report.seed, rule.profile).failure is None, (
+        "with the rule, the same seed breaks nothing"
+    )
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -69,7 +75,9 @@ def test_a_public_coroutine_that_is_cancelled_at_any_await_leaves_nothing(name):
         report, reached = interrupted(COROUTINES[name], awaits)
         if report.failure is not None:
             again, _ = interrupted(COROUTINES[name], awaits, transcript=True)
-            pytest.fail("\n".join([*again.lines[-100:], f"cancelled at await {awaits}: {report.failure}"]))
+            pytest.fail(
+                "\n".join([*again.lines[-100:], f"cancelled at await {awaits}: {report.failure}"])
+            )
     assert awaits > 1, "there was an await to be cancelled at"
 
 
@@ -81,7 +89,12 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         elsewhere = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         assert elsewhere.stdout.splitlines() == here
 

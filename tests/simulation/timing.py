@@ -1,4 +1,5 @@
-"""Scripts about times: workers whose times differ, and when an answer was asked for and came. `a` leads, and all is well."""
+"""Scripts about times: workers whose times differ, and when an answer was asked for and came. `a`
+leads, and all is well."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from tests.simulation.scripts import SOON_SEC, by_name, let_through, until
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-# == workers whose times differ ==========================================================================================
+# == workers whose times differ ====================================================================
 
 
 def replaced_by_a_hasty_one(simulation: Simulation) -> None:
@@ -25,7 +26,8 @@ def replaced_by_a_hasty_one(simulation: Simulation) -> None:
 
 
 def row_edited(simulation: Simulation) -> None:
-    """Somebody lowers the timeout in `b`'s row by hand; `b` sends a heartbeat over it, and is cut off."""
+    """Somebody lowers the timeout in `b`'s row by hand; `b` sends a heartbeat over it, and is cut
+    off."""
     b, tables = by_name(simulation, "b"), simulation.server.tables
     tx = tables.begin()
     until(simulation, lambda: tx.try_lock(("node", "b"), "update"))
@@ -42,7 +44,8 @@ def row_edited(simulation: Simulation) -> None:
 
 
 def taken_over_by_an_older_library(simulation: Simulation) -> None:
-    """`b`, whose timeout is short, is killed. An older library takes its row over, leaves the times there, and is cut off."""
+    """`b`, whose timeout is short, is killed. An older library takes its row over, leaves the times
+    there, and is cut off."""
     simulation.kill(by_name(simulation, "b"))
     b = simulation.start("b", USUAL, old_library=True)
     by_name(simulation, "a").loop.stop_for(1.8)  # so that it does not expire the old one before
@@ -54,7 +57,8 @@ def taken_over_by_an_older_library(simulation: Simulation) -> None:
 
 
 def short_outage(simulation: Simulation) -> None:
-    """The server is away for longer than `b`'s timeout, and `b` is back a moment after `a`, whose own timeout is long."""
+    """The server is away for longer than `b`'s timeout, and `b` is back a moment after `a`, whose
+    own timeout is long."""
     b, server = by_name(simulation, "b"), simulation.server
     incarnation = server.tables.committed.node["b"].incarnation
     server.go_down()
@@ -75,7 +79,8 @@ def killed(simulation: Simulation) -> None:
 
 
 def cut_off_after_a_failover(simulation: Simulation) -> None:
-    """The server fails over while `b`, whose timeout is long, is cut off: `a` has to wait for its lease."""
+    """The server fails over while `b`, whose timeout is long, is cut off: `a` has to wait for its
+    lease."""
     simulation.network.cut(by_name(simulation, "b"), outwards=True, inwards=True)
     simulation.faults.fail_over(simulation.states[-1], 0.05)
     simulation.go(8)
@@ -83,8 +88,8 @@ def cut_off_after_a_failover(simulation: Simulation) -> None:
 
 
 def raise_is_lost(simulation: Simulation) -> None:
-    """The bound is raised, `b` joins with a timeout that it allows, and is cut off; then a standby is promoted that knows of
-    neither. `a` does."""
+    """The bound is raised, `b` joins with a timeout that it allows, and is cut off; then a standby
+    is promoted that knows of neither. `a` does."""
     before = simulation.states[-1]
     longest, tables = SLOW.timeout_sec, simulation.server.tables
     simulation.faults.raise_bound(longest)
@@ -99,7 +104,8 @@ def raise_is_lost(simulation: Simulation) -> None:
 
 
 def joined_above_the_bound(simulation: Simulation) -> None:
-    """`c` joins with a timeout that is above the bound, and is cut off; then the server fails over."""
+    """`c` joins with a timeout that is above the bound, and is cut off; then the server fails
+    over."""
     c = simulation.start("c", SLOW)
     until(simulation, lambda: c.over or (c.worker is not None and c.worker.ownership.owned))
     if c.over:
@@ -111,8 +117,8 @@ def joined_above_the_bound(simulation: Simulation) -> None:
 
 
 def newcomer_after_a_raise(simulation: Simulation) -> None:
-    """The bound is raised, and a standby that does not know it yet is promoted as soon as somebody may join with it. Those who
-    know are killed, and a newcomer looks at the server."""
+    """The bound is raised, and a standby that does not know it yet is promoted as soon as somebody
+    may join with it. Those who know are killed, and a newcomer looks at the server."""
     before = simulation.states[-1]
     longest, tables = SLOW.timeout_sec, simulation.server.tables
     simulation.faults.raise_bound(longest, 60)
@@ -131,11 +137,12 @@ def newcomer_after_a_raise(simulation: Simulation) -> None:
     simulation.network.heal(c)
 
 
-# == when an answer was asked for, and when it came =====================================================================
+# == when an answer was asked for, and when it came ================================================
 
 
 def late_reading(simulation: Simulation, statement: str) -> None:
-    """`a` asks for the beats, and is answered late. Meanwhile `b` has sent a heartbeat, and then it is cut off."""
+    """`a` asks for the beats, and is answered late. Meanwhile `b` has sent a heartbeat, and then it
+    is cut off."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     assert a.worker is not None and b.worker is not None
     a.held = (statement,)
@@ -164,7 +171,8 @@ def late_look(simulation: Simulation) -> None:
 
 
 def beats_while_it_leaves(simulation: Simulation) -> None:
-    """`a` leaves while a heartbeat of its is under way, which arrives when its row is gone, and before `a` knows that."""
+    """`a` leaves while a heartbeat of its is under way, which arrives when its row is gone, and
+    before `a` knows that."""
     a, tables = by_name(simulation, "a"), simulation.server.tables
     assert a.worker is not None
     a.held = ("heartbeat",)

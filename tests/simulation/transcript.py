@@ -29,17 +29,25 @@ class Transcript:
         """What a commit changed; heartbeats are left out."""
         if not self.wanted:
             return
-        changes = [f"{key} {new}" for key, old, new in self._changes(tx, before, after) if old != new]
+        changes = [
+            f"{key} {new}" for key, old, new in self._changes(tx, before, after) if old != new
+        ]
         if changes:
             self.note("tables", f"version {after.cluster.version}: " + ", ".join(changes))
         for token, _, epoch in tx.fenced:
-            self.note("tables", f"a commit through the fence of token {token}, epoch {shown(epoch)}")
+            self.note(
+                "tables", f"a commit through the fence of token {token}, epoch {shown(epoch)}"
+            )
 
     @staticmethod
-    def _changes(tx: Transaction, before: View, after: View) -> Iterator[tuple[str, object, object]]:
+    def _changes(
+        tx: Transaction, before: View, after: View
+    ) -> Iterator[tuple[str, object, object]]:
         def node_of(view: View, name: str) -> object:
             node = view.node.get(name)
-            return "has no row" if node is None else f"is {str(node.incarnation)[:4]} ({node.state})"
+            return (
+                "has no row" if node is None else f"is {str(node.incarnation)[:4]} ({node.state})"
+            )
 
         def token_of(view: View, token: int) -> object:
             row = view.token.get(token)
@@ -51,7 +59,11 @@ class Transcript:
         if before.cluster.generation != after.cluster.generation:
             yield "generation", before.cluster.generation, after.cluster.generation
         if before.cluster.term != after.cluster.term:
-            yield "leader", before.cluster.term, f"{after.cluster.leader} in term {after.cluster.term}"
+            yield (
+                "leader",
+                before.cluster.term,
+                f"{after.cluster.leader} in term {after.cluster.term}",
+            )
         for name in tx.written.get("node", ()):
             yield name, node_of(before, name), node_of(after, name)
         for token in tx.written.get("token", ()):

@@ -1,4 +1,5 @@
-"""What users do with a job: claims, fences, readers of changes, coroutines that follow their tokens, batches, pins, drains.
+"""What users do with a job: claims, fences, readers of changes, coroutines that follow their
+tokens, batches, pins, drains.
 
 Each function is a task in a simulated process. Whatever it calls may be cancelled at any moment.
 """
@@ -26,7 +27,8 @@ EXPECTED = (NotOwner, OwnershipLost, StoreUnavailable, UsageError, psycopg.Opera
 
 @asynccontextmanager
 async def _connected() -> AsyncIterator[Connection]:
-    """A connection of the user's own program, which may stay in a transaction for as long as it likes."""
+    """A connection of the user's own program, which may stay in a transaction for as long as it
+    likes."""
     connection = await Connection.connect("user", autocommit=True)
     connection.idle_limit = False
     try:
@@ -73,7 +75,7 @@ class Users:
         owned = [task for task in range(self._tokens) if job.owns(task)]
         return self._random.choice(owned) if owned else None
 
-    # -- claims and fences ----------------------------------------------------------------------------------------------
+    # -- claims and fences -------------------------------------------------------------------------
 
     async def claim(self) -> None:
         """Claims one task after the other, and works on each for a while."""
@@ -89,7 +91,8 @@ class Users:
             return
 
     async def body(self, claim: Claim, most_sec: float) -> None:
-        """Uses a claim until it is done or lost, and sometimes takes its time to clean up, which is use as well."""
+        """Uses a claim until it is done or lost, and sometimes takes its time to clean up, which is
+        use as well."""
         number = self._process.claimed(claim)
         try:
             await self._work(most_sec)
@@ -123,7 +126,8 @@ class Users:
             self._process.unclaimed(number)
 
     async def stale(self, claim: Claim | None = None) -> None:
-        """A part of the user's program that goes on with a claim which is over: the fence alone must stop it."""
+        """A part of the user's program that goes on with a claim which is over: the fence alone
+        must stop it."""
         if claim is None and not self._stale:
             return
         claim = claim or self._random.choice(self._stale)
@@ -134,10 +138,14 @@ class Users:
                 if await cursor.fetchone() is None:
                     raise psycopg.Rollback(transaction)
                 await self._work(1)
-        except (psycopg.OperationalError, psycopg.Rollback):  # a Rollback comes out when the connection breaks at it
+        # A Rollback comes out when the connection breaks at it.
+        except (
+            psycopg.OperationalError,
+            psycopg.Rollback,
+        ):
             return
 
-    # -- readers --------------------------------------------------------------------------------------------------------
+    # -- readers -----------------------------------------------------------------------------------
 
     async def follow(self) -> None:
         """Reads changes, and takes its time for each of them."""
@@ -179,7 +187,7 @@ class Users:
             except EXPECTED:
                 return
 
-    # -- records, pins, status --------------------------------------------------------------------------------------------
+    # -- records, pins, status ---------------------------------------------------------------------
 
     async def record(self) -> None:
         """Claims, completions, status."""
@@ -200,7 +208,9 @@ class Users:
         try:
             if self._random.random() < 0.7:
                 patterns = self._random.sample(["a", "b", "_", "c%", "nobody", "%"], 2)
-                await self._job.register_locks_bulk([(self._random.randrange(self._tokens), patterns, None)])
+                await self._job.register_locks_bulk(
+                    [(self._random.randrange(self._tokens), patterns, None)]
+                )
             else:
                 await self._job.clear_all_locks()
         except EXPECTED:

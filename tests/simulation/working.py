@@ -1,4 +1,5 @@
-"""What the statements of ``queries.sql`` about claims, completions and batches do, and the fence."""
+"""What the statements of ``queries.sql`` about claims, completions and batches do, and the
+fence."""
 
 from __future__ import annotations
 
@@ -10,15 +11,20 @@ from tests.simulation.records import moment, quick
 from tests.simulation.statements import Asked, Locked, Result, numbers, rows, statement
 from tests.simulation.tables import Batch, Claim, Node
 
-# == the fence, claims and audit ========================================================================================
+# == the fence, claims and audit ===================================================================
 
 
 def _fence(q: Asked, token_id: int, epoch: int) -> Any:
-    """FOR KEY SHARE of the token's row, if it is this incarnation's under this epoch; whether it is, and was before waiting."""
+    """FOR KEY SHARE of the token's row, if it is this incarnation's under this epoch; whether it
+    is, and was before waiting."""
     by_epoch = q.keeps("the fence's epoch")
 
     def holds(token: Any) -> bool:
-        return token is not None and token.incarnation == q.incarnation and (token.epoch == epoch or not by_epoch)
+        return (
+            token is not None
+            and token.incarnation == q.incarnation
+            and (token.epoch == epoch or not by_epoch)
+        )
 
     if not holds(q.tx.view().token.get(token_id)):
         return False
@@ -39,7 +45,9 @@ def fence(q: Asked) -> Any:
 
 def _fenced(q: Asked) -> Any:
     held = []
-    for key, task, token, epoch in zip(q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True):
+    for key, task, token, epoch in zip(
+        q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True
+    ):
         if (yield from _fence(q, token, epoch)):
             held.append((key, task, token, epoch))
     return held
@@ -48,7 +56,9 @@ def _fenced(q: Asked) -> Any:
 def _begin(q: Asked, key: bytes, task: str, token: int, epoch: int) -> None:
     """The claim of a task that begins, by hand: what a batch keeps in the row stays."""
     row = q.tx.row("claim", (q.date, key)) or Claim(task, token, q.node, epoch, None, q.now)
-    q.tx.write("claim", (q.date, key), row._replace(node=q.node, epoch=epoch, error=None, claimed_at=q.now))
+    q.tx.write(
+        "claim", (q.date, key), row._replace(node=q.node, epoch=epoch, error=None, claimed_at=q.now)
+    )
 
 
 @statement
@@ -79,13 +89,17 @@ def begin_tasks(q: Asked) -> Any:
         complete, row = (q.date, key) in view.audit, view.claim.get((q.date, key))
         before = row or Claim(task, token, q.node, epoch, None, q.now)
         lost = before.owners_lost + bool(
-            before.open and before.incarnation != q.incarnation and q.keeps("a claim left open is an owner lost")
+            before.open
+            and before.incarnation != q.incarnation
+            and q.keeps("a claim left open is an owner lost")
         )
         put = view.set_aside.get(key)
         free = put is None and lost < q.lost_limit - (not q.alone) and not complete
         guilty = put is None and lost >= q.lost_limit and not complete
         reason = q.reason.replace("#", str(lost)) if put is None else put[4]
-        came.append((key, complete, free, reason if (guilty or put is not None) and not complete else None))
+        came.append(
+            (key, complete, free, reason if (guilty or put is not None) and not complete else None)
+        )
         if free:
             begun = (task, token, q.node, epoch, None, q.now, q.batch, q.incarnation, True, lost)
             set_aside_at = row.set_aside_at if row else None
@@ -112,7 +126,9 @@ def record_completions(q: Asked) -> Any:
 @quick
 def write_audit(q: Asked) -> Result:
     written = 0
-    for key, task, token, epoch in zip(q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True):
+    for key, task, token, epoch in zip(
+        q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True
+    ):
         if q.tx.row("audit", (q.date, key)) is None:
             q.tx.write("audit", (q.date, key), (task, token, q.node, epoch, q.now, None))
             written += 1
@@ -121,7 +137,11 @@ def write_audit(q: Asked) -> Result:
 
 @quick
 def read_audit(q: Asked) -> Result:
-    entries = [(d, *row[:4], moment(row[4]), row[5]) for (d, _), row in q.tx.view().audit.items() if d == q.date]
+    entries = [
+        (d, *row[:4], moment(row[4]), row[5])
+        for (d, _), row in q.tx.view().audit.items()
+        if d == q.date
+    ]
     names = "date task_id token_id node epoch completed_at batch"
     return Result(rows(names, sorted(entries, key=lambda e: (e[5], e[1], e[6] or ""))))
 
@@ -172,7 +192,7 @@ def read_set_aside(q: Asked) -> Result:
     return Result(rows("task_key node error claimed_at", found))
 
 
-# == batches and dates ==================================================================================================
+# == batches and dates =============================================================================
 
 
 def _today(q: Asked) -> dt.date:
@@ -194,7 +214,11 @@ def lock_batch(q: Asked) -> Any:
 @quick
 def begin_batch(q: Asked) -> Result:
     fresh = q.default_date or _today(q)
-    dates = (date for (key, date), row in q.tx.view().batch.items() if key == q.batch_key and not row.finished)
+    dates = (
+        date
+        for (key, date), row in q.tx.view().batch.items()
+        if key == q.batch_key and not row.finished
+    )
     date = q.date or max(dates, default=None) or fresh
     row = q.tx.row("batch", (q.batch_key, date))
     if row is None or row.finished:
@@ -221,14 +245,18 @@ def _runs(node: Node, run: dict[str, str | None]) -> bool:
 @quick
 def find_dates(q: Asked) -> Result:
     view, found = q.tx.view(), set()
-    runs = {date for (key, date), row in view.batch.items() if key == q.batch_key and not row.finished}
+    runs = {
+        date for (key, date), row in view.batch.items() if key == q.batch_key and not row.finished
+    }
     for date in runs | {q.date} if runs - {q.date} else ():
         for key, number in zip(q.task_keys, numbers(q.token_ids), strict=True):
             claim, token = view.claim.get((date, key)), view.token.get(number)
             names = [
                 node.name
                 for node in view.node.values()
-                if token and node.incarnation == token.incarnation and not _runs(node, json.loads(q.this_run)[0])
+                if token
+                and node.incarnation == token.incarnation
+                and not _runs(node, json.loads(q.this_run)[0])
             ]
             if claim and names and claim.incarnation == token.incarnation:
                 found.add((*names, date))

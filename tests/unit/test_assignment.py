@@ -20,7 +20,9 @@ def after(current, result) -> list[str | None]:
     planned = list(current)
     for name, tokens in result.gains:
         for token in tokens:
-            assert planned[token] == current[token] != name, "a token changes once, and only to another worker"
+            assert planned[token] == current[token] != name, (
+                "a token changes once, and only to another worker"
+            )
             planned[token] = name
     return planned
 
@@ -35,10 +37,14 @@ def nodes_of(*names: str) -> list[PlanNode]:
 
 @st.composite
 def cases(draw, most_tokens=40):
-    weights = draw(st.lists(st.sampled_from([1.0, 1.0, 0.5, 2.0, 3.0, 0.0]), min_size=1, max_size=4))
+    weights = draw(
+        st.lists(st.sampled_from([1.0, 1.0, 0.5, 2.0, 3.0, 0.0]), min_size=1, max_size=4)
+    )
     nodes = [PlanNode(name, weight) for name, weight in zip(NAMES, weights, strict=False)]
     tokens = draw(st.integers(1, most_tokens))
-    current = draw(st.lists(st.sampled_from([*NAMES, "gone", None]), min_size=tokens, max_size=tokens))
+    current = draw(
+        st.lists(st.sampled_from([*NAMES, "gone", None]), min_size=tokens, max_size=tokens)
+    )
     return nodes, current
 
 
@@ -51,7 +57,9 @@ def test_shares_are_by_weight_to_within_one_token_and_all_is_planned(case):
     assert set(final) <= {node.name for node in nodes}
     total = sum(Fraction(node.weight) for node in nodes)
     for node in nodes:
-        share = Fraction(len(current)) * (Fraction(node.weight) / total if total else Fraction(1, len(nodes)))
+        share = Fraction(len(current)) * (
+            Fraction(node.weight) / total if total else Fraction(1, len(nodes))
+        )
         assert abs(final[node.name] - share) < 1
         assert result.loads[node.name] == final[node.name]
 
@@ -70,7 +78,10 @@ def test_no_balanced_assignment_moves_fewer_tokens(case):
     nodes, current = case
     names = [node.name for node in nodes]
     total = sum(Fraction(node.weight) for node in nodes)
-    share = {n.name: len(current) * (Fraction(n.weight) / total if total else Fraction(1, len(names))) for n in nodes}
+    share = {
+        n.name: len(current) * (Fraction(n.weight) / total if total else Fraction(1, len(names)))
+        for n in nodes
+    }
     fewest = min(
         sum(new != old for new, old in zip(tried, current, strict=True))
         for tried in product(names, repeat=len(current))

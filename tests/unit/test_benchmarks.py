@@ -29,7 +29,12 @@ def test_a_token_taken_before_it_was_let_go_had_two_owners():
 
 
 def test_each_of_several_owners_beside_one_that_never_lets_go_is_seen():
-    lines = [("a", told(1.0, 7)), ("b", told(2.0, 7)), ("b", told(3.0, gone=(7,))), ("c", told(5.0, 7))]
+    lines = [
+        ("a", told(1.0, 7)),
+        ("b", told(2.0, 7)),
+        ("b", told(3.0, gone=(7,))),
+        ("c", told(5.0, 7)),
+    ]
     assert list(doubled(holdings(lines))) == [(2.0, 3.0), (5.0, inf)]
 
 
@@ -42,7 +47,8 @@ def test_who_was_killed_owns_nothing_from_then_on():
     ("result", "null", "nulls"),
     [
         (Result("burst", "s", [1.0, inf, inf]), {"ours": "did not come to its end"}, {"ours"}),
-        (Result("two", "s", [0.0], theirs=[4.0]), {"ratio": "one side is zero or did not come to its end"}, {"ratio", "goal"}),
+        (Result("two", "s", [0.0], theirs=[4.0]), {"ratio": "one side is zero or did not come to "
+                                                            "its end"}, {"ratio", "goal"}),
         (Result("join", "s", [0.2], theirs=[4.0]), {}, {"goal"}),
     ],
 )  # fmt: skip

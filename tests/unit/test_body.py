@@ -1,4 +1,5 @@
-"""The body of an ``async with Job``: whether it ended because the job interrupted it, or because somebody else did."""
+"""The body of an ``async with Job``: whether it ended because the job interrupted it, or because
+somebody else did."""
 
 from __future__ import annotations
 
@@ -12,11 +13,14 @@ import pytest
 
 from jobsync_async.runtime.body import Body
 
-counted = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations")
+counted = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 does not count cancellations"
+)
 
 
 async def leave_a_count_behind() -> None:
-    """What a TaskGroup that failed leaves behind on 3.11 and 3.12, on all Pythons: a request that is over."""
+    """What a TaskGroup that failed leaves behind on 3.11 and 3.12, on all Pythons: a request that
+    is over."""
     task = asyncio.current_task()
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -50,8 +54,11 @@ async def wait_in_a_scope() -> None:
             group.start_soon(asyncio.sleep, 10)
 
 
-async def ends(body: Body, run: Callable[[], Awaitable[None]], *happen: Callable[[asyncio.Task], object]) -> bool:
-    """Whether the body ended by the interruption alone, when these happen to it at one moment while it waits."""
+async def ends(
+    body: Body, run: Callable[[], Awaitable[None]], *happen: Callable[[asyncio.Task], object]
+) -> bool:
+    """Whether the body ended by the interruption alone, when these happen to it at one moment while
+    it waits."""
     result: list[bool] = []
     inside = asyncio.Event()
 

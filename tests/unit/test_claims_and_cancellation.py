@@ -1,6 +1,8 @@
-"""A claim that is lost, beside every other way in which a task is cancelled: whose cancellation it was is never mistaken.
+"""A claim that is lost, beside every other way in which a task is cancelled: whose cancellation it
+was is never mistaken.
 
-Each runs on plain asyncio, with eager tasks, on uvloop where it is installed, and inside anyio scopes.
+Each runs on plain asyncio, with eager tasks, on uvloop where it is installed, and inside anyio
+scopes.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def test_a_claim_that_is_lost_ends_its_body_and_leaves_no_trace(run):
             assert claim.leaving == "lost"
             assert cancellations() == 0
             await losing
-            await asyncio.sleep(0.15)  # past the time of a second cancellation: none comes after the end
+            # Past the time of a second cancellation: none comes after the end.
+            await asyncio.sleep(0.15)
 
     run(main)
 
@@ -140,7 +143,9 @@ def test_an_anyio_timeout_around_it_catches_its_own(run, first):
         async with Job("a") as job:
             with anyio.move_on_after(0.02) as scope:
                 async with job.claim("x"):
-                    asyncio.get_running_loop().call_later(0.01 if first == "lost" else 0.03, lose, job)
+                    asyncio.get_running_loop().call_later(
+                        0.01 if first == "lost" else 0.03, lose, job
+                    )
                     try:
                         await anyio.sleep(60)
                     finally:
@@ -235,7 +240,10 @@ def test_what_anyio_shields_is_not_cut_off_and_what_follows_is(run):
                         with anyio.CancelScope(shield=True):
                             await asyncio.sleep(0.01)
                             steps.append("as has what was shielded")
-            assert steps in (["a thread has returned"], ["a thread has returned", "as has what was shielded"])
+            assert steps in (
+                ["a thread has returned"],
+                ["a thread has returned", "as has what was shielded"],
+            )
 
     run(main)
 
@@ -259,8 +267,11 @@ def test_a_body_that_swallows_its_cancellation_is_cancelled_again_after_growing_
             lose(job)
             with pytest.raises(OwnershipLost):
                 await working
-        waited = [at - lost_at for at in times]  # not from one to the next: the first may be delivered late
-        assert all(wait >= least for wait, least in zip(waited, (0, 0.09, 0.29, 0.69), strict=True)), waited
+        # Not from one to the next: the first may be delivered late.
+        waited = [at - lost_at for at in times]
+        assert all(
+            wait >= least for wait, least in zip(waited, (0, 0.09, 0.29, 0.69), strict=True)
+        ), waited
 
     run(main)
 

@@ -15,19 +15,34 @@ from jobsync_async import ConfigError, CoordinationConfig
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("appname", value) for value in ["", "1a", "A", "a-b", "a b", "ä", 'a"', "x" * 45, None, "a\n"]),
+        *(
+            ("appname", value)
+            for value in ["", "1a", "A", "a-b", "a b", "ä", 'a"', "x" * 45, None, "a\n"]
+        ),
         *(("schema", value) for value in ["", "x" * 64, "nul\0", 7]),
         *(("hash_function", value) for value in ["", "crc32", None]),
         *(("total_tokens", value) for value in [0, 1_000_001, 1.0, True, "10", None]),
         *(("minimum_nodes", value) for value in [0, -1, 1.5]),
-        *(("heartbeat_timeout_sec", value) for value in [0, -1, float("nan"), float("inf"), "15", None, True]),
+        *(
+            ("heartbeat_timeout_sec", value)
+            for value in [0, -1, float("nan"), float("inf"), "15", None, True]
+        ),
         *(("rebalance_check_interval_sec", value) for value in [0, None]),
         *(("rebalance_delay_sec", value) for value in [-0.1, None]),
         *(("handoff_timeout_sec", value) for value in [-1, "x"]),
         *(("port", value) for value in [0, 65536, "5432"]),
         *(("host", value) for value in [7, "nul\0"]),
         *(("failover", value) for value in ["other", "", None]),
-        *(("dsn", value) for value in ["postgresql://host:port/db", "host=a port=x", "nonsense", "host=", "postgresql://[::1"]),
+        *(
+            ("dsn", value)
+            for value in [
+                "postgresql://host:port/db",
+                "host=a port=x",
+                "nonsense",
+                "host=",
+                "postgresql://[::1",
+            ]
+        ),
     ],
 )
 def test_a_bad_value_is_refused_by_name(name, value):
@@ -49,7 +64,10 @@ def test_dsn_and_fields_exclude_each_other():
         CoordinationConfig(dsn="dbname=x", host="y", password="z")
 
 
-@pytest.mark.parametrize("dsn", ["postgresql://u:s3cret@host:p/db", "password=s3cret nonsense", "postgresql://u:s3cret@[::1/x"])
+@pytest.mark.parametrize(
+    "dsn",
+    ["postgresql://u:s3cret@host:p/db", "password=s3cret nonsense", "postgresql://u:s3cret@[::1/x"],
+)
 def test_the_password_of_a_bad_dsn_is_not_shown(dsn):
     with pytest.raises(ConfigError) as caught:
         CoordinationConfig(dsn=dsn)
@@ -71,9 +89,15 @@ def test_a_password_of_any_characters_arrives(password):
 
 
 def test_what_is_given_wins_over_our_defaults():
-    config = CoordinationConfig(dsn="host=a,b target_session_attrs=any connect_timeout=7 application_name=mine")
+    config = CoordinationConfig(
+        dsn="host=a,b target_session_attrs=any connect_timeout=7 application_name=mine"
+    )
     parts = conninfo_to_dict(config.conninfo("heartbeat"))
-    assert (parts["target_session_attrs"], parts["connect_timeout"], parts["application_name"]) == ("any", "7", "mine")
+    assert (parts["target_session_attrs"], parts["connect_timeout"], parts["application_name"]) == (
+        "any",
+        "7",
+        "mine",
+    )
     assert parts["keepalives_idle"] == "5"
     assert parts["host"] == "a,b"
 
@@ -81,11 +105,15 @@ def test_what_is_given_wins_over_our_defaults():
 @pytest.mark.parametrize("name", [None, "mine", "m" * 80, "ö" * 30])
 def test_a_tag_is_in_the_name_of_a_session_where_it_is_not_cut_off(name):
     given = {} if name is None else {"dsn": f"application_name={name}"}
-    called = conninfo_to_dict(CoordinationConfig(**given).conninfo("n" * 80, "a-tag"))["application_name"]
+    called = conninfo_to_dict(CoordinationConfig(**given).conninfo("n" * 80, "a-tag"))[
+        "application_name"
+    ]
     # The server keeps 63 bytes, and writes a byte that is not ASCII as four.
     kept = "".join(c if c.isascii() else r"\xc3\xb6" for c in called)[:63]
     assert "a-tag" in kept
-    assert kept.startswith("jobsync_async" if name is None else name.encode("ascii", "replace").decode()[:20])
+    assert kept.startswith(
+        "jobsync_async" if name is None else name.encode("ascii", "replace").decode()[:20]
+    )
 
 
 def test_it_is_frozen_and_keyword_only():

@@ -1,4 +1,5 @@
-"""Every error can be pickled and copied, with its attributes: to another process, or into a test's report."""
+"""Every error can be pickled and copied, with its attributes: to another process, or into a test's
+report."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from jobsync_async import Job, OwnershipLost, errors
 from jobsync_async.testing import TwoOwners
 
 
-def kinds(kind: type[errors.JobSyncError] = errors.JobSyncError) -> Iterator[type[errors.JobSyncError]]:
+def kinds(
+    kind: type[errors.JobSyncError] = errors.JobSyncError,
+) -> Iterator[type[errors.JobSyncError]]:
     yield kind
     for derived in kind.__subclasses__():
         yield from kinds(derived)
@@ -28,7 +31,10 @@ def made(kind: type[errors.JobSyncError]) -> errors.JobSyncError:
         return kind("what happened", 7)
     values = {}
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
-        if name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        if name != "self" and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
             values[name] = _VALUES.get(name, f"of {name}")
     return kind(**values) if values else kind("what happened", 7)
 
@@ -37,7 +43,11 @@ def made(kind: type[errors.JobSyncError]) -> errors.JobSyncError:
 def test_an_error_survives_pickling_and_copying(kind):
     error = made(kind)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        for again in (pickle.loads(pickle.dumps(error, protocol)), copy.copy(error), copy.deepcopy(error)):
+        for again in (
+            pickle.loads(pickle.dumps(error, protocol)),
+            copy.copy(error),
+            copy.deepcopy(error),
+        ):
             assert type(again) is kind
             assert str(again) == str(error)
             assert again.args == error.args

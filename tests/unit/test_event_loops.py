@@ -17,7 +17,9 @@ def test_it_runs_under_anyio_on_asyncio():
     anyio.run(use, None, backend="asyncio")
 
 
-@pytest.mark.parametrize("config", [None, CoordinationConfig(host="localhost")], ids=["standalone", "in a cluster"])
+@pytest.mark.parametrize(
+    "config", [None, CoordinationConfig(host="localhost")], ids=["standalone", "in a cluster"]
+)
 def test_on_trio_it_says_what_to_use(config):
     with pytest.raises(UsageError, match="on trio it cannot run; use asyncio"):
         anyio.run(use, config, backend="trio")

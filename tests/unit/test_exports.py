@@ -67,4 +67,7 @@ def test_each_has_a_docstring_and_so_have_its_methods(name):
 )
 def test_the_tree_of_errors(error, bases):
     for base in bases:
-        assert issubclass(getattr(jobsync_async, error), getattr(jobsync_async, base) if isinstance(base, str) else base)
+        assert issubclass(
+            getattr(jobsync_async, error),
+            getattr(jobsync_async, base) if isinstance(base, str) else base,
+        )

@@ -34,7 +34,20 @@ class Feed(PushedFeed):
         self._hear(CHANNEL, payload.encode())
 
     async def read_changes(self, me: Any, since: int) -> Snapshot:
-        return Snapshot(me.incarnation, since, self.shows, 1, None, "active", True, (), (), CROWD, self.coming, self.age)
+        return Snapshot(
+            me.incarnation,
+            since,
+            self.shows,
+            1,
+            None,
+            "active",
+            True,
+            (),
+            (),
+            CROWD,
+            self.coming,
+            self.age,
+        )
 
 
 @pytest.fixture
@@ -49,11 +62,17 @@ async def reading() -> SimpleNamespace:
     await follower._read()
     now.sec += 9
     return SimpleNamespace(
-        worker=worker, feed=feed, follower=follower, now=now, due=lambda: follower._news_due(now.sec) - now.sec
+        worker=worker,
+        feed=feed,
+        follower=follower,
+        now=now,
+        due=lambda: follower._news_due(now.sec) - now.sec,
     )
 
 
-async def test_who_is_named_reads_at_once_and_then_no_more_often_than_twenty_times_a_second(reading):
+async def test_who_is_named_reads_at_once_and_then_no_more_often_than_twenty_times_a_second(
+    reading,
+):
     reading.feed.tell("6 3 7")
     assert reading.due() <= 0
     reading.feed.shows = 6
@@ -113,7 +132,9 @@ async def test_who_awaits_tokens_looks_for_them_less_and_less_often_until_all_ha
     assert reading.due() == float("inf")
 
 
-async def test_a_change_that_was_not_announced_is_read_by_the_heartbeat_and_one_that_was_not_heard_is_missed(reading):
+async def test_a_change_that_was_not_announced_is_read_by_the_heartbeat_and_one_that_was_not_heard_is_missed(  # noqa: E501
+    reading,
+):
     reading.worker.hinted = 6
     assert reading.due() <= 0
     assert not reading.follower._missed
@@ -123,14 +144,27 @@ async def test_a_change_that_was_not_announced_is_read_by_the_heartbeat_and_one_
 
 
 async def test_an_announcement_that_is_none_is_not_heard(reading):
-    for payload in ("", "x", "6 x", "6  7", "6 7 ", " 6", "6,7", "9" * 19, "6 " + "7" * 19, "6" + " 7" * 501):
+    for payload in (
+        "",
+        "x",
+        "6 x",
+        "6  7",
+        "6 7 ",
+        " 6",
+        "6,7",
+        "9" * 19,
+        "6 " + "7" * 19,
+        "6" + " 7" * 501,
+    ):
         reading.feed.tell(payload)
     assert reading.feed.heard == 5 - 6
     assert reading.feed.notifications == 10
 
 
 @pytest.mark.parametrize("payload", ["999", "999 7"])
-async def test_a_version_that_does_not_exist_is_looked_for_once_and_makes_others_wait_for_a_second(reading, payload):
+async def test_a_version_that_does_not_exist_is_looked_for_once_and_makes_others_wait_for_a_second(
+    reading, payload
+):
     reading.feed.tell(payload)
     assert reading.due() < SPREAD
     await reading.follower._read()

@@ -1,7 +1,7 @@
 """The pages of guarantees: what users are promised has tests, and each test that is named is there.
 
-`docs/guarantees.md` gives each promise and each fault a number; `docs/guarantees-and-tests.md` names the tests under the
-same numbers. `docs/protocol.md` names tests by their functions alone.
+`docs/guarantees.md` gives each promise and each fault a number; `docs/guarantees-and-tests.md`
+names the tests under the same numbers. `docs/protocol.md` names tests by their functions alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 
 def rows(page: str) -> list[list[str]]:
     """The cells of every row of every table, without headings."""
-    lines = [line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| no. |", "| --- |"))]
+    lines = [
+        line
+        for line in page.splitlines()
+        if line.startswith("|") and not line.startswith(("| no. |", "| --- |"))
+    ]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -49,7 +53,9 @@ def missing(reference: str) -> bool:
 def functions(file: Path) -> set[str]:
     """The functions at a file's top level."""
     tree = ast.parse(file.read_text("utf-8")) if file.is_file() else ast.Module([], [])
-    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    return {
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
 
 
 def test_every_row_names_a_test():

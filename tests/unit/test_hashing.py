@@ -10,7 +10,9 @@ import pytest
 from jobsync_async import ConfigError, Task, task_to_token
 from jobsync_async.core.hashing import task_key, task_text, token_hasher
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "task_to_token.json").read_text("utf-8"))["vectors"]
+VECTORS = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "task_to_token.json").read_text("utf-8")
+)["vectors"]
 
 
 def test_every_token_is_jobsyncs():
@@ -21,7 +23,9 @@ def test_every_token_is_jobsyncs():
 
 
 def test_the_default_is_jobsyncs_default():
-    known = next(v for v in VECTORS if v["total_tokens"] == 10_000 and v["hash_function"] == "double_sha256")
+    known = next(
+        v for v in VECTORS if v["total_tokens"] == 10_000 and v["hash_function"] == "double_sha256"
+    )
     assert task_to_token(known["str"]) == known["token_id"]
 
 
@@ -35,7 +39,9 @@ def test_any_object_with_a_text_is_an_id():
     assert task_to_token(None) == task_to_token("None")
 
 
-@pytest.mark.parametrize(("task_id", "token"), [(0, 0), (12, 2), ("13", 3), (" 14 ", 4), (-1, 9), (Task(25), 5)])
+@pytest.mark.parametrize(
+    ("task_id", "token"), [(0, 0), (12, 2), ("13", 3), (" 14 ", 4), (-1, 9), (Task(25), 5)]
+)
 def test_modulo_spreads_numbers_evenly(task_id, token):
     assert task_to_token(task_id, 10, "modulo") == token
 

@@ -9,18 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.heartbeat_schedule import CROWD, LOOK, SETTLING, SUCCESSORS, LookSchedule, slot_of, wait_for_next
+from jobsync_async.core.heartbeat_schedule import (
+    CROWD,
+    LOOK,
+    SETTLING,
+    SUCCESSORS,
+    LookSchedule,
+    slot_of,
+    wait_for_next,
+)
 
 INTERVAL_SEC = 5.0
 TIMER_LATE_SEC = 1e-6
-"""The least that a timer is late, for none is ever early: so sums of floats do not carry a beat over the edge of its place."""
+"""The least that a timer is late, for none is ever early: so sums of floats do not carry a beat
+over the edge of its place."""
 chances = st.floats(0, 1, exclude_max=True)
 ranks = st.integers(0, 3)
 
 
-def beats(first: float, rank: int, chance: float, late_by: float = TIMER_LATE_SEC, set_by: float = 0.0) -> Iterator[float]:
-    """Moments of a worker's beats, where the leader's are at whole intervals; `late_by` is what each timer adds, `set_by` how
-    wrong the server's clock makes the leader's age once."""
+def beats(
+    first: float, rank: int, chance: float, late_by: float = TIMER_LATE_SEC, set_by: float = 0.0
+) -> Iterator[float]:
+    """Moments of a worker's beats, where the leader's are at whole intervals; `late_by` is what
+    each timer adds, `set_by` how wrong the server's clock makes the leader's age once."""
     moment = first
     while True:
         yield moment
@@ -35,7 +46,9 @@ def after_the_leaders(moment: float) -> float:
 
 
 @given(st.floats(0, INTERVAL_SEC), chances, st.floats(TIMER_LATE_SEC, 0.01), ranks)
-def test_from_any_moment_beats_come_to_their_place_and_stay_there(first: float, chance: float, late_by: float, rank: int):
+def test_from_any_moment_beats_come_to_their_place_and_stay_there(
+    first: float, chance: float, late_by: float, rank: int
+):
     aim, spread = slot_of(rank)
     for moment in islice(beats(first, rank, chance, late_by), 4, 500):
         assert abs(after_the_leaders(moment) - aim) <= spread + 0.01
@@ -43,7 +56,11 @@ def test_from_any_moment_beats_come_to_their_place_and_stay_there(first: float, 
             assert after_the_leaders(moment) < 0, "the leader's next beat sees it"
         else:
             assert after_the_leaders(moment) > 0, "it sees the leader's last beat"
-    settled = [moment for moment in islice(beats(first, rank, chance, late_by), 9) if moment > SETTLING * INTERVAL_SEC]
+    settled = [
+        moment
+        for moment in islice(beats(first, rank, chance, late_by), 9)
+        if moment > SETTLING * INTERVAL_SEC
+    ]
     assert abs(after_the_leaders(settled[0]) - aim) <= spread + 0.01
 
 
@@ -54,7 +71,12 @@ AGES = {1: SUCCESSORS[0], 2: SUCCESSORS[1], 3: CROWD, 4: CROWD}
 @pytest.mark.parametrize("dead", [{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}, {3, 4}])
 def test_of_any_two_that_die_the_last_beats_were_soon_seen_by_whoever_replaces_them(dead: set[int]):
     """By age: the leader, the next two, and two of the crowd, each anywhere in its place."""
-    places = {0: (0.0, 0.0), **{age: (place.aim - place.spread, place.aim + place.spread) for age, place in AGES.items()}}
+    places = {
+        0: (0.0, 0.0),
+        **{
+            age: (place.aim - place.spread, place.aim + place.spread) for age, place in AGES.items()
+        },
+    }
     watcher = min(places.keys() - dead)
     looks = [0.0, LOOK] if watcher < 2 else [0.0]
     for mine in places[watcher]:
@@ -68,7 +90,11 @@ def test_of_any_two_that_die_the_last_beats_were_soon_seen_by_whoever_replaces_t
 def test_whatever_the_clocks_say_a_beat_is_never_later_than_an_interval_and_never_hurries(
     age: float | None, chance: float, rank: int
 ):
-    assert INTERVAL_SEC / 2 <= wait_for_next(INTERVAL_SEC, age, rank=rank, chance=chance) <= INTERVAL_SEC
+    assert (
+        INTERVAL_SEC / 2
+        <= wait_for_next(INTERVAL_SEC, age, rank=rank, chance=chance)
+        <= INTERVAL_SEC
+    )
 
 
 @given(st.floats(0, INTERVAL_SEC), chances, st.floats(-3600, 3600))

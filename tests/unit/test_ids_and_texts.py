@@ -16,14 +16,21 @@ from jobsync_async.core.turns import Turns
 from jobsync_async.postgres.encoding import codec_of
 
 
-@pytest.mark.parametrize("good", ["", "ü", 0, -1, 1.5, True, None, ("a", 1), b"x", dt.date(2026, 1, 1), uuid.UUID(int=7)])
+@pytest.mark.parametrize(
+    "good", ["", "ü", 0, -1, 1.5, True, None, ("a", 1), b"x", dt.date(2026, 1, 1), uuid.UUID(int=7)]
+)
 def test_what_is_hashable_and_has_a_text_can_be_an_id(good):
     assert id_text(good) == str(good)
 
 
 def test_ids_with_one_text_are_one_task_named_by_the_first():
-    items = items_of([Task("a", "label"), "a", 1, "1", 1], lambda task_id: len(str(task_id)), "utf-8")
-    assert {text: (item.task_id, item.token) for text, item in items.items()} == {"a": ("a", 1), "1": (1, 1)}
+    items = items_of(
+        [Task("a", "label"), "a", 1, "1", 1], lambda task_id: len(str(task_id)), "utf-8"
+    )
+    assert {text: (item.task_id, item.token) for text, item in items.items()} == {
+        "a": ("a", 1),
+        "1": (1, 1),
+    }
 
 
 def test_a_text_that_the_databases_encoding_lacks_is_no_id():
@@ -59,7 +66,18 @@ class Says(Exception):
 
 
 @pytest.mark.parametrize(
-    "what", ["", "a\0b\ud800", "x" * 10_000_000, Strange("x"), None, 7, ValueError(), RecursionError(), MemoryError()]
+    "what",
+    [
+        "",
+        "a\0b\ud800",
+        "x" * 10_000_000,
+        Strange("x"),
+        None,
+        7,
+        ValueError(),
+        RecursionError(),
+        MemoryError(),
+    ],
 )
 def test_every_error_has_a_text_that_can_be_stored(what):
     text = error_text(Says(what))

@@ -1,7 +1,9 @@
-"""The map (docs/internals.md): every name on it is where it says, its parts are complete, and ten questions find their answers.
+"""The map (docs/internals.md): every name on it is where it says, its parts are complete, and ten
+questions find their answers.
 
-A *reference* is a path in backticks and the names in backticks that follow it, up to the next path or the end of the cell or
-paragraph. Paths begin inside the package, except those of tests and documents and of files beside them.
+A *reference* is a path in backticks and the names in backticks that follow it, up to the next path
+or the end of the cell or paragraph. Paths begin inside the package, except those of tests and
+documents and of files beside them.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ QUESTIONS = [
     Question(
         "What makes a rebalance start?",
         ("Plan and distribution",),
-        {"core/leader_state.py": ("LeaderState.rebalance_reason",), "core/takeover.py": ("Pacing",)},
+        {
+            "core/leader_state.py": ("LeaderState.rebalance_reason",),
+            "core/takeover.py": ("Pacing",),
+        },
     ),
     Question("Where are two wishes for one pin compared?", ("Pins",), {"core/pins.py": ("admit",)}),
     Question(
@@ -84,28 +89,43 @@ QUESTIONS = [
     Question(
         "Which test shows that a stopped leader writes nothing?",
         ("Leader and takeover",),
-        {"tests/integration/interleavings/test_leaders.py": ("test_a_stopped_leader_that_comes_back_writes_nothing",)},
+        {
+            "tests/integration/interleavings/test_leaders.py": (
+                "test_a_stopped_leader_that_comes_back_writes_nothing",
+            )
+        },
     ),
 ]
 
-# -- reading the page -------------------------------------------------------------------------------------------------------
+# -- reading the page ------------------------------------------------------------------------------
 
 
 def section(page: str, heading: str, level: int = 2) -> str:
     """What stands under a heading, up to the next one that is as high."""
-    found = re.search(rf"^{'#' * level} {re.escape(heading)}\n(.*?)(?=^#{{2,{level}}} |\Z)", page, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{'#' * level} {re.escape(heading)}\n(.*?)(?=^#{{2,{level}}} |\Z)",
+        page,
+        re.MULTILINE | re.DOTALL,
+    )
     return "" if found is None else found[1]
 
 
 def concepts(page: str) -> dict[str, str]:
     """The text of each concept, by its heading."""
     whole = section(page, "Concepts")
-    return {heading: section(page, heading, 3) for heading in re.findall(r"^### (.+)$", whole, re.MULTILINE)}
+    return {
+        heading: section(page, heading, 3)
+        for heading in re.findall(r"^### (.+)$", whole, re.MULTILINE)
+    }
 
 
 def table(text: str) -> list[list[str]]:
     """The cells of the rows of the tables in a text, without their headings."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return [
         row
         for number, row in enumerate(rows)
@@ -122,11 +142,14 @@ def blocks(page: str) -> Iterator[str]:
     """Cells and paragraphs: a path holds for the names after it up to the end of one."""
     for row in table(page):
         yield from row
-    yield from re.split(r"\n\s*\n", re.sub(r"^```.*?^```$", "", prose(page), flags=re.MULTILINE | re.DOTALL))
+    yield from re.split(
+        r"\n\s*\n", re.sub(r"^```.*?^```$", "", prose(page), flags=re.MULTILINE | re.DOTALL)
+    )
 
 
 def references(block: str) -> list[tuple[str, str | None]]:
-    """Paths, and names with the path before them; a path alone comes with None. Names before any path are left out."""
+    """Paths, and names with the path before them; a path alone comes with None. Names before any
+    path are left out."""
     found: list[tuple[str, str | None]] = []
     path = None
     for text in re.findall(r"`([^`]+)`", block):
@@ -143,17 +166,21 @@ def is_path(text: str) -> bool:
     return re.fullmatch(r"[\w./-]+(/|\.(py|sql|md|toml|yml|json|pml))", text) is not None
 
 
-# -- comparing it with the files ---------------------------------------------------------------------------------------------
+# -- comparing it with the files -------------------------------------------------------------------
 
 
 def place(path: str, root: Path) -> Path:
     """Where the file of a path on the page is."""
-    beside = path.startswith(("tests/", "docs/", "examples/", "benchmarks/")) or path in ("pyproject.toml", "CONTRIBUTING.md")
+    beside = path.startswith(("tests/", "docs/", "examples/", "benchmarks/")) or path in (
+        "pyproject.toml",
+        "CONTRIBUTING.md",
+    )
     return root / path if beside else root / "jobsync_async" / path
 
 
 def names(file: Path) -> set[str]:
-    """The names that a file defines: those of a class with its name before them, too; of SQL, its statements."""
+    """The names that a file defines: those of a class with its name before them, too; of SQL, its
+    statements."""
     return _names(file, file.stat().st_mtime_ns)
 
 
@@ -173,7 +200,9 @@ def defined(tree: ast.Module | ast.ClassDef, before: str = "") -> Iterator[str]:
             if isinstance(node, ast.ClassDef):
                 yield from defined(node, f"{before}{node.name}.")
         elif isinstance(node, ast.Assign):
-            yield from (before + target.id for target in node.targets if isinstance(target, ast.Name))
+            yield from (
+                before + target.id for target in node.targets if isinstance(target, ast.Name)
+            )
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield before + node.target.id
 
@@ -199,7 +228,10 @@ def unanswered(question: Question, page: str) -> list[str]:
     answer, more = answers[question.text]
     told = concepts(page)
     under = {
-        reference for heading in question.headings for block in blocks(told.get(heading, "")) for reference in references(block)
+        reference
+        for heading in question.headings
+        for block in blocks(told.get(heading, ""))
+        for reference in references(block)
     }
     missing = []
     for path, wanted in question.answer.items():
@@ -207,7 +239,9 @@ def unanswered(question: Question, page: str) -> list[str]:
             missing += [f"its row lacks {name}"] * ((path, name) not in references(answer))
             missing += [f"its headings lack {name}"] * ((path, name) not in under)
     anchors = [heading.lower().replace(" ", "-") for heading in question.headings]
-    missing += [f"it does not lead to #{anchor}" for anchor in anchors if f"(#{anchor})" not in more]
+    missing += [
+        f"it does not lead to #{anchor}" for anchor in anchors if f"(#{anchor})" not in more
+    ]
     return missing
 
 
@@ -222,7 +256,7 @@ def copy(tmp_path_factory) -> Path:
     return to
 
 
-# -- the tests ---------------------------------------------------------------------------------------------------------------
+# -- the tests -------------------------------------------------------------------------------------
 
 
 def test_every_name_on_the_page_is_where_it_says():
@@ -237,8 +271,14 @@ def test_every_name_on_the_page_is_where_it_says():
         ("`core/pins.py`: `admit`, `refuse`", "core/pins.py has no refuse"),
         ("`core/lease.py`: `BeatWatch.admit`", "core/lease.py has no BeatWatch.admit"),
         ("`core/lease.py`: `Lease`; `core/pins.py`: `Lease`", "core/pins.py has no Lease"),
-        ("`postgres/queries.sql`: `heartbeat`, `skip_a_beat`", "postgres/queries.sql has no skip_a_beat"),
-        ("| `tests/unit/test_pins.py`: `test_nothing` |", "tests/unit/test_pins.py has no test_nothing"),
+        (
+            "`postgres/queries.sql`: `heartbeat`, `skip_a_beat`",
+            "postgres/queries.sql has no skip_a_beat",
+        ),
+        (
+            "| `tests/unit/test_pins.py`: `test_nothing` |",
+            "tests/unit/test_pins.py has no test_nothing",
+        ),
         ("the folder `attic/`", "attic/ is not there"),
     ],
 )
@@ -256,10 +296,14 @@ def test_every_concept_has_its_parts_and_few_words():
         assert list(rows) == PARTS, heading
         for part, cell in rows.items():
             assert any(name for _, name in references(cell)), f"{heading}: {part} names nothing"
-        assert all(re.search(r"\.(py|sql)$", path) for path, _ in references(rows["files"])), heading
+        assert all(re.search(r"\.(py|sql)$", path) for path, _ in references(rows["files"])), (
+            heading
+        )
         assert any(path.endswith(".sql") for path, _ in references(rows["statements"])), heading
         tests = [(path, name) for path, name in references(rows["test"]) if name]
-        assert [path.startswith("tests/") and name.startswith("test_") for path, name in tests] == [True], heading
+        assert [path.startswith("tests/") and name.startswith("test_") for path, name in tests] == [
+            True
+        ], heading
 
 
 def test_every_room_has_its_line():
@@ -282,7 +326,9 @@ def test_the_rooms_are_listed_in_the_order_of_their_layers():
 def test_every_room_says_what_it_is_and_every_rule_of_the_core_what_always_holds():
     for room in PACKAGE.iterdir():
         if (room / "__init__.py").exists():
-            assert ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))), room.name
+            assert ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))), (
+                room.name
+            )
     for module in sorted((PACKAGE / "core").glob("[!_]*.py")):
         paragraphs = (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").split("\n\n")
         assert any(paragraph.startswith("* ") for paragraph in paragraphs[:3]), module.name
@@ -290,7 +336,9 @@ def test_every_room_says_what_it_is_and_every_rule_of_the_core_what_always_holds
 
 def test_the_picture_of_the_rooms_is_what_the_imports_say():
     made = rooms.draw()
-    assert made == (ROOT / "docs" / "figures" / "rooms.svg").read_text("utf-8"), "run `python -m docs.pictures rooms`"
+    assert made == (ROOT / "docs" / "figures" / "rooms.svg").read_text("utf-8"), (
+        "run `python -m docs.pictures rooms`"
+    )
     assert "figures/rooms.svg" in PAGE
     assert set(re.findall(r"https?://[^\s\"')]+", made)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@import|url\(|<image|<script|href", made)
@@ -301,14 +349,19 @@ def test_an_import_that_comes_anew_changes_the_picture(copy):
     assert rooms.draw(copy) == rooms.draw()
     file = copy / "jobsync_async" / "exporters" / "catalogue.py"
     text = file.read_text("utf-8")
-    file.write_text(text + "\n\ndef late() -> None:\n    from jobsync_async.host.clock import lease_clock\n", "utf-8")
+    file.write_text(
+        text + "\n\ndef late() -> None:\n    from jobsync_async.host.clock import lease_clock\n",
+        "utf-8",
+    )
     assert rooms.draw(copy) != rooms.draw()
     file.write_text(text, "utf-8")
 
 
 def test_the_ten_questions_are_those_on_the_page():
     assert len(QUESTIONS) == 10
-    assert [row[0] for row in table(section(PAGE, "Ten questions"))] == [question.text for question in QUESTIONS]
+    assert [row[0] for row in table(section(PAGE, "Ten questions"))] == [
+        question.text for question in QUESTIONS
+    ]
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)
@@ -335,7 +388,9 @@ def test_an_answer_whose_name_has_changed_is_missed(question, copy):
         text = file.read_text("utf-8")
         for name in wanted:
             last = name.rpartition(".")[2]
-            file.write_text(re.sub(rf"(\bdef |\bclass |-- name: ){last}\b", r"\1renamed", text), "utf-8")
+            file.write_text(
+                re.sub(rf"(\bdef |\bclass |-- name: ){last}\b", r"\1renamed", text), "utf-8"
+            )
             assert f"{path} has no {name}" in problems(PAGE, copy)
         file.write_text(text, "utf-8")
     assert problems(PAGE, copy) == []

@@ -14,7 +14,9 @@ CONFIG = CoordinationConfig()
 MEBIBYTE = 1 << 20
 
 
-def right(table: str, *, reads: bool = True, writes: bool = True, lacks: tuple[str, ...] = ()) -> Row:
+def right(
+    table: str, *, reads: bool = True, writes: bool = True, lacks: tuple[str, ...] = ()
+) -> Row:
     return Row(table=table, reads=reads, writes=writes, lacks=lacks)
 
 
@@ -61,9 +63,31 @@ def transaction(seconds: float | None) -> Row:
         (judge.rights([right("a", writes=False, lacks=("INSERT",))], uses_schema=True), "warn"),
         (judge.rights([right("a")], uses_schema=True), "ok"),
         (judge.settings([]), "warn"),
-        (judge.settings([Row(schema_version=1, layout=LAYOUT - 1, total_tokens=1, hash_function="md5")]), "fail"),
-        (judge.settings([Row(schema_version=LAYOUT + 1, layout=LAYOUT + 1, total_tokens=1, hash_function="md5")]), "fail"),
-        (judge.settings([Row(schema_version=1, layout=LAYOUT, total_tokens=1, hash_function="md5")]), "ok"),
+        (
+            judge.settings(
+                [Row(schema_version=1, layout=LAYOUT - 1, total_tokens=1, hash_function="md5")]
+            ),
+            "fail",
+        ),
+        (
+            judge.settings(
+                [
+                    Row(
+                        schema_version=LAYOUT + 1,
+                        layout=LAYOUT + 1,
+                        total_tokens=1,
+                        hash_function="md5",
+                    )
+                ]
+            ),
+            "fail",
+        ),
+        (
+            judge.settings(
+                [Row(schema_version=1, layout=LAYOUT, total_tokens=1, hash_function="md5")]
+            ),
+            "ok",
+        ),
         (judge.bloat("sync_", [size("sync_cluster", 5, 1, 10)]), "warn"),
         (judge.bloat("sync_", [size("sync_node", 0.1, 10, 30_000)]), "warn"),
         (judge.bloat("sync_", [size("sync_token", 2, 10_000, 20_002)]), "ok"),

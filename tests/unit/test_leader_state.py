@@ -1,4 +1,5 @@
-"""The leader's picture, against tables as simple as can be: it always comes to rest where everybody has his share."""
+"""The leader's picture, against tables as simple as can be: it always comes to rest where everybody
+has his share."""
 
 from __future__ import annotations
 
@@ -69,7 +70,13 @@ class Tables:
     def give(self, token: int, name: str | None, epoch: int) -> None:
         member = self.members.get(name or "")
         live = member is not None and member.active
-        self.tokens[token] = (name if live else None, member.incarnation if live else None, None, self.version, epoch)
+        self.tokens[token] = (
+            name if live else None,
+            member.incarnation if live else None,
+            None,
+            self.version,
+            epoch,
+        )
 
     def write(self, distribution: Distribution, locked: set[int]) -> int:
         self.version += 1
@@ -79,17 +86,23 @@ class Tables:
         def name_of(receiver: int) -> str | None:
             return distribution.names[receiver - 1] if receiver else None
 
-        for token, receiver in zip(distribution.create.token_ids, distribution.create.receivers, strict=True):
+        for token, receiver in zip(
+            distribution.create.token_ids, distribution.create.receivers, strict=True
+        ):
             assert token not in self.tokens
             self.give(token, name_of(receiver), 1)
-        for token, receiver in zip(distribution.assign.token_ids, distribution.assign.receivers, strict=True):
+        for token, receiver in zip(
+            distribution.assign.token_ids, distribution.assign.receivers, strict=True
+        ):
             _, incarnation, _, _, epoch = self.tokens[token]
             assert not self.alive(incarnation), "takes a token away from a live worker"
             if token in locked:
                 skipped += 1
             else:
                 self.give(token, name_of(receiver), epoch + 1)
-        for token, receiver in zip(distribution.revoke.token_ids, distribution.revoke.receivers, strict=True):
+        for token, receiver in zip(
+            distribution.revoke.token_ids, distribution.revoke.receivers, strict=True
+        ):
             node, incarnation, _, _, epoch = self.tokens[token]
             assert self.alive(incarnation)
             if token in locked:
@@ -121,7 +134,11 @@ def lead(tables: Tables, state: LeaderState, locked: set[int] | None = None) -> 
 def come_to_rest(tables: Tables, state: LeaderState) -> None:
     for _ in range(20):
         distribution = lead(tables, state)
-        going = [token for token, row in tables.tokens.items() if row[2] is not None and tables.alive(row[1])]
+        going = [
+            token
+            for token, row in tables.tokens.items()
+            if row[2] is not None and tables.alive(row[1])
+        ]
         if distribution is None and not going:
             return
         tables.acknowledge(going)
@@ -156,7 +173,20 @@ def test_whatever_happens_it_comes_to_rest_where_everybody_has_his_share(seed):
     for _ in range(60):
         members = list(tables.members)
         what = random.choice(
-            ["join", "die", "drain", "undrain", "pin", "unpin", "lead", "lead", "ack", "ack", "restart", "new leader"]
+            [
+                "join",
+                "die",
+                "drain",
+                "undrain",
+                "pin",
+                "unpin",
+                "lead",
+                "lead",
+                "ack",
+                "ack",
+                "restart",
+                "new leader",
+            ]
         )
         if what == "join" and len(members) < 7:
             tables.join(f"w{next(names) + 1}", random.choice([1.0, 1.0, 2.0]))
@@ -169,7 +199,9 @@ def test_whatever_happens_it_comes_to_rest_where_everybody_has_his_share(seed):
         elif what in ("drain", "undrain"):
             tables.drain(random.choice(members), what == "undrain")
         elif what == "pin":
-            patterns = tuple(random.sample(["w1", "w%2", "w_", "nobody", "%3"], random.randint(1, 2)))
+            patterns = tuple(
+                random.sample(["w1", "w%2", "w_", "nobody", "%3"], random.randint(1, 2))
+            )
             tables.pin(str(random.randrange(200)), patterns)
         elif what == "unpin" and tables.pins:
             tables.pin(random.choice(list(tables.pins)), None)
@@ -224,7 +256,11 @@ def test_a_new_leader_says_who_left_and_who_joined_since_the_distribution_of_the
     tables.join("a")
     tables.join("d")
     after_joins = lead(tables, LeaderState(TOTAL, token_of))
-    assert (after_joins.reason, after_joins.nodes_before, after_joins.nodes_after) == ("first look; a, d joined", 2, 3)
+    assert (after_joins.reason, after_joins.nodes_before, after_joins.nodes_after) == (
+        "first look; a, d joined",
+        2,
+        3,
+    )
 
 
 def test_a_token_changed_by_hand_is_found_when_everything_is_read_anew():

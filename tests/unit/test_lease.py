@@ -55,7 +55,9 @@ def test_a_lease_is_no_longer_than_the_row_allows_that_its_heartbeat_left():
     lease.extend(101, lease_sec(60))
     assert lease.deadline == 113, "nor than this worker's own settings do"
     lease.extend(102, lease_sec(5))
-    assert lease.deadline == 106, "what an earlier heartbeat left in the row does not count any more"
+    assert lease.deadline == 106, (
+        "what an earlier heartbeat left in the row does not count any more"
+    )
 
 
 def test_a_beat_that_stands_still_is_stalled_after_the_timeout_of_observation():
@@ -122,10 +124,12 @@ def test_a_reading_that_is_older_than_the_gap_expires_nobody():
         seen.observe({ANNA: USUAL}, now)
     assert seen.stalled(119) == [ANNA]
     assert seen.stalled(119.1) == []
-    assert seen.next_due(119.1) == float("inf"), "it reads first, and does not wait for a moment that is over"
+    assert seen.next_due(119.1) == float("inf"), (
+        "it reads first, and does not wait for a moment that is over"
+    )
 
 
-def test_readings_are_due_before_they_are_a_gap_and_no_sooner_than_heartbeats_where_all_have_the_same_times():
+def test_readings_are_due_before_they_are_a_gap_and_no_sooner_than_heartbeats_where_all_have_the_same_times():  # noqa: E501
     seen = BeatWatch()
     assert seen.read_within_sec == float("inf")
     seen.observe({ANNA: SLOW, BERTA: QUICK}, 100)
@@ -155,7 +159,9 @@ def test_who_is_not_shown_any_more_is_not_watched():
 
 def test_of_a_row_that_says_nothing_the_worst_is_taken():
     assert Times.said(15, 5) == Times(15, 5)
-    assert Times.said(15, None) == Times(15, 6), "an older library's: the bound, and the longest interval that it allows"
+    assert Times.said(15, None) == Times(15, 6), (
+        "an older library's: the bound, and the longest interval that it allows"
+    )
     seen = BeatWatch()
     for now in range(100, 1000, 100):
         seen.observe({ANNA: Times.said(None, None)}, now)

@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 from jobsync_async.core.neighbours import MOST_WATCHED, dead_workers, next_in_ring, visible
 from jobsync_async.core.rows import Announcement, Neighbour, Process
 
-HERE = Announcement(host="h", boot_id="boot", pid_namespace="pid:[1] time:[1]", pid=1, process_started=1)
+HERE = Announcement(
+    host="h", boot_id="boot", pid_namespace="pid:[1] time:[1]", pid=1, process_started=1
+)
 
 
 def worker(number: int, process: int, **where: str) -> Neighbour:
     place = {"boot_id": "boot", "namespace": "pid:[1] time:[1]", "host": "h", **where}
-    return Neighbour(f"w{number}", UUID(int=number), process=Process(100 + process, 7), session_tag=None, **place)
+    return Neighbour(
+        f"w{number}", UUID(int=number), process=Process(100 + process, 7), session_tag=None, **place
+    )
 
 
-def found_by(ring: list[Neighbour], me: Neighbour, really_dead: set[Process]) -> tuple[set[Process], list[Neighbour]]:
-    """What one worker comes to know, looking again after each death that it finds, and whom it watches in the end."""
+def found_by(
+    ring: list[Neighbour], me: Neighbour, really_dead: set[Process]
+) -> tuple[set[Process], list[Neighbour]]:
+    """What one worker comes to know, looking again after each death that it finds, and whom it
+    watches in the end."""
     dead: set[Process] = set()
     while True:
         watched = next_in_ring(ring, me.incarnation, dead)
@@ -30,8 +37,12 @@ def found_by(ring: list[Neighbour], me: Neighbour, really_dead: set[Process]) ->
 
 
 # Workers in order of age, each with the number of its process; and which processes die.
-rings = st.lists(st.integers(0, 7), min_size=1, max_size=14).map(lambda ps: [worker(n, p) for n, p in enumerate(ps)])
-deaths = st.sets(st.integers(0, 7)).map(lambda numbers: {Process(100 + number, 7) for number in numbers})
+rings = st.lists(st.integers(0, 7), min_size=1, max_size=14).map(
+    lambda ps: [worker(n, p) for n, p in enumerate(ps)]
+)
+deaths = st.sets(st.integers(0, 7)).map(
+    lambda numbers: {Process(100 + number, 7) for number in numbers}
+)
 
 
 @given(rings, deaths)
@@ -49,14 +60,19 @@ def test_every_death_is_found_by_somebody_who_lives_and_by_no_more_than_watch_it
         assert all(finders.values()), f"not found: {finders}"
     in_process = {process: sum(w.process == process for w in ring) for process in finders}
     for process, count in finders.items():
-        assert count <= MOST_WATCHED * in_process[process], "each of its workers is watched by as many as look at that place"
+        assert count <= MOST_WATCHED * in_process[process], (
+            "each of its workers is watched by as many as look at that place"
+        )
 
 
 @given(rings, deaths)
 def test_every_death_is_found_even_if_any_one_of_the_living_looks_at_nothing(ring, dead):
     found = {me.name: found_by(ring, me, dead)[0] for me in ring if me.process not in dead}
     for blocked in found if len(found) > 1 else ():
-        assert set().union(*(known for name, known in found.items() if name != blocked)) == {w.process for w in ring} & dead
+        assert (
+            set().union(*(known for name, known in found.items() if name != blocked))
+            == {w.process for w in ring} & dead
+        )
 
 
 def test_all_workers_of_a_dead_process_are_dead():
@@ -74,4 +90,6 @@ def test_processes_are_visible_on_the_same_boot_in_the_same_namespaces_under_the
     assert not visible(HERE, worker(1, 1, namespace="pid:[1] time:[2]"))
     assert not visible(HERE, worker(1, 1, host="another"))
     assert not visible(Announcement(host="h", boot_id="boot"), worker(1, 1))
-    assert not visible(HERE, Neighbour("w", UUID(int=1), "boot", "pid:[1] time:[1]", "h", None, None))
+    assert not visible(
+        HERE, Neighbour("w", UUID(int=1), "boot", "pid:[1] time:[1]", "h", None, None)
+    )

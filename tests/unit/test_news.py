@@ -15,14 +15,35 @@ BEFORE: dict[str, Any] = {
     "leader": "anna",
     "generation": 1,
     "nodes": [
-        {"name": "anna", "joined": 1, "tokens": 60, "state": "active", "heartbeat_age_sec": 1.0, "beat": 9},
-        {"name": "berta", "joined": 2, "tokens": 60, "state": "active", "heartbeat_age_sec": 1.0, "beat": 9},
+        {
+            "name": "anna",
+            "joined": 1,
+            "tokens": 60,
+            "state": "active",
+            "heartbeat_age_sec": 1.0,
+            "beat": 9,
+        },
+        {
+            "name": "berta",
+            "joined": 2,
+            "tokens": 60,
+            "state": "active",
+            "heartbeat_age_sec": 1.0,
+            "beat": 9,
+        },
     ],
     "handoffs": [],
     "stuck_handoffs": [],
     "unmatched_pins": [],
 }
-CARLA = {"name": "carla", "joined": 3, "tokens": 0, "state": "active", "heartbeat_age_sec": 0.1, "beat": 0}
+CARLA = {
+    "name": "carla",
+    "joined": 3,
+    "tokens": 0,
+    "state": "active",
+    "heartbeat_age_sec": 0.1,
+    "beat": 0,
+}
 HANDOFF = {"node": "anna", "receiver": "carla", "tokens": 20, "oldest_sec": 0.1}
 STUCK = {"node": "anna", "token_id": 3, "task_id": "7", "seconds": 61.0}
 
@@ -41,7 +62,10 @@ def change(seen: dict[str, Any], number: int, **values: Any) -> None:
         (lambda s: change(s, 1, joined=9), ["berta joined"]),
         (lambda s: change(s, 1, heartbeat_age_sec=15.0), ["berta is silent"]),
         (lambda s: change(s, 1, state="draining"), ["berta is draining"]),
-        (lambda s: (change(s, 0, tokens=70), change(s, 1, tokens=50)), ["tokens: anna 60 → 70, berta 60 → 50"]),
+        (
+            lambda s: (change(s, 0, tokens=70), change(s, 1, tokens=50)),
+            ["tokens: anna 60 → 70, berta 60 → 50"],
+        ),
         (lambda s: s.update(leader="berta", term=2), ["berta leads in term 2"]),
         (lambda s: s.update(leader=None), ["nobody leads in term 1"]),
         (lambda s: s.update(generation=2), ["generation 2 began: the server had lost commits"]),

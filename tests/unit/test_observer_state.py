@@ -1,4 +1,5 @@
-"""The observer's picture: what a reader is told always adds up to what is so, however slow it reads."""
+"""The observer's picture: what a reader is told always adds up to what is so, however slow it
+reads."""
 
 from __future__ import annotations
 
@@ -14,7 +15,18 @@ def look(since, version, workers, tokens=None, *, generation=1):
     tokens = tokens or {}
     seen = [SeenWorker(number, f"w{number % 4}", f"at {number}") for number in sorted(workers)]
     leader = seen[0].name if seen else None
-    return ClusterReading(since, version, 1, generation, leader, TOKENS, "md5", seen, list(tokens), list(tokens.values()))
+    return ClusterReading(
+        since,
+        version,
+        1,
+        generation,
+        leader,
+        TOKENS,
+        "md5",
+        seen,
+        list(tokens),
+        list(tokens.values()),
+    )
 
 
 def test_the_first_item_shows_everything_and_the_next_only_what_changed():
@@ -31,7 +43,12 @@ def test_the_first_item_shows_everything_and_the_next_only_what_changed():
 
     state.update(look(3, 4, {1, 2}, {1: 1}))
     second = reader.next_change()
-    assert (dict(second.moved), second.joined, second.left, second.version) == ({1: "w1"}, frozenset(), frozenset(), 4)
+    assert (dict(second.moved), second.joined, second.left, second.version) == (
+        {1: "w1"},
+        frozenset(),
+        frozenset(),
+        4,
+    )
 
 
 def test_a_version_without_any_move_is_an_item_and_a_look_that_found_nothing_is_none():
@@ -79,7 +96,10 @@ def test_lost_commits_make_it_look_at_everything_anew():
 
 steps = st.lists(
     st.tuples(
-        st.sets(st.integers(1, 6)).map(lambda numbers: {n for n in numbers if n + 4 not in numbers}),  # names are unique
+        # Names are unique.
+        st.sets(st.integers(1, 6)).map(
+            lambda numbers: {n for n in numbers if n + 4 not in numbers}
+        ),
         st.dictionaries(st.integers(0, TOKENS - 1), st.integers(1, 6)),
         st.sets(st.sampled_from(["quick", "slow"])),
     ),
@@ -90,7 +110,8 @@ steps = st.lists(
 @given(steps)
 @settings(max_examples=300)
 def test_what_each_reader_was_told_adds_up_to_what_is_so(steps):
-    """Against the simplest model: the owner of each token by the last thing written, if that worker still is there."""
+    """Against the simplest model: the owner of each token by the last thing written, if that worker
+    still is there."""
     state = ObserverState()
     readers = {"quick": state.reader(), "slow": state.reader()}
     tables = {name: {} for name in readers}
@@ -107,5 +128,7 @@ def test_what_each_reader_was_told_adds_up_to_what_is_so(steps):
             tables[name].update(change.moved)
             members[name] = (members[name] - change.left) | change.joined
             assert members[name] == set(change.workers)
-            assert tables[name] == {t: f"w{truth[t] % 4}" if t in truth else None for t in range(TOKENS)}
+            assert tables[name] == {
+                t: f"w{truth[t] % 4}" if t in truth else None for t in range(TOKENS)
+            }
             assert readers[name].next_change() is None

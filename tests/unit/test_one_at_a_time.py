@@ -1,6 +1,7 @@
 """One worker works on one id once at a time.
 
-Each runs on plain asyncio, with eager tasks, on uvloop where it is installed, and inside anyio scopes.
+Each runs on plain asyncio, with eager tasks, on uvloop where it is installed, and inside anyio
+scopes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a worker holds, against a simple model of the same; and that no reader is told of anything that is not so."""
+"""What a worker holds, against a simple model of the same; and that no reader is told of anything
+that is not so."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Database:
     def read(self, since: int) -> Snapshot:
         seen = {token: row for token, row in self.rows.items() if row[1] > since}
         mine = [
-            TokenRow(t, epoch, version, state == "revoking") for t, (epoch, version, state) in seen.items() if state != "others"
+            TokenRow(t, epoch, version, state == "revoking")
+            for t, (epoch, version, state) in seen.items()
+            if state != "others"
         ]
         others = [token for token, row in seen.items() if row[2] == "others" and since >= 0]
         return snapshot(since, self.version, mine, others)
@@ -54,7 +57,10 @@ class Machine(RuleBasedStateMachine):
         self.letting_go: list[set[int]] = [set(), set()]
         self.number = 0
 
-    @rule(token=st.sampled_from(TOKENS), state=st.sampled_from(["owned", "owned", "revoking", "others"]))
+    @rule(
+        token=st.sampled_from(TOKENS),
+        state=st.sampled_from(["owned", "owned", "revoking", "others"]),
+    )
     def the_leader_changes(self, token, state):
         before = self.database.rows[token][2]
         if (state == "revoking") <= (before != "others") and state != before:
@@ -72,8 +78,16 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def a_stale_reading_is_refused(self):
         version = self.ownership.version
-        assert self.ownership.apply(snapshot(version + 1, version + 5, [], list(TOKENS)), now=0) is None
-        assert self.ownership.apply(snapshot(version, version + 5, [], list(TOKENS), me=uuid4()), now=0) is None
+        assert (
+            self.ownership.apply(snapshot(version + 1, version + 5, [], list(TOKENS)), now=0)
+            is None
+        )
+        assert (
+            self.ownership.apply(
+                snapshot(version, version + 5, [], list(TOKENS), me=uuid4()), now=0
+            )
+            is None
+        )
 
     @rule(token=st.sampled_from(TOKENS))
     def begin_to_use(self, token):
@@ -101,7 +115,9 @@ class Machine(RuleBasedStateMachine):
         told = self.told[which]
         assert change.revoked <= told
         assert change.lost <= told
-        assert not (change.assigned - change.lost) & told, "told twice of a token without a word of its going in between"
+        assert not (change.assigned - change.lost) & told, (
+            "told twice of a token without a word of its going in between"
+        )
         self.told[which] = (told - change.revoked - change.lost) | change.assigned
         self.letting_go[which] = set(change.revoked)
         assert self.told[which] == change.owned == self.ownership.owned
@@ -113,7 +129,11 @@ class Machine(RuleBasedStateMachine):
             assert token not in self.users.values()
             assert not any(token in told for told in self.told if told)
             assert not any(token in going for going in self.letting_go)
-            if self.database.rows[token][1:] == (version, "revoking"):  # as the statement's WHERE says
+            # As the statement's WHERE says.
+            if self.database.rows[token][1:] == (
+                version,
+                "revoking",
+            ):
                 self.database.set(token, "others")
                 gone.append(token)
         self.ownership.released(gone)
@@ -205,7 +225,8 @@ def test_a_set_that_another_thread_made_while_tokens_changed_is_not_kept_as_the_
     before = it.owned
 
     class Interrupted(dict):  # type: ignore[type-arg]
-        """Tokens that change when all of them have been read, and before whoever reads has done anything with them."""
+        """Tokens that change when all of them have been read, and before whoever reads has done
+        anything with them."""
 
         def __iter__(self):
             yield from list(super().__iter__())

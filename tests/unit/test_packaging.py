@@ -33,21 +33,35 @@ def built(tmp_path_factory) -> Path:
     if not (ROOT / "jobsync_async").is_dir():
         pytest.skip("the source is not here: an installed wheel is tested")
     folder = tmp_path_factory.mktemp("built")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+    )
     return folder
 
 
 def test_the_wheel_is_the_package_and_the_pytest_plugin(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"{NAME}-py3-none-any.whl"
-    about = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    about = {
+        f"{NAME}.dist-info/{name}"
+        for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    }
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == files("jobsync_async", "pytest_jobsync_async.py") | about
         metadata = archive.read(f"{NAME}.dist-info/METADATA").decode()
-    assert {"jobsync_async/py.typed", "jobsync_async/postgres/schema.sql", "jobsync_async/postgres/queries.sql"} <= files(
-        "jobsync_async"
-    )
-    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert {
+        "jobsync_async/py.typed",
+        "jobsync_async/postgres/schema.sql",
+        "jobsync_async/postgres/queries.sql",
+    } <= files("jobsync_async")
+    needed = [
+        line
+        for line in metadata.splitlines()
+        if line.startswith("Requires-Dist") and "extra ==" not in line
+    ]
     assert {line.split()[1].split(">")[0].split("[")[0] for line in needed} == {
         "anyio", "psycopg", "exceptiongroup", "typing-extensions",
     }  # fmt: skip
@@ -55,7 +69,11 @@ def test_the_wheel_is_the_package_and_the_pytest_plugin(built):
 
 def test_the_source_archive_can_be_tested(built):
     with tarfile.open(built / f"{NAME}.tar.gz") as archive:
-        names = {member.name.removeprefix(f"{NAME}/") for member in archive.getmembers() if member.isfile()}
+        names = {
+            member.name.removeprefix(f"{NAME}/")
+            for member in archive.getmembers()
+            if member.isfile()
+        }
     folders = ("jobsync_async", "tests", "examples", "docs", "benchmarks")
     single = (
         "pytest_jobsync_async.py",
@@ -89,6 +107,12 @@ import jobsync_async
 
 
 def test_a_missing_libpq_leads_to_the_extra_that_brings_it_along():
-    done = subprocess.run([sys.executable, "-c", WITHOUT_LIBPQ], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LIBPQ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "`pip install 'jobsync-async[binary]'` brings it along" in done.stderr.splitlines()[-1]

@@ -56,7 +56,9 @@ def test_the_first_pattern_that_anybody_matches_decides():
     assert eligible([], names) == []
 
 
-@pytest.mark.parametrize("bad", [[], "", [""], [1], None, 7, "x\\", "x\\\\\\", ["x"] * 101, "x" * 1001, {"x"}, "a\0"])
+@pytest.mark.parametrize(
+    "bad", [[], "", [""], [1], None, 7, "x\\", "x\\\\\\", ["x"] * 101, "x" * 1001, {"x"}, "a\0"]
+)
 def test_what_is_no_pattern_is_refused(bad):
     with pytest.raises(ConfigError):
         validate_patterns(bad)

@@ -12,7 +12,14 @@ import pytest
 
 from jobsync_async.core.rows import Process
 from jobsync_async.host import process
-from jobsync_async.host.process import announce, has_ended, known_dead, open_process, started, why_unwatchable
+from jobsync_async.host.process import (
+    announce,
+    has_ended,
+    known_dead,
+    open_process,
+    started,
+    why_unwatchable,
+)
 
 SLEEP = "import sys; print(flush=True); sys.stdin.read()"
 # The first thread ends, another one goes on: /proc calls that a zombie.
@@ -26,12 +33,15 @@ ctypes.CDLL(None).pthread_exit(None)
 """
 
 pytestmark = pytest.mark.skipif(
-    why_unwatchable(announce(0, None)) is not None, reason=f"processes: {why_unwatchable(announce(0, None))}"
+    why_unwatchable(announce(0, None)) is not None,
+    reason=f"processes: {why_unwatchable(announce(0, None))}",
 )
 
 
 def run(program: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         yield child
@@ -124,7 +134,12 @@ def test_a_proc_that_shows_nothing_proves_nothing(child, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(1, "refused"), OSError(24, "too many open files"), OSError(38, "no such call")]
+    "error",
+    [
+        PermissionError(1, "refused"),
+        OSError(24, "too many open files"),
+        OSError(38, "no such call"),
+    ],
 )
 def test_what_cannot_be_looked_at_is_not_dead(child, monkeypatch, error):
     def refuse(pid: int) -> int:

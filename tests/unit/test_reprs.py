@@ -26,12 +26,17 @@ def test_a_configuration_shows_what_is_not_the_default_and_where_it_leads():
     "dsn",
     [
         "postgresql://anna:s3cret@db:5433/app?sslpassword=s3cret&options=-c%20s3cret",
-        "host=db port=5433 dbname=app user=anna password=s3cret sslpassword=s3cret passfile=/s3cret",
+        (
+            "host=db port=5433 dbname=app user=anna password=s3cret sslpassword=s3cret "
+            "passfile=/s3cret"
+        ),
     ],
 )
 def test_of_a_dsn_nothing_secret_is_shown(dsn):
     shown = repr(CoordinationConfig(dsn=dsn))
-    assert shown == "CoordinationConfig(dsn='host=db port=5433 dbname=app user=anna', appname='sync_')"
+    assert (
+        shown == "CoordinationConfig(dsn='host=db port=5433 dbname=app user=anna', appname='sync_')"
+    )
     broken = object.__new__(CoordinationConfig)
     for name, value in vars(CoordinationConfig()).items():
         object.__setattr__(broken, name, value)
@@ -40,9 +45,17 @@ def test_of_a_dsn_nothing_secret_is_shown(dsn):
 
 
 def test_a_change_of_thousands_of_tokens_is_short():
-    change = TokenChange(frozenset(range(5000)), frozenset({3, 1}), frozenset(), frozenset(range(9)), 12, is_initial=True)
+    change = TokenChange(
+        frozenset(range(5000)),
+        frozenset({3, 1}),
+        frozenset(),
+        frozenset(range(9)),
+        12,
+        is_initial=True,
+    )
     assert repr(change) == (
-        "TokenChange(assigned=<5000 tokens>, revoked=[1, 3], lost=[], owned=<9 tokens>, version=12, is_initial=True)"
+        "TokenChange(assigned=<5000 tokens>, revoked=[1, 3], lost=[], owned=<9 tokens>, "
+        "version=12, is_initial=True)"
     )
 
 
@@ -50,7 +63,9 @@ async def test_a_job_and_what_it_gives_tell_their_state():
     job = Job("anna")
     assert repr(job) == "<Job 'anna' new>"
     async with job:
-        assert re.fullmatch(r"<Job 'anna' running, 10000 of 10000 tokens, lease for inf s, leads>", repr(job))
+        assert re.fullmatch(
+            r"<Job 'anna' running, 10000 of 10000 tokens, lease for inf s, leads>", repr(job)
+        )
         changes, scope = job.token_changes(), job.claim("x")
         assert repr(changes) == "<TokenChanges of 'anna' open>"
         assert repr(scope) == "<ClaimScope of <Claim 'x' token=1716 epoch=0 not entered>>"

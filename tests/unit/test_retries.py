@@ -18,7 +18,9 @@ def test_waits_grow_to_a_second_and_each_is_followed_by_a_short_one():
     assert max(waits) == 1
     assert all(wait == 0.05 for wait in waits[::2])
     assert waits[1::2] == sorted(waits[1::2])
-    assert list(accumulate(waits))[6] < 1, "a short transaction is not waited for much longer than it takes"
+    assert list(accumulate(waits))[6] < 1, (
+        "a short transaction is not waited for much longer than it takes"
+    )
     retries.done()
     assert retries.due_at == float("inf")
     assert wait_sec() == 0.05

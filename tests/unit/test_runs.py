@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from jobsync_async import ConfigError
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.rows import TaskProgress
-from jobsync_async.core.runs import Elsewhere, Run, batch_key, date_of, elsewhere, given_up_before, is_done, lost_limit
+from jobsync_async.core.runs import (
+    Elsewhere,
+    Run,
+    batch_key,
+    date_of,
+    elsewhere,
+    given_up_before,
+    is_done,
+    lost_limit,
+)
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -20,14 +29,21 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 def test_without_a_name_a_task_keeps_the_key_that_0_1_0_gave_it():
     assert Run(MONDAY).key("x") == task_key("x")
-    assert task_key("abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        task_key("abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 @given(TEXTS, TEXTS, TEXTS, TEXTS)
 def test_no_two_tasks_of_any_batches_share_a_key(name, text, other_name, other_text):
     assert task_key(text, name) != task_key(other_text)
-    assert (task_key(text, name) == task_key(other_text, other_name)) == ((name, text) == (other_name, other_text))
-    assert task_key(name + text[1:], text[:1]) != task_key(text[1:], name + text[:1]) or text[:1] == name + text[:1]
+    assert (task_key(text, name) == task_key(other_text, other_name)) == (
+        (name, text) == (other_name, other_text)
+    )
+    assert (
+        task_key(name + text[1:], text[:1]) != task_key(text[1:], name + text[:1])
+        or text[:1] == name + text[:1]
+    )
 
 
 def test_a_batch_without_a_name_is_its_set_of_ids_in_any_order():
@@ -38,13 +54,19 @@ def test_a_batch_without_a_name_is_its_set_of_ids_in_any_order():
 
 
 def test_a_batch_that_has_a_name_is_its_name_whatever_its_ids():
-    assert batch_key("nightly", ["a"]) == batch_key("nightly", ["b", "c"]) != batch_key("daily", ["a"])
+    assert (
+        batch_key("nightly", ["a"]) == batch_key("nightly", ["b", "c"]) != batch_key("daily", ["a"])
+    )
     assert batch_key("a", []) != batch_key(None, ["a"])
 
 
 @pytest.mark.parametrize(
     ("given", "date"),
-    [(None, None), (MONDAY, MONDAY), (dt.datetime(2026, 11, 23, 23, 59, tzinfo=dt.timezone.utc), MONDAY)],
+    [
+        (None, None),
+        (MONDAY, MONDAY),
+        (dt.datetime(2026, 11, 23, 23, 59, tzinfo=dt.timezone.utc), MONDAY),
+    ],
 )
 def test_a_date_is_a_date_and_a_datetime_counts_by_its_date(given, date):
     assert date_of(given) == date

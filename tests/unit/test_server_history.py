@@ -7,9 +7,16 @@ from dataclasses import replace
 import pytest
 
 from jobsync_async import CoordinationConfig
-from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC, AdoptedHistory, OldLeasesWait, ServerReading
+from jobsync_async.core.server_history import (
+    UNSAID_TIMEOUT_SEC,
+    AdoptedHistory,
+    OldLeasesWait,
+    ServerReading,
+)
 
-READING = ServerReading(recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5")
+READING = ServerReading(
+    recorded="1/01/5/9", actual="1/01/5/9", generation=3, version=70, running_since="100.5"
+)
 HISTORY = AdoptedHistory("1/01/5/9", 3)
 
 
@@ -17,7 +24,9 @@ def test_a_newcomer_adopts_what_row_and_server_agree_on():
     assert READING.adoptable(None, -1) == HISTORY
 
 
-@pytest.mark.parametrize("other", [{"actual": "1/02/5/9"}, {"recorded": None}, {"recorded": None, "actual": None}])
+@pytest.mark.parametrize(
+    "other", [{"actual": "1/02/5/9"}, {"recorded": None}, {"recorded": None, "actual": None}]
+)
 def test_nobody_adopts_what_they_do_not_agree_on(other):
     assert replace(READING, **other).adoptable(None, -1) is None
     assert replace(READING, **other).adoptable(HISTORY, 70) is None
@@ -29,8 +38,12 @@ def test_what_is_known_is_adopted_again_while_it_is_not_older_than_what_was_seen
 
 
 def test_a_later_generation_is_adopted_whatever_its_version():
-    assert replace(READING, generation=4, version=0).adoptable(HISTORY, 70) == AdoptedHistory("1/01/5/9", 4)
-    assert replace(READING, generation=4, recorded="2", actual="2").adoptable(HISTORY, 70) == AdoptedHistory("2", 4)
+    assert replace(READING, generation=4, version=0).adoptable(HISTORY, 70) == AdoptedHistory(
+        "1/01/5/9", 4
+    )
+    assert replace(READING, generation=4, recorded="2", actual="2").adoptable(
+        HISTORY, 70
+    ) == AdoptedHistory("2", 4)
 
 
 def test_an_earlier_generation_is_not_gone_back_to():
@@ -51,7 +64,13 @@ def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
 
 @pytest.mark.parametrize(
     "other",
-    [{"generation": 4}, {"recorded": "2"}, {"actual": "2"}, {"running_since": "100.6"}, {"longest_wait": 9.0}],
+    [
+        {"generation": 4},
+        {"recorded": "2"},
+        {"actual": "2"},
+        {"running_since": "100.6"},
+        {"longest_wait": 9.0},
+    ],
     ids=lambda other: next(iter(other)),
 )
 def test_the_wait_begins_anew_on_another_ground(other):
@@ -73,7 +92,9 @@ def test_the_wait_begins_anew_on_another_ground(other):
         (4, 9, None, 9),
     ],
 )
-def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_known(own, known, recorded, waits):
+def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_known(
+    own, known, recorded, waits
+):
     waiting = OldLeasesWait(own, known)
     waiting.observe(replace(READING, longest_wait=recorded), 100)
     assert waiting.wait_sec == waiting.remaining(100) == waits

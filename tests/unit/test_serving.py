@@ -58,7 +58,14 @@ def test_what_was_over_before_it_was_told_begins_anew():
 
 def node(name: str, tokens: int, *runs: Runner, says: bool = True) -> NodeInfo:
     now = dt.datetime.now(dt.timezone.utc)
-    facts = {"host": None, "pid": None, "joined": 1, "created_on": now, "age_sec": 0.0, "last_heartbeat": now}
+    facts = {
+        "host": None,
+        "pid": None,
+        "joined": 1,
+        "created_on": now,
+        "age_sec": 0.0,
+        "last_heartbeat": now,
+    }
     return NodeInfo(
         name=name,
         state="active",
@@ -74,7 +81,13 @@ def node(name: str, tokens: int, *runs: Runner, says: bool = True) -> NodeInfo:
 
 
 def test_a_gap_is_a_worker_with_tokens_that_says_it_does_not_run_what_others_do():
-    nodes = [node("a", 5, FEED), node("b", 5, FEED, MAIL), node("web", 5), node("spare", 0), node("old", 5, says=False)]
+    nodes = [
+        node("a", 5, FEED),
+        node("b", 5, FEED, MAIL),
+        node("web", 5),
+        node("spare", 0),
+        node("old", 5, says=False),
+    ]
     assert gaps(nodes) == [
         Gap(FEED, "web", 5, ("a", "b")),
         Gap(MAIL, "a", 5, ("b",)),

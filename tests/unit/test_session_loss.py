@@ -22,7 +22,9 @@ def watch_that_saw_it_held() -> SessionWatch:
     return watch
 
 
-def look(watch: SessionWatch, now: float, *sessions: Session, watcher: WatcherSession = WATCHER) -> list[Session]:
+def look(
+    watch: SessionWatch, now: float, *sessions: Session, watcher: WatcherSession = WATCHER
+) -> list[Session]:
     watch.observe(SessionReading(watcher, sessions), now)
     return watch.gone(now)
 
@@ -61,10 +63,16 @@ def test_a_beat_that_moves_is_a_sign_of_life():
 
 def test_nobody_is_missed_after_the_watchers_own_session_or_the_server_was_another():
     later = START + dt.timedelta(seconds=1)
-    for watcher in (WATCHER._replace(pid=11), WATCHER._replace(backend_start=later), WATCHER._replace(server_started=later)):
+    for watcher in (
+        WATCHER._replace(pid=11),
+        WATCHER._replace(backend_start=later),
+        WATCHER._replace(server_started=later),
+    ):
         watch = watch_that_saw_it_held()
         look(watch, 100.5, session(False))
-        assert [look(watch, 101 + n / 2, session(False), watcher=watcher) for n in range(9)] == [[]] * 9
+        assert [look(watch, 101 + n / 2, session(False), watcher=watcher) for n in range(9)] == [
+            []
+        ] * 9
 
 
 def test_a_gap_in_the_watchers_own_readings_begins_the_grace_anew():

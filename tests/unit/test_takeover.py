@@ -11,7 +11,11 @@ from jobsync_async.core.lease import Beat, BeatWatch, Times
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.core.takeover import Pacing, Takeover
 
-LEADER, NEXT, CROWD = Beat("leader", uuid4(), 5), Beat("next", uuid4(), 7), Beat("crowd", uuid4(), 9)
+LEADER, NEXT, CROWD = (
+    Beat("leader", uuid4(), 5),
+    Beat("next", uuid4(), 7),
+    Beat("crowd", uuid4(), 9),
+)
 
 
 USUAL = Times(15, 5)
@@ -77,7 +81,9 @@ def test_the_one_after_the_next_takes_over_when_both_stood_still_for_the_timeout
     watch.see(LEADER, NEXT._replace(beat=8), CROWD, since=102, until=114)
     assert succeed.due_at_latest(LEADER.incarnation, both, 114) == 117
     watch.see(LEADER, NEXT._replace(beat=9), CROWD, since=108, until=114)
-    assert succeed.due_at_latest(LEADER.incarnation, both, 114) == 120, "a heartbeat later at the latest"
+    assert succeed.due_at_latest(LEADER.incarnation, both, 114) == 120, (
+        "a heartbeat later at the latest"
+    )
 
 
 def test_a_look_between_two_heartbeats_tells_of_a_leader_that_has_sent_one():

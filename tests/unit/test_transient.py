@@ -1,4 +1,5 @@
-"""What an SQLSTATE means for who sent a statement: the server's state, the tables', or a mistake."""
+"""What an SQLSTATE means for who sent a statement: the server's state, the tables', or a
+mistake."""
 
 from __future__ import annotations
 
@@ -30,7 +31,12 @@ TRANSIENT = [
     "58030 io_error",
     "25006 read_only_sql_transaction",
 ]
-THE_TABLES = ["42501 insufficient_privilege", "42P01 undefined_table", "42703 undefined_column", "3F000 invalid_schema_name"]
+THE_TABLES = [
+    "42501 insufficient_privilege",
+    "42P01 undefined_table",
+    "42703 undefined_column",
+    "3F000 invalid_schema_name",
+]
 MISTAKES = [
     "22003 numeric_value_out_of_range",
     "23505 unique_violation",
@@ -77,7 +83,9 @@ def test_mistakes_reach_the_user_as_they_are(state):
     assert caught.value is error
 
 
-@pytest.mark.parametrize("error", [psycopg.OperationalError("gone"), psycopg.InterfaceError("closed")])
+@pytest.mark.parametrize(
+    "error", [psycopg.OperationalError("gone"), psycopg.InterfaceError("closed")]
+)
 def test_a_connection_that_is_not_there_can_be_tried_again(error):
     with pytest.raises(StoreUnavailable), translated():
         raise error

@@ -33,16 +33,26 @@ def worker(clock: Clock) -> Worker:
     return Worker(CONFIG, "anna", Announcement(), clock)
 
 
-def answer(*others: Beat, timeout_sec: float = 15, longest_wait: float | None = None) -> HeartbeatAnswer:
+def answer(
+    *others: Beat, timeout_sec: float = 15, longest_wait: float | None = None
+) -> HeartbeatAnswer:
     beats = dict.fromkeys(others, Times(15, 5))
     return HeartbeatAnswer(
-        version=1, term=1, leader=None, rank=0, beats=beats, timeout_sec=timeout_sec, longest_wait=longest_wait
+        version=1,
+        term=1,
+        leader=None,
+        rank=0,
+        beats=beats,
+        timeout_sec=timeout_sec,
+        longest_wait=longest_wait,
     )
 
 
 def reading(worker: Worker) -> Snapshot:
     row = TokenRow(token_id=7, epoch=3, version=1, revoking=False)
-    return Snapshot(worker.identity.incarnation, -1, 1, 1, None, "active", settled=True, mine=[row], others=[])
+    return Snapshot(
+        worker.identity.incarnation, -1, 1, 1, None, "active", settled=True, mine=[row], others=[]
+    )
 
 
 def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
@@ -51,13 +61,17 @@ def test_a_reading_is_applied_only_while_the_lease_is_valid(worker, clock):
     worker.beat_answered(clock.now, answer(), watched_all=False)
     clock.now += 12
     worker.snapshot_read(reading(worker))
-    assert not worker.ownership.known, "after the end of the lease, whether anybody has noticed it or not"
+    assert not worker.ownership.known, (
+        "after the end of the lease, whether anybody has noticed it or not"
+    )
     worker.beat_answered(clock.now, answer(), watched_all=False)
     worker.snapshot_read(reading(worker))
     assert worker.owned_now() == {7}
 
 
-def test_nothing_is_owned_from_the_moment_when_the_lease_is_over_whoever_has_noticed_it(worker, clock):
+def test_nothing_is_owned_from_the_moment_when_the_lease_is_over_whoever_has_noticed_it(
+    worker, clock
+):
     worker.beat_answered(clock.now, answer(), watched_all=False)
     worker.snapshot_read(reading(worker))
     clock.now += 11.9
@@ -81,7 +95,9 @@ async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
             pytest.fail("the lease is over")
 
 
-def test_a_lease_counts_from_before_the_heartbeat_and_by_the_timeout_that_it_left_in_the_row(worker, clock):
+def test_a_lease_counts_from_before_the_heartbeat_and_by_the_timeout_that_it_left_in_the_row(
+    worker, clock
+):
     sent_at = clock.now
     clock.now += 2
     worker.beat_answered(sent_at, answer(), watched_all=False)
@@ -97,16 +113,24 @@ def test_the_last_bound_that_a_heartbeat_told_of_is_known(worker, clock):
 
 
 @pytest.mark.parametrize("interval", [0.1, 0.3, 0.7, 1, 3, 5, 6])
-def test_who_is_neither_leader_nor_next_in_age_looks_only_where_its_own_heartbeats_are_too_rare(interval):
+def test_who_is_neither_leader_nor_next_in_age_looks_only_where_its_own_heartbeats_are_too_rare(
+    interval,
+):
     clock = Clock()
-    worker = Worker(CoordinationConfig(heartbeat_interval_sec=interval), "anna", Announcement(), clock)
+    worker = Worker(
+        CoordinationConfig(heartbeat_interval_sec=interval), "anna", Announcement(), clock
+    )
     first = Beat("leader", uuid4(), 1)
 
     def heard(leader: Beat, times: Times) -> None:
-        shown = HeartbeatAnswer(version=1, term=1, leader=leader.incarnation, rank=5, beats={leader: times})
+        shown = HeartbeatAnswer(
+            version=1, term=1, leader=leader.incarnation, rank=5, beats={leader: times}
+        )
         worker.beat_answered(clock.now, shown, watched_all=False)
 
     heard(first, Times(15, interval))
-    assert worker.next_beat_reading() == float("inf"), "with the same times nothing more is read than ever"
+    assert worker.next_beat_reading() == float("inf"), (
+        "with the same times nothing more is read than ever"
+    )
     heard(first._replace(incarnation=uuid4()), Times(0.12, 0.03))
     assert worker.next_beat_reading() == pytest.approx(clock.now + 0.8 * 0.075)

@@ -1,5 +1,6 @@
--- Layout 2: what schema.sql has beyond the tables of 0.1.0, new tables left out. Workers of 0.1.0 neither read nor write it. Each
--- statement is a transaction of its own and locks one table; the last one tells that it is done.
+-- Layout 2: what schema.sql has beyond the tables of 0.1.0, new tables left out. Workers of 0.1.0
+-- neither read nor write it. Each statement is a transaction of its own and locks one table; the
+-- last one tells that it is done.
 ALTER TABLE {cluster}
     ADD COLUMN IF NOT EXISTS layout integer NOT NULL DEFAULT 1,
     ADD COLUMN IF NOT EXISTS channel text,

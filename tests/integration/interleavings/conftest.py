@@ -1,4 +1,5 @@
-"""The interleavings that must not bite, each forced by hand. They are numbered across the files of this folder."""
+"""The interleavings that must not bite, each forced by hand. They are numbered across the files of
+this folder."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ Joined = Callable[..., "asyncio.Future[Hand]"]
 
 @pytest.fixture
 def config(make_config) -> CoordinationConfig:
-    return make_config(total_tokens=TOKENS, hash_function="modulo", heartbeat_interval_sec=1, heartbeat_timeout_sec=5)
+    return make_config(
+        total_tokens=TOKENS,
+        hash_function="modulo",
+        heartbeat_interval_sec=1,
+        heartbeat_timeout_sec=5,
+    )
 
 
 @pytest.fixture

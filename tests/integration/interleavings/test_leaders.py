@@ -20,7 +20,9 @@ async def test_a_leader_that_lost_the_answer_to_its_commit_finds_nothing_more_to
 # 8 -- The leader leaves
 
 
-async def test_when_the_leader_leaves_the_next_in_age_leads_and_the_old_term_writes_nothing(join, admin):
+async def test_when_the_leader_leaves_the_next_in_age_leads_and_the_old_term_writes_nothing(
+    join, admin
+):
     a, b = await two_with_a_handoff(join)
     await join("c")
     old_term = (await a.read()).term
@@ -47,7 +49,10 @@ async def test_a_follower_that_knows_the_term_writes_nothing(join, admin):
     a, b = await two_with_a_handoff(join)
     before = await rows(admin)
     decided = []
-    assert await b.store.leading.rebalance(b.me, (await b.read()).term, (), -1, -1, decided.append) is None
+    assert (
+        await b.store.leading.rebalance(b.me, (await b.read()).term, (), -1, -1, decided.append)
+        is None
+    )
     assert (decided, await rows(admin)) == ([], before)
 
 

@@ -1,4 +1,5 @@
-"""What is read and what is acknowledged: a worker's tokens, one statement at a time, or two that meet at a lock."""
+"""What is read and what is acknowledged: a worker's tokens, one statement at a time, or two that
+meet at a lock."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ async def test_a_reading_continues_exactly_what_is_known(join):
     ownership.released(released)
     fresh = await a.read(ownership.version)
     assert ownership.apply(fresh, 0.0) is not None
-    assert ownership.apply(stale, 0.0) is None, "a reading from before the acknowledgement brings nothing back"
+    assert ownership.apply(stale, 0.0) is None, (
+        "a reading from before the acknowledgement brings nothing back"
+    )
     assert ownership.owned.isdisjoint(released)
 
 
@@ -52,10 +55,14 @@ async def test_a_reading_from_before_the_first_distribution_is_continued_with_it
     assert change is not None and change.assigned == set(range(TOKENS))
     assert not ownership.apply(await a.read(ownership.version), 0.0), "they are shown once"
     reading = await a.store.leading.read(a.state.version, a.state.pin_version)
-    assert [(group.node, list(group.token_ids)) for group in reading.groups] == [("a", list(range(TOKENS)))]
+    assert [(group.node, list(group.token_ids)) for group in reading.groups] == [
+        ("a", list(range(TOKENS)))
+    ]
 
 
-async def test_rows_that_are_made_again_by_a_later_distribution_are_read_as_changed(join, admin, config):
+async def test_rows_that_are_made_again_by_a_later_distribution_are_read_as_changed(
+    join, admin, config
+):
     a = await join("a")
     await a.lead()
     since = (await a.read()).version
@@ -82,7 +89,9 @@ async def test_rows_that_were_made_by_hand_are_found_when_all_is_read_anew(join,
 # 2 -- An acknowledgement to a receiver that is just being expired
 
 
-async def test_an_acknowledgement_to_a_receiver_that_was_expired_gives_the_token_to_nobody(join, admin, config):
+async def test_an_acknowledgement_to_a_receiver_that_was_expired_gives_the_token_to_nobody(
+    join, admin, config
+):
     a, b = await two_with_a_handoff(join)
     before = await rows(admin)
     beat = await b.last_beat()
@@ -90,7 +99,9 @@ async def test_an_acknowledgement_to_a_receiver_that_was_expired_gives_the_token
         await admin.execute("UPDATE sync_cluster SET version = version + 1")
         await admin.execute("DELETE FROM sync_node WHERE name = 'b' AND beat = %s", [beat.beat])
         acknowledging = asyncio.ensure_future(a.acknowledge())
-        async with await psycopg.AsyncConnection.connect(config.conninfo("test"), autocommit=True) as other:
+        async with await psycopg.AsyncConnection.connect(
+            config.conninfo("test"), autocommit=True
+        ) as other:
             await blocked(other, "FOR UPDATE")
     handed_on = await acknowledging
     assert len(handed_on) == TOKENS // 2
@@ -115,43 +126,62 @@ async def test_a_token_of_an_owner_without_a_row_is_free_to_the_next_plan(join, 
     assert {owner for owner, _, _ in (await rows(admin)).values()} == {"a"}
 
 
-# 5 -- A claim that begins as a revocation arrives: see tests/unit/test_ownership.py and test_claims.py too
+# 5 -- A claim that begins as a revocation arrives: see tests/unit/test_ownership.py and
+# test_claims.py too
 
 
-@pytest.mark.parametrize(("tokens", "all_or_none"), [(range(5), True), (range(5), False), ([2], True)])
-async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config, tokens, all_or_none):
+@pytest.mark.parametrize(
+    ("tokens", "all_or_none"), [(range(5), True), (range(5), False), ([2], True)]
+)
+async def test_a_claim_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(
+    join, admin, config, tokens, all_or_none
+):
     a = await join("a")
     await a.lead()
     mine = await a.mine()
     works = [Work(str(token), token, mine[token][0]) for token in tokens]
     run = Run(dt.date(2026, 1, 2))
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
-        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
-        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
-        claiming = asyncio.ensure_future(a.store.work.record_claims(a.me, run, works, all_or_none=all_or_none))
+        # as every change of owner begins
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"
+        await other.execute(
+            f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode()
+        )
+        claiming = asyncio.ensure_future(
+            a.store.work.record_claims(a.me, run, works, all_or_none=all_or_none)
+        )
         await blocked(admin, "sync_claim")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
     assert await claiming == dict.fromkeys(kept, True)
-    written = {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim")).fetchall()}
+    written = {
+        task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim")).fetchall()
+    }
     assert written == (set() if all_or_none else kept)
 
 
-async def test_a_completion_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config):
+async def test_a_completion_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(
+    join, admin, config
+):
     a = await join("a")
     await a.lead()
     mine = await a.mine()
     works = [Work(str(token), token, mine[token][0]) for token in range(5)]
     run = Run(dt.date(2026, 1, 2))
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
-        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
-        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
+        # as every change of owner begins
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"
+        await other.execute(
+            f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode()
+        )
         completing = asyncio.ensure_future(a.store.work.record_completions(a.me, run, works))
         await blocked(admin, "sync_audit")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
     assert await completing == dict.fromkeys(kept, True)
-    assert {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_audit")).fetchall()} == kept
+    assert {
+        task for (task,) in await (await admin.execute("SELECT task_id FROM sync_audit")).fetchall()
+    } == kept
 
 
 async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_failed(join, admin):
@@ -161,7 +191,8 @@ async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_fail
     run = Run(dt.date(2026, 1, 2))
     before = Work("2", 2, epoch)
     assert await a.store.work.record_claims(a.me, run, [before]) == {"2": True}
-    await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")  # it went, and came back
+    # It went, and came back.
+    await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")
     now = Work("2", 2, epoch + 1)
     assert await a.store.work.record_claims(a.me, run, [now]) == {"2": True}
     assert await a.store.work.end_claims(run, [(before, "of the claim before")]) == 0
@@ -170,31 +201,49 @@ async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_fail
     assert (await a.store.work.read_progress(run, ["2"]))["2"].error == "of this claim"
 
 
-async def test_a_beginning_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(join, admin, config):
+async def test_a_beginning_that_waited_for_a_row_which_changed_its_owner_is_not_recorded(
+    join, admin, config
+):
     a = await join("a")
     await a.lead()
     mine = await a.mine()
     works = [Work(str(token), token, mine[token][0]) for token in range(5)]
     run = Run(dt.date(2026, 1, 2), "b")
     async with await psycopg.AsyncConnection.connect(config.dsn) as other:
-        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"  # as every change of owner begins
-        await other.execute(f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode())
+        # as every change of owner begins
+        changed = "SELECT token_id FROM sync_token WHERE token_id = 2 FOR UPDATE"
+        await other.execute(
+            f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode()
+        )
         beginning = asyncio.ensure_future(a.store.work.begin_tasks(a.me, run, works, lost_limit=2))
         await blocked(admin, "sync_claim")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
-    assert {text: begun.begun for text, begun in (await beginning).items()} == dict.fromkeys(kept, True)
-    written = {task for (task,) in await (await admin.execute("SELECT task_id FROM sync_claim WHERE open")).fetchall()}
+    assert {text: begun.begun for text, begun in (await beginning).items()} == dict.fromkeys(
+        kept, True
+    )
+    written = {
+        task
+        for (task,) in await (
+            await admin.execute("SELECT task_id FROM sync_claim WHERE open")
+        ).fetchall()
+    }
     assert written == kept
 
 
-async def test_a_task_that_was_set_aside_since_the_batch_resumed_is_not_begun_on_any_date(join, admin):
+async def test_a_task_that_was_set_aside_since_the_batch_resumed_is_not_begun_on_any_date(
+    join, admin
+):
     a = await join("a")
     await a.lead()
     mine = await a.mine()
-    run, works = Run(dt.date(2026, 1, 2)), [Work(str(token), token, mine[token][0]) for token in (1, 2)]
+    run, works = (
+        Run(dt.date(2026, 1, 2)),
+        [Work(str(token), token, mine[token][0]) for token in (1, 2)],
+    )
     await admin.execute(
-        "INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason) VALUES (%s, '2', '2025-12-31', 3, 'why')",
+        "INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason) VALUES (%s, "
+        "'2', '2025-12-31', 3, 'why')",
         [run.key("2")],
     )
     begun = await a.store.work.begin_tasks(a.me, run, works, lost_limit=3)
@@ -227,7 +276,9 @@ async def test_a_withdrawn_revocation_is_announced_as_assigned_again(join):
     reader = ownership.reader()
     ownership.apply(await a.read(-1), 0.0)
     first = reader.next_change()
-    assert first is not None and len(first.assigned) == TOKENS // 2, "what is to go already is not shown"
+    assert first is not None and len(first.assigned) == TOKENS // 2, (
+        "what is to go already is not shown"
+    )
     going = set(ownership.revoking)
     epochs = {token: ownership.epoch(token) for token in going}
     await b.store.membership.leave(b.me)
@@ -235,7 +286,9 @@ async def test_a_withdrawn_revocation_is_announced_as_assigned_again(join):
     ownership.apply(await a.read(ownership.version), 0.0)
     again = reader.next_change()
     assert again is not None and again.assigned == going
-    assert {token: ownership.epoch(token) for token in going} == epochs, "it stayed ours all the time"
+    assert {token: ownership.epoch(token) for token in going} == epochs, (
+        "it stayed ours all the time"
+    )
 
 
 async def test_a_late_acknowledgement_does_not_answer_the_next_revocation(join):
@@ -288,13 +341,17 @@ async def test_a_fence_that_a_revocation_passed_still_holds_up_the_handing_on(jo
     assert sorted(await a.acknowledge()) == sorted(going)
 
 
-async def test_a_fence_that_comes_while_a_revocation_is_under_way_does_not_wait_and_holds_up_the_handing_on(join, admin, dsn):
+async def test_a_fence_that_comes_while_a_revocation_is_under_way_does_not_wait_and_holds_up_the_handing_on(  # noqa: E501
+    join, admin, dsn
+):
     a = await join("a")
     await a.lead()
     await join("b")
     async with await psycopg.AsyncConnection.connect(dsn) as user:
         async with admin.transaction():  # the leader's statement, not committed yet
-            revoked = await admin.execute("UPDATE sync_token SET next_node = 'b', version = 3 WHERE token_id = 0")
+            revoked = await admin.execute(
+                "UPDATE sync_token SET next_node = 'b', version = 3 WHERE token_id = 0"
+            )
             assert revoked.rowcount == 1
             await user.execute("SET lock_timeout = '1s'")
             query = "SELECT FROM sync_token WHERE token_id = 0 AND incarnation = %s FOR KEY SHARE"

@@ -6,7 +6,7 @@ from tests.mutants.catalogue.suites import FAILOVER, QUERIES, RUNNERS, STATEMENT
 from tests.mutants.workshop import Mutant
 
 MUTANTS = (
-    # -- leading ----------------------------------------------------------------------------------------------------------
+    # -- leading -----------------------------------------------------------------------------------
     Mutant(
         "a leader of an old term writes",
         QUERIES,
@@ -24,36 +24,43 @@ MUTANTS = (
     Mutant(
         "a leader without a row writes",
         QUERIES,
-        "  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR UPDATE",
+        "  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s) AND {sound} FOR "
+        "UPDATE",
         "  AND {sound} FOR UPDATE",
         STATEMENTS,
     ),
     Mutant(
         "an expiry does not compare the beat",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING "
+        "n.name, n.incarnation",
         "WHERE n.name = w.name AND n.incarnation = w.incarnation\nRETURNING n.name, n.incarnation",
-        ("tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",),
+        (
+            "tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",
+        ),
         quick=True,
     ),
     Mutant(
         "an expiry does not compare the incarnation",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING "
+        "n.name, n.incarnation",
         "WHERE n.name = w.name AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
         STATEMENTS,
     ),
     Mutant(
         "a take-over does not compare the term",
         QUERIES,
-        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = "
+        "c.leader_incarnation)",
         "WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
         STATEMENTS,
     ),
     Mutant(
         "a take-over of a leader that lives",
         QUERIES,
-        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)\n",
+        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = "
+        "c.leader_incarnation)\n",
         "WHERE c.term = %(term)s\n",
         STATEMENTS,
     ),
@@ -67,15 +74,18 @@ MUTANTS = (
     Mutant(
         "a plan writes over what changed since its reading",
         QUERIES,
-        "WHERE t.token_id = w.token_id AND version <= %(planned_version)s\n          AND (incarnation IN",
+        "WHERE t.token_id = w.token_id AND version <= %(planned_version)s\n          AND "
+        "(incarnation IN",
         "WHERE t.token_id = w.token_id\n          AND (incarnation IN",
         STATEMENTS,
     ),
     Mutant(
         "a plan passes a fence",
         QUERIES,
-        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR UPDATE SKIP LOCKED",
-        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        FOR NO KEY UPDATE SKIP LOCKED",
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        "
+        "FOR UPDATE SKIP LOCKED",
+        "          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE\n        "
+        "FOR NO KEY UPDATE SKIP LOCKED",
         STATEMENTS,
     ),
     Mutant(
@@ -99,11 +109,12 @@ MUTANTS = (
         "n.name = (%(names)s::text[])[free.receiver]",
         STATEMENTS,
     ),
-    # -- failover of the server -------------------------------------------------------------------------------------------
+    # -- failover of the server --------------------------------------------------------------------
     Mutant(
         "a generation begins over a row that changed since it was waited upon",
         QUERIES,
-        "  AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint\n           AND ",
+        "  AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint\n          "
+        " AND ",
         "  AND (%(actual)s::text IS NULL OR (true\n           AND ",
         FAILOVER,
     ),
@@ -117,7 +128,8 @@ MUTANTS = (
     Mutant(
         "a generation begins below what its beginner knows of",
         QUERIES,
-        "    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,",
+        "    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + "
+        "floor(random() * 65536)::bigint,",
         "    SET generation = generation + 1 + floor(random() * 65536)::bigint,",
         (*FAILOVER, *STATEMENTS),
     ),
@@ -143,7 +155,7 @@ MUTANTS = (
         "        return history if history == known else None",
         ("tests/unit/test_server_history.py",),
     ),
-    # -- versions -----------------------------------------------------------------------------------------------------------
+    # -- versions ----------------------------------------------------------------------------------
     Mutant(
         "a change of a table waits for it as long as a statement may take",
         "postgres/expanding.py",
@@ -154,14 +166,16 @@ MUTANTS = (
     Mutant(
         "contracted tables take older workers",
         "postgres/operators.sql",
-        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = "
+        "incarnation, false))",
         "    ADD CONSTRAINT {too_old} CHECK (true)",
         VERSIONS,
     ),
     Mutant(
         "contracted tables take an older worker that takes over a newer one's row",
         "postgres/operators.sql",
-        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = incarnation, false))",
+        "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s AND said_by = "
+        "incarnation, false))",
         "    ADD CONSTRAINT {too_old} CHECK (coalesce(layout >= %(layout)s, false))",
         VERSIONS,
     ),
@@ -189,7 +203,8 @@ MUTANTS = (
     Mutant(
         "a reader is told of tokens without a look at the lease",
         "work/streams.py",
-        "                worker.check_lease()  # what is told of from here on is so at this moment\n",
+        "                worker.check_lease()  # what is told of from here on is so at this "
+        "moment\n",
         "",
         ("tests/integration/test_readers.py",),
     ),

@@ -12,7 +12,9 @@ DEATHS = ("tests/integration/test_known_death.py",)
 VERSIONS = ("tests/integration/test_versions.py",)
 RUNNERS = ("tests/integration/test_runners.py",)
 _SETTINGS = "tests/integration/test_settings.py::"
-SETTINGS = (f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",)
+SETTINGS = (
+    f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",
+)
 POISON = ("tests/integration/test_poison.py",)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)

@@ -17,19 +17,23 @@ from tests.mutants.catalogue.suites import (
 from tests.mutants.workshop import Mutant
 
 MUTANTS = (
-    # -- handing on -------------------------------------------------------------------------------------------------------
+    # -- handing on --------------------------------------------------------------------------------
     Mutant(
         "an acknowledgement answers any revocation",
         QUERIES,
-        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
+        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = "
+        "%(incarnation)s",
         "WHERE t.token_id = a.token_id AND incarnation = %(incarnation)s",
-        ("tests/integration/interleavings/test_tokens.py::test_a_late_acknowledgement_does_not_answer_the_next_revocation",),
+        (
+            "tests/integration/interleavings/test_tokens.py::test_a_late_acknowledgement_does_not_answer_the_next_revocation",
+        ),
         quick=True,
     ),
     Mutant(
         "an acknowledgement of another incarnation counts",
         QUERIES,
-        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s",
+        "WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = "
+        "%(incarnation)s",
         "WHERE t.token_id = a.token_id AND t.version + 0 = a.version",
         STATEMENTS,
     ),
@@ -43,8 +47,10 @@ MUTANTS = (
     Mutant(
         "an acknowledgement leaves the epoch as it is",
         QUERIES,
-        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL",
-        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch, next_node = NULL",
+        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, "
+        "next_node = NULL",
+        "SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch, "
+        "next_node = NULL",
         STATEMENTS,
     ),
     Mutant(
@@ -61,7 +67,7 @@ MUTANTS = (
         "    FROM (SELECT version FROM {cluster}) c\n    CROSS JOIN answered",
         (*STATEMENTS, *FAILOVER),
     ),
-    # -- claims and completions -------------------------------------------------------------------------------------------
+    # -- claims and completions --------------------------------------------------------------------
     Mutant(
         "a completion takes no lock on its token's row",
         QUERIES,
@@ -72,14 +78,17 @@ MUTANTS = (
     Mutant(
         "a task begins without a lock on its token's row",
         QUERIES,
-        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n    FOR KEY SHARE\n",
-        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n",
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = "
+        "%(epoch)s\n    FOR KEY SHARE\n",
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = "
+        "%(epoch)s\n",
         CLAIMS,
     ),
     Mutant(
         "a task begins under any epoch",
         QUERIES,
-        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = %(epoch)s\n    FOR KEY SHARE\n",
+        "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s AND epoch = "
+        "%(epoch)s\n    FOR KEY SHARE\n",
         "    WHERE token_id = %(token_id)s AND incarnation = %(incarnation)s\n    FOR KEY SHARE\n",
         (*CLAIMS, *STATEMENTS),
     ),
@@ -175,7 +184,7 @@ MUTANTS = (
         UNIT_RUNS,
         quick=True,
     ),
-    # -- the worker's own tokens ------------------------------------------------------------------------------------------
+    # -- the worker's own tokens -------------------------------------------------------------------
     Mutant(
         "a reading of another incarnation is applied",
         "core/ownership.py",
@@ -193,14 +202,29 @@ MUTANTS = (
     Mutant(
         "a token in use is acknowledged",
         "core/ownership.py",
-        "        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}",
-        "        return {token for token in tokens if any(reader.holds(token) for reader in readers)}",
+        (
+            "        return {\n"
+            "            token\n"
+            "            for token in tokens\n"
+            "            if token in self._users "
+            "or any(reader.holds(token) for reader in readers)\n"
+            "        }"
+        ),
+        "        return {token for token in tokens if any(reader.holds(token) for reader in "
+        "readers)}",
         ("tests/unit/test_ownership.py",),
     ),
     Mutant(
         "a token that a reader was told of is acknowledged before it comes back",
         "core/ownership.py",
-        "        return {token for token in tokens if token in self._users or any(reader.holds(token) for reader in readers)}",
+        (
+            "        return {\n"
+            "            token\n"
+            "            for token in tokens\n"
+            "            if token in self._users "
+            "or any(reader.holds(token) for reader in readers)\n"
+            "        }"
+        ),
         "        return {token for token in tokens if token in self._users}",
         UNIT,
     ),
@@ -211,19 +235,19 @@ MUTANTS = (
         "        self.identity = Identity",
         (*SIMULATION, "tests/integration/test_rejoin.py"),
     ),
-    # -- fences, and workers of jobsync beside ours -----------------------------------------------------------------------
+    # -- fences, and workers of jobsync beside ours ------------------------------------------------
     Mutant(
         "a fence holds under any epoch",
         "work/fences.py",
-        "AND incarnation = {incarnation} AND epoch = {epoch} FOR KEY SHARE",
-        "AND incarnation = {incarnation} AND epoch >= {epoch} FOR KEY SHARE",
+        "AND incarnation = {incarnation} AND epoch = {epoch} ",
+        "AND incarnation = {incarnation} AND epoch >= {epoch} ",
         CLAIMS,
     ),
     Mutant(
         "a fence locks nothing",
         "work/fences.py",
-        "epoch = {epoch} FOR KEY SHARE) AS fenced",
-        "epoch = {epoch}) AS fenced",
+        "FOR KEY SHARE) AS fenced",
+        ") AS fenced",
         FENCES,
     ),
     Mutant(
@@ -239,14 +263,18 @@ MUTANTS = (
         "core/predecessor.py",
         "known if known is not None and known[0] == beat else (beat, now)",
         "known if known is not None else (beat, now)",
-        ("tests/integration/test_predecessor.py::test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still",),
+        (
+            "tests/integration/test_predecessor.py::test_a_row_lives_while_it_is_new_or_changes_and_is_dead_when_it_stood_still",
+        ),
     ),
     Mutant(
         "an outage does not interrupt the watch over workers of jobsync",
         "core/predecessor.py",
-        " if at - seen[1] >= self._timeout_sec}",
+        (" if at - seen[1] >= self._timeout_sec\n        }"),
         "}",
-        ("tests/integration/test_predecessor.py::test_an_outage_takes_nobody_for_dead_and_wakes_no_dead",),
+        (
+            "tests/integration/test_predecessor.py::test_an_outage_takes_nobody_for_dead_and_wakes_no_dead",
+        ),
     ),
     Mutant(
         "a clone begins anew while workers may act",

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue.suites import _SETTINGS, DEATHS, FAILOVER, LEASES, QUERIES, SETTINGS, STATEMENTS, TIMES, rule
+from tests.mutants.catalogue.suites import (
+    _SETTINGS,
+    DEATHS,
+    FAILOVER,
+    LEASES,
+    QUERIES,
+    SETTINGS,
+    STATEMENTS,
+    TIMES,
+    rule,
+)
 from tests.mutants.workshop import Mutant
 
 MUTANTS = (
-    # -- the worker's own row ---------------------------------------------------------------------------------------------
+    # -- the worker's own row ----------------------------------------------------------------------
     Mutant(
         "a heartbeat counts for any incarnation of the name",
         QUERIES,
-        "    WHERE name = %(name)s AND incarnation = %(incarnation)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
+        "    WHERE name = %(name)s AND incarnation = %(incarnation)s\n      AND EXISTS (SELECT "
+        "FROM {cluster} WHERE {sound}",
         "    WHERE name = %(name)s\n      AND EXISTS (SELECT FROM {cluster} WHERE {sound}",
         (
             "tests/integration/interleavings/test_members.py::test_the_old_incarnation_can_do_nothing_after_its_name_was_taken_over",
@@ -41,8 +52,10 @@ MUTANTS = (
     Mutant(
         "a take-over of a name leaves the epochs as they are",
         QUERIES,
-        "UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()",
-        "UPDATE {token} SET incarnation = %(incarnation)s, version = %(version)s, assigned_at = now()",
+        "UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = "
+        "%(version)s, assigned_at = now()",
+        "UPDATE {token} SET incarnation = %(incarnation)s, version = %(version)s, assigned_at = "
+        "now()",
         (
             "tests/integration/interleavings/test_members.py::test_the_old_incarnation_can_do_nothing_after_its_name_was_taken_over",
         ),
@@ -51,7 +64,8 @@ MUTANTS = (
     Mutant(
         "a take-over of a name does not heed a fence",
         QUERIES,
-        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)",
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s "
+        "FOR UPDATE SKIP LOCKED)",
         "WHERE incarnation = %(old_incarnation)s",
         STATEMENTS,
     ),
@@ -67,9 +81,12 @@ MUTANTS = (
         QUERIES,
         "UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, "
         "version = %(version)s, revoked_at = NULL\n"
-        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)",
-        "UPDATE {token} SET node = NULL, incarnation = NULL, next_node = NULL, version = %(version)s, revoked_at = NULL\n"
-        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)",
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR "
+        "UPDATE SKIP LOCKED)",
+        "UPDATE {token} SET node = NULL, incarnation = NULL, next_node = NULL, version = "
+        "%(version)s, revoked_at = NULL\n"
+        "WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR "
+        "UPDATE SKIP LOCKED)",
         STATEMENTS,
     ),
     Mutant(
@@ -86,7 +103,7 @@ MUTANTS = (
         "",
         STATEMENTS,
     ),
-    # -- known deaths -----------------------------------------------------------------------------------------------------
+    # -- known deaths ------------------------------------------------------------------------------
     Mutant(
         "a reported death does not compare the incarnation",
         QUERIES,
@@ -108,7 +125,7 @@ MUTANTS = (
         "    if has_ended(descriptor):",
         ("tests/unit/test_process.py",),
     ),
-    # -- the session ------------------------------------------------------------------------------------------------------
+    # -- the session -------------------------------------------------------------------------------
     Mutant(
         "names are looked up on the user's search path",
         QUERIES,
@@ -119,7 +136,8 @@ MUTANTS = (
     Mutant(
         "what is acknowledged may be lost where the role says so",
         QUERIES,
-        "    ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),\n",
+        "    ('synchronous_commit', "
+        "pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),\n",
         "",
         (f"{_SETTINGS}test_what_was_acknowledged_survives_a_crash_whatever_the_role_sets",),
     ),
@@ -149,12 +167,15 @@ MUTANTS = (
         QUERIES,
         "    ('row_security', 'off'),\n",
         "",
-        ("tests/integration/test_server_moods.py::test_row_level_security_is_named_instead_of_hiding_rows",),
+        (
+            "tests/integration/test_server_moods.py::test_row_level_security_is_named_instead_of_hiding_rows",
+        ),
     ),
     Mutant(
         "what was not announced is taken for missed",
         QUERIES,
-        "CASE WHEN {announces} THEN version + 1 ELSE announced END\n    WHERE {sound}\n    RETURNING version, leader_",
+        "CASE WHEN {announces} THEN version + 1 ELSE announced END\n    WHERE {sound}\n    "
+        "RETURNING version, leader_",
         "version + 1\n    WHERE {sound}\n    RETURNING version, leader_",
         ("tests/integration/test_simulated_tables.py",),
     ),
@@ -162,18 +183,23 @@ MUTANTS = (
         "a lost cluster row begins with the first generation again",
         QUERIES,
         "to_regclass(%(cluster)s)::oid\nFROM {left_over}",
-        "to_regclass(%(cluster)s)::oid\nFROM (SELECT 0 AS generation, 0 AS version) tokens, (SELECT 0 AS version) rebalances, "
+        "to_regclass(%(cluster)s)::oid\nFROM (SELECT 0 AS generation, 0 AS version) tokens, "
+        "(SELECT 0 AS version) rebalances, "
         "(SELECT 0 AS joined) nodes",
-        ("tests/integration/test_leftovers.py::test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left",),
+        (
+            "tests/integration/test_leftovers.py::test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left",
+        ),
     ),
     Mutant(
         "an old row of the history stops a rebalance",
         QUERIES,
         "%(tokens_moved)s, %(duration_ms)s)\nON CONFLICT DO NOTHING",
         "%(tokens_moved)s, %(duration_ms)s)",
-        ("tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",),
+        (
+            "tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",
+        ),
     ),
-    # -- leases -----------------------------------------------------------------------------------------------------------
+    # -- leases ------------------------------------------------------------------------------------
     Mutant(
         "a lease counts from when the answer came",
         "tasks/worker.py",
@@ -215,14 +241,24 @@ MUTANTS = (
     Mutant(
         "beats are observed from when a look was sent, not answered",
         "tasks/leader.py",
-        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.clock())",
-        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, worker.look_schedule._last_at)",
+        (
+            "beat.incarnation == worker.leader\n"
+            "            }\n"
+            "        worker.beats_seen(beats, worker.clock())"
+        ),
+        "beat.incarnation == worker.leader}\n        worker.beats_seen(beats, "
+        "worker.look_schedule._last_at)",
         rule("beats are observed from when a look was answered"),
     ),
     Mutant(
         "a gap in the readings changes nothing",
         "core/lease.py",
-        "        known = {beat: entry for beat, entry in self._seen.items() if unread_sec <= entry.times.gap_sec}",
+        (
+            "        known = {\n"
+            "            beat: entry for beat, entry in self._seen.items() "
+            "if unread_sec <= entry.times.gap_sec\n"
+            "        }"
+        ),
         "        known = self._seen",
         LEASES,
         quick=True,
@@ -230,7 +266,8 @@ MUTANTS = (
     Mutant(
         "a reading of any age expires",
         "core/lease.py",
-        '        return at if max(at, now) - self._read_at <= entry.times.gap_sec else float("inf")',
+        "        return at if max(at, now) - self._read_at <= entry.times.gap_sec else "
+        'float("inf")',
         "        return at",
         LEASES,
         quick=True,
@@ -260,7 +297,11 @@ MUTANTS = (
     Mutant(
         "a claim is begun without a lease",
         "work/claims.py",
-        "worker.ownership.enter(claim.token_id, self, revoked_too=True) if self._may_enter() else None",
+        (
+            "worker.ownership.enter(claim.token_id, self, revoked_too=True)\n"
+            "            if self._may_enter()\n"
+            "            else None"
+        ),
         "worker.ownership.enter(claim.token_id, self, revoked_too=True)",
         LEASES,
         quick=True,
@@ -274,7 +315,7 @@ MUTANTS = (
         "                    await self._sign_off(store)\n",
         rule("heartbeats have ended before the sign-off"),
     ),
-    # -- times ------------------------------------------------------------------------------------------------------------
+    # -- times -------------------------------------------------------------------------------------
     Mutant(
         "what an older library left in a row counts",
         "postgres/sql.py",
@@ -285,14 +326,16 @@ MUTANTS = (
     Mutant(
         "a worker joins above a bound that was lowered meanwhile",
         QUERIES,
-        "FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision) c",
+        "FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= "
+        "%(timeout_sec)s::double precision) c",
         "FROM (SELECT last_joined FROM {cluster} WHERE {sound}) c",
         (*TIMES, *STATEMENTS),
     ),
     Mutant(
         "a worker takes a name over above a bound that was lowered meanwhile",
         QUERIES,
-        "\n  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)",
+        "\n  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double "
+        "precision)",
         "",
         (*TIMES, *STATEMENTS),
     ),
@@ -325,7 +368,7 @@ MUTANTS = (
         "            if False:",
         TIMES,
     ),
-    # -- processes --------------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
     Mutant(
         "a child made by fork goes on under its parent's lease",
         "host/home.py",
