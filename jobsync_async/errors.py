@@ -85,10 +85,9 @@ class NodeNameTaken(CoordinationError):
     def __init__(self, node: str, holder: str | None = None) -> None:
         where = f" ({holder})" if holder else ""
         super().__init__(
-            f"another live worker is named {node!r}{where}; give each worker a name of its own, "
-            "or stop the other first. Where "
-            "several processes run one program, put the process id into the name, and make the "
-            "Job in the process that runs it"
+            f"another live worker is named {node!r}{where}; give each worker a name of its own, or "
+            "stop the other first. Where several processes run one program, put the process id "
+            "into the name, and make the Job in the process that runs it"
         )
         self.node = node
         self.holder = holder
@@ -149,9 +148,8 @@ class LockConflict(CoordinationError):
     ) -> None:
         super().__init__(
             f"task {task_id!r} was not pinned: it shares token {token_id} with task "
-            f"{holder_task_id!r}, which is pinned "
-            f"to {list(node_patterns)!r}; use the same patterns, clear that pin first, or raise "
-            "total_tokens"
+            f"{holder_task_id!r}, which is pinned to {list(node_patterns)!r}; use the same "
+            "patterns, clear that pin first, or raise total_tokens"
         )
         self.task_id = task_id
         self.token_id = token_id

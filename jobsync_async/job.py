@@ -103,9 +103,8 @@ class Job(Life, OwnershipCalls, Health):
         ):
             kind = type(coordination_config).__name__  # not the value: a DSN holds a password
             raise ConfigError(
-                "coordination_config must be a CoordinationConfig, or None for a standalone "
-                f"job; got a {kind}. "
-                "A DSN goes into CoordinationConfig(dsn=…)"
+                "coordination_config must be a CoordinationConfig, or None for a standalone job; "
+                f"got a {kind}. A DSN goes into CoordinationConfig(dsn=…)"
             )
         if address is not None:
             check_text("address", address)

@@ -233,9 +233,9 @@ class Life(RecordCalls, PinCalls):
         )
         if where is not None:
             raise UsageError(
-                f"{what}() was called in {where}, for whose end it would wait: let that end "
-                "first, by returning or by raising "
-                f"an error, or call it in a task of its own: `asyncio.create_task(job.{what}())`"
+                f"{what}() was called in {where}, for whose end it would wait: let that end first, "
+                "by returning or by raising an error, or call it in a task of its own: "
+                f"`asyncio.create_task(job.{what}())`"
             )
 
     def _end(self, by: asyncio.Task[Any] | None) -> None:

@@ -54,9 +54,8 @@ async def init(
         typer.Option(
             "--clone",
             help="This server is a copy of another's storage (a snapshot, a branch, a copied "
-            "folder): give the cluster in it "
-            "an identity of its own, before its workers start. Frees everything; nobody acts for "
-            "the heartbeat timeout.",
+            "folder): give the cluster in it an identity of its own, before its workers start. "
+            "Frees everything; nobody acts for the heartbeat timeout.",
         ),
     ] = False,
     as_json: Json = False,

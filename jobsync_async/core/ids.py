@@ -40,8 +40,7 @@ def id_text(task_id: Any, codec: str = "utf-8") -> str:
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(
             f"a task id may have {MOST_CHARACTERS:,} characters at most; this one has "
-            f"{len(text):,}: {text[:60]!r}…; use a "
-            "shorter one, such as a hash of it"
+            f"{len(text):,}: {text[:60]!r}…; use a shorter one, such as a hash of it"
         )
     require_storable("a task id", text, codec)
     return text
@@ -52,8 +51,7 @@ def require_storable(what: str, text: str, codec: str) -> None:
     if not can_store(text, codec):
         raise ConfigError(
             f"{what} must be text that the database can hold, and its encoding ({codec}) lacks a "
-            f"character of {text!r:.100}; "
-            "use another one, or a database with ENCODING 'UTF8'"
+            f"character of {text!r:.100}; use another one, or a database with ENCODING 'UTF8'"
         )
 
 
@@ -66,9 +64,8 @@ def _check_value(task_id: Any) -> None:
     # `__hash__`, `__eq__` and `__str__` are the user's: whatever they raise, this is no id
     except Exception as error:
         raise ConfigError(
-            f"a task id must be hashable and have a text; a {type(task_id).__name__} has not: "
-            "its hash(), == or str() raised "
-            f"{type(error).__name__}"
+            f"a task id must be hashable and have a text; a {type(task_id).__name__} has not: its "
+            f"hash(), == or str() raised {type(error).__name__}"
         ) from error
     if not same:
         raise ConfigError(
@@ -82,8 +79,7 @@ def _check_value(task_id: Any) -> None:
     if f"0x{id(task_id):x}" in text:
         raise ConfigError(
             "a task id's str() must be the same in every process, and this one is an address in "
-            f"memory: {text!r:.100}; give "
-            "the class a __str__, or use a text as the id"
+            f"memory: {text!r:.100}; give the class a __str__, or use a text as the id"
         )
 
 
@@ -107,8 +103,8 @@ def items_of(
         if other != text:
             raise ConfigError(
                 f"two of the ids are equal and have different texts, {other!r:.100} and "
-                f"{text!r:.100}: they are two tasks, and "
-                "no result could tell them apart; use ids of one type"
+                f"{text!r:.100}: they are two tasks, and no result could tell them apart; use ids "
+                "of one type"
             )
         items[text] = Item(task_id, text, token_of(task_id))
     return items

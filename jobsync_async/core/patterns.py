@@ -92,7 +92,6 @@ def validate_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
         if (len(pattern) - len(pattern.rstrip(_ESCAPE))) % 2:
             raise ConfigError(
                 f"node pattern {pattern!r:.200} ends in a single backslash, which makes the next "
-                "character literal, "
-                "and there is none; write two for a literal backslash"
+                "character literal, and there is none; write two for a literal backslash"
             )
     return tuple(given)

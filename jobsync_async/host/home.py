@@ -53,10 +53,9 @@ class Home:
         """Raise UsageError in a child of the process in which it was started."""
         if self.forked:
             raise UsageError(
-                f"the job {self._name!r} was started before this process was forked: the worker "
-                "is the parent, and this copy "
-                "holds nothing and can do nothing. Start the Job after the fork, in the child: "
-                "one that was made before works"
+                f"the job {self._name!r} was started before this process was forked: the worker is "
+                "the parent, and this copy holds nothing and can do nothing. Start the Job after "
+                "the fork, in the child: one that was made before works"
             )
 
     def is_here(self) -> bool:
@@ -78,10 +77,9 @@ class Home:
             raise UsageError(
                 f"the job {self._name!r} runs on the event loop {self.loop!r}, and this was called "
                 f"{'where none runs' if here is None else f'on {here!r}'}. Call it on the job's "
-                "own, from another thread by "
-                "`asyncio.run_coroutine_threadsafe(…, loop)` or `anyio.from_thread.run(…)`; what "
-                "asks without I/O, such as "
-                "owns(…), may be called from anywhere"
+                "own, from another thread by `asyncio.run_coroutine_threadsafe(…, loop)` or "
+                "`anyio.from_thread.run(…)`; what asks without I/O, such as owns(…), may be called "
+                "from anywhere"
             )
 
 

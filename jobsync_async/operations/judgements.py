@@ -110,10 +110,9 @@ def idle_sessions(timeout: str) -> Check:
     """Whether the server ends connections that only listen."""
     if timeout not in ("0", "0ms", "0s"):
         advice = (
-            "workers switch it off for their own sessions, but those of 0.1.0 do not: while "
-            "there are any, set "
-            "idle_session_timeout = 0 for their role, for a connection that listens is idle "
-            "while nothing happens"
+            "workers switch it off for their own sessions, but those of 0.1.0 do not: while there "
+            "are any, set idle_session_timeout = 0 for their role, for a connection that listens "
+            "is idle while nothing happens"
         )
         return Check("idle sessions", "warn", f"ended after {timeout}", advice)
     return Check("idle sessions", "ok", "never ended")
@@ -125,8 +124,7 @@ def queue(usage: float) -> Check:
     if usage > 0.5:
         advice = (
             "some session listens and stays in a transaction: end it, for at 100 % no change can "
-            "be announced any more, and "
-            "workers find it only with their next heartbeat or look"
+            "be announced any more, and workers find it only with their next heartbeat or look"
         )
         return Check("notification queue", "fail" if usage > 0.9 else "warn", found, advice)
     return Check("notification queue", "ok", found)
@@ -137,9 +135,8 @@ def lease(config: CoordinationConfig, round_trip_sec: float) -> Check:
     fast enough for it."""
     found = (
         f"expired after {config.heartbeat_timeout_sec:g} s, may act for {config.lease_sec:g} s "
-        "after a heartbeat, sends one "
-        f"every {config.heartbeat_interval_sec:g} s; a round trip takes "
-        f"{1000 * round_trip_sec:.1f} ms"
+        f"after a heartbeat, sends one every {config.heartbeat_interval_sec:g} s; a round trip "
+        f"takes {1000 * round_trip_sec:.1f} ms"
     )
     if round_trip_sec > _MUCH_OF_LIMIT * config.statement_limit_sec:
         return Check(

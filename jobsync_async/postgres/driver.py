@@ -8,6 +8,5 @@ except ImportError as error:
         raise
     raise ImportError(
         "psycopg finds no libpq, PostgreSQL's client library: `pip install "
-        "'jobsync-async[binary]'` brings it along, or "
-        "install that of the system (Debian: libpq5)"
+        "'jobsync-async[binary]'` brings it along, or install that of the system (Debian: libpq5)"
     ) from error

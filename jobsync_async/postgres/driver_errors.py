@@ -48,8 +48,7 @@ def translated() -> Iterator[None]:
             raise
         raise VersionRefused(
             f"jobsync_async {__version__} is too old for this cluster, whose tables were "
-            "contracted for a newer one: "
-            "install the version that the other workers run"
+            "contracted for a newer one: install the version that the other workers run"
         ) from error
     except (UnicodeEncodeError, errors.UntranslatableCharacter) as error:
         raise ConfigError(
@@ -59,8 +58,8 @@ def translated() -> Iterator[None]:
     except errors.ReadOnlySqlTransaction as error:
         raise StoreUnavailable(
             "the server accepts no writes (a standby, or default_transaction_read_only is on); "
-            "connect to the primary, "
-            "for example with several hosts and target_session_attrs=read-write"
+            "connect to the primary, for example with several hosts and "
+            "target_session_attrs=read-write"
         ) from error
     # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
     except psycopg.Rollback as error:
@@ -84,13 +83,11 @@ def _advice(error: psycopg.Error) -> str:
     if "row-level security" in str(error):
         return (
             "A policy would hide rows, which a worker would take for rows that are not there: "
-            "disable row level security on "
-            "the table, or give the role BYPASSRLS"
+            "disable row level security on the table, or give the role BYPASSRLS"
         )
     return (
-        "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async "
-        "init` does it, `jobsync-async init "
-        "--sql` prints what a database administrator can run"
+        "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` "
+        "does it, `jobsync-async init --sql` prints what a database administrator can run"
     )
 
 

@@ -153,9 +153,8 @@ class Changing:
             )
             advice = f"wait until it is done, or end it by SELECT pg_terminate_backend({row.pid})"
         return (
-            f"table {table} could not be changed within {_PATIENCE_SEC:g} s, for {who}; nothing "
-            "is harmed, and the workers go "
-            f"on: {advice}, and start again"
+            f"table {table} could not be changed within {_PATIENCE_SEC:g} s, for {who}; nothing is "
+            f"harmed, and the workers go on: {advice}, and start again"
         )
 
     async def _who_is_too_old(self, newest: int) -> str:
@@ -167,8 +166,7 @@ class Changing:
         )
         return (
             f"workers of an older version are in the cluster: {names}; nothing was changed: "
-            "replace them "
-            "(`jobsync-async status` shows each worker's version), and run it again"
+            "replace them (`jobsync-async status` shows each worker's version), and run it again"
         )
 
     async def _layout(self) -> int:

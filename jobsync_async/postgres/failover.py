@@ -75,8 +75,8 @@ class Failover:
                 if theirs not in (None, ours):
                     raise ConfigError(
                         f"{name} is {ours!r} here and {theirs!r} in the cluster that is on this "
-                        "server now; all workers must "
-                        "agree: change this setting, or use another appname for another cluster"
+                        "server now; all workers must agree: change this setting, or use another "
+                        "appname for another cluster"
                     )
             return ServerReading(**found)
 

@@ -145,10 +145,9 @@ class Membership:
         if longest_allowed is not None and ours > longest_allowed:
             raise ConfigError(
                 f"heartbeat_timeout_sec is {ours:g} here, and the running cluster allows "
-                f"{longest_allowed:g} at most: so long "
-                "do its workers wait when PostgreSQL was failed over. Raise that first, by "
-                f"`jobsync-async bound {ours:g}`, or "
-                "lower this setting"
+                f"{longest_allowed:g} at most: so long do its workers wait when PostgreSQL was "
+                f"failed over. Raise that first, by `jobsync-async bound {ours:g}`, or lower this "
+                "setting"
             )
 
     @staticmethod

@@ -7,10 +7,9 @@ from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 
 REFUSAL = (
-    "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; "
-    "connect directly, or through a "
-    "pooler in session mode, or set notify=False in the configuration, which finds changes by "
-    "polling"
+    "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; connect "
+    "directly, or through a pooler in session mode, or set notify=False in the configuration, "
+    "which finds changes by polling"
 )
 _TRIES = 5
 

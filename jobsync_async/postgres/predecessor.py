@@ -47,9 +47,8 @@ class Predecessor:
                 rows = await (await connection.execute(query)).fetchall()
             except errors.InsufficientPrivilege as error:
                 raise SchemaError(
-                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT "
-                    f"SELECT ON {table.as_string()} TO "
-                    "this worker's role"
+                    f"predecessor={self.prefix!r} needs the right to see its workers: GRANT SELECT "
+                    f"ON {table.as_string()} TO this worker's role"
                 ) from error
             return {row.name: row.beat for row in rows}
 

@@ -113,10 +113,9 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
         if not isinstance(error.__cause__, errors.InsufficientPrivilege):
             raise
         raise SchemaError(
-            "this role may not make roles or grant rights on the tables; run `jobsync-async "
-            "init` as their owner, "
-            "with CREATEROLE if the role is missing, or have an administrator run what it prints "
-            "with --sql"
+            "this role may not make roles or grant rights on the tables; run `jobsync-async init` "
+            "as their owner, with CREATEROLE if the role is missing, or have an administrator run "
+            "what it prints with --sql"
         ) from error.__cause__
     finally:
         await connection.close()

@@ -172,8 +172,8 @@ async def _set_up(
     except (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState) as error:
         logger.warning(
             "%s: this server does not say on which timeline it is (%s): a failover that loses "
-            "commits is noticed only where "
-            "the cluster's version went back, or the database or its system identifier is another",
+            "commits is noticed only where the cluster's version went back, or the database or its "
+            "system identifier is another",
             config.appname,
             error.diag.message_primary,
             extra={"channel": config.channel},
@@ -200,8 +200,8 @@ async def _inspect(
     if server.encoding == "SQL_ASCII":
         raise SchemaError(
             "the database's encoding is SQL_ASCII, which keeps no track of characters, so that "
-            "task ids could not be read "
-            "back as they were written; create a database with ENCODING 'UTF8'"
+            "task ids could not be read back as they were written; create a database with ENCODING "
+            "'UTF8'"
         )
     schema = config.schema or server.schema
     if schema is None:
@@ -239,8 +239,7 @@ async def _refuse_predecessor(connection: Connection, queries: Queries) -> None:
     if await _table_exists(connection, queries, name):
         raise SchemaError(
             f"the tables {queries.appname!r} in schema {queries.schema!r} are jobsync's, which "
-            "this library leaves alone; use "
-            "another appname, such as 'jobs_', or another schema"
+            "this library leaves alone; use another appname, such as 'jobs_', or another schema"
         )
 
 
@@ -248,9 +247,8 @@ async def _require(connection: Connection, queries: Queries) -> None:
     if not await _exists(connection, queries):
         raise SchemaError(
             f"there is no cluster {queries.appname!r} in schema {queries.schema!r} of database "
-            f"{connection.info.dbname!r}: its "
-            "first worker makes it, or `jobsync-async init`; if it is elsewhere, give its "
-            "appname, schema or database"
+            f"{connection.info.dbname!r}: its first worker makes it, or `jobsync-async init`; if "
+            "it is elsewhere, give its appname, schema or database"
         )
 
 
@@ -301,17 +299,14 @@ async def _rights_named(connection: Connection, queries: Queries) -> AsyncIterat
         if await _exists(connection, queries):
             raise SchemaError(
                 f"the tables of {queries.appname!r} in schema {queries.schema!r} were made by an "
-                "older version, "
-                "and this role may not expand them; run `jobsync-async init` of this version as "
-                "their owner, or have an "
-                "administrator run what `jobsync-async init --sql` prints: older workers go on "
-                "meanwhile"
+                "older version, and this role may not expand them; run `jobsync-async init` of "
+                "this version as their owner, or have an administrator run what `jobsync-async "
+                "init --sql` prints: older workers go on meanwhile"
             ) from error
         raise SchemaError(
             f"the tables of {queries.appname!r} are not in schema {queries.schema!r}, and this "
-            "role may not create them; "
-            "run `jobsync-async init` as a role that may, or have an administrator run what "
-            "`jobsync-async init --sql` prints"
+            "role may not create them; run `jobsync-async init` as a role that may, or have an "
+            "administrator run what `jobsync-async init --sql` prints"
         ) from error
 
 
@@ -362,14 +357,12 @@ async def _check(
     if row.layout < LAYOUT:
         raise SchemaError(
             f"the tables are of layout {row.layout}, and this library needs {LAYOUT}: run "
-            "`jobsync-async init`; "
-            "older workers go on meanwhile"
+            "`jobsync-async init`; older workers go on meanwhile"
         )
     if row.schema_version > LAYOUT:
         raise SchemaError(
-            f"the tables are for layout {row.schema_version} and newer, and this library's "
-            f"newest is {LAYOUT}; "
-            "install the version of jobsync-async that the other workers run"
+            f"the tables are for layout {row.schema_version} and newer, and this library's newest "
+            f"is {LAYOUT}; install the version of jobsync-async that the other workers run"
         )
     channel = str(row.channel or config.channel)
     if observe:
@@ -381,8 +374,8 @@ async def _check(
         if ours != theirs:
             raise ConfigError(
                 f"{name} is {ours!r} here and {theirs!r} in the running cluster "
-                f"{config.appname!r}; all workers must "
-                "agree: change this setting, or use another appname for another cluster"
+                f"{config.appname!r}; all workers must agree: change this setting, or use another "
+                "appname for another cluster"
             )
     return channel
 

@@ -44,9 +44,8 @@ _TIMELINE = (
 )
 _SOUND = (
     "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND "
-    "(%(adopted_server)s::text IS NULL "
-    "OR (server_identity = %(adopted_server)s::text AND generation = "
-    "%(adopted_generation)s::bigint))"
+    "(%(adopted_server)s::text IS NULL OR (server_identity = %(adopted_server)s::text AND "
+    "generation = %(adopted_generation)s::bigint))"
 )
 # What a worker's row `n` says of its times, if the incarnation that it is now has written that; see
 # the head of queries.sql.

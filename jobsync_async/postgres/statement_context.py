@@ -65,10 +65,9 @@ class StatementContext:
         """Announce nothing from now on, until `learn_queue_usage` tells of room again."""
         self.announces = False
         logger.warning(
-            "the server's queue of notifications is full, for some session listens and stays in "
-            "a transaction: end it (the "
-            "server's log names it); until then changes are not announced, but found by "
-            "heartbeats and by polling",
+            "the server's queue of notifications is full, for some session listens and stays in a "
+            "transaction: end it (the server's log names it); until then changes are not "
+            "announced, but found by heartbeats and by polling",
             extra={"channel": self.channel},
         )
 

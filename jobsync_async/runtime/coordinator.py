@@ -190,8 +190,7 @@ class Coordinator:
         )
         raise ClusterNotFormed(
             f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, "
-            "lower minimum_nodes, "
-            "or raise wait_on_enter",
+            "lower minimum_nodes, or raise wait_on_enter",
             live_nodes=live,
             minimum_nodes=minimum,
         )
@@ -405,7 +404,6 @@ class Coordinator:
 
 def _cancelled_from_outside() -> UsageError:
     return UsageError(
-        "a task of the job itself was cancelled: its event loop ended before the job was "
-        "stopped, or somebody cancelled all "
-        "tasks; stop the job first, or leave its `async with`"
+        "a task of the job itself was cancelled: its event loop ended before the job was stopped, "
+        "or somebody cancelled all tasks; stop the job first, or leave its `async with`"
     )

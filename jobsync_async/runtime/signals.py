@@ -69,11 +69,10 @@ class Signals:
         handlers."""
         if threading.current_thread() is not threading.main_thread():
             raise UsageError(
-                "handle_signals=True works in the main thread only, where Python delivers "
-                "signals, and this Job runs in thread "
-                f"{threading.current_thread().name!r}: leave it out here, and end this job from "
-                "the main thread's handler, for "
-                "example by cancelling its task with loop.call_soon_threadsafe(task.cancel)"
+                "handle_signals=True works in the main thread only, where Python delivers signals, "
+                f"and this Job runs in thread {threading.current_thread().name!r}: leave it out "
+                "here, and end this job from the main thread's handler, for example by cancelling "
+                "its task with loop.call_soon_threadsafe(task.cancel)"
             )
         self._loop = asyncio.get_running_loop()
         self._over = False

@@ -145,8 +145,7 @@ async def agree(worker: Worker, failover: Failover) -> None:
 def _warn_of(log: WorkerLog, reading: ServerReading, wait_sec: float) -> None:
     log.warning(
         "PostgreSQL was failed over, restored or replaced (this is %s, the cluster was begun on "
-        "%s): commits may be lost, "
-        "so nobody acts for %g s",
+        "%s): commits may be lost, so nobody acts for %g s",
         reading.actual,
         reading.recorded,
         wait_sec,

@@ -96,8 +96,8 @@ class Overdue:
         self._leave(
             CoordinationError(
                 f"{name} leaves, as on_handoff_timeout='leave' says: token {one.token_id} was "
-                f"revoked {seconds:.1f} s ago, and "
-                f"{_whose(one)} since; end this process, so that nothing works on it any more"
+                f"revoked {seconds:.1f} s ago, and {_whose(one)} since; end this process, so that "
+                "nothing works on it any more"
             )
         )
 

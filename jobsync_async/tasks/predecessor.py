@@ -43,9 +43,8 @@ class PredecessorWatch:
         worker = self._worker
         if await self._predecessor.beats() is None:
             self._log.warning(
-                "waits for no worker of jobsync: there are no tables of it under the prefix %r "
-                "on this role's search path; "
-                "is predecessor= right?",
+                "waits for no worker of jobsync: there are no tables of it under the prefix %r on "
+                "this role's search path; is predecessor= right?",
                 self._predecessor.prefix,
             )
             return
@@ -55,8 +54,7 @@ class PredecessorWatch:
             if waited >= seconds:
                 raise ClusterNotFormed(
                     f"after {seconds:g} s workers of jobsync live still: {', '.join(live)}; this "
-                    "worker may begin when all "
-                    "have left: stop them, or raise wait_on_enter",
+                    "worker may begin when all have left: stop them, or raise wait_on_enter",
                     minimum_nodes=worker.config.minimum_nodes,
                 )
             if live != told:

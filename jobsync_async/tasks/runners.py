@@ -161,9 +161,9 @@ class Announcer:
         new, over = self._noticed.compare(found, now)
         for one in new:
             self._log.warning(
-                "%d ids of %s are on tokens of %s, which does not run it: nobody serves them. "
-                "Run it there too, give that "
-                "worker weight=0, or give each kind of work an appname of its own",
+                "%d ids of %s are on tokens of %s, which does not run it: nobody serves them. Run "
+                "it there too, give that worker weight=0, or give each kind of work an appname of "
+                "its own",
                 one.ids,
                 one.runner,
                 one.node,

@@ -182,9 +182,9 @@ class Cluster:
         name = self[worker].node_name
         if name not in self._proxies:
             raise UsageError(
-                f"{name!r} has no proxy to cut: use Cluster(config, partitionable=True), and "
-                "make the job with "
-                "cluster.start(name) or with the configuration that cluster.config_for(name) gives"
+                f"{name!r} has no proxy to cut: use Cluster(config, partitionable=True), and make "
+                "the job with cluster.start(name) or with the configuration that "
+                "cluster.config_for(name) gives"
             )
         self._proxies[name].cut(silent=silent)
         try:

@@ -188,10 +188,9 @@ class BatchRun:
         if certain:
             other = min(certain)
             raise CoordinationError(
-                f"{me} runs {self.run} and waits for ids that {other.node} owns, but "
-                f"{other.node} runs that of {other.date}: "
-                "neither does the other's ids. Give all workers one date=, or none, and run it "
-                "again: it resumes"
+                f"{me} runs {self.run} and waits for ids that {other.node} owns, but {other.node} "
+                f"runs that of {other.date}: neither does the other's ids. Give all workers one "
+                "date=, or none, and run it again: it resumes"
             )
 
     # -- what is done with -------------------------------------------------------------------------

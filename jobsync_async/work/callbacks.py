@@ -95,9 +95,8 @@ class RebalanceCallback:
                 raise
             raise UsageError(
                 f"on_rebalance raised NameError: {error}. Its first call is made while the job "
-                "starts, before `async with "
-                "Job(…) as job` binds its name: write `job = Job(…)` first, and then `async with "
-                "job:`"
+                "starts, before `async with Job(…) as job` binds its name: write `job = Job(…)` "
+                "first, and then `async with job:`"
             ) from error
 
 
@@ -106,9 +105,9 @@ def not_our_cancellation(callback: str) -> UsageError:
     cancelled: raised as it is, it would be taken for the cancellation of whoever waits for the
     job."""
     return UsageError(
-        f"{callback} raised CancelledError, though nobody had cancelled it: it awaited a task "
-        "that was cancelled, perhaps by "
-        "itself. Wait for such a task by `asyncio.wait`, or catch the CancelledError"
+        f"{callback} raised CancelledError, though nobody had cancelled it: it awaited a task that "
+        "was cancelled, perhaps by itself. Wait for such a task by `asyncio.wait`, or catch the "
+        "CancelledError"
     )
 
 

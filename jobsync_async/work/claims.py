@@ -115,8 +115,7 @@ class Claim:
         )
         error = OwnershipLost(
             f"task {self.task_id!r:.200} (token {self.token_id}, epoch {self.epoch}) is not this "
-            f"worker's any more: {why}; "
-            "undo what is not committed, and leave it to its new owner",
+            f"worker's any more: {why}; undo what is not committed, and leave it to its new owner",
             task_id=self.task_id,
             token_id=self.token_id,
             epoch=self.epoch,
@@ -173,8 +172,8 @@ class Holding:
         if turns.first(self.task) in _HELD.get():
             raise UsageError(
                 f"task {self.claim.task_id!r:.200} is claimed already by what calls this, or by "
-                "what started it, so it would "
-                "wait for itself: use the claim that is there, or let it end first"
+                "what started it, so it would wait for itself: use the claim that is there, or let "
+                "it end first"
             )
         turns.join(self.task, self)
         try:
@@ -228,9 +227,8 @@ class Holding:
         )
         if epoch is None:
             raise NotOwner(
-                f"task {claim.task_id!r:.200} (token {claim.token_id}) is not this worker's: "
-                "leave it to its owner, and ask "
-                "job.owns(…) first",
+                f"task {claim.task_id!r:.200} (token {claim.token_id}) is not this worker's: leave "
+                "it to its owner, and ask job.owns(…) first",
                 task_id=claim.task_id,
                 token_id=claim.token_id,
                 owner=worker.owner_known(claim.token_id),
@@ -378,9 +376,8 @@ def standing_claim(worker: Worker, task_id: Hashable, token_id: int, fence: str 
     epoch = worker.ownership.epoch(token_id) if worker.may_act() else None
     if epoch is None:
         raise NotOwner(
-            f"task {task_id!r:.200} (token {token_id}) is not this worker's, not even revoked "
-            "and on its way: commit "
-            "nothing for it",
+            f"task {task_id!r:.200} (token {token_id}) is not this worker's, not even revoked and "
+            "on its way: commit nothing for it",
             task_id=task_id,
             token_id=token_id,
         )

@@ -57,8 +57,8 @@ def savepoints_refused() -> Iterator[None]:
     except errors.InvalidTextRepresentation as error:
         raise UsageError(
             "fence() comes after a savepoint (a nested conn.transaction()), and rolling back to "
-            "that would undo the fence "
-            "without a word: fence first, in the outermost transaction, then nest what may fail"
+            "that would undo the fence without a word: fence first, in the outermost transaction, "
+            "then nest what may fail"
         ) from error
 
 
@@ -74,8 +74,8 @@ def check_connection(connection: Any) -> None:
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise UsageError(
             f"fence() works on a psycopg.AsyncConnection; this is a {kind}. With another driver "
-            "run the query of "
-            "Claim.fence_sql() yourself, in your transaction: if it gives no row, ownership is lost"
+            "run the query of Claim.fence_sql() yourself, in your transaction: if it gives no row, "
+            "ownership is lost"
         )
     if connection.closed:
         raise UsageError(
@@ -92,8 +92,7 @@ def check_connection(connection: Any) -> None:
     if status == pq.TransactionStatus.INERROR:
         raise UsageError(
             "fence() was given a connection whose transaction has failed: nothing of it will be "
-            "committed; roll it back, and "
-            "set the fence first in a new one"
+            "committed; roll it back, and set the fence first in a new one"
         )
     if connection.autocommit and status == pq.TransactionStatus.IDLE:
         raise UsageError(

@@ -147,9 +147,8 @@ class HandlerRunner:
 def blocked_text(seconds: float) -> str:
     """What a handler did that blocked the event loop past its lease."""
     return (
-        f"blocked the event loop for {seconds:.1f} s, so that no heartbeat was sent and its "
-        "lease ended: make it a plain "
-        "function, which runs in a thread, or call what blocks by `await "
+        f"blocked the event loop for {seconds:.1f} s, so that no heartbeat was sent and its lease "
+        "ended: make it a plain function, which runs in a thread, or call what blocks by `await "
         "anyio.to_thread.run_sync(…)`"
     )
 

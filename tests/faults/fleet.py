@@ -347,8 +347,7 @@ class Fleet:
         """For a failure's message."""
         states = [
             f"{m.name}: dead={m.dead} stopped={m.stopped_at} cut={m.cut} healthy={m.state[1]} "
-            f"leads={m.state[2]} "
-            f"owns={sorted(m.state[3])}"
+            f"leads={m.state[2]} owns={sorted(m.state[3])}"
             for m in self.members.values()
         ]
         diaries = (line for member in self.members.values() for line in member.diary())

@@ -127,8 +127,7 @@ async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_se
         with psycopg.connect(tls_server[0]) as connection:
             query = (
                 "SELECT split_part(application_name, ' ', 4), ssl FROM pg_stat_activity JOIN "
-                "pg_stat_ssl USING (pid) "
-                "WHERE application_name LIKE 'jobsync_async % a %'"
+                "pg_stat_ssl USING (pid) WHERE application_name LIKE 'jobsync_async % a %'"
             )
             seen = dict(connection.execute(query).fetchall())
         assert {"heartbeat", "listener", "calls"} <= seen.keys()

@@ -35,8 +35,8 @@ class Counts:
     def __str__(self) -> str:
         return (
             f"{self.at_sec / 3600:6.2f} h: {self.objects:,} objects, {self.workers} workers, "
-            f"{self.tasks} tasks, "
-            f"{self.connections} connections, {self.sessions} sessions, {self.locks} locks"
+            f"{self.tasks} tasks, {self.connections} connections, {self.sessions} sessions, "
+            f"{self.locks} locks"
         )
 
 
