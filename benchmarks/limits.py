@@ -15,8 +15,9 @@ import psycopg
 
 from benchmarks.results import Result
 from jobsync_async import CoordinationConfig, Job
+from jobsync_async.core.distribution import Distribution
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
+from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.rows import Announcement, Identity
 from jobsync_async.postgres.store import Store
 

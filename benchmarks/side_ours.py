@@ -29,8 +29,9 @@ async def wal(connection: psycopg.AsyncConnection) -> float:
 async def distribution(appname: str, total: str) -> dict[str, float]:
     """Milliseconds of the first distribution on 6 workers, of a 7th that joins, and of its death;
     and the latter's WAL."""
+    from jobsync_async.core.distribution import Distribution
     from jobsync_async.core.hashing import token_hasher
-    from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
+    from jobsync_async.core.leader_state import LeaderState, Reading
     from jobsync_async.core.rows import Announcement, Identity
     from jobsync_async.postgres.store import Store
 

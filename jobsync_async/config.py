@@ -312,11 +312,7 @@ def _check_time_zone(name: object) -> None:
 
     try:
         zoneinfo.ZoneInfo(name)
-    # A folder of zones, such as "Europe", cannot be read as one.
-    except (
-        zoneinfo.ZoneInfoNotFoundError,
-        OSError,
-    ):
+    except (zoneinfo.ZoneInfoNotFoundError, OSError):  # such as "Europe", a folder of zones
         if zoneinfo.available_timezones():
             raise refusal from None
 

@@ -73,7 +73,7 @@ class Metrics:
         listener_reconnects: fresh LISTEN connections after the first.
         rebalances, tokens_moved, rebalance_ms: distributions that this worker wrote as leader; the
             last one's duration.
-        rebalances_by_reason: how many of these for each of `core.leader_state.REASONS`.
+        rebalances_by_reason: how many of these for each of `core.distribution.REASONS`.
         nodes_expired, takeovers: workers that it expired, and how often it took the leadership
             over.
         deaths_reported: workers of this host that it saw dead and took out of the cluster.

@@ -12,8 +12,9 @@ import anyio
 import psycopg
 
 from jobsync_async import CoordinationConfig
+from jobsync_async.core.distribution import Distribution
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
+from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse, Snapshot
 from jobsync_async.postgres.leader import RebalanceOutcome

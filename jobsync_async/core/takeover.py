@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from jobsync_async.core.leader_state import RebalanceReason
+from jobsync_async.core.distribution import RebalanceReason
 from jobsync_async.core.lease import Beat, BeatWatch
 from jobsync_async.core.rows import HeartbeatAnswer
 

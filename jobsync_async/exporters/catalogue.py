@@ -2,7 +2,7 @@
 
 Names and units follow OpenTelemetry's conventions; `prometheus_name` translates them as its
 exporters do. Labels are the cluster's ``appname`` and the ``worker``; rebalances also have a
-``reason``, one of `core.leader_state.REASONS`.
+``reason``, one of `core.distribution.REASONS`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jobsync_async.core.leader_state import REASONS
+from jobsync_async.core.distribution import REASONS
 from jobsync_async.job import Job
 from jobsync_async.metrics import Histogram
 

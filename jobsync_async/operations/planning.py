@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from jobsync_async.core.distribution import Distribution, Moves
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leader_state import Distribution, LeaderState, Moves, Reading
+from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.rows import Member
 from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.store import Store

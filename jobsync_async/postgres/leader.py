@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from jobsync_async.core.leader_state import Distribution, PinRow, Reading
+from jobsync_async.core.distribution import Distribution
+from jobsync_async.core.leader_state import PinRow, Reading
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
 from jobsync_async.errors import StoreUnavailable

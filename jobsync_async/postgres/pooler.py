@@ -3,8 +3,15 @@ sessions that are others' too."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
+from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
+
+if TYPE_CHECKING:
+    from jobsync_async.postgres.tokens import TokenFeed
 
 REFUSAL = (
     "PostgreSQL is reached through a pooler in transaction mode, where LISTEN cannot work; connect "
@@ -43,3 +50,18 @@ async def _session(connection: Connection) -> int:
     row = await (await connection.execute(b"SELECT pg_catalog.pg_backend_pid()")).fetchone()
     assert row is not None
     return int(row[0])
+
+
+async def require_push(feed: TokenFeed, limit_sec: float) -> None:
+    """Wait for a first notification, for so long at most.
+
+    Raises ConfigError when none comes: then LISTEN does not work here. Raises StoreUnavailable.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_sec
+    while not feed.notifications and loop.time() < deadline:
+        await feed.wait(asyncio.Event(), deadline - loop.time())
+    if not feed.notifications:
+        raise ConfigError(
+            f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}"
+        )

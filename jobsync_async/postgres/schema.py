@@ -18,17 +18,17 @@ that it knows.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
+from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.encoding import codec_of
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-OLDEST_LAYOUT = 1
-"""Workers that know this layout and no newer one may work beside this library on the tables that it
-makes."""
 LEAST_SERVER = 130000
 _MOST_TRIES = 5
 
@@ -107,7 +104,7 @@ async def open_schema(
             with translated():
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
-        check = partial(_check, queries=queries, config=config, observe=observe)
+        check = partial(check_cluster_row, queries=queries, config=config, observe=observe)
         connector.context.channel = await in_turn(check)
     finally:
         await connection.close()
@@ -286,7 +283,7 @@ async def _create_alone(
             if not await _table_exists(connection, queries, name):
                 await connection.execute(statement)
         if not there:
-            await _insert_cluster(connection, queries, config)
+            await insert_cluster_row(connection, queries, config)
     return True
 
 
@@ -308,91 +305,6 @@ async def _rights_named(connection: Connection, queries: Queries) -> AsyncIterat
             "role may not create them; run `jobsync-async init` as a role that may, or have an "
             "administrator run what `jobsync-async init --sql` prints"
         ) from error
-
-
-def channel_of(schema: str, appname: str) -> str:
-    """The channel on which a new cluster announces its changes: clusters of one prefix in several
-    schemas have one each.
-
-    That of ``public`` is the one that 0.1.0 used for all of them.
-    """
-    told_apart = "" if schema == "public" else f"_{hashlib.sha256(schema.encode()).hexdigest()[:8]}"
-    return f"{appname}changes{told_apart}"
-
-
-def settings(config: CoordinationConfig, channel: str) -> dict[str, int | str]:
-    """The columns of the cluster row that never change."""
-    return {
-        "schema_version": OLDEST_LAYOUT,
-        "layout": LAYOUT,
-        "total_tokens": config.total_tokens,
-        "hash_function": config.hash_function,
-        "channel": channel,
-        "time_zone": config.time_zone,
-    }
-
-
-async def _insert_cluster(
-    connection: Connection, queries: Queries, config: CoordinationConfig
-) -> None:
-    values = settings(config, channel_of(queries.schema, config.appname))
-    await connection.execute(
-        queries["insert_cluster"], {**values, "cluster": queries.table("cluster")}
-    )
-
-
-async def _check(
-    connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool
-) -> str:
-    """Whether the tables and the settings fit; the channel on which changes are announced."""
-    row = await (await connection.execute(queries["read_settings"])).fetchone()
-    if row is None and observe:
-        raise SchemaError(
-            f"the tables of {config.appname!r} are there, but no worker has ever started"
-        )
-    if row is None:  # the tables were made from the printed script: the first start adds the row
-        await _insert_cluster(connection, queries, config)
-        row = await (await connection.execute(queries["read_settings"])).fetchone()
-        assert row is not None
-    if row.layout < LAYOUT:
-        raise SchemaError(
-            f"the tables are of layout {row.layout}, and this library needs {LAYOUT}: run "
-            "`jobsync-async init`; older workers go on meanwhile"
-        )
-    if row.schema_version > LAYOUT:
-        raise SchemaError(
-            f"the tables are for layout {row.schema_version} and newer, and this library's newest "
-            f"is {LAYOUT}; install the version of jobsync-async that the other workers run"
-        )
-    channel = str(row.channel or config.channel)
-    if observe:
-        return channel
-    if row.time_zone is None:
-        row = await _set_time_zone(connection, queries, config)
-    for name in ("total_tokens", "hash_function", "time_zone"):
-        ours, theirs = getattr(config, name), getattr(row, name)
-        if ours != theirs:
-            raise ConfigError(
-                f"{name} is {ours!r} here and {theirs!r} in the running cluster "
-                f"{config.appname!r}; all workers must agree: change this setting, or use another "
-                "appname for another cluster"
-            )
-    return channel
-
-
-async def _set_time_zone(
-    connection: Connection, queries: Queries, config: CoordinationConfig
-) -> Any:
-    """Write the cluster's time zone, unless another start is faster; the settings that there are
-    then."""
-    try:
-        await connection.execute(queries["set_time_zone"], {"time_zone": config.time_zone})
-    except errors.InvalidParameterValue as error:
-        raise ConfigError(
-            f"the server does not know the time zone {config.time_zone!r}; its view "
-            "pg_timezone_names shows those that it knows"
-        ) from error
-    return await (await connection.execute(queries["read_settings"])).fetchone()
 
 
 def creation_script(config: CoordinationConfig, roles: Roles | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres import forks
+from jobsync_async.postgres.cluster_row import settings
 from jobsync_async.postgres.connection import Connector, Link, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
@@ -19,7 +20,7 @@ from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import PinStatements
 from jobsync_async.postgres.pool import Pool
-from jobsync_async.postgres.schema import open_schema, settings
+from jobsync_async.postgres.schema import open_schema
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.status import Status

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from struct import pack
 
-from jobsync_async.core.leader_state import Moves
+from jobsync_async.core.distribution import Moves
 from jobsync_async.core.rows import Identity
 
 _HEADER = pack(">11sii", b"PGCOPY\n\xff\r\n\0", 0, 0)

@@ -28,7 +28,7 @@ from jobsync_async.errors import (
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import end, ended
-from jobsync_async.postgres.pooler import REFUSAL
+from jobsync_async.postgres.pooler import require_push
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
@@ -139,7 +139,8 @@ class Coordinator:
         try:
             await enter(worker, store.membership, store.failover, store.deaths)
             if worker.config.notify and store.context.announces:
-                await self._check_push(feed)
+                # The join announced itself: that must be heard.
+                await require_push(feed, worker.config.statement_limit_sec)
         except BaseException:  # cleaned up, and raised again
             await feed.close()
             raise
@@ -160,17 +161,6 @@ class Coordinator:
     def _opened(self) -> Store:
         assert self.store is not None, "open() comes first"
         return self.store
-
-    async def _check_push(self, feed: TokenFeed) -> None:
-        """The join announced itself: hear that, or LISTEN does not work here."""
-        deadline = self.worker.clock() + self.worker.config.statement_limit_sec
-        while not feed.notifications and self.worker.clock() < deadline:
-            await feed.wait(asyncio.Event(), deadline - self.worker.clock())
-        if feed.notifications:
-            return
-        raise ConfigError(
-            f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}"
-        )
 
     async def _first_tokens(self, store: Store, wait_sec: float) -> None:
         worker = self.worker

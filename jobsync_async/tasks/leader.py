@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jobsync_async.core.distribution import Distribution
 from jobsync_async.core.hashing import token_hasher
-from jobsync_async.core.leader_state import Distribution, LeaderState, Reading
+from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer

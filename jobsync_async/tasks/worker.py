@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakSet
 
@@ -25,58 +25,10 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.metrics import Metrics
 from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
+from jobsync_async.tasks.users import Stream, User, work_of
 
 # When PostgreSQL is back, everybody is to have agreed again within a second.
 _MOST_BACKOFF_SEC = 0.5
-
-
-class User(Protocol):
-    """Somebody who uses a token, and is told when it goes. Called from the worker's tasks; must not
-    block or raise.
-
-    Attributes:
-        runs_in: the task whose code uses it, and which must come to an end of that before the token
-            may go.
-    """
-
-    @property
-    def runs_in(self) -> asyncio.Task[Any] | None: ...
-
-    @property
-    def task(self) -> str:
-        """The task, as text."""
-
-    def revoked(self) -> None:
-        """The token is to go: finish soon."""
-
-    def lost(self, why: str) -> None:
-        """The token is gone, or the time to finish is over: stop now."""
-
-
-class Stream(Protocol):
-    """A reader of changes, which holds revoked tokens until it comes back for its next item.
-
-    Attributes:
-        purpose: what it is, for people.
-        asked_by: the task that asked for its last item.
-        at_work: it has an item, and has not yet come back.
-        is_callback: the user does not read it, but is called with each item.
-    """
-
-    asked_by: asyncio.Task[Any] | None
-    is_callback: bool
-
-    @property
-    def purpose(self) -> str: ...
-    @property
-    def at_work(self) -> bool: ...
-
-    def close(self) -> None:
-        """Nothing waits for it any more."""
-
-    def lets_go_of(self, token: int, task: asyncio.Task[Any] | None) -> bool:
-        """Whether `task` reads this, was told that the token is to go, and has not asked for the
-        next item yet."""
 
 
 class Worker:
@@ -174,14 +126,14 @@ class Worker:
         `readers`, those that the user reads are left out."""
         for user in self.ownership.users():
             if user.runs_in is task:
-                return _work_of(user)
+                return work_of(user)
         asked = (stream for stream in tuple(self.streams) if stream.asked_by is task)
         return next((stream.purpose for stream in asked if readers or stream.is_callback), None)
 
     def at_work(self) -> list[str]:
         """What is at work here on tokens, for people. Safe in any thread."""
         reading = [stream.purpose for stream in tuple(self.streams) if stream.at_work]
-        return [*map(_work_of, self.ownership.users()), *reading]
+        return [*map(work_of, self.ownership.users()), *reading]
 
     def owner_known(self, token: int) -> str | None:
         """Who owns a token that is not free for work here, where it is known without I/O: this
@@ -428,7 +380,3 @@ class Worker:
         finally:
             if timer is not None:
                 timer.cancel()
-
-
-def _work_of(user: User) -> str:
-    return f"the work on task {user.task!r}"

@@ -16,8 +16,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable, Mapping
 
 import anyio
 
@@ -27,6 +26,7 @@ from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, given_up_before
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
+from jobsync_async.host.gate import Gate
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
@@ -46,36 +46,6 @@ _REFUSALS_TO_WARN = 4
 _OLD_FAILURE_SEC = 3.0
 # Nothing has been heard of ids that others own for so long: they may run another date.
 _ELSEWHERE_SEC = 5.0
-
-
-class Gate:
-    """Who may run: several beside each other, or one alone. Whoever comes first is first."""
-
-    def __init__(self) -> None:
-        self._door = asyncio.Lock()
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    @asynccontextmanager
-    async def beside_others(self) -> AsyncIterator[None]:
-        """With others that do not have to be alone."""
-        async with self._door:
-            self._inside += 1
-            self._empty.clear()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """When all others have left; those that come meanwhile wait."""
-        async with self._door:
-            await self._empty.wait()
-            yield
 
 
 class Batch:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from jobsync_async import CoordinationConfig, Job, Observer
-from jobsync_async.postgres.schema import channel_of
+from jobsync_async.postgres.cluster_row import channel_of
 from tests.clusters import cluster
 
 LONGEST = "a" * 44

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobsync_async import Job, OwnershipLost
-from jobsync_async.core.leader_state import REASONS
+from jobsync_async.core.distribution import REASONS
 from jobsync_async.exporters.catalogue import DURATIONS, METRICS, prometheus_name
 from jobsync_async.exporters.opentelemetry import instrument
 from jobsync_async.exporters.prometheus import JobCollector

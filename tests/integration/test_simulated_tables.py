@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from jobsync_async.core.distribution import Moves
 from jobsync_async.core.hashing import task_key
-from jobsync_async.core.leader_state import Moves
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.token_rows import token_rows
 from jobsync_async.postgres.tokens import int_array

@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from jobsync_async.core.leader_state import Distribution, LeaderState, PinRow, Reading
+from jobsync_async.core.distribution import Distribution
+from jobsync_async.core.leader_state import LeaderState, PinRow, Reading
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from jobsync_async.core.leader_state import RebalanceReason
+from jobsync_async.core.distribution import RebalanceReason
 from jobsync_async.core.lease import Beat, BeatWatch, Times
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.core.takeover import Pacing, Takeover

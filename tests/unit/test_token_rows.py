@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobsync_async.core.leader_state import Moves
+from jobsync_async.core.distribution import Moves
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.token_rows import token_rows
 from tests.copies import NewToken, copied

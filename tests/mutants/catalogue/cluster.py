@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "a worker that is older than the tables allow starts",
-        "postgres/schema.py",
+        "postgres/cluster_row.py",
         "    if row.schema_version > LAYOUT:",
         "    if row.schema_version > LAYOUT + 1:",
         VERSIONS,
