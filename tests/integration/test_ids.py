@@ -180,14 +180,18 @@ async def test_what_the_databases_encoding_lacks_is_escaped_in_texts_and_refused
         )
     )
 
+    batches = 1
+
     async def handle(claim) -> None:
         if claim.task_id == "bad":
+            await until(lambda: len(job._worker.turns._lines["bad"]) == batches)
             raise ValueError("5 € for naïve \0 \ud800")
 
     async with Job("ä", config, address="ö") as job:
         assert (await job.run_batch(["bad", "naïve"], handle, attempts=1)).completed_here == {
             "naïve"
         }
+        batches = 2  # the second waits for the first one's attempt, and reads what came of it
         again = await asyncio.gather(
             *(job.run_batch(["bad"], handle, attempts=1) for _ in range(2))
         )
