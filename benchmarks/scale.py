@@ -207,10 +207,8 @@ class Measurement:
         try:
             at = await crowd.even(self._workers + _BURST)
             seen.burst = at - min(min(burst.moments.values()) for burst in bursts)
-        except (
-            RuntimeError,
-            TimeoutError,
-        ) as error:  # a start gave up: shown as it is, as a burst that takes for ever
+        except (RuntimeError, TimeoutError) as error:
+            # A start gave up: shown as it is, as a burst that takes for ever.
             print(f"{self._workers} workers: not all of {_BURST} joined: {error}", file=sys.stderr)
             seen.burst = float("inf")
         seen.rebalances = await self._number(counted) - rebalances

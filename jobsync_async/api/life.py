@@ -357,10 +357,8 @@ class Life(RecordCalls, PinCalls):
         try:
             with anyio.move_on_after(self._worker.config.handoff_timeout_sec + 1):
                 await self._engine.set_draining(True)
-        except (
-            StoreError,
-            UsageError,
-        ) as error:  # leaving hands on what is left, or the lease runs out
+        except (StoreError, UsageError) as error:
+            # Leaving hands on what is left, or the lease runs out.
             self._worker_log.info("could not hand on: %s", error)
         finally:
             self._body.interrupt()

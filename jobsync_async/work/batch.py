@@ -249,10 +249,8 @@ class Batch:
                 )
                 async with inside, (holding := self._hold(item.task_id)):
                     await self._attempt(item, holding)
-            except (
-                NotOwner,
-                OwnershipLost,
-            ) as error:  # of this claim: what the handler raises does not come out here
+            except (NotOwner, OwnershipLost) as error:
+                # Of this claim: what the handler raises does not come out here.
                 self._refused(item, error)
             else:
                 del self._refusals[item.text]

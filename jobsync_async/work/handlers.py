@@ -238,10 +238,8 @@ def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
     """What came out of a task that is done. Raises what is meant to end the program."""
     try:
         task.result()
-    except (
-        Exception,
-        asyncio.CancelledError,
-    ) as error:  # the user's, whatever it is: who asks for it decides
+    except (Exception, asyncio.CancelledError) as error:
+        # The user's, whatever it is: who asks for it decides.
         return error
     return None
 

@@ -139,10 +139,7 @@ class Users:
                     raise psycopg.Rollback(transaction)
                 await self._work(1)
         # A Rollback comes out when the connection breaks at it.
-        except (
-            psycopg.OperationalError,
-            psycopg.Rollback,
-        ):
+        except (psycopg.OperationalError, psycopg.Rollback):
             return
 
     # -- readers -----------------------------------------------------------------------------------
