@@ -9,11 +9,12 @@ GRANT SELECT, INSERT,
             server_identity, time_zone, longest_wait, longest_allowed)
     ON {cluster} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
-GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch} TO {role};
+GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch}, {batch_part} TO {role};
 GRANT SELECT, INSERT ON {audit}, {rebalance} TO {role};
 GRANT SELECT, INSERT, DELETE ON {set_aside} TO {role};
 
 -- name: observer
 -- Reads everything, writes nothing.
 GRANT USAGE ON SCHEMA {schema} TO {role};
-GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch}, {rebalance} TO {role};
+GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch}, {batch_part},
+    {rebalance} TO {role};

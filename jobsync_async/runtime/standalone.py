@@ -12,7 +12,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Snapshot, TaskProgress, TokenRow, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Run
+from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
@@ -175,7 +175,7 @@ class MemoryWork:
         return {work.task_id: (run, work.task_id) not in self._completed for work in works}
 
     async def begin_tasks(
-        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
         done = {work.task_id: (run, work.task_id) in self._completed for work in works}
         return {text: Begun(not complete, complete) for text, complete in done.items()}
@@ -188,10 +188,12 @@ class MemoryWork:
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         return sum(self._complete(me, run, work) for work in works)
 
-    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+    async def end_claims(
+        self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
+    ) -> int:
         return len(ended)  # there is nobody to tell
 
-    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
+    async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         """There are none."""
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
@@ -204,7 +206,9 @@ class MemoryWork:
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         return [row for (run, _), row in self._completed.items() if run.date == date]
 
-    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
+    async def begin_batch(
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Opened:
         runs = self._open.setdefault(key, {})
         fresh = asked.date or asked.default_date or await self.read_date()
         chosen = asked.date or max(runs, default=fresh)
@@ -212,14 +216,17 @@ class MemoryWork:
         runs[chosen] = before._replace(fresh=fresh, at=_now())
         return runs[chosen]
 
-    async def finish_batch(self, key: bytes, opened: Opened) -> None:
-        runs = self._open.get(key, {})
-        runs.pop(opened.date, None)
+    async def finish_batch(self, run: Run, opened: Opened) -> None:
+        runs = self._open.get(run.batch_key, {})
+        runs.pop(run.date, None)
         if not runs:
-            self._open.pop(key, None)
+            self._open.pop(run.batch_key, None)
+
+    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+        return Parts(0, 0, finished=False)  # whoever waits here waits for itself
 
     async def find_dates(
-        self, key: bytes, run: Run, tokens: Mapping[str, int]
+        self, run: Run, tokens: Mapping[str, int]
     ) -> set[tuple[str, dt.date]]:
         return set()
 
