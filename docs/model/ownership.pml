@@ -1,35 +1,40 @@
-/* Who may work on a token: the rules of leases, hand-off, take-over and fence, for an exhaustive search by SPIN.
+/* Who may work on a token: the rules of leases, hand-off, take-over and fence, for an exhaustive
+ * search by SPIN.
  *
  * `check.py` beside this file runs it; `README.md` says what is modelled, how far, and what is not.
  *
- * One token, N processes, NN names. Anything may happen between two steps: a process may be slow for ever (a pause is that it
- * takes no step while the clock ticks), be killed and started again, or lose the answer of what was committed.
+ * One token, N processes, NN names. Anything may happen between two steps: a process may be slow
+ * for ever (a pause is that it takes no step while the clock ticks), be killed and started again,
+ * or lose the answer of what was committed.
  *
- * No counter is stored that is only compared for equality, so there is no bound on beats, versions, epochs, terms or restarts:
- * in its place stands whether what was read of it is still what the table says (`same`, `*_right`, `*_current`). Incarnations
- * that nothing refers to any more are used again.
+ * No counter is stored that is only compared for equality, so there is no bound on beats, versions,
+ * epochs, terms or restarts: in its place stands whether what was read of it is still what the
+ * table says (`same`, `*_right`, `*_current`). Incarnations that nothing refers to any more are
+ * used again.
  *
- * Each rule of the code is a macro. `-DNO_<rule>` switches it off, and the search then finds what it is for.
+ * Each rule of the code is a macro. `-DNO_<rule>` switches it off, and the search then finds what
+ * it is for.
  */
 
-#if defined(SAME_NAME)                    /* two processes under one name */
+#if defined(SAME_NAME)          /* two processes under one name */
 #define N 2
 #define NN 1
 #define NAME(p) 0
 #define WORKERS 2
-#elif defined(LEADER_APART)               /* two workers, and a leader that takes no tokens and never dies */
+#elif defined(LEADER_APART)     /* two workers, and a leader that takes no tokens and never dies */
 #define N 3
 #define NN 2
 #define NAME(p) p
 #define WORKERS 2
-#else                                     /* two workers, either of which may lead */
+#else                           /* two workers, either of which may lead */
 #define N 2
 #define NN 2
 #define NAME(p) p
 #define WORKERS 2
 #endif
-#define TIMEOUT 2                         /* ticks for which a beat must have been seen to stand still */
-#ifdef MIXED                              /* a worker's times are its own: the last process has a longer timeout and lease */
+#define TIMEOUT 2               /* ticks for which a beat must have been seen to stand still */
+/* a worker's times are its own: the last process has a longer timeout and lease */
+#ifdef MIXED
 #define LONGER(p) (p == WORKERS - 1)
 #define LONGEST (TIMEOUT + 1)
 #else
@@ -96,7 +101,8 @@
 #define STILL_STANDS(p) w[p].same[NAME(p)]
 #endif
 
-/* Watch.observe(beats, now): by the timeout that came with the beat; that is the row's, for only a beat that stands still counts */
+/* Watch.observe(beats, now): by the timeout that came with the beat; that is the row's, for only a
+ * beat that stands still counts */
 #ifdef NO_JUDGED_BY_ITS_OWN_TIMEOUT
 #define TIMEOUT_OF(p, n) (TIMEOUT + LONGER(p))
 #else
@@ -236,18 +242,21 @@
 #endif
 
 #if defined(NO_EXPIRE_COMPARES_BEAT) || defined(NO_REPLACE_COMPARES_BEAT)
-#define KEEP_STANDING 1                   /* how long a beat stood still that has moved since: with the rules, nobody asks */
+/* how long a beat stood still that has moved since: with the rules, nobody asks */
+#define KEEP_STANDING 1
 #else
 #define KEEP_STANDING 0
 #endif
-#if defined(NO_FENCE_NAMES_OWNER) || defined(NO_FENCE_LOCKS) || defined(NO_ASSIGN_RESPECTS_FENCE) || \
-    defined(NO_ACK_RESPECTS_FENCE) || defined(NO_INHERIT_RESPECTS_FENCE) || defined(NO_LEAVE_RESPECTS_FENCE)
-#define KEEP_FENCES 1                     /* a fence that is asked for too late fails, and one that locks keeps the row as it is */
+#if defined(NO_FENCE_NAMES_OWNER) || defined(NO_FENCE_LOCKS) || \
+    defined(NO_ASSIGN_RESPECTS_FENCE) || defined(NO_ACK_RESPECTS_FENCE) || \
+    defined(NO_INHERIT_RESPECTS_FENCE) || defined(NO_LEAVE_RESPECTS_FENCE)
+/* a fence that is asked for too late fails, and one that locks keeps the row as it is */
+#define KEEP_FENCES 1
 #else
 #define KEEP_FENCES 0
 #endif
 #ifdef NO_ACK_NAMES_VERSION
-#define KEEP_ACKS 1                       /* an acknowledgement of what has changed since does nothing */
+#define KEEP_ACKS 1             /* an acknowledgement of what has changed since does nothing */
 #else
 #define KEEP_ACKS 0
 #endif
@@ -261,7 +270,8 @@ bit longer[NN];                 /* ... and whether it says the longer timeout */
 #else
 #define says_its_times(p) skip
 #endif
-byte leader;                    /* cluster.leader_incarnation, 0 when it has no row: then its term is as good as over */
+/* cluster.leader_incarnation, 0 when it has no row: then its term is as good as over */
+byte leader;
 byte t_inc;                     /* token.incarnation, 0 for nobody */
 byte t_next;                    /* token.next_node: 0 for null, a name's number + 1, or NOBODY */
 byte locks;                     /* how many fences lock the token's row FOR KEY SHARE */
@@ -270,12 +280,14 @@ byte t_owner;                   /* token.node: the name's number + 1 */
 #endif
 #define NOBODY (NN + 1)
 
-#if defined(NO_ASSIGN_RAISES_EPOCH) || defined(NO_ACK_RAISES_EPOCH) || defined(NO_INHERIT_RAISES_EPOCH)
-#define COUNT_COMMITS 1                   /* with the rules there is none under a new owner's epoch */
+#if defined(NO_ASSIGN_RAISES_EPOCH) || defined(NO_ACK_RAISES_EPOCH) || \
+    defined(NO_INHERIT_RAISES_EPOCH)
+#define COUNT_COMMITS 1         /* with the rules there is none under a new owner's epoch */
 #else
 #define COUNT_COMMITS 0
 #endif
-byte committed;                 /* through the fence under the present epoch: 0 nobody, 1 its owner, 2 somebody else */
+/* through the fence under the present epoch: 0 nobody, 1 its owner, 2 somebody else */
+byte committed;
 
 /* ---- a process ---- */
 
@@ -291,7 +303,8 @@ byte committed;                 /* through the fence under the present epoch: 0 
 #define BEATEN 2
 #define NO_ROW 3
 
-#define MOVED 0                 /* `ans`: the beat in the answer is not the table's any more, or there is no row */
+/* `ans`: the beat in the answer is not the table's any more, or there is no row */
+#define MOVED 0
 #define NEWS 1                  /* it is, and it is not the one that is watched */
 #define STANDS 2                /* it is, and it is the one that is watched */
 
@@ -300,22 +313,24 @@ byte committed;                 /* through the fence under the present epoch: 0 
 
 typedef Worker {
     unsigned mode : 2;
-    unsigned ident : 3;                 /* identity.incarnation */
-    unsigned lease : 3;                /* ticks left */
+    unsigned ident : 3;         /* identity.incarnation */
+    unsigned lease : 3;         /* ticks left */
+    /* the heartbeat under way, and the ticks since before it was sent */
     unsigned hb : 2;
-    unsigned hb_age : 2;        /* the heartbeat under way, and the ticks since before it was sent */
+    unsigned hb_age : 2;
     byte ans[NN];               /* what its answer shows of each other's beat */
     bit same[NN];               /* the beat that is watched is still the table's */
     byte stood[NN];             /* for how many ticks it was seen to stand still */
     bit watches_own;            /* the name was in use when it wanted to join */
-    unsigned own : 2;                 /* what is known of the token */
+    unsigned own : 2;           /* what is known of the token */
     bit own_right;              /* ... and its incarnation and epoch are still the row's */
     bit own_current;            /* ... and so is the version of its revocation */
-    unsigned rd : 2;                  /* 0, or 1 + what a reading under way has shown */
+    unsigned rd : 2;            /* 0, or 1 + what a reading under way has shown */
     bit rd_right, rd_current;   /* the same of it */
-    bit ack, ack_current;       /* an acknowledgement under way; it may be carried out long after it was given up */
+    /* an acknowledgement under way; it may be carried out long after it was given up */
+    bit ack, ack_current;
     bit claim;                  /* somebody here works on the token */
-    unsigned f : 2;                   /* the user's transaction: the fence is asked for, or locks */
+    unsigned f : 2;             /* the user's transaction: the fence is asked for, or locks */
     bit f_right;                /* its incarnation and epoch are still the row's */
     bit led                     /* it has led, and believes that it leads (only without the rule) */
 };
@@ -329,13 +344,15 @@ hidden byte i, j, old;          /* of one step */
 #define live(x) (x != 0 && x == row[0])
 #endif
 
-/* The first promise: at no time do two work on the token, or may begin to; nor while another's transaction holds the fence. */
+/* The first promise: at no time do two work on the token, or may begin to; nor while another's
+ * transaction holds the fence. */
 #define holds(p) (MAY_ACT(p) && (w[p].own == OWNED || w[p].claim))
 #define one_holder \
     assert(!(holds(0) && holds(1))); \
     assert(!(holds(0) && w[1].f == LOCKED) && !(holds(1) && w[0].f == LOCKED))
 
-inline row_moved(n) {           /* beat, incarnation or existence of a row changed: what was read of it is true no more */
+/* beat, incarnation or existence of a row changed: what was read of it is true no more */
+inline row_moved(n) {
     for (i : 0 .. N - 1) {
         w[i].same[n] = 0;
         if
@@ -389,7 +406,8 @@ inline lead_if_nobody_does(first) {       /* the oldest; here either, which allo
 
 inline drop_reading(p) { w[p].rd = 0; w[p].rd_right = 0; w[p].rd_current = 0 }
 
-inline forget(p) {              /* Ownership.forget; a reading that continues what was known does not continue it now */
+/* Ownership.forget; a reading that continues what was known does not continue it now */
+inline forget(p) {
     if :: w[p].own != NOTHING && DROPS -> drop_reading(p) :: else fi;
     w[p].own = NOTHING; w[p].own_right = 0; w[p].own_current = 0; w[p].claim = 0
 }
@@ -404,7 +422,8 @@ inline stop_watching(p) {
     w[p].watches_own = 0
 }
 
-/* An incarnation ends. Its number is free for the next one: what the tables have of it is called an old one's from now on. */
+/* An incarnation ends. Its number is free for the next one: what the tables have of it is called an
+ * old one's from now on. */
 #define OLD(n) (N + 1 + n)
 inline retire(p) {
     if
@@ -418,7 +437,8 @@ inline retire(p) {
     w[p].ident = 0
 }
 
-inline end_process(p) {         /* what is under way on the server goes on there: an acknowledgement, a fence */
+/* what is under way on the server goes on there: an acknowledgement, a fence */
+inline end_process(p) {
     forget(p); drop_reading(p); end_heartbeat(p); stop_watching(p);
     w[p].lease = 0; w[p].led = 0; w[p].mode = OFF; retire(p)
 }
@@ -427,7 +447,8 @@ inline end_process(p) {         /* what is under way on the server goes on there
 
 inline begin(p) { w[p].ident = p + 1; w[p].mode = JOINING }       /* begin_incarnation */
 
-inline joined(p, first) {              /* committed; should the answer be lost, the next try finds the row */
+/* committed; should the answer be lost, the next try finds the row */
+inline joined(p, first) {
     stop_watching(p);
     lead_if_nobody_does(first);
     w[p].mode = MEMBER
@@ -435,22 +456,31 @@ inline joined(p, first) {              /* committed; should the answer be lost, 
 
 inline join(p, first) {
     if
-    :: row[NAME(p)] == 0 -> row[NAME(p)] = w[p].ident; says_its_times(p); row_moved(NAME(p)); joined(p, first)
+    :: row[NAME(p)] == 0 ->
+        row[NAME(p)] = w[p].ident;
+        says_its_times(p);
+        row_moved(NAME(p));
+        joined(p, first)
     :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && !w[p].watches_own ->
         w[p].watches_own = 1; w[p].same[NAME(p)] = 1; w[p].stood[NAME(p)] = 0
-    :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own && STILL_STANDS(p) && STALLED(p, NAME(p)) ->
+    :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own &&
+       STILL_STANDS(p) && STALLED(p, NAME(p)) ->
         old = row[NAME(p)];
         row[NAME(p)] = w[p].ident;
         says_its_times(p);
         row_moved(NAME(p));
         if
-        :: t_inc == old && INHERIT_MAY_WRITE -> old = t_next; give(w[p].ident, INHERIT_RAISES); t_next = old   /* inherit_tokens */
-        :: t_inc == old && !INHERIT_MAY_WRITE && old == OLD(NAME(p)) -> t_inc = 0    /* a fence locks it: nobody's */
+        :: t_inc == old && INHERIT_MAY_WRITE ->                 /* inherit_tokens */
+            old = t_next; give(w[p].ident, INHERIT_RAISES); t_next = old
+        :: t_inc == old && !INHERIT_MAY_WRITE && old == OLD(NAME(p)) ->
+            t_inc = 0           /* a fence locks it: nobody's */
         :: else
         fi;
         old = 0;
         joined(p, first)
-    :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own && !w[p].same[NAME(p)] -> end_process(p)
+    :: row[NAME(p)] != 0 && row[NAME(p)] != w[p].ident && w[p].watches_own &&
+       !w[p].same[NAME(p)] ->
+        end_process(p)
     fi                          /* the last one is NodeNameTaken */
 }
 
@@ -466,12 +496,16 @@ inline beat(p) {                /* the heartbeat's statement, on the server */
             fi
         }
         w[p].hb = BEATEN
-    :: else -> w[p].hb = NO_ROW /* and so will be every later one: its answer may as well come at once */
+    /* and so will be every later one: its answer may as well come at once */
+    :: else -> w[p].hb = NO_ROW
     fi
 }
 
 inline beat_answered(p) {       /* Worker.beat_answered */
-    if :: w[p].lease < EXTENSION(p) && EXTENSION(p) <= LEASE_OF(p) -> w[p].lease = EXTENSION(p) :: else fi;
+    if
+    :: w[p].lease < EXTENSION(p) && EXTENSION(p) <= LEASE_OF(p) -> w[p].lease = EXTENSION(p)
+    :: else
+    fi;
     for (i : 0 .. NN - 1) {
         if
         :: i == NAME(p) || w[p].ans[i] == STANDS
@@ -513,8 +547,11 @@ inline read(p) {                /* read_changes, on the server; the answer comes
     :: MINE(p) && t_next != 0 -> w[p].rd = 1 + REVOKING; w[p].rd_right = 1; w[p].rd_current = 1
     :: else -> w[p].rd = 1 + NOTHING
     fi;
-    if                          /* what changes nothing when it comes need not be remembered: an end of the lease drops it */
-    :: w[p].rd == w[p].own + 1 && w[p].rd_right == w[p].own_right && w[p].rd_current == w[p].own_current -> drop_reading(p)
+    /* what changes nothing when it comes need not be remembered: an end of the lease drops it */
+    if
+    :: w[p].rd == w[p].own + 1 && w[p].rd_right == w[p].own_right &&
+       w[p].rd_current == w[p].own_current ->
+        drop_reading(p)
     :: else
     fi
 }
@@ -524,7 +561,8 @@ inline snapshot_read(p) {       /* Worker.snapshot_read, Ownership.apply */
     :: MAY_ACT(p) ->
         if
         :: w[p].rd == 1 + NOTHING -> w[p].claim = 0
-        :: w[p].rd_right != w[p].own_right -> w[p].claim = 0            /* it went and came back: another epoch */
+        /* it went and came back: another epoch */
+        :: w[p].rd_right != w[p].own_right -> w[p].claim = 0
         :: !w[p].rd_right && !w[p].own_right -> w[p].claim = 0          /* perhaps so */
         :: w[p].rd != 1 + NOTHING && w[p].rd_right == w[p].own_right    /* the same stay */
         fi;
@@ -535,12 +573,14 @@ inline snapshot_read(p) {       /* Worker.snapshot_read, Ownership.apply */
     one_holder
 }
 
-inline acknowledge(p, answered) {       /* on the server, under the cluster row's lock: as one step */
+/* on the server, under the cluster row's lock: as one step */
+inline acknowledge(p, answered) {
     if
     :: t_next != 0 && ACK_VERSION(p) && ACK_MAY_WRITE ->
         if
         :: t_next == NOBODY -> give(0, ACK_RAISES)
-        :: else -> old = row[(t_next + NN - 1) % NN]; give(old, ACK_RAISES); old = 0   /* the receiver's row, or nobody */
+        :: else ->              /* the receiver's row, or nobody */
+            old = row[(t_next + NN - 1) % NN]; give(old, ACK_RAISES); old = 0
         fi;
         if :: answered && w[p].own == REVOKING -> forget(p) :: else fi  /* Ownership.released */
     :: else
@@ -550,7 +590,8 @@ inline acknowledge(p, answered) {       /* on the server, under the cluster row'
 
 /* ---- the fence (claims.py) ---- */
 
-/* The second promise: what is committed through the fence is the present owner's, and no two owners commit under one epoch. */
+/* The second promise: what is committed through the fence is the present owner's, and no two owners
+ * commit under one epoch. */
 inline commit(p) {
     assert(w[p].f_right);
     assert(committed != 2);
@@ -562,13 +603,22 @@ inline end_transaction(p) {
     w[p].f = 0; w[p].f_right = 0
 }
 
-/* ---- leading (tasks/leader.py, postgres/leader.py): each transaction holds the cluster row's lock, so it is one step ---- */
+/* ---- leading (tasks/leader.py, postgres/leader.py) ---- */
 
-#define as_leader(p) assert(leader != 0 && leader == w[p].ident)        /* nobody else ever writes as the leader */
+/* Each transaction holds the cluster row's lock, so it is one step. */
 
-inline expire(n) { if :: t_inc == OLD(n) -> t_inc = 0 :: else fi; row[n] = 0; row_moved(n); if :: !live(leader) -> leader = 0 :: else fi }
+/* nobody else ever writes as the leader */
+#define as_leader(p) assert(leader != 0 && leader == w[p].ident)
 
-inline observe(p) {             /* the leader that is apart: a heartbeat whose answer comes at once */
+inline expire(n) {
+    if :: t_inc == OLD(n) -> t_inc = 0 :: else fi;
+    row[n] = 0;
+    row_moved(n);
+    if :: !live(leader) -> leader = 0 :: else fi
+}
+
+/* the leader that is apart: a heartbeat whose answer comes at once */
+inline observe(p) {
     for (i : 0 .. NN - 1) {
         if
         :: row[i] == 0 -> w[p].same[i] = 0; w[p].stood[i] = 0
@@ -589,16 +639,20 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
 #endif
 
 #define takes_over_from(n) \
-    :: d_step { w[p].mode == MEMBER && n != NAME(p) && leader != 0 && leader == row[n] && STALLED(p, n) && AS_WATCHED(p, n) && \
-                row[NAME(p)] == w[p].ident -> expire(n); new_leader(w[p].ident); skip }
+    :: d_step { w[p].mode == MEMBER && n != NAME(p) && leader != 0 && leader == row[n] && \
+                STALLED(p, n) && AS_WATCHED(p, n) && row[NAME(p)] == w[p].ident -> \
+                expire(n); new_leader(w[p].ident); skip }
 #define expires(n) \
-    :: d_step { may_lead(p) && n != NAME(p) && row[n] != 0 && STALLED(p, n) && AS_WATCHED(p, n) -> proves(p); expire(n); skip }
+    :: d_step { may_lead(p) && n != NAME(p) && row[n] != 0 && STALLED(p, n) && AS_WATCHED(p, n) -> \
+                proves(p); expire(n); skip }
 #define assigns_to(n) /* assign_tokens */ \
     :: d_step { may_lead(p) && !LIVE_OWNER && ASSIGN_MAY_WRITE && row[n] != 0 -> \
                 proves(p); old = row[n]; give(old, ASSIGN_RAISES); old = 0; skip }
-#define revokes_to(n) /* revoke_tokens: to another, to nobody, to yet another; past a fence, for the owner stays */ \
+/* revoke_tokens: to another, to nobody, to yet another; past a fence, for the owner stays */
+#define revokes_to(n) \
     :: d_step { may_lead(p) && t_inc != 0 && t_next != n + 1 && \
-                (n == NN || (row[n % NN] != 0 && row[n % NN] != t_inc)) -> proves(p); t_next = n + 1; token_moved(); skip }
+                (n == NN || (row[n % NN] != 0 && row[n % NN] != t_inc)) -> \
+                proves(p); t_next = n + 1; token_moved(); skip }
 #define about_name(n) expires(n) assigns_to(n) revokes_to(n)
 #if NN > 1
 #define leading about_name(0) about_name(1) revokes_to(NN)
@@ -609,7 +663,8 @@ inline observe(p) {             /* the leader that is apart: a heartbeat whose a
     :: d_step { may_lead(p) && t_next != 0 -> proves(p); t_next = 0; token_moved(); skip }
 
 #define joinable(p) (w[p].mode == JOINING && \
-    (row[NAME(p)] == 0 || !w[p].watches_own || !w[p].same[NAME(p)] || (STILL_STANDS(p) && STALLED(p, NAME(p)))))
+    (row[NAME(p)] == 0 || !w[p].watches_own || !w[p].same[NAME(p)] || \
+     (STILL_STANDS(p) && STALLED(p, NAME(p)))))
 
 proctype Process(byte p) {
     do
@@ -618,45 +673,56 @@ proctype Process(byte p) {
     :: d_step { joinable(p) -> join(p, 0); skip }
     :: d_step { joinable(p) -> join(p, 1); skip }
     :: d_step { w[p].mode != OFF -> end_process(p); skip }
-    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident && (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 0); skip }
-    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident && (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 1); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
+                (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 0); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
+                (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 1); skip }
     /* heartbeats */
-#ifdef NO_OBSERVE_FROM_ARRIVAL            /* sending earlier only shortens the lease, so else it is one step with the statement */
+    /* sending earlier only shortens the lease, so else it is one step with the statement */
+#ifdef NO_OBSERVE_FROM_ARRIVAL
     :: d_step { w[p].mode == MEMBER && w[p].hb == 0 -> w[p].hb = SENT; skip }
     :: d_step { w[p].hb == SENT -> beat(p); skip }
 #else
     :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && MY_ROW(p) -> beat(p); skip }
-    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && !MY_ROW(p) -> beat(p); if :: FENCED(p) -> expired(p) :: else -> beat_answered(p) fi; skip }
+    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && !MY_ROW(p) ->
+                beat(p); if :: FENCED(p) -> expired(p) :: else -> beat_answered(p) fi; skip }
 #endif
     :: d_step { w[p].hb == BEATEN || (w[p].hb == NO_ROW && !FENCED(p)) -> beat_answered(p); skip }
     :: d_step { w[p].hb == NO_ROW && FENCED(p) -> expired(p); skip }
-    :: d_step { w[p].hb != 0 -> end_heartbeat(p); skip }                      /* the answer is lost: StoreUnavailable */
-    :: d_step { w[p].own != NOTHING -> forget(p); w[p].lease = 0; skip }      /* guard_lease, perhaps early */
+    /* the answer is lost: StoreUnavailable */
+    :: d_step { w[p].hb != 0 -> end_heartbeat(p); skip }
+    /* guard_lease, perhaps early */
+    :: d_step { w[p].own != NOTHING -> forget(p); w[p].lease = 0; skip }
     /* readings and acknowledgements */
     :: d_step { w[p].mode == MEMBER && w[p].rd == 0 && row[NAME(p)] == w[p].ident -> read(p); skip }
     :: d_step { w[p].rd != 0 -> snapshot_read(p); skip }
 #ifdef NO_READ_AND_ACK_IN_TURN            /* another task reads too */
-    :: d_step { w[p].mode == MEMBER && w[p].rd != 0 && row[NAME(p)] == w[p].ident && MINE(p) && t_next != 0 && MAY_ACT(p) ->
+    :: d_step { w[p].mode == MEMBER && w[p].rd != 0 && row[NAME(p)] == w[p].ident && MINE(p) &&
+                t_next != 0 && MAY_ACT(p) ->
                 w[p].own = REVOKING; w[p].own_right = 1; w[p].own_current = 1; skip }
 #endif
-    :: d_step { w[p].mode == MEMBER && w[p].own == REVOKING && w[p].own_current && UNUSED(p) && !w[p].ack && IN_TURN(w[p].rd == 0) ->
+    :: d_step { w[p].mode == MEMBER && w[p].own == REVOKING && w[p].own_current && UNUSED(p) &&
+                !w[p].ack && IN_TURN(w[p].rd == 0) ->
                 w[p].ack = 1; w[p].ack_current = 1; skip }
     :: d_step { w[p].ack -> acknowledge(p, 1); skip }
-    :: d_step { w[p].ack -> acknowledge(p, 0); skip }                         /* the answer is lost */
-    :: d_step { w[p].ack -> w[p].ack = 0; w[p].ack_current = 0; skip }        /* lost on the way */
+    :: d_step { w[p].ack -> acknowledge(p, 0); skip }                  /* the answer is lost */
+    :: d_step { w[p].ack -> w[p].ack = 0; w[p].ack_current = 0; skip } /* lost on the way */
     /* users */
-    :: d_step { w[p].own == OWNED && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER -> w[p].claim = 1; one_holder; skip }
+    :: d_step { w[p].own == OWNED && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER ->
+                w[p].claim = 1; one_holder; skip }
     :: d_step { w[p].claim -> w[p].claim = 0; skip }
-    :: d_step { w[p].claim && MAY_ACT(p) && w[p].f == 0 && w[p].mode == MEMBER && (KEEP_FENCES || w[p].own_right) ->
+    :: d_step { w[p].claim && MAY_ACT(p) && w[p].f == 0 && w[p].mode == MEMBER &&
+                (KEEP_FENCES || w[p].own_right) ->
                 w[p].f = ASKED; w[p].f_right = w[p].own_right;
                 if :: !KEEP_FENCES -> w[p].f = LOCKED; locks = locks + LOCKS :: else fi; skip }
     :: d_step { w[p].f == ASKED && FENCE_HOLDS(p) -> w[p].f = LOCKED; locks = locks + LOCKS; skip }
     :: d_step { w[p].f == LOCKED -> commit(p); end_transaction(p); skip }
-    :: d_step { w[p].f != 0 -> end_transaction(p); skip }                     /* rolled back, or refused */
+    :: d_step { w[p].f != 0 -> end_transaction(p); skip }              /* rolled back, or refused */
 #ifndef LEADER_APART
     /* leading */
-    :: d_step { w[p].mode == MEMBER && leader != w[p].ident && !live(leader) && row[NAME(p)] == w[p].ident ->
-                new_leader(w[p].ident); skip }                                /* take_over from one that has no row */
+    /* take_over from one that has no row */
+    :: d_step { w[p].mode == MEMBER && leader != w[p].ident && !live(leader) &&
+                row[NAME(p)] == w[p].ident -> new_leader(w[p].ident); skip }
     takes_over_from(0)
 #if NN > 1
     takes_over_from(1)
@@ -664,7 +730,8 @@ proctype Process(byte p) {
     leading
     withdraws
 #ifdef NO_LOCK_AS_LEADER
-    :: d_step { w[p].mode == MEMBER && leader != 0 && leader == w[p].ident && !w[p].led -> w[p].led = 1; skip }
+    :: d_step { w[p].mode == MEMBER && leader != 0 && leader == w[p].ident && !w[p].led ->
+                w[p].led = 1; skip }
 #endif
 #endif
     od
@@ -698,7 +765,10 @@ proctype Clock() {
             :: else
             fi;
             for (j : 0 .. NN - 1) {
-                if :: w[i].stood[j] < LONGEST && (w[i].same[j] || KEEP_STANDING) -> w[i].stood[j]++ :: else fi
+                if
+                :: w[i].stood[j] < LONGEST && (w[i].same[j] || KEEP_STANDING) -> w[i].stood[j]++
+                :: else
+                fi
             }
         }
         j = 0; skip

@@ -5,8 +5,9 @@
 -- settings, nor delete tokens, nor change or delete what was completed.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT,
-    UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version, planned_joined, last_joined, tokens_since,
-            server_identity, time_zone, longest_wait, longest_allowed)
+    UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version,
+            planned_joined, last_joined, tokens_since, server_identity, time_zone, longest_wait,
+            longest_allowed)
     ON {cluster} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
 GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch}, {batch_part} TO {role};
@@ -16,5 +17,7 @@ GRANT SELECT, INSERT, DELETE ON {set_aside} TO {role};
 -- name: observer
 -- Reads everything, writes nothing.
 GRANT USAGE ON SCHEMA {schema} TO {role};
-GRANT SELECT ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch}, {batch_part},
-    {rebalance} TO {role};
+GRANT SELECT
+    ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch},
+       {batch_part}, {rebalance}
+    TO {role};

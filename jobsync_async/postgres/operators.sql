@@ -19,7 +19,8 @@ CROSS JOIN LATERAL (
     FROM (
         SELECT token_id, incarnation FROM {token} WHERE version > %(since)s
         UNION ALL  -- as the first distribution made them: see read_changes
-        SELECT token_id, incarnation FROM {token} WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
+        SELECT token_id, incarnation FROM {token}
+        WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
     ) t LEFT JOIN {node} o USING (incarnation)
     WHERE t.token_id < c.total_tokens  -- others are left over
 ) changed
@@ -32,15 +33,18 @@ FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_
 
 -- name: explain_token
 -- A token's row, its live owner, and the last distribution up to its last change.
-SELECT t.node, t.epoch, nullif(t.next_node, '') AS next_node, t.next_node IS NOT NULL AS revoked, t.version, t.assigned_at,
+SELECT t.node, t.epoch, nullif(t.next_node, '') AS next_node, t.next_node IS NOT NULL AS revoked,
+       t.version, t.assigned_at,
        extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS revoked_sec,
        n.name AS owner, n.address, n.state,
-       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, {timeout} AS timeout_sec,
-       r.reason, r.at AS rebalanced_at, r.version AS rebalance_version
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision
+           AS heartbeat_age_sec,
+       {timeout} AS timeout_sec, r.reason, r.at AS rebalanced_at, r.version AS rebalance_version
 FROM {token} t CROSS JOIN {cluster} c
 LEFT JOIN {node} n USING (incarnation)
 LEFT JOIN LATERAL (
-    SELECT reason, at, version FROM {rebalance} WHERE version <= t.version ORDER BY version DESC LIMIT 1
+    SELECT reason, at, version FROM {rebalance}
+    WHERE version <= t.version ORDER BY version DESC LIMIT 1
 ) r ON true
 WHERE t.token_id = %(token_id)s
 
@@ -48,12 +52,14 @@ WHERE t.token_id = %(token_id)s
 -- Whether the task was begun or completed on a date, and by whom: outside of named batches first,
 -- then in each that has it. `set_aside_on` is the date on which it was set aside, whichever that
 -- was.
-SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error, greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
+SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error,
+       greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
        s.date AS set_aside_on, s.set_aside_at, a.node AS completed_by, a.completed_at
 FROM (SELECT NULL AS name UNION SELECT name FROM {batch} WHERE date = %(date)s) b
 CROSS JOIN LATERAL (
-    SELECT sha256(coalesce(convert_to(b.name, 'UTF8') || decode('00', 'hex'), '') || convert_to(%(task_id)s::text, 'UTF8'))
-               AS task_key  -- as core/hashing.py makes it
+    -- as core/hashing.py makes it
+    SELECT sha256(coalesce(convert_to(b.name, 'UTF8') || decode('00', 'hex'), '')
+                  || convert_to(%(task_id)s::text, 'UTF8')) AS task_key
 ) k
 LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = k.task_key
 LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = k.task_key
@@ -66,7 +72,8 @@ ORDER BY b.name NULLS FIRST
 -- batches, dates.
 WITH released AS (
     DELETE FROM {set_aside}
-    WHERE (%(task_ids)s::text[] IS NULL OR task_id = ANY(%(task_ids)s)) AND (%(batch)s::text IS NULL OR batch = %(batch)s)
+    WHERE (%(task_ids)s::text[] IS NULL OR task_id = ANY(%(task_ids)s))
+      AND (%(batch)s::text IS NULL OR batch = %(batch)s)
       AND (%(date)s::date IS NULL OR date = %(date)s)
     RETURNING task_key, task_id, batch, date
 ), forgotten AS (
@@ -78,14 +85,18 @@ SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task
 -- == doctor =======================================================================================
 
 -- name: doctor_server
-SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS version_num,
+SELECT current_setting('server_version') AS version,
+       current_setting('server_version_num')::integer AS version_num,
        current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
-       current_setting('transaction_read_only')::boolean AS read_only, current_user AS role, current_database() AS database,
+       current_setting('transaction_read_only')::boolean AS read_only,
+       current_user AS role, current_database() AS database,
        current_setting('max_connections')::integer
            - current_setting('superuser_reserved_connections')::integer AS connections_most,
-       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections_used,
+       (SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'client backend') AS connections_used,
        coalesce(current_setting('idle_session_timeout', true), '0') AS idle_session_timeout,
-       current_setting('fsync')::boolean AS fsync, current_setting('full_page_writes')::boolean AS full_page_writes,
+       current_setting('fsync')::boolean AS fsync,
+       current_setting('full_page_writes')::boolean AS full_page_writes,
        pg_backend_pid() AS backend_pid, pg_notification_queue_usage() AS queue_usage
 
 -- name: doctor_clock
@@ -95,12 +106,15 @@ SELECT extract(epoch FROM clock_timestamp())::double precision AS seconds
 -- What this role may do with each table, and what a worker needs to do there that it may not; no
 -- row for a table that is not there. A right to update some columns is one to update.
 SELECT c.relname::text AS table, has_table_privilege(c.oid, 'SELECT') AS reads,
-       has_table_privilege(c.oid, 'INSERT, DELETE') OR has_any_column_privilege(c.oid, 'UPDATE') AS writes,
+       has_table_privilege(c.oid, 'INSERT, DELETE')
+           OR has_any_column_privilege(c.oid, 'UPDATE') AS writes,
        ARRAY(SELECT what FROM unnest(string_to_array(w.needed, ' ')) AS what
              WHERE NOT CASE what WHEN 'UPDATE' THEN has_any_column_privilege(c.oid, what)
                             ELSE has_table_privilege(c.oid, what) END) AS lacks
-FROM unnest(%(tables)s::text[], %(needed)s::text[]) AS w(name, needed) JOIN pg_class c ON c.relname = w.name
-JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s ORDER BY c.relname
+FROM unnest(%(tables)s::text[], %(needed)s::text[]) AS w(name, needed)
+JOIN pg_class c ON c.relname = w.name
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s ORDER BY c.relname
 
 -- name: doctor_may_use
 SELECT has_schema_privilege(oid, 'USAGE') AS uses FROM pg_namespace WHERE nspname = %(schema)s
@@ -108,15 +122,20 @@ SELECT has_schema_privilege(oid, 'USAGE') AS uses FROM pg_namespace WHERE nspnam
 -- name: doctor_sizes
 -- Bytes and rows of each table. Dead rows are those that vacuum has yet to remove, by the
 -- statistics.
-SELECT c.relname::text AS table, pg_relation_size(c.oid) AS bytes, s.n_live_tup AS live, s.n_dead_tup AS dead
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_all_tables s ON s.relid = c.oid
+SELECT c.relname::text AS table, pg_relation_size(c.oid) AS bytes,
+       s.n_live_tup AS live, s.n_dead_tup AS dead
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_stat_all_tables s ON s.relid = c.oid
 WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s) ORDER BY c.relname
 
 -- name: doctor_transactions
 -- The oldest transaction of this database: vacuum removes nothing that it may still see.
-SELECT pid, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::double precision AS seconds
+SELECT pid, application_name, state,
+       extract(epoch FROM clock_timestamp() - xact_start)::double precision AS seconds
 FROM pg_stat_activity
-WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+  AND backend_type = 'client backend'
 ORDER BY xact_start LIMIT 1
 
 -- == the bound on timeouts ========================================================================
@@ -128,7 +147,8 @@ SELECT longest_wait, longest_allowed, pg_current_wal_insert_lsn()::text AS writt
 -- name: above_bound
 -- Workers that a lower bound would not fit, or that do not say whether it does. The cluster's row
 -- is locked: none joins meanwhile.
-SELECT n.name FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation OR n.timeout_sec > %(bound)s ORDER BY n.joined
+SELECT n.name FROM {node} n
+WHERE n.said_by IS DISTINCT FROM n.incarnation OR n.timeout_sec > %(bound)s ORDER BY n.joined
 
 -- name: set_bound
 -- Raised, it is at first only how long workers wait; lowered, it is both at once.
@@ -142,7 +162,8 @@ UPDATE {cluster} SET longest_allowed = %(bound)s WHERE {sound} AND longest_wait 
 -- name: replicas_without
 -- Copies of the server that may not have what was written up to a place: those connected, as far as
 -- this role may see how far they are, and those that a slot waits for. What makes a backup is none.
-SELECT concat_ws(' ', application_name, 'at', coalesce(host(client_addr), 'this host')) AS replica FROM pg_stat_replication
+SELECT concat_ws(' ', application_name, 'at', coalesce(host(client_addr), 'this host')) AS replica
+FROM pg_stat_replication
 WHERE (flush_lsn >= %(written)s::pg_lsn) IS NOT TRUE AND state IS DISTINCT FROM 'backup'
 UNION ALL
 SELECT concat_ws(' ', 'whoever uses the slot', slot_name) FROM pg_replication_slots
@@ -158,7 +179,8 @@ DELETE FROM {lock} WHERE task_key = ANY(%(task_keys)s)
 -- name: raise_schema_version
 -- Workers that know no layout as new as this are refused when they start. Comes in one message with
 -- refuse_older.
-UPDATE {cluster} SET schema_version = %(layout)s WHERE schema_version < %(layout)s AND layout >= %(layout)s
+UPDATE {cluster} SET schema_version = %(layout)s
+WHERE schema_version < %(layout)s AND layout >= %(layout)s
 
 -- name: refuse_older
 -- And the very statement that makes such a worker's row is refused, also one that has started
@@ -168,5 +190,7 @@ ALTER TABLE {node} DROP CONSTRAINT IF EXISTS {too_old},
 
 -- name: list_older
 -- The workers that are in the way of it, with their versions.
-SELECT array_agg(name || ' (' || CASE WHEN said_by = incarnation THEN library ELSE '0.1.0' END || ')' ORDER BY joined) AS names
+SELECT array_agg(
+           name || ' (' || CASE WHEN said_by = incarnation THEN library ELSE '0.1.0' END || ')'
+           ORDER BY joined) AS names
 FROM {node} WHERE NOT coalesce(layout >= %(layout)s AND said_by = incarnation, false)

@@ -29,7 +29,8 @@
     -- state.
     ('default_transaction_isolation', 'read committed'),
     -- What was acknowledged survives a crash.
-    ('synchronous_commit', pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),
+    ('synchronous_commit',
+     pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on')),
     -- How values are written and read as text. The driver escapes bytes by the first of them, in
     -- parameters too, where nobody takes that back; a NULL in an array that is written as text
     -- would be a text; a weight would be rounded.
@@ -62,7 +63,8 @@
     ('jit', 'off'),
     ('geqo', 'off'),
     ('max_parallel_workers_per_gather', '0'),
-    ('work_mem', pg_catalog.concat(greatest(pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')), 4194304), 'B')),
+    ('work_mem', pg_catalog.concat(
+        greatest(pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')), 4194304), 'B')),
     ('enable_bitmapscan', 'on'),
     ('enable_hashagg', 'on'),
     ('enable_hashjoin', 'on'),
@@ -100,7 +102,8 @@ SELECT
 -- name: inspect_server
 -- What start needs to know of the server, before anything is pinned.
 SELECT pg_catalog.current_schema() AS schema,
-       pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
+       pg_catalog.pg_is_in_recovery()
+           OR pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
        pg_catalog.current_setting('server_encoding') AS encoding,
        pg_catalog.current_setting('server_version_num')::integer AS version
 
@@ -112,7 +115,9 @@ WHERE name OPERATOR(pg_catalog.=) 'search_path'
 
 -- name: find_table
 -- The schema in which a table is found. On that path: no name in here is left to it.
-SELECT n.nspname AS schema FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+SELECT n.nspname AS schema
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)
 
 -- name: table_exists
@@ -149,7 +154,8 @@ ORDER BY a.xact_start NULLS FIRST LIMIT 1
 
 -- name: read_settings
 -- Some by way of JSON: tables of 0.1.0 have no such columns.
-SELECT schema_version, total_tokens, hash_function, coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout,
+SELECT schema_version, total_tokens, hash_function,
+       coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout,
        to_jsonb(c) ->> 'channel' AS channel, to_jsonb(c) ->> 'time_zone' AS time_zone
 FROM {cluster} c
 
@@ -157,22 +163,25 @@ FROM {cluster} c
 -- What other tables kept when the cluster's row was lost, or deleted by hand: the new row begins
 -- above all of it, so that no number comes twice, and whoever still knows the old row finds out.
 -- Nothing is left over in new tables.
-(SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version FROM {token}) tokens,
+(SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version
+ FROM {token}) tokens,
 (SELECT coalesce(max(version), 0) AS version FROM {rebalance}) rebalances,
 (SELECT coalesce(max(joined), 0) AS joined FROM {node}) nodes
 
 -- name: insert_cluster
 -- The first start makes the row, with the identity that it is begun on; all others find it.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation, version, last_joined,
-                       server_identity)
-SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, tokens.generation + 1,
-       greatest(tokens.version, rebalances.version), nodes.joined, {server} || '/' || to_regclass(%(cluster)s)::oid
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation,
+                       version, last_joined, server_identity)
+SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
+       tokens.generation + 1, greatest(tokens.version, rebalances.version), nodes.joined,
+       {server} || '/' || to_regclass(%(cluster)s)::oid
 FROM {left_over}
 ON CONFLICT DO NOTHING
 
 -- name: set_time_zone
 -- The first worker that compares it writes it. Fails where this server does not know the name.
-UPDATE {cluster} SET time_zone = %(time_zone)s WHERE time_zone IS NULL AND now() AT TIME ZONE %(time_zone)s::text IS NOT NULL
+UPDATE {cluster} SET time_zone = %(time_zone)s
+WHERE time_zone IS NULL AND now() AT TIME ZONE %(time_zone)s::text IS NOT NULL
 
 -- name: take_version
 -- First statement of a transaction that changes membership, tokens or pins: takes the row lock that
@@ -180,11 +189,14 @@ UPDATE {cluster} SET time_zone = %(time_zone)s WHERE time_zone IS NULL AND now()
 -- after it is the latest committed state. Here and elsewhere, what cannot be announced does not
 -- count as announced, so that nobody takes it for missed.
 WITH taken AS (
-    UPDATE {cluster} SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END
+    UPDATE {cluster}
+    SET version = version + 1,
+        announced = CASE WHEN {announces} THEN version + 1 ELSE announced END
     WHERE {sound}
     RETURNING version, leader_incarnation, generation
 )
-SELECT version, leader_incarnation, generation, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
+SELECT version, leader_incarnation, generation,
+       CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
 FROM taken
 
 -- name: lock_cluster
@@ -195,17 +207,20 @@ SELECT version FROM {cluster} WHERE {sound} FOR UPDATE
 
 -- name: read_server
 -- What the cluster was begun on, and what this is; null when the row is missing.
-SELECT c.server_identity AS recorded, coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
+SELECT c.server_identity AS recorded,
+       coalesce(%(here)s::text, {server}) || '/' || c.tableoid AS actual,
        coalesce(c.generation, 0) AS generation, coalesce(c.version, 0) AS version,
-       extract(epoch FROM pg_postmaster_start_time())::text AS running_since, c.longest_wait, c.total_tokens, c.hash_function
+       extract(epoch FROM pg_postmaster_start_time())::text AS running_since,
+       c.longest_wait, c.total_tokens, c.hash_function
 FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 
 -- name: restore_cluster
 -- The row is missing where a running worker looks: a fresh database. It is begun on nothing yet.
-INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, time_zone, generation, version,
-                       last_joined, longest_wait, longest_allowed)
-SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s, %(time_zone)s,
-       tokens.generation + 1, greatest(tokens.version, rebalances.version), nodes.joined, %(waited)s, %(waited)s
+INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, time_zone,
+                       generation, version, last_joined, longest_wait, longest_allowed)
+SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
+       %(time_zone)s, tokens.generation + 1, greatest(tokens.version, rebalances.version),
+       nodes.joined, %(waited)s, %(waited)s
 FROM {left_over}
 ON CONFLICT DO NOTHING
 
@@ -213,7 +228,8 @@ ON CONFLICT DO NOTHING
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now
 -- on nobody does, so that no lease is extended while the wait before the next generation lasts.
 -- Whoever begins that one begins it above what was seen.
-UPDATE {cluster} SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
+UPDATE {cluster}
+SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
 WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s::bigint
   AND server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid
 
@@ -224,10 +240,13 @@ WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s:
 -- one. Nobody leads any more.
 WITH begun AS (
     UPDATE {cluster}
-    SET generation = greatest(generation, %(known_generation)s::bigint) + 1 + floor(random() * 65536)::bigint,
+    SET generation = greatest(generation, %(known_generation)s::bigint)
+            + 1 + floor(random() * 65536)::bigint,
         server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid,
-        version = greatest(version, %(known_version)s::bigint) + 1, pin_version = greatest(version, %(known_version)s::bigint) + 1,
-        announced = CASE WHEN {announces} THEN greatest(version, %(known_version)s::bigint) + 1 ELSE announced END,
+        version = greatest(version, %(known_version)s::bigint) + 1,
+        pin_version = greatest(version, %(known_version)s::bigint) + 1,
+        announced = CASE WHEN {announces} THEN greatest(version, %(known_version)s::bigint) + 1
+                         ELSE announced END,
         leader = NULL, leader_incarnation = NULL, term = term + 1, longest_wait = %(waited)s
     WHERE server_identity IS NOT DISTINCT FROM %(recorded)s::text
       AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
@@ -235,13 +254,16 @@ WITH begun AS (
            AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
     RETURNING version, generation
 )
-SELECT version, generation, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify FROM begun
+SELECT version, generation,
+       CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
+FROM begun
 
 -- name: free_all_tokens
 -- Nobody's, under epochs of the new generation. A token that a fence locks follows when the leader
 -- finds the lock gone.
-UPDATE {token} SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL, version = %(version)s,
-    revoked_at = NULL
+UPDATE {token}
+SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL,
+    version = %(version)s, revoked_at = NULL
 WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)
 
 -- name: delete_all_nodes
@@ -257,7 +279,10 @@ DELETE FROM {node}
 SELECT n.incarnation, n.beat, concat_ws(' ', 'on host', n.host, 'with pid', n.pid) AS holder,
        n.host, n.pid, n.boot_id, n.pid_namespace, n.process_started, n.session_tag,
        {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed
-FROM (SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest_allowed FROM {cluster}) c
+FROM (
+    SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest_allowed
+    FROM {cluster}
+) c
 LEFT JOIN {node} n ON n.name = %(name)s
 
 -- name: take_version_to_join
@@ -266,38 +291,50 @@ LEFT JOIN {node} n ON n.name = %(name)s
 -- none.
 WITH taken AS (
     UPDATE {cluster}
-    SET version = version + 1, announced = CASE WHEN {announces} THEN version + 1 ELSE announced END, last_joined = last_joined + 1,
-        longest_wait = coalesce(longest_wait, CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END),
-        longest_allowed = coalesce(longest_allowed, longest_wait,
-                                   CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END)
+    SET version = version + 1,
+        announced = CASE WHEN {announces} THEN version + 1 ELSE announced END,
+        last_joined = last_joined + 1,
+        longest_wait = coalesce(
+            longest_wait,
+            CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END),
+        longest_allowed = coalesce(
+            longest_allowed, longest_wait,
+            CASE last_joined WHEN 0 THEN %(timeout_sec)s ELSE %(unsaid_bound)s END)
     WHERE {sound}
     RETURNING version, last_joined
 )
-SELECT version, last_joined, CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
+SELECT version, last_joined,
+       CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
 FROM taken
 
 -- name: insert_node
 -- A join under a free name, in one message with take_version_to_join before it and
 -- lead_if_nobody_does after it: no row when somebody else has the name by then, when its timeout is
 -- above the bound, or when what the first one found was not sound.
-INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id, pid_namespace, process_started,
-                    session_tag, timeout_sec, interval_sec, library, layout, runs, said_by)
-SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision, %(address)s, %(host)s,
-       %(pid)s::integer, %(boot_id)s, %(pid_namespace)s, %(process_started)s::bigint, %(session_tag)s,
-       %(timeout_sec)s::double precision, %(interval_sec)s::double precision, %(library)s, %(layout)s::integer, '[]',
+INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id,
+                    pid_namespace, process_started, session_tag, timeout_sec, interval_sec,
+                    library, layout, runs, said_by)
+SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision,
+       %(address)s, %(host)s, %(pid)s::integer, %(boot_id)s, %(pid_namespace)s,
+       %(process_started)s::bigint, %(session_tag)s, %(timeout_sec)s::double precision,
+       %(interval_sec)s::double precision, %(library)s, %(layout)s::integer, '[]',
        %(incarnation)s::uuid
-FROM (SELECT last_joined FROM {cluster} WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision) c
+FROM (
+    SELECT last_joined FROM {cluster}
+    WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision
+) c
 ON CONFLICT (name) DO NOTHING RETURNING joined
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it
 -- still stands, and within the bound.
 UPDATE {node}
-SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(), last_heartbeat = now(),
-    state = %(state)s, weight = %(weight)s, address = %(address)s, host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s,
-    pid_namespace = %(pid_namespace)s, process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
-    timeout_sec = %(timeout_sec)s, interval_sec = %(interval_sec)s, library = %(library)s, layout = %(layout)s, runs = '[]',
-    said_by = %(incarnation)s
+SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(),
+    last_heartbeat = now(), state = %(state)s, weight = %(weight)s, address = %(address)s,
+    host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s, pid_namespace = %(pid_namespace)s,
+    process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
+    timeout_sec = %(timeout_sec)s, interval_sec = %(interval_sec)s, library = %(library)s,
+    layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
 WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
   AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
 
@@ -305,8 +342,10 @@ WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_bea
 -- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a
 -- fence locks is left to the old incarnation, and so to nobody, until the leader finds the lock
 -- gone.
-UPDATE {token} SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
-WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)
+UPDATE {token}
+SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
+WHERE token_id IN (
+    SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)
 
 -- name: lead_if_nobody_does
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
@@ -325,13 +364,18 @@ WITH me AS (
       AND EXISTS (SELECT FROM {cluster} WHERE {sound} AND version >= %(version)s)
     RETURNING joined, incarnation, timeout_sec, said_by
 )
-SELECT c.version, c.announced, c.term, c.leader_incarnation, c.longest_wait, {timeout} AS timeout_sec,
+SELECT c.version, c.announced, c.term, c.leader_incarnation, c.longest_wait,
+       {timeout} AS timeout_sec,
        (SELECT count(*) FROM {node} older
-        WHERE older.joined < n.joined AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
-       watched.names, watched.incarnations, watched.beats, watched.timeouts, watched.intervals, watched.leader_age
+        WHERE older.joined < n.joined
+          AND older.incarnation IS DISTINCT FROM c.leader_incarnation) AS rank,
+       watched.names, watched.incarnations, watched.beats, watched.timeouts, watched.intervals,
+       watched.leader_age
 FROM me n CROSS JOIN {cluster} c CROSS JOIN LATERAL (
-    SELECT array_agg(n.name ORDER BY n.joined) AS names, array_agg(n.incarnation ORDER BY n.joined) AS incarnations,
-           array_agg(n.beat ORDER BY n.joined) AS beats, array_agg({timeout} ORDER BY n.joined) AS timeouts,
+    SELECT array_agg(n.name ORDER BY n.joined) AS names,
+           array_agg(n.incarnation ORDER BY n.joined) AS incarnations,
+           array_agg(n.beat ORDER BY n.joined) AS beats,
+           array_agg({timeout} ORDER BY n.joined) AS timeouts,
            array_agg({interval} ORDER BY n.joined) AS intervals,
            max(extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision)
                FILTER (WHERE n.incarnation = c.leader_incarnation) AS leader_age
@@ -352,8 +396,11 @@ UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
 -- name: free_tokens_of
 -- What a leaving worker still owns has no owner from then on. A token that a fence locks follows
 -- when the leader finds the lock gone.
-UPDATE {token} SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s, revoked_at = NULL
-WHERE token_id IN (SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
+UPDATE {token}
+SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s,
+    revoked_at = NULL
+WHERE token_id IN (
+    SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
 
 -- name: delete_node
 DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
@@ -364,7 +411,8 @@ DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
 -- Has anything changed? For workers that cannot listen, and while nothing can be announced. Then it
 -- also asks how full the queue of notifications is: PostgreSQL clears what all have read when
 -- somebody asks.
-SELECT version, CASE WHEN NOT {announces} THEN pg_notification_queue_usage() END AS queue_usage FROM {cluster}
+SELECT version, CASE WHEN NOT {announces} THEN pg_notification_queue_usage() END AS queue_usage
+FROM {cluster}
 
 -- name: read_changes
 -- One atomic read: the cluster, the own row and the tokens changed since. Versions are taken under
@@ -379,32 +427,41 @@ SELECT version, CASE WHEN NOT {announces} THEN pg_notification_queue_usage() END
 -- where there are not enough others.
 SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
        CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
-           SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id, near.pid_namespace, near.host, near.pid,
-                                            near.process_started, near.session_tag) ORDER BY near.joined)
+           SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id,
+                                            near.pid_namespace, near.host, near.pid,
+                                            near.process_started, near.session_tag)
+                           ORDER BY near.joined)
            FROM (
                SELECT o.* FROM {node} o
                WHERE o.boot_id = n.boot_id AND (o.joined = n.joined
                      OR (o.pid_namespace, o.host, o.pid, o.process_started)
                          IS DISTINCT FROM (n.pid_namespace, n.host, n.pid, n.process_started))
-               ORDER BY o.joined <> n.joined, (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
+               ORDER BY o.joined <> n.joined,
+                        (o.pid_namespace, o.host) IS DISTINCT FROM (n.pid_namespace, n.host),
                         o.joined < n.joined, o.joined
                LIMIT %(most_told)s
            ) near
        ) END AS neighbours,
-       n.joined <= c.planned_joined AND NOT awaited.coming AS settled, n.joined, awaited.coming, t.mine, t.others
+       n.joined <= c.planned_joined AND NOT awaited.coming AS settled,
+       n.joined, awaited.coming, t.mine, t.others
 FROM (SELECT * FROM {cluster} WHERE {sound}) c
 LEFT JOIN {node} n ON n.name = %(name)s AND n.incarnation = %(incarnation)s
-CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS coming) awaited
+CROSS JOIN LATERAL (
+    SELECT EXISTS (SELECT FROM {token} WHERE next_node = %(name)s) AS coming
+) awaited
 CROSS JOIN LATERAL (
     WITH changed AS MATERIALIZED (
         SELECT token_id, incarnation, epoch, version, next_node FROM {token}
         WHERE version > 0 AND version > %(since)s AND version < 9223372036854775807
         UNION ALL
-        SELECT token_id, incarnation, epoch, version, next_node FROM {token} WHERE version = 0 AND %(since)s < c.tokens_since
+        SELECT token_id, incarnation, epoch, version, next_node FROM {token}
+        WHERE version = 0 AND %(since)s < c.tokens_since
     )
     SELECT (SELECT json_agg(json_build_array(epoch, version, revoking, token_ids)) FROM (
-                SELECT epoch, version, next_node IS NOT NULL AS revoking, array_agg(token_id) AS token_ids FROM changed
-                WHERE incarnation = %(incarnation)s GROUP BY epoch, version, next_node IS NOT NULL
+                SELECT epoch, version, next_node IS NOT NULL AS revoking,
+                       array_agg(token_id) AS token_ids
+                FROM changed WHERE incarnation = %(incarnation)s
+                GROUP BY epoch, version, next_node IS NOT NULL
             ) alike) AS mine,
            (SELECT array_agg(token_id) FROM changed
             WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
@@ -425,36 +482,46 @@ CROSS JOIN LATERAL (
 -- receiver makes one, which names it; but everybody is told of a token that has no owner, for the
 -- leader has to look.
 WITH answered AS (
-    SELECT t.* FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version) CROSS JOIN LATERAL (
+    SELECT t.*
+    FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version)
+    CROSS JOIN LATERAL (
         SELECT token_id, next_node FROM {token} t
-        WHERE t.token_id = a.token_id AND t.version + 0 = a.version AND incarnation = %(incarnation)s
-          AND next_node || '' IS NOT NULL
+        WHERE t.token_id = a.token_id AND t.version + 0 = a.version
+          AND incarnation = %(incarnation)s AND next_node || '' IS NOT NULL
         FOR UPDATE SKIP LOCKED
     ) t
 ), handed_on AS (
     UPDATE {token} t
-    SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1, next_node = NULL, version = c.version + 1,
-        assigned_at = now(), revoked_at = NULL
+    SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1,
+        next_node = NULL, version = c.version + 1, assigned_at = now(), revoked_at = NULL
     FROM (SELECT version FROM {cluster} WHERE {sound}) c
-    CROSS JOIN answered LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
+    CROSS JOIN answered
+    LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
     WHERE t.token_id = answered.token_id
     RETURNING t.token_id, receiver.name, receiver.joined
 ), complete AS (
-    SELECT joined FROM (SELECT DISTINCT name, joined FROM handed_on WHERE name IS NOT NULL) receivers
+    SELECT joined
+    FROM (SELECT DISTINCT name, joined FROM handed_on WHERE name IS NOT NULL) receivers
     WHERE NOT EXISTS (
-        SELECT FROM {token} t WHERE t.next_node = receivers.name AND t.token_id NOT IN (SELECT token_id FROM handed_on))
+        SELECT FROM {token} t
+        WHERE t.next_node = receivers.name
+          AND t.token_id NOT IN (SELECT token_id FROM handed_on))
 ), told AS (
-    SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL) OR count(*) > %(most_named)s THEN ''
+    SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL)
+                     OR count(*) > %(most_named)s THEN ''
                 ELSE string_agg(' ' || joined, '' ORDER BY joined) END AS names
     FROM complete
 ), taken AS (
     UPDATE {cluster}
-    SET version = version + 1, announced = CASE WHEN told.names IS NOT NULL AND {announces} THEN version + 1 ELSE announced END
+    SET version = version + 1,
+        announced = CASE WHEN told.names IS NOT NULL AND {announces} THEN version + 1
+                         ELSE announced END
     FROM told WHERE EXISTS (SELECT FROM handed_on) AND {sound}
     RETURNING version, names
 )
 SELECT (SELECT array_agg(token_id) FROM handed_on) AS token_ids,
-       CASE WHEN names IS NOT NULL AND {announces} THEN pg_notify(%(channel)s, version || names) END AS pg_notify
+       CASE WHEN names IS NOT NULL AND {announces}
+            THEN pg_notify(%(channel)s, version || names) END AS pg_notify
 FROM taken
 
 -- name: show_stuck
@@ -468,11 +535,13 @@ UPDATE {node} SET runs = %(runs)s::jsonb WHERE name = %(name)s AND incarnation =
 -- name: read_idlers
 -- Workers that say what they run, and do not run all that this one does.
 SELECT name, incarnation, runs FROM {node}
-WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @> %(runs)s::jsonb ORDER BY joined
+WHERE incarnation <> %(incarnation)s AND said_by = incarnation AND NOT runs @> %(runs)s::jsonb
+ORDER BY joined
 
 -- name: tokens_of
 -- The tokens of some workers, each with its owner.
-SELECT incarnation, array_agg(token_id) AS token_ids FROM {token} WHERE incarnation = ANY(%(incarnations)s) GROUP BY incarnation
+SELECT incarnation, array_agg(token_id) AS token_ids
+FROM {token} WHERE incarnation = ANY(%(incarnations)s) GROUP BY incarnation
 
 -- name: owner_of
 SELECT n.name, n.address, t.epoch
@@ -493,11 +562,12 @@ WHERE term = %(term)s AND leader_incarnation = %(incarnation)s
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 
 -- name: read_cluster
-SELECT version, term, leader_incarnation, generation, pin_version, planned_joined FROM {cluster} WHERE {sound}
+SELECT version, term, leader_incarnation, generation, pin_version, planned_joined
+FROM {cluster} WHERE {sound}
 
 -- name: read_members
-SELECT n.name, n.incarnation, n.beat, n.weight, n.state = 'active' AS active, n.joined, {timeout} AS timeout_sec,
-       {interval} AS interval_sec
+SELECT n.name, n.incarnation, n.beat, n.weight, n.state = 'active' AS active, n.joined,
+       {timeout} AS timeout_sec, {interval} AS interval_sec
 FROM {node} n CROSS JOIN {cluster} c ORDER BY n.joined
 
 -- name: read_token_groups
@@ -513,13 +583,16 @@ GROUP BY node, incarnation, next_node
 
 -- name: read_pins
 -- Pins in force, and in how many seconds each expires.
-SELECT task_id, node_patterns, extract(epoch FROM expires_at - now())::double precision AS expires_in
+SELECT task_id, node_patterns,
+       extract(epoch FROM expires_at - now())::double precision AS expires_in
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
 
 -- name: expire_nodes
 -- Deletes a worker only if its beat is still the one that was watched: the row lock makes a
 -- heartbeat under way either come first, and then nothing is deleted, or find no row.
-DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
+DELETE FROM {node} n
+USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
+      AS w(name, incarnation, beat)
 WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
 RETURNING n.name, n.incarnation
 
@@ -544,7 +617,8 @@ COPY {token} (token_id, node, incarnation, epoch, version) FROM STDIN (FORMAT bi
 -- the planner reads the whole table, or compares each free token with each that is asked for.
 WITH free AS (
     SELECT t.token_id, w.receiver
-    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
+    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
+    CROSS JOIN LATERAL (
         SELECT token_id FROM {token} t
         WHERE t.token_id = w.token_id AND version <= %(planned_version)s
           AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE
@@ -552,7 +626,8 @@ WITH free AS (
     ) t
 )
 UPDATE {token} t
-SET node = n.name, incarnation = n.incarnation, epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
+SET node = n.name, incarnation = n.incarnation,
+    epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
     next_node = NULL, version = %(version)s, assigned_at = now(), revoked_at = NULL
 FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'
 WHERE t.token_id = free.token_id
@@ -563,7 +638,8 @@ WHERE t.token_id = free.token_id
 -- at every moment would never be free of one.
 WITH owned AS (
     SELECT t.token_id, w.receiver
-    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver) CROSS JOIN LATERAL (
+    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
+    CROSS JOIN LATERAL (
         SELECT token_id FROM {token} t
         WHERE t.token_id = w.token_id AND version <= %(planned_version)s AND incarnation IS NOT NULL
         FOR NO KEY UPDATE SKIP LOCKED
@@ -571,7 +647,8 @@ WITH owned AS (
 )
 UPDATE {token} t
 SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
-    revoked_at = CASE WHEN (%(names)s::text[])[owned.receiver] IS NOT NULL THEN coalesce(t.revoked_at, now()) END
+    revoked_at = CASE WHEN (%(names)s::text[])[owned.receiver] IS NOT NULL
+                      THEN coalesce(t.revoked_at, now()) END
 FROM owned WHERE t.token_id = owned.token_id
 
 -- name: finish_plan
@@ -579,18 +656,22 @@ FROM owned WHERE t.token_id = owned.token_id
 -- counts. The next two come in one message with it.
 UPDATE {cluster}
 SET version = %(version)s, announced = CASE WHEN {announces} THEN %(version)s ELSE announced END,
-    planned_joined = %(planned_joined)s, tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
+    planned_joined = %(planned_joined)s,
+    tokens_since = CASE WHEN %(first)s THEN %(version)s ELSE tokens_since END
 
 -- name: record_plan
 -- For people, if there is a plan. A row that is there already, of a cluster that was before on
 -- these tables, stops nothing.
-INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms)
-VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s, %(tokens_moved)s, %(duration_ms)s)
+INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved,
+                         duration_ms)
+VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s,
+        %(tokens_moved)s, %(duration_ms)s)
 ON CONFLICT DO NOTHING
 
 -- name: announce_plan
 -- To all that listen, when this is committed, with whom it concerns.
-SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, %(version)s::text || %(concerned)s) END AS pg_notify
+SELECT CASE WHEN {announces}
+            THEN pg_notify(%(channel)s, %(version)s::text || %(concerned)s) END AS pg_notify
 
 -- == known deaths =================================================================================
 
@@ -599,17 +680,22 @@ SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, %(version)s::text || %(
 -- Whoever acts as another role than it has logged in as may not be allowed to: then they are left
 -- to the server.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = session_user AND pg_has_role(usesysid, 'USAGE') AND pid <> pg_backend_pid()
-  AND EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag WHERE length(tag) > 8 AND strpos(application_name, tag) > 0)
+WHERE datname = current_database() AND usename = session_user AND pg_has_role(usesysid, 'USAGE')
+  AND pid <> pg_backend_pid()
+  AND EXISTS (
+      SELECT FROM unnest(%(tags)s::text[]) AS tag
+      WHERE length(tag) > 8 AND strpos(application_name, tag) > 0)
 
 -- name: delete_dead
 -- Workers whose processes were seen dead: each only as the very start, in the very process, that
 -- was seen.
 DELETE FROM {node} n
-USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[], %(namespaces)s::text[], %(pids)s::integer[],
-             %(started)s::bigint[]) AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
-WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id AND n.pid_namespace = d.pid_namespace
-  AND n.pid = d.pid AND n.process_started = d.process_started
+USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[],
+             %(namespaces)s::text[], %(pids)s::integer[], %(started)s::bigint[])
+      AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
+WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id
+  AND n.pid_namespace = d.pid_namespace AND n.pid = d.pid
+  AND n.process_started = d.process_started
 RETURNING n.name
 
 -- == sessions =====================================================================================
@@ -628,22 +714,30 @@ WITH held AS MATERIALIZED (
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )
-SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start, n.name, n.incarnation, n.beat, n.session_tag,
-       EXISTS (SELECT FROM held WHERE key = hashtextextended(%(key)s || n.incarnation::text, 0)) AS held
+SELECT pg_postmaster_start_time() AS server_started, a.pid, a.backend_start,
+       n.name, n.incarnation, n.beat, n.session_tag,
+       EXISTS (
+           SELECT FROM held WHERE key = hashtextextended(%(key)s || n.incarnation::text, 0)
+       ) AS held
 FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid()
 
 -- name: expire_sessionless
 -- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and
 -- neither server nor session has changed.
-DELETE FROM {node} n USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[]) AS w(name, incarnation, beat)
+DELETE FROM {node} n
+USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
+      AS w(name, incarnation, beat)
 WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
   AND NOT EXISTS (
       SELECT FROM pg_locks
       WHERE locktype = 'advisory' AND objsubid = 1 AND granted
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint << 32 | objid::bigint = hashtextextended(%(key)s || n.incarnation::text, 0))
+        AND classid::bigint << 32 | objid::bigint
+            = hashtextextended(%(key)s || n.incarnation::text, 0))
   AND pg_postmaster_start_time() = %(server_started)s
-  AND EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
+  AND EXISTS (
+      SELECT FROM pg_stat_activity
+      WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
 RETURNING n.name
 
 -- == pins =========================================================================================
@@ -655,14 +749,16 @@ UPDATE {cluster} SET pin_version = version
 -- name: pins_of_tokens
 -- Pins in force that share a token with those that are asked for.
 SELECT task_id, token_id, node_patterns FROM {lock}
-WHERE token_id = ANY(%(token_ids)s) AND (expires_at IS NULL OR expires_at > now()) ORDER BY created_at, task_id
+WHERE token_id = ANY(%(token_ids)s) AND (expires_at IS NULL OR expires_at > now())
+ORDER BY created_at, task_id
 
 -- name: upsert_pins
 INSERT INTO {lock} (task_key, task_id, token_id, node_patterns, reason, created_by, expires_at)
 SELECT p.task_key, p.task_id, p.token_id, p.node_patterns::jsonb, p.reason, %(created_by)s,
        now() + %(expires_in_days)s::double precision * interval '1 day'
-FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(node_patterns)s::text[],
-            %(reasons)s::text[]) AS p(task_key, task_id, token_id, node_patterns, reason)
+FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
+            %(node_patterns)s::text[], %(reasons)s::text[])
+     AS p(task_key, task_id, token_id, node_patterns, reason)
 ON CONFLICT (task_key) DO UPDATE
 SET token_id = excluded.token_id, node_patterns = excluded.node_patterns, reason = excluded.reason,
     created_by = excluded.created_by, created_at = now(), expires_at = excluded.expires_at
@@ -709,7 +805,8 @@ WITH fenced AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
     SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
     WHERE NOT complete
-      AND (NOT %(all_or_none)s OR (SELECT count(*) FROM fenced) = cardinality(%(task_keys)s::bytea[]))
+      AND (NOT %(all_or_none)s
+           OR (SELECT count(*) FROM fenced) = cardinality(%(task_keys)s::bytea[]))
     ON CONFLICT (date, task_key) DO UPDATE
     SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
 )
@@ -726,7 +823,8 @@ WITH fenced AS (
     SELECT FROM {audit} WHERE date = %(date)s AND task_key = %(task_key)s
 ), begun AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
-    SELECT %(date)s, %(task_key)s, %(task_id)s, token_id, %(node)s, epoch FROM fenced WHERE NOT EXISTS (SELECT FROM done)
+    SELECT %(date)s, %(task_key)s, %(task_id)s, token_id, %(node)s, epoch FROM fenced
+    WHERE NOT EXISTS (SELECT FROM done)
     ON CONFLICT (date, task_key) DO UPDATE
     SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL
 )
@@ -768,11 +866,14 @@ WITH fenced AS (
            reason IS NOT NULL OR lost >= %(lost_limit)s AS aside
     FROM fenced
 ), written AS (
-    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch, batch, incarnation, open, owners_lost)
-    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch, %(batch)s::text, %(incarnation)s, true, lost
+    INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch, batch, incarnation,
+                              open, owners_lost)
+    SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch, %(batch)s::text,
+           %(incarnation)s, true, lost
     FROM judged WHERE begun
     ON CONFLICT (date, task_key) DO UPDATE
-    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL, batch = excluded.batch,
+    SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL,
+        batch = excluded.batch,
         incarnation = excluded.incarnation, open = true, owners_lost = excluded.owners_lost
 ), closed AS (
     UPDATE {claim} c SET open = false, owners_lost = j.lost, error = j.reason, set_aside_at = now()
@@ -786,7 +887,8 @@ WITH fenced AS (
     SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM judged
     WHERE guilty OR complete
     HAVING count(*) > 0
-    ON CONFLICT (batch_key, date, incarnation) DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 )
 SELECT task_key, complete, begun, CASE WHEN aside AND NOT complete THEN reason END AS set_aside,
        lost
@@ -817,15 +919,16 @@ WITH fenced AS (
     ON CONFLICT (batch_key, date, incarnation)
     DO UPDATE SET completed = p.completed + excluded.completed
 )
-SELECT f.task_key, w.task_key IS NOT NULL AS completed FROM fenced f LEFT JOIN written w USING (task_key)
+SELECT f.task_key, w.task_key IS NOT NULL AS completed
+FROM fenced f LEFT JOIN written w USING (task_key)
 
 -- name: write_audit
 -- What a worker did is written down as it happened, also when the token has moved on since; the
 -- first record stays.
 INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch)
 SELECT %(date)s, w.task_key, w.task_id, w.token_id, %(node)s, w.epoch
-FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[], %(epochs)s::bigint[])
-     AS w(task_key, task_id, token_id, epoch)
+FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
+            %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
 ON CONFLICT (date, task_key) DO NOTHING
 
 -- name: read_audit
@@ -845,7 +948,8 @@ WITH ended AS (
     INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
     SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(error) FROM ended
     HAVING count(error) > 0
-    ON CONFLICT (batch_key, date, incarnation) DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 )
 SELECT count(*) AS ended FROM ended
 
@@ -859,12 +963,14 @@ WITH forgotten AS (
 INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
 SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, -count(*) FROM forgotten
 HAVING count(*) > 0
-ON CONFLICT (batch_key, date, incarnation) DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
+ON CONFLICT (batch_key, date, incarnation)
+DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 
 -- name: read_progress
 -- Of the given tasks, those that are completed, and those that were given up, with the error and
 -- when they were begun.
-SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit} WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
+SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit}
+WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
 UNION ALL
 SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
 WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT NULL
@@ -874,7 +980,8 @@ WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT N
 -- Of the given tasks, those that are set aside, and not complete on this date; who had them last.
 SELECT s.task_key, coalesce(c.node, '') AS node, s.reason AS error, s.set_aside_at AS claimed_at
 FROM {set_aside} s LEFT JOIN {claim} c USING (date, task_key)
-WHERE s.task_key = ANY(%(task_keys)s) AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
+WHERE s.task_key = ANY(%(task_keys)s)
+  AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
 
 -- == batches and dates ============================================================================
 
@@ -914,7 +1021,8 @@ WITH fresh AS (
         started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END
     RETURNING date, started_at, started_by, ids_key = %(ids_key)s AS same_ids, clean
 )
-SELECT begun.date, begun.started_at, begun.started_by, coalesce(%(date)s::date, fresh.date) AS fresh,
+SELECT begun.date, begun.started_at, begun.started_by,
+       coalesce(%(date)s::date, fresh.date) AS fresh,
        clock_timestamp() AS at, begun.same_ids, begun.clean
 FROM begun CROSS JOIN fresh
 
@@ -951,38 +1059,49 @@ CROSS JOIN LATERAL (
 -- has begun them there, or it says that it runs that. Only where that run is open; and nobody who
 -- says that it runs this one, too.
 WITH elsewhere AS (
-    SELECT date FROM {batch} WHERE batch_key = %(batch_key)s AND finished_at IS NULL AND date <> %(date)s
+    SELECT date FROM {batch}
+    WHERE batch_key = %(batch_key)s AND finished_at IS NULL AND date <> %(date)s
 ), owner AS (
-    SELECT w.task_key, n.name, n.incarnation, CASE WHEN n.said_by = n.incarnation THEN n.runs END AS runs
+    SELECT w.task_key, n.name, n.incarnation,
+           CASE WHEN n.said_by = n.incarnation THEN n.runs END AS runs
     FROM unnest(%(task_keys)s::bytea[], %(token_ids)s::integer[]) AS w(task_key, token_id)
     JOIN {token} t ON t.token_id = w.token_id JOIN {node} n ON n.incarnation = t.incarnation
-    WHERE EXISTS (SELECT FROM elsewhere) AND NOT coalesce(n.said_by = n.incarnation AND n.runs @> %(this_run)s::jsonb, false)
+    WHERE EXISTS (SELECT FROM elsewhere)
+      AND NOT coalesce(n.said_by = n.incarnation AND n.runs @> %(this_run)s::jsonb, false)
 )
-SELECT o.name AS node, c.date FROM owner o JOIN {claim} c ON c.task_key = o.task_key AND c.incarnation = o.incarnation
+SELECT o.name AS node, c.date
+FROM owner o JOIN {claim} c ON c.task_key = o.task_key AND c.incarnation = o.incarnation
 WHERE c.date = %(date)s OR c.date IN (SELECT date FROM elsewhere)
 UNION
 SELECT o.name, e.date FROM owner o CROSS JOIN elsewhere e
-WHERE o.runs @> jsonb_build_array(jsonb_build_object('kind', 'batch', 'name', %(name)s::text, 'date', e.date::text))
+WHERE o.runs @> jsonb_build_array(
+          jsonb_build_object('kind', 'batch', 'name', %(name)s::text, 'date', e.date::text))
   AND %(name)s::text IS NOT NULL
 
 -- == for people ===================================================================================
 
 -- name: list_nodes
-SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens, n.incarnation = c.leader_incarnation AS is_leader,
+SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens,
+       n.incarnation = c.leader_incarnation AS is_leader,
        n.address, n.host, n.pid, n.joined, n.created_on,
-       extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec, n.last_heartbeat,
-       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision AS heartbeat_age_sec, n.beat,
-       {timeout} AS timeout_sec, {interval} AS interval_sec,
+       extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec,
+       n.last_heartbeat,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision
+           AS heartbeat_age_sec,
+       n.beat, {timeout} AS timeout_sec, {interval} AS interval_sec,
        CASE WHEN said_by = incarnation THEN n.library ELSE '0.1.0' END AS library,
        CASE WHEN said_by = incarnation THEN n.layout ELSE 1 END AS layout,
        CASE WHEN said_by = incarnation THEN n.runs END AS runs
 FROM {node} n CROSS JOIN {cluster} c
-LEFT JOIN (SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation) t USING (incarnation)
+LEFT JOIN (
+    SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation
+) t USING (incarnation)
 ORDER BY n.joined
 
 -- name: read_status
 -- The cluster at a glance.
-SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function, c.schema_version, c.layout,
+SELECT c.version, c.term, c.leader, c.generation, c.total_tokens, c.hash_function,
+       c.schema_version, c.layout,
        (SELECT count(*) FROM {token} t WHERE token_id < c.total_tokens AND (t.incarnation IS NULL
             OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation))) AS unowned,
        (SELECT count(*) FROM {token} WHERE token_id < c.total_tokens) AS distributed
@@ -999,7 +1118,8 @@ FROM {token} WHERE next_node IS NOT NULL GROUP BY node, next_node ORDER BY oldes
 SELECT n.name AS node, t.token_id, s.task_id,
        extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS seconds
 FROM {node} n CROSS JOIN LATERAL jsonb_to_recordset(n.stuck) AS s(token_id integer, task_id text)
-JOIN {token} t ON t.token_id = s.token_id AND t.incarnation = n.incarnation AND t.next_node IS NOT NULL
+JOIN {token} t
+    ON t.token_id = s.token_id AND t.incarnation = n.incarnation AND t.next_node IS NOT NULL
 ORDER BY seconds DESC
 
 -- name: list_rebalances

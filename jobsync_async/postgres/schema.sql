@@ -6,32 +6,44 @@
 -- tokens or pins.
 CREATE TABLE IF NOT EXISTS {cluster} (
     only_one          smallint PRIMARY KEY DEFAULT 1 CHECK (only_one = 1),
-    schema_version    integer NOT NULL,              -- the oldest layout that a worker may know: older ones are refused
-    layout            integer NOT NULL DEFAULT 1,    -- what the tables have; expanding them adds, and old workers go on
+    -- the oldest layout that a worker may know: older ones are refused
+    schema_version    integer NOT NULL,
+    -- what the tables have; expanding them adds, and old workers go on
+    layout            integer NOT NULL DEFAULT 1,
     total_tokens      integer NOT NULL CHECK (total_tokens BETWEEN 1 AND 1000000),
     hash_function     text NOT NULL,
     leader            text,                          -- name of the leading worker, for people
     leader_incarnation uuid,                         -- which start of it leads
     term              bigint NOT NULL DEFAULT 0,     -- raised whenever the leader changes
-    version           bigint NOT NULL DEFAULT 0,     -- raised by every change of membership, tokens or pins
-    announced         bigint NOT NULL DEFAULT 0,     -- the version that was announced last: not all of them need to be
-    generation        bigint NOT NULL DEFAULT 1,     -- raised when commits may have been lost; high half of every epoch
+    -- raised by every change of membership, tokens or pins
+    version           bigint NOT NULL DEFAULT 0,
+    -- the version that was announced last: not all of them need to be
+    announced         bigint NOT NULL DEFAULT 0,
+    -- raised when commits may have been lost; high half of every epoch
+    generation        bigint NOT NULL DEFAULT 1,
     pin_version       bigint NOT NULL DEFAULT 0,     -- version of the last change of a pin
-    planned_joined    bigint NOT NULL DEFAULT 0,     -- workers up to this age are counted in the last plan
+    -- workers up to this age are counted in the last plan
+    planned_joined    bigint NOT NULL DEFAULT 0,
     tokens_since      bigint,                        -- version of the first distribution
     last_joined       bigint NOT NULL DEFAULT 0,     -- the youngest worker's age number
-    server_identity   text,                          -- identity of the server that the generation was begun on
-    channel           text,                          -- on which changes are announced; null: the prefix and "changes"
-    time_zone         text,                          -- in which the cluster's date is read off the server's clock
-    longest_wait      double precision,              -- bound on heartbeat_timeout_sec: a new generation waits so long
-    longest_allowed   double precision,              -- bound on heartbeat_timeout_sec: a worker above it is refused
+    -- identity of the server that the generation was begun on
+    server_identity   text,
+    -- on which changes are announced; null: the prefix and "changes"
+    channel           text,
+    -- in which the cluster's date is read off the server's clock
+    time_zone         text,
+    -- bound on heartbeat_timeout_sec: a new generation waits so long
+    longest_wait      double precision,
+    -- bound on heartbeat_timeout_sec: a worker above it is refused
+    longest_allowed   double precision,
     created_at        timestamptz NOT NULL DEFAULT now()
 );
 
 -- A worker. There is no index on last_heartbeat or beat, so that a heartbeat is a HOT update.
 CREATE TABLE IF NOT EXISTS {node} (
     name              text PRIMARY KEY,
-    incarnation       uuid NOT NULL,                 -- random, one per start; tokens are owned by it
+    -- random, one per start; tokens are owned by it
+    incarnation       uuid NOT NULL,
     joined            bigint NOT NULL,               -- age order: the lowest is the oldest
     created_on        timestamptz NOT NULL DEFAULT now(),
     last_heartbeat    timestamptz NOT NULL DEFAULT now(),
@@ -41,17 +53,24 @@ CREATE TABLE IF NOT EXISTS {node} (
     address           text,                          -- what it announced for routing
     host              text,
     pid               integer,
-    boot_id           text,                          -- with pid_namespace: which workers can see each other's processes
+    -- with pid_namespace: which workers can see each other's processes
+    boot_id           text,
     pid_namespace     text,
     process_started   bigint,                        -- with pid: which process, for ever
-    session_tag       text,                          -- in the application_name of each of its sessions
-    stuck             jsonb,                         -- revoked tokens that are not let go of: [{{"token_id", "task_id"}}, ...]
-    timeout_sec       double precision,              -- its heartbeat_timeout_sec: by which everybody judges it
+    -- in the application_name of each of its sessions
+    session_tag       text,
+    -- revoked tokens that are not let go of: [{{"token_id", "task_id"}}, ...]
+    stuck             jsonb,
+    -- its heartbeat_timeout_sec: by which everybody judges it
+    timeout_sec       double precision,
     interval_sec      double precision,              -- its heartbeat_interval_sec
     library           text,                          -- version of jobsync_async; null is 0.1.0
-    layout            integer,                       -- the newest layout of the tables that it knows; null is 1
-    runs              jsonb,                         -- what it runs: [{{"kind", "name", "date"}}, ...], null where it does not say
-    said_by           uuid                           -- the incarnation that wrote the last five: an older library leaves them
+    -- the newest layout of the tables that it knows; null is 1
+    layout            integer,
+    -- what it runs: [{{"kind", "name", "date"}}, ...], null where it does not say
+    runs              jsonb,
+    -- the incarnation that wrote the last five: an older library leaves them
+    said_by           uuid
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- A token. Rows are made by the first distribution and never deleted.
@@ -59,9 +78,12 @@ CREATE TABLE IF NOT EXISTS {token} (
     token_id          integer PRIMARY KEY,
     node              text,                          -- name of the owner, null for nobody
     incarnation       uuid,                          -- which start of it owns the token
-    epoch             bigint NOT NULL,               -- fencing number: raised with every change of owner
-    next_node         text,                          -- set while being revoked: who gets it, '' for nobody
-    version           bigint NOT NULL,               -- the cluster's version at its last change, 0 for tokens_since
+    -- fencing number: raised with every change of owner
+    epoch             bigint NOT NULL,
+    -- set while being revoked: who gets it, '' for nobody
+    next_node         text,
+    -- the cluster's version at its last change, 0 for tokens_since
+    version           bigint NOT NULL,
     assigned_at       timestamptz NOT NULL DEFAULT now(),
     revoked_at        timestamptz
 ) WITH (fillfactor = 80);
@@ -75,7 +97,8 @@ CREATE TABLE IF NOT EXISTS {lock} (
     task_key          bytea PRIMARY KEY,
     task_id           text NOT NULL,
     token_id          integer NOT NULL,
-    node_patterns     jsonb NOT NULL,                -- list of SQL LIKE patterns, in order of preference
+    -- list of SQL LIKE patterns, in order of preference
+    node_patterns     jsonb NOT NULL,
     reason            text,
     created_at        timestamptz NOT NULL DEFAULT now(),
     created_by        text,
@@ -93,10 +116,12 @@ CREATE TABLE IF NOT EXISTS {claim} (
     epoch             bigint NOT NULL,
     claimed_at        timestamptz NOT NULL DEFAULT now(),
     error             text,                          -- set when every attempt failed
-    batch             text,                          -- name of the batch; its key is of name and id, null is none
+    -- name of the batch; its key is of name and id, null is none
+    batch             text,
     incarnation       uuid,                          -- the start of the worker that began it
     open              boolean,                       -- begun, and not ended in order by that worker
-    owners_lost       integer NOT NULL DEFAULT 0,    -- how many of its workers ended while it was open
+    -- how many of its workers ended while it was open
+    owners_lost       integer NOT NULL DEFAULT 0,
     set_aside_at      timestamptz,                   -- when it was set aside
     PRIMARY KEY (date, task_key)
 );

@@ -176,7 +176,7 @@ class _ChangeFollower:
             if snapshot.coming
             else _AWAIT_SEC
         )
-        if heard > snapshot.version:  # nobody's commit: forged, or meant for somebody else
+        if heard > snapshot.version:  # no commit of ours: forged, or meant for somebody else
             self._distrust_until = worker.clock() + _DISTRUST_SEC
         worker.snapshot_read(snapshot)
 
