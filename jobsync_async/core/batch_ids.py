@@ -35,7 +35,9 @@ class BatchIds:
         self.tokens = array("I")
         self.errors: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        self._others: dict[Hashable, str] = {}  # ids that are no strings: those may be equal to others
+        self._others: dict[
+            Hashable, str
+        ] = {}  # ids that are no strings: those may be equal to others
         self._sum = 0
         self._state = bytearray()
         self._counts = [0, 0, 0, 0]

@@ -13,7 +13,7 @@ bytes of the digest, as a big-endian number, modulo the number of tokens. ``md5`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from importlib import import_module
 from struct import Struct

@@ -89,14 +89,14 @@ class Parts(NamedTuple):
         otherwise: about how many are done with in another way: given up, set aside, or found
             complete.
         finished: somebody saw that nothing was left of this very opening.
-        others: there are open runs of the batch on other dates.
+        other_dates: there are open runs of the batch on other dates.
         uncounted: a worker there is of a library that counts nothing.
     """
 
     completed: int
     otherwise: int
     finished: bool
-    others: bool = False
+    other_dates: bool = False
     uncounted: bool = False
 
 

@@ -885,7 +885,7 @@ WITH fenced AS (
 ), counted AS (
     INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
     SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM judged
-    WHERE guilty OR complete
+    WHERE complete OR aside
     HAVING count(*) > 0
     ON CONFLICT (batch_key, date, incarnation)
     DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
@@ -1038,14 +1038,14 @@ SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END AS pg_noti
 
 -- name: read_parts
 -- How far a run is, as all workers count it together: cheap, however many ids it has. `finished` is
--- true once somebody saw that nothing is left of this very opening. `others` are open runs of other
+-- true once somebody saw that nothing is left of this very opening. `other_dates`: runs of others
 -- dates; `uncounted`, workers of a library that counts nothing.
 SELECT coalesce(p.completed, 0)::bigint AS completed,
        coalesce(p.otherwise, 0)::bigint AS otherwise,
        b.finished_at IS NOT NULL AND b.started_at = %(started_at)s AS finished,
        EXISTS (SELECT FROM {batch} o
                WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL
-                 AND o.date <> %(date)s) AS others,
+                 AND o.date <> %(date)s) AS other_dates,
        EXISTS (SELECT FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation) AS uncounted
 FROM (VALUES (1)) AS always (one)
 LEFT JOIN {batch} b ON b.batch_key = %(batch_key)s AND b.date = %(date)s

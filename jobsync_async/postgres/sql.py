@@ -11,7 +11,18 @@ from psycopg import sql
 
 from jobsync_async.errors import ConfigError
 
-TABLES = ("cluster", "node", "token", "lock", "claim", "set_aside", "audit", "batch", "batch_part", "rebalance")
+TABLES = (
+    "cluster",
+    "node",
+    "token",
+    "lock",
+    "claim",
+    "set_aside",
+    "audit",
+    "batch",
+    "batch_part",
+    "rebalance",
+)
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),

@@ -129,9 +129,7 @@ class WorkStore:
         (row,) = await self._fetch("read_parts", values)
         return Parts(*row)
 
-    async def find_dates(
-        self, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         values = {
             "batch_key": run.batch_key,
             "date": run.date,

@@ -163,7 +163,7 @@ class MemoryWork:
     says in UTC."""
 
     def __init__(self) -> None:
-        self._completed: dict[tuple[Run, str], dict[str, Any]] = {}
+        self._completed: dict[tuple[dt.date, bytes], dict[str, Any]] = {}
         self._open: dict[bytes, dict[dt.date, Opened]] = {}
 
     async def read_date(self) -> dt.date:
@@ -172,12 +172,16 @@ class MemoryWork:
     async def record_claims(
         self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
-        return {work.task_id: (run, work.task_id) not in self._completed for work in works}
+        return {
+            work.task_id: (run.date, run.key(work.task_id)) not in self._completed for work in works
+        }
 
     async def begin_tasks(
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
-        done = {work.task_id: (run, work.task_id) in self._completed for work in works}
+        done = {
+            work.task_id: (run.date, run.key(work.task_id)) in self._completed for work in works
+        }
         return {text: Begun(not complete, complete) for text, complete in done.items()}
 
     async def record_completions(
@@ -197,14 +201,14 @@ class MemoryWork:
         """There are none."""
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        rows = ((text, self._completed.get((run, text))) for text in texts)
+        rows = ((text, self._completed.get((run.date, run.key(text)))) for text in texts)
         return {text: TaskProgress(row["node"], None) for text, row in rows if row is not None}
 
     async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         return {}  # an id that ended this process ended these records with it
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
-        return [row for (run, _), row in self._completed.items() if run.date == date]
+        return [row for (day, _), row in self._completed.items() if day == date]
 
     async def begin_batch(
         self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
@@ -225,15 +229,13 @@ class MemoryWork:
     async def read_parts(self, run: Run, opened: Opened) -> Parts:
         return Parts(0, 0, finished=False)  # whoever waits here waits for itself
 
-    async def find_dates(
-        self, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         return set()
 
     def _complete(self, me: Identity, run: Run, work: Work) -> bool:
-        if (run, work.task_id) in self._completed:
+        if (run.date, run.key(work.task_id)) in self._completed:
             return False
-        self._completed[run, work.task_id] = {
+        self._completed[run.date, run.key(work.task_id)] = {
             "date": run.date,
             "node": me.name,
             **work._asdict(),

@@ -7,13 +7,15 @@ import asyncio
 import datetime as dt
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
 
+from jobsync_async.core.batch_ids import BatchIds
+from jobsync_async.core.hashing import name_key
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import (
@@ -21,8 +23,8 @@ from jobsync_async.core.runs import (
     Begun,
     Elsewhere,
     Opened,
+    Parts,
     Run,
-    batch_key,
     elsewhere,
     is_done,
     lost_limit,
@@ -216,9 +218,7 @@ class BatchRun:
         Args:
             most_lost: a task that has lost more owners than this is not begun now.
         """
-        send = partial(
-            self._records.begin_tasks, lost_limit=self.lost_limit, most_lost=most_lost
-        )
+        send = partial(self._records.begin_tasks, lost_limit=self.lost_limit, most_lost=most_lost)
         return await self._patiently(lambda: send(self._worker.identity, self.run, works))
 
     async def complete(self, works: Sequence[Work]) -> dict[str, bool]:

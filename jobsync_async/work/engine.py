@@ -55,7 +55,9 @@ class WorkRecords(Protocol):
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
 
-    async def end_claims(self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+    async def end_claims(
+        self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
+    ) -> int:
         """Write down that tasks ended in order without being completed: given up with the error,
         or, with None, let go of. For how many of them the claim was still the last."""
 
@@ -84,9 +86,7 @@ class WorkRecords(Protocol):
     async def read_parts(self, run: Run, opened: Opened) -> Parts:
         """How far a run is, as all workers count it together."""
 
-    async def find_dates(
-        self, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         """Under which dates the owners of tasks work on them, as worker and date; nothing where the
         batch has one open run.
 
