@@ -41,8 +41,11 @@ _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 # The event loop is held for no longer than so many ids take.
 _AT_A_TIME = 2_000
 _FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.05, 1.0
-# Between two looks at all open ids, where numbers cannot tell: growing, for such a look costs.
+# Between two looks at all open ids, where the numbers leave open whether all is done: growing, for
+# such a look costs.
 _FIRST_READ_SEC, _MOST_READ_SEC = 0.25, 120.0
+# The same where they do not, for ids that somebody completes by hand: so long for each open id.
+_READ_EACH_SEC = 0.0015
 # The same while there is a worker that counts nothing, or one with other ids.
 _MOST_UNTRUSTED_SEC = 2.0
 # Refusals are usual while a token moves; so many in a row for one task are not.
@@ -274,7 +277,8 @@ class Batch:
                 self._news.set()
                 return
             worth = not trusted or parts.finished or self._tally.may_be_done(parts)
-            if now - read_at >= (read_sec if worth else _MOST_READ_SEC):
+            quiet_sec = min(max(1.0, self._ids.count(OPEN) * _READ_EACH_SEC), _MOST_READ_SEC)
+            if now - read_at >= (read_sec if worth else quiet_sec):
                 noted = await self._read_open()
                 read_at = worker.clock()
                 most_sec = _MOST_READ_SEC if trusted else _MOST_UNTRUSTED_SEC

@@ -30,6 +30,7 @@ from jobsync_async.work.claims import Holding
 # ends.
 _MOST_AHEAD = 1_000
 _MOST_AT_ONCE = 2_000
+_MOST_BEHIND = 4_000
 # Completions that come within this are recorded together: it is what a statement costs.
 _PACE_SEC = 0.005
 # How long a batch that is cut off waits for what its handlers have done to be recorded.
@@ -162,7 +163,7 @@ class Ahead:
         """Begin what may be, as long as handlers take it; for ever."""
         while True:
             room = self._window - len(self._waiting)
-            full = room <= self._window // 2 or self._behind() > 4 * self._window
+            full = room <= self._window // 2 or self._behind() > _MOST_BEHIND
             taken = [] if self._paused or full else self._take(room)
             if taken:
                 await self._begin(taken)
@@ -199,8 +200,11 @@ class Ahead:
             raise
         finally:
             self._beginning = 0
-        ran = self._started - before
-        self._window = max(self._least, min(2 * ran, 2 * self._window, _MOST_AHEAD))
+        # What waits is to last until the next answer.
+        if self._waiting:
+            self._window = max(self._least, min(self._window, 2 * (self._started - before)))
+        else:
+            self._window = min(2 * self._window, _MOST_AHEAD)
         late, not_begun = [], []
         for piece in entered:
             answer = begun.get(piece.task)
