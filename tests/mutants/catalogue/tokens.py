@@ -21,7 +21,8 @@ _FENCED = """    FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(tok
                 %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
     CROSS JOIN LATERAL (
         SELECT FROM {{token}} t
-        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch{lock}
+        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch\
+{lock}
     ) t
 """
 
