@@ -219,7 +219,12 @@ class Worker:
 
     def beat_answered(self, sent_at: float, answer: HeartbeatAnswer, *, watched_all: bool) -> None:
         """A heartbeat was acknowledged. The lease counts from before it was sent, the observation
-        of others from now."""
+        of others from now.
+
+        A lease that is over is over, whoever has noticed it: what was held under it is lost before
+        another begins. So whoever was told "no longer yours" by the clock is told of its return.
+        """
+        self.check_lease()
         arrived = self.clock()
         self.metrics.heartbeats += 1
         self.metrics.heartbeat_sec = arrived - sent_at

@@ -151,9 +151,10 @@ class OwnedRunner:
                     async with run.holding:
                         grant = worker.ownership.grants.get(token)
                         outcome = await self._runner.run(run.holding)
+                        kept = run.holding.claim.valid
                 except NotOwner:
                     break  # it went while this waited
-                self._record_end(run.item, outcome, worker.clock() - started_at)
+                self._record_end(run.item, outcome, worker.clock() - started_at, kept=kept)
                 if outcome.returned and grant is not None:
                     self._finished[text] = (token, grant)
                     break
@@ -161,14 +162,15 @@ class OwnedRunner:
         if worker.owns(token) and text not in self._finished:
             worker.wake_waiters()  # the token came back while this was ending
 
-    def _record_end(self, item: Item, outcome: CallOutcome, seconds: float) -> None:
-        """Count and tell a failure, which makes the next start wait."""
+    def _record_end(self, item: Item, outcome: CallOutcome, seconds: float, *, kept: bool) -> None:
+        """Count and tell a failure, which makes the next start wait. That its claim was lost is
+        none, unless it was `kept`: then the tables say that it is lost, and may say so again."""
         if outcome.error is not None:
             what = "raised"
         elif outcome.blocked_sec:
             what = f"blocked the event loop for {outcome.blocked_sec:.1f} s"
-        elif outcome.lost and not outcome.cut:
-            what = "was told that its claim is lost"
+        elif outcome.lost and not outcome.cut and kept:
+            what = "was told by the tables that its claim is lost"
         else:
             del self._failures[item.text]
             return

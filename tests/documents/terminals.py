@@ -24,10 +24,13 @@ _LAST_PROMPT = re.compile(_PROMPT.pattern + r"\Z")
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LIMIT_SEC = 90
 _SETTINGS = {"PS1": "<<$?>> ", "TERM": "xterm", "VIRTUAL_ENV_DISABLE_PROMPT": "1"}
-# The shell gets the pseudoterminal as its controlling terminal, and leaves no core files.
+# The shell gets the pseudoterminal as its controlling terminal, and leaves no core files. Keys that
+# end programs do so there, also where whoever runs the tests in the background ignores them.
 _BASH = """
-import fcntl, os, resource, termios
+import fcntl, os, resource, signal, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+for key in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(key, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
 """

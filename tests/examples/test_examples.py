@@ -278,7 +278,7 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(dsn, tmp_path):
         for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
         if "asyncio.run" in block
     )
-    config = re.search(r"CoordinationConfig\(host=.*?\)", program)
+    config = re.search(r"CoordinationConfig\(\s*host=.*?\)", program, re.DOTALL)
     assert config is not None
     script = tmp_path / "quick_start.py"
     script.write_text(

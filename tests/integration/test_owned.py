@@ -142,6 +142,32 @@ async def test_coroutines_end_when_ownership_is_lost_and_start_again_when_it_is_
         group.cancel_scope.cancel()
 
 
+async def test_after_a_suspension_all_run_again_and_the_loss_is_no_failure_of_theirs(jobs, caplog):
+    """Each notices by the clock that its claim is over, before anything else does. Else the third
+    loss would keep its id waiting for seconds after the token is back."""
+    (anna,) = await jobs.start("anna")
+    starts, worker = [], anna._worker
+    clock, suspended_sec = worker.clock, 0.0
+    worker.clock = lambda: clock() + suspended_sec
+
+    async def handle(claim) -> None:
+        starts.append(claim.task_id)
+        while True:
+            await asyncio.sleep(0)
+            claim.check()
+
+    running = asyncio.ensure_future(until_the_job_ends(anna, handle))
+    with anyio.fail_after(20):
+        for times in (1, 2, 3, 4):
+            while len(starts) < times * len(IDS):
+                worker.beat_wanted.set()
+                await asyncio.sleep(0.005)
+            suspended_sec += 10 * worker.config.heartbeat_timeout_sec
+    assert [one.getMessage() for one in caplog.records if "in a row" in one.getMessage()] == []
+    await jobs.stop("anna")
+    await running
+
+
 async def test_it_says_that_the_job_was_stopped(config):
     running = Running()
     job = Job("anna", config)

@@ -148,11 +148,7 @@ def _snapshot_kept() -> Context[Any]:
 
 def _nothing_forgotten() -> Context[Any]:
     """The end of a lease makes nobody forget anything."""
-
-    async def guard_lease(worker: Worker) -> None:
-        await worker.until(lambda: False)
-
-    return patch("jobsync_async.runtime.coordinator.guard_lease", guard_lease)
+    return patch.object(Worker, "check_lease", lambda self: None)
 
 
 def _no_waiting_for_claims() -> Context[Any]:

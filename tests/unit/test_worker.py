@@ -95,6 +95,17 @@ async def test_a_claim_is_begun_only_while_the_lease_is_valid(worker, clock):
             pytest.fail("the lease is over")
 
 
+def test_what_was_held_under_a_lease_that_is_over_is_lost_before_another_begins(worker, clock):
+    """Also when nobody has noticed its end, as after the machine was suspended."""
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    worker.snapshot_read(reading(worker))
+    clock.now += 13
+    worker.beat_answered(clock.now, answer(), watched_all=False)
+    assert worker.may_act()
+    assert not worker.ownership.known
+    assert worker.sync_wanted.is_set(), "what is held is read anew"
+
+
 def test_a_lease_counts_from_before_the_heartbeat_and_by_the_timeout_that_it_left_in_the_row(
     worker, clock
 ):
