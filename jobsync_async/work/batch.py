@@ -14,47 +14,32 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import anyio
 
-from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN, BatchIds
+from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.rows import TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Parts, Tally, given_up_before
-from jobsync_async.core.texts import error_text
+from jobsync_async.core.rows import Work
+from jobsync_async.core.runs import Asked, Begun
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.gate import Gate
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.host.waiting import signalled
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, TaskOrId
-from jobsync_async.work.batch_run import BatchRun, Grouped, lost, portions
+from jobsync_async.work.attempts import Attempts
+from jobsync_async.work.batch_run import BatchRun, Grouped, lost, taken_in
 from jobsync_async.work.engine import WorkRecords
-from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
+from jobsync_async.work.handlers import Handler
+from jobsync_async.work.others import Others
 from jobsync_async.work.pieces import Ahead, Piece, Recorder
 from jobsync_async.work.progress import BatchProgress, ProgressCallback, Reporter
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
-# The event loop is held for no longer than so many ids take.
-_AT_A_TIME = 2_000
-_FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.05, 1.0
-# Between two looks at all open ids, where the numbers leave open whether all is done: growing, for
-# such a look costs.
-_FIRST_READ_SEC, _MOST_READ_SEC = 0.25, 120.0
-# The same where they do not, for ids that somebody completes by hand: so long for each open id.
-_READ_EACH_SEC = 0.0015
-# The same while there is a worker that counts nothing, or one with other ids.
-_MOST_UNTRUSTED_SEC = 2.0
 # Refusals are usual while a token moves; so many in a row for one task are not.
 _REFUSALS_TO_WARN = 4
-# Failures from an earlier run are tried again by the owner of the task, if it runs the batch too.
-# Others wait so long for that.
-_OLD_FAILURE_SEC = 3.0
-# Nothing has been heard of ids that others own for so long: they may run another date.
-_ELSEWHERE_SEC = 5.0
 
 
 class Batch:
@@ -93,49 +78,36 @@ class Batch:
         self._token_of = token_of
         self._ended = ended
         self._asked = asked
-        self._runner = HandlerRunner(worker, handler)
+        self._call = Attempts(worker, handler, attempts)
         self._concurrency = concurrency
         self._attempts = attempts
         self._progress_callback = progress
-        self._ids = BatchIds()
-        # By number: how many attempts have failed here, the last one's error, and how often its
-        # claim was refused in a row.
-        self._failures: Counter[int] = Counter()
-        self._errors: dict[int, str] = {}
+        # By number, how often its claim was refused in a row.
         self._refusals: Counter[int] = Counter()
         # Of those that are not begun ahead: how many wait for another try, and how many for a slot,
         # or have one.
         self._retrying = self._busy = 0
-        self._old_failures: dict[str, TaskProgress] = {}
         self._gate = Gate()
         self._alone: set[int] = set()
         self._news = asyncio.Event()
-        self._look_now = asyncio.Event()
         self._started_at = worker.clock()
-        self._counted_elsewhere = 0
         self._reporter: Reporter | None = None
 
-    async def run(self, ids: Iterable[TaskOrId]) -> BatchResult:
+    async def run(self, given: Iterable[TaskOrId]) -> BatchResult:
         """Until all ids are done with, anywhere. Raises UsageError when the job ends first."""
-        await self._take_in(ids)
-        self._run = BatchRun(self._worker, self._records, self._asked, self._ids, self._attempts)
-        self._tally = Tally(len(self._ids))
-        self._recorder = Recorder(self._run.complete, self._recorded)
-        self._ahead = Ahead(
-            self._worker,
-            self._run,
-            self._ids,
-            self._fence,
-            self._concurrency,
-            lambda: self._recorder.behind,
-            self._judge,
-            self._one_by_one,
-        )
+        worker = self._worker
+        ids = self._ids = await taken_in(given, self._codec, self._token_of)
+        run = self._run = BatchRun(worker, self._records, self._asked, ids, self._attempts)
+        told = (self._idle, self._close, self._close_rest, self._tell)
+        self._others = Others(worker, run, ids, *told)
+        self._recorder = Recorder(run.complete, self._recorded)
+        told_of_pieces = (lambda: self._recorder.behind, self._judge, self._one_by_one)
+        self._ahead = Ahead(worker, run, ids, self._fence, self._concurrency, *told_of_pieces)
         self._begin = Grouped(self._begin_some)
         if self._progress_callback is not None:
             self._reporter = Reporter(self._progress_callback, self._progress)
         await self._run.open()
-        await self._resume()
+        await self._others.resume()
         if self._ids.count(OPEN):
             await self._work_together()
         await self._run.finish()
@@ -143,49 +115,30 @@ class Batch:
             await self._reporter.finish()
         return await self._result()
 
-    async def _take_in(self, ids: Iterable[TaskOrId]) -> None:
-        """All ids, and then their tokens, some at a time."""
-        some: list[TaskOrId] = []
-        for each in ids:
-            some.append(each)
-            if len(some) == _AT_A_TIME:
-                self._ids.add(some, self._codec)
-                some = []
-                await anyio.lowlevel.checkpoint()
-        self._ids.add(some, self._codec)
-        self._ids.complete()
-        while self._ids.hash_tokens(_AT_A_TIME, self._token_of):
-            await anyio.lowlevel.checkpoint()
-
     async def _work_together(self) -> None:
-        ahead, count = self._ahead, min(self._concurrency, len(self._ids))
+        ahead, others = self._ahead, self._others
+        tasks = (
+            self._watch_ownership, others.run, others.hear_of_ends, ahead.run, ahead.release,
+            self._begin.run, self._recorder.run,
+        )  # fmt: skip
+        slots = [self._work] * min(self._concurrency, len(self._ids))
         try:
-            await self._together(count)
+            async with task_group() as group:
+                for task in (*tasks, *slots):
+                    group.start_soon(task)
+                runners = self._worker.runners
+                group.start_soon(runners.keep, self._run.runner, self._ids.on_tokens)
+                if self._reporter is not None:
+                    group.start_soon(self._reporter.run)
+                await self._until_done()
+                group.cancel_scope.cancel()
         finally:
             await ahead.let_go_of_all()
-        if self._ids.count(OPEN):
+        if left := self._ids.count(OPEN):
             # A task of the group was cancelled, by somebody who cancels all tasks there are.
             raise UsageError(
-                f"the batch was cut off while {self._ids.count(OPEN)} of its tasks were not done; "
-                "run it again"
+                f"the batch was cut off while {left} of its tasks were not done; run it again"
             )
-
-    async def _together(self, slots: int) -> None:
-        ahead = self._ahead
-        async with task_group() as group:
-            for task in (
-                self._watch_ownership, self._follow, self._hear_of_ends, ahead.run, ahead.release,
-                self._begin.run, self._recorder.run,
-            ):  # fmt: skip
-                group.start_soon(task)
-            runners = self._worker.runners
-            group.start_soon(runners.keep, self._run.runner, self._ids.on_tokens)
-            if self._reporter is not None:
-                group.start_soon(self._reporter.run)
-            for _ in range(slots):
-                group.start_soon(self._work)
-            await self._until_done()
-            group.cancel_scope.cancel()
 
     async def _result(self) -> BatchResult:
         ids, (date, name, _) = self._ids, self._run.run
@@ -199,7 +152,7 @@ class Batch:
     def _progress(self) -> BatchProgress:
         ids = self._ids
         here, failed = ids.count(HERE), ids.count(FAILED)
-        elsewhere = max(ids.count(ELSEWHERE), self._counted_elsewhere)
+        elsewhere = max(ids.count(ELSEWHERE), self._others.counted)
         elsewhere = min(elsewhere, len(ids) - here - failed)
         seconds = self._worker.clock() - self._started_at
         return BatchProgress(len(ids), here, elsewhere, failed, seconds)
@@ -212,133 +165,12 @@ class Batch:
             self._news.clear()
             await self._news.wait()
 
-    # -- what others did ---------------------------------------------------------------------------
-
-    async def _resume(self) -> None:
-        """Leave out what is complete or set aside; try again what was given up in an earlier
-        run."""
-        asked = await self._run.read_parts()
-        if self._run.opened.clean and not asked.otherwise:
-            return  # nothing was done with before it, and all that was since is counted
-        mine: list[str] = []
-        for numbers in portions(range(len(self._ids))):
-            texts = [self._ids.texts[number] for number in numbers]
-            progress = await self._run.read_progress(texts)
-            set_aside = await self._run.read_set_aside(texts)
-            given_up = given_up_before(progress, self._run.called_at)
-            old = {text: entry for text, entry in given_up.items() if text not in set_aside}
-            self._old_failures |= old
-            self._close_done(numbers, progress | set_aside, earlier=True)
-            mine += [
-                self._ids.texts[number]
-                for number in (numbers if old else ())
-                if self._ids.texts[number] in old and self._owned(number)
-            ]
-        await self._looked(asked)
-        for some in portions(mine):
-            await self._run.forget_failures(some)
-        for text in mine:
-            del self._old_failures[text]
-
-    async def _looked(self, asked: Parts) -> None:
-        """All open ids were looked at, after `asked`. What is done with is counted before it is
-        asked how far the run is: so what is completed here meanwhile is not counted twice."""
-        done = len(self._ids) - self._ids.count(OPEN)
-        self._tally.looked(asked, await self._run.read_parts(), done)
-
-    def _owned(self, number: int) -> bool:
-        return self._worker.owns(self._ids.tokens[number])
-
-    async def _follow(self) -> None:
-        """Learn how far the others are, and whether that is all. When there is something to do
-        here, that is only for whoever watches the progress."""
-        worker = self._worker
-        wait_sec, read_sec = _FIRST_LOOK_SEC, _FIRST_READ_SEC
-        read_at = quiet_since = worker.clock()
-        counted = -1
-        while self._ids.count(OPEN):
-            await signalled(self._look_now, wait_sec if self._idle else _MOST_LOOK_SEC)
-            now = worker.clock()
-            if now - self._started_at >= _OLD_FAILURE_SEC:
-                self._old_failures.clear()
-            parts = await self._run.read_parts()
-            if self._tally.counted(parts) == counted:
-                wait_sec = min(_MOST_LOOK_SEC, 1.5 * wait_sec)
-            else:
-                counted, quiet_since, wait_sec = self._tally.counted(parts), now, _FIRST_LOOK_SEC
-                self._tell_counted(counted)
-            if not self._idle:
-                quiet_since = now
-                continue
-            trusted = self._run.opened.same_ids and not parts.uncounted
-            finished = parts.finished and not parts.otherwise  # somebody saw that all is complete
-            if trusted and (finished or self._tally.all_done(parts)):
-                self._ids.close_rest()
-                self._news.set()
-                return
-            worth = not trusted or parts.finished or self._tally.may_be_done(parts)
-            quiet_sec = min(max(1.0, self._ids.count(OPEN) * _READ_EACH_SEC), _MOST_READ_SEC)
-            if now - read_at >= (read_sec if worth else quiet_sec):
-                noted = await self._read_open()
-                read_at = worker.clock()
-                most_sec = _MOST_READ_SEC if trusted else _MOST_UNTRUSTED_SEC
-                read_sec = _FIRST_READ_SEC if noted else min(2 * read_sec, most_sec)
-                quiet_since = read_at if noted else quiet_since
-            if parts.other_dates and now - quiet_since >= _ELSEWHERE_SEC:
-                quiet_since = now
-                await self._run.warn_of_other_dates(self._waited_for())
-
-    def _tell_counted(self, counted: int) -> None:
-        self._counted_elsewhere = counted - self._ids.count(HERE) - self._ids.count(FAILED)
-        if self._reporter is not None:
-            self._reporter.changed()
-
-    async def _hear_of_ends(self) -> None:
-        """Look at once when somebody says that a batch has ended."""
-        worker = self._worker
-        while not worker.ended:
-            seen = worker.batch_ends
-            await worker.until(lambda: worker.ended or worker.batch_ends != seen)  # noqa: B023
-            self._look_now.set()
-
-    def _look_if_idle(self) -> None:
-        if self._idle:
-            self._look_now.set()
-
-    @property
     def _idle(self) -> bool:
         """Whether there is nothing to do here: all that is open is others' to do."""
         return self._ahead.idle and self._recorder.idle and not self._retrying and not self._busy
 
-    async def _read_open(self) -> int:
-        """Look at every id that is open and not ours to do; how many are done with that were not
-        known to be."""
-        asked, noted = await self._run.read_parts(), 0
-        for numbers in self._waited_for():
-            texts = [self._ids.texts[number] for number in numbers]
-            noted += self._close_done(numbers, await self._run.read_progress(texts))
-        await self._looked(asked)
-        return noted
-
-    def _waited_for(self) -> Iterable[list[int]]:
-        """What is open and not ours to do."""
-        return self._ids.waiting(_AT_A_TIME, lambda token: not self._worker.owns(token))
-
-    def _close_done(
-        self, numbers: Iterable[int], progress: Mapping[str, TaskProgress], *, earlier: bool = False
-    ) -> int:
-        """Close what is done with, `earlier` than this run or in it; how much was new."""
-        me, closed = self._worker.identity.name, 0
-        for number in numbers if progress else ():
-            entry = progress.get(self._ids.texts[number])
-            if entry is None or self._old_failures.get(self._ids.texts[number]) == entry:
-                continue
-            # What this worker has completed in this run: by another batch, or by a completion whose
-            # answer was lost.
-            ours = entry.node == me and not earlier
-            state = FAILED if entry.error is not None else HERE if ours else ELSEWHERE
-            closed += self._close(number, state, entry.error)
-        return closed
+    def _owned(self, number: int) -> bool:
+        return self._worker.owns(self._ids.tokens[number])
 
     # -- what is done here -------------------------------------------------------------------------
 
@@ -379,7 +211,9 @@ class Batch:
         if not pieces:
             return
         numbers = [piece.number for piece in pieces]
-        self._close_done(numbers, await self._run.read_progress([piece.task for piece in pieces]))
+        self._others.close_done(
+            numbers, await self._run.read_progress([piece.task for piece in pieces])
+        )
         for number in numbers:
             self._give_back(number)  # unless it is done with
 
@@ -429,7 +263,7 @@ class Batch:
         begun = None
         try:
             if piece.waited:  # whoever was before us in this worker may have done with it
-                self._close_done([number], await self._run.read_progress([piece.task]))
+                self._others.close_done([number], await self._run.read_progress([piece.task]))
             if not self._ids.is_open(number):
                 return
             begun = await self._ask_to_begin(piece)
@@ -464,7 +298,7 @@ class Batch:
         ended."""
         me, over = self._worker.identity, False
         try:
-            error = await self._handle(piece)
+            error = await self._call.run(piece)
             if error is not None:
                 if not await self._run.give_up(piece.work, error):
                     raise lost(piece.work)
@@ -495,30 +329,6 @@ class Batch:
         await self._close_complete(before)
         self._ahead.want()
         self._look_if_idle()
-
-    async def _handle(self, piece: Piece) -> str | None:
-        """Call the handler, again if it fails; the last error's text, None when it succeeded."""
-        number = piece.number
-        while self._failures[number] < self._attempts:
-            outcome = await self._runner.run(piece)
-            # Told in the log. It may have succeeded all the same, as the tables will say.
-            if outcome.blocked_sec:
-                self._failures[number] += 1
-                self._errors[number] = f"it {blocked_text(outcome.blocked_sec)}"
-            if outcome.cut or outcome.lost:
-                raise piece.claim.lost_error("its handler was told so" if outcome.lost else None)
-            if outcome.error is None:
-                return None
-            if not outcome.blocked_sec:
-                self._failures[number] += 1
-            self._errors[number] = error_text(outcome.error)
-            self._log_failure(piece, outcome.error)
-            if self._failures[number] < self._attempts:
-                wait_sec = _BACKOFF.wait_sec(self._failures[number], random.random())  # noqa: S311
-                with anyio.move_on_after(wait_sec):
-                    await piece.gone.wait()
-                piece.claim.check()
-        return self._errors[number]
 
     # -- what could not be kept --------------------------------------------------------------------
 
@@ -558,25 +368,24 @@ class Batch:
             self._ahead.want()
         self._look_if_idle()
 
-    def _log_failure(self, piece: Piece, error: BaseException) -> None:
-        attempt = self._failures[piece.number]
-        self._log.warning(
-            "the handler of task %r raised in attempt %d of %d",
-            piece.claim.task_id,
-            attempt,
-            self._attempts,
-            exc_info=error,
-            task_id=piece.task,
-            token_id=piece.claim.token_id,
-            failures=attempt,
-        )
-
     def _close(self, number: int, state: int, error: str | None = None) -> bool:
         """It is done with; False when it was before."""
         if not self._ids.close(number, state, error):
             return False
-        if self._reporter is not None:
-            self._reporter.changed()
+        self._tell()
         if not self._ids.count(OPEN):
             self._news.set()
         return True
+
+    def _close_rest(self) -> None:
+        """All that is open was done elsewhere."""
+        self._ids.close_rest()
+        self._news.set()
+
+    def _tell(self) -> None:
+        if self._reporter is not None:
+            self._reporter.changed()
+
+    def _look_if_idle(self) -> None:
+        if self._idle():
+            self._others.look()

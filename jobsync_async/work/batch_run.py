@@ -10,7 +10,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -32,7 +33,7 @@ from jobsync_async.core.runs import (
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import Runner
+from jobsync_async.types import Runner, TaskOrId
 from jobsync_async.work.engine import WorkRecords
 
 R = TypeVar("R")
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _MOST_AT_ONCE = 10_000
+# The event loop is held for no longer than so many ids take.
+_AT_A_TIME = 2_000
 # What holds up a token while others wait for it must be short.
 _LET_GO_SEC = 0.5
 
@@ -278,3 +281,16 @@ def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:
     """Parts that one statement can take."""
     for start in range(0, len(every), _MOST_AT_ONCE):
         yield every[start : start + _MOST_AT_ONCE]
+
+
+async def taken_in(ids: Iterable[TaskOrId], codec: str, token_of: Callable[[Any], int]) -> BatchIds:
+    """All ids of a batch, and then their tokens, some at a time. Raises ConfigError for those that
+    cannot be ids."""
+    batch, every = BatchIds(), iter(ids)
+    while some := list(islice(every, _AT_A_TIME)):
+        batch.add(some, codec)
+        await anyio.lowlevel.checkpoint()
+    batch.complete()
+    while batch.hash_tokens(_AT_A_TIME, token_of):
+        await anyio.lowlevel.checkpoint()
+    return batch

@@ -13,7 +13,7 @@ and recorded in large groups.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import anyio
@@ -182,14 +182,7 @@ class Ahead:
         return pieces
 
     async def _begin(self, pieces: Sequence[Piece]) -> None:
-        entered = []
-        for piece in pieces:
-            try:
-                await piece.enter()  # does not suspend: nobody else works on it
-            except NotOwner:
-                self._ids.give_back(piece.number)
-            else:
-                entered.append(piece)
+        entered = [piece for piece in pieces if await self._enter(piece)]
         if not entered:
             return
         before, self._beginning = self._started, len(entered)
@@ -205,8 +198,22 @@ class Ahead:
             self._window = max(self._least, min(self._window, 2 * (self._started - before)))
         else:
             self._window = min(2 * self._window, _MOST_AHEAD)
+        await self._sort(entered, begun)
+
+    async def _enter(self, piece: Piece) -> bool:
+        """Hold it; False when its token is not here any more. Does not suspend, for nobody else in
+        this worker is at work on it."""
+        try:
+            await piece.enter()
+        except NotOwner:
+            self._ids.give_back(piece.number)
+            return False
+        return True
+
+    async def _sort(self, pieces: Sequence[Piece], begun: Mapping[str, Begun]) -> None:
+        """By what came of beginning them."""
         late, not_begun = [], []
-        for piece in entered:
+        for piece in pieces:
             answer = begun.get(piece.task)
             if answer is None or not answer.begun:
                 piece.leave()

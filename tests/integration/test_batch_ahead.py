@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from jobsync_async import Job
-from jobsync_async.work import batch as batches
+from jobsync_async.work import others
 
 TOTAL = 120
 
@@ -104,7 +104,7 @@ async def test_what_was_done_is_recorded_also_when_the_batch_is_cut_off_right_th
 async def test_whoever_waits_for_others_hears_of_the_end(jobs, monkeypatch):
     """Where nobody looks by time."""
     for name in ("_FIRST_LOOK_SEC", "_MOST_LOOK_SEC"):
-        monkeypatch.setattr(batches, name, 600.0)
+        monkeypatch.setattr(others, name, 600.0)
     go_on = asyncio.Event()
 
     async def handle(claim) -> None:
@@ -159,3 +159,24 @@ async def test_workers_with_other_ids_under_one_name_do_not_take_their_count_for
         result = await more
         await others
     assert result.completed_here | result.completed_elsewhere == set(range(many))
+
+
+async def test_after_a_suspension_a_batch_goes_on(config):
+    """Its handlers notice by the clock that their claims are over, before anything else does."""
+    async with Job("anna", config) as job:
+        worker, suspended_sec, calls = job._worker, 0.0, []
+        clock = worker.clock
+        worker.clock = lambda: clock() + suspended_sec
+
+        async def handle(claim) -> None:
+            nonlocal suspended_sec
+            calls.append(claim.task_id)
+            if len(calls) == 20:
+                suspended_sec = 10 * config.heartbeat_timeout_sec
+                worker.beat_wanted.set()
+            await asyncio.sleep(0)
+            claim.check()
+
+        with anyio.fail_after(20):
+            result = await job.run_batch(range(TOTAL), handle)
+    assert result.completed_here == set(range(TOTAL))

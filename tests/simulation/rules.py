@@ -455,7 +455,7 @@ _TABLE = (
     ),
     Rule(
         "a batch is a name and a date",
-        batches.NOT_ONCE,
+        batches.NOT_ALL,
         _script(batches.two_over_the_same_ids),
         batches.named_as_others,
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from jobsync_async.core.batch_ids import HERE, BatchIds
 from jobsync_async.core.runs import Parts, Tally
-from jobsync_async.work.batch import Batch
+from jobsync_async.work.others import Others
 
 
 def parts(completed: int, otherwise: int = 0) -> Parts:
@@ -34,18 +34,18 @@ def test_what_is_done_with_in_another_way_is_worth_a_look_and_no_more():
 
 
 async def test_what_is_completed_here_while_it_is_asked_how_far_the_run_is_counts_once():
-    batch = Batch.__new__(Batch)
-    batch._ids, batch._tally = BatchIds(), Tally(3)
-    batch._ids.add(["a", "b", "c"], "utf-8")
-    batch._ids.complete()
+    others = Others.__new__(Others)
+    others._ids, others._tally = BatchIds(), Tally(3)
+    others._ids.add(["a", "b", "c"], "utf-8")
+    others._ids.complete()
 
     async def read_parts() -> Parts:
-        batch._ids.close(0, HERE)  # it was committed after what this saw
+        others._ids.close(0, HERE)  # it was committed after what this saw
         return parts(0)
 
-    batch._run = SimpleNamespace(read_parts=read_parts)
-    await batch._looked(parts(0))
-    assert batch._tally.counted(parts(1)) == 1
+    others._run = SimpleNamespace(read_parts=read_parts)
+    await others._looked(parts(0))
+    assert others._tally.counted(parts(1)) == 1
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -205,7 +205,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is done with is counted after it is asked how far the run is",
-        "work/batch.py",
+        "work/others.py",
         "        done = len(self._ids) - self._ids.count(OPEN)\n"
         "        self._tally.looked(asked, await self._run.read_parts(), done)",
         "        known = await self._run.read_parts()\n"
@@ -214,7 +214,7 @@ MUTANTS = (
     ),
     Mutant(
         "other ids under one name are counted as these",
-        "work/batch.py",
+        "work/others.py",
         "trusted = self._run.opened.same_ids and not parts.uncounted",
         "trusted = not parts.uncounted",
         AHEAD,
