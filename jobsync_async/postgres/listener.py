@@ -54,6 +54,10 @@ class Hearing:
         if named:
             self.named = max(self.named, version)
 
+    def hear_of_end(self) -> None:
+        """Somebody says that nothing is left of a batch."""
+        self.batch_ends += 1
+
     def take_heard(self) -> int:
         """`heard`; all three begin anew. A reading that begins after this shows all of what they
         told."""
@@ -160,7 +164,7 @@ class Listener(Hearing):
         # nothing more.
         self.notifications += 1
         if payload == _END_OF_BATCH and channel == self._channel:
-            self.batch_ends += 1
+            self.hear_of_end()
             return
         if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
             return
