@@ -307,14 +307,18 @@ class Recorder:
                 if not self._done:
                     self._there.clear()
         finally:
-            if not self.idle:
-                with anyio.move_on_after(_LAST_WORDS_SEC, shield=True), suppress(StoreError):
-                    self._done = [*self._sent, *self._done]
-                    self._sent = ()
-                    while self._done:
-                        await self._flush()
-            for piece in (*self._sent, *self._done):
-                piece.leave()
+            try:
+                await self._last_words()
+            finally:
+                for piece in (*self._sent, *self._done):
+                    piece.leave()
+
+    async def _last_words(self) -> None:
+        """Record what is left, and what was sent without an answer, but not for long."""
+        self._sent, self._done = (), [*self._sent, *self._done]
+        with anyio.move_on_after(_LAST_WORDS_SEC, shield=True), suppress(StoreError):
+            while self._done:
+                await self._flush()
 
     async def _flush(self) -> None:
         self._sent = self._done[:_MOST_AT_ONCE]
