@@ -505,7 +505,7 @@ WITH answered AS (
     WHERE NOT EXISTS (
         SELECT FROM {token} t
         WHERE t.next_node = receivers.name
-          AND t.token_id NOT IN (SELECT token_id FROM handed_on))
+          AND NOT EXISTS (SELECT FROM handed_on h WHERE h.token_id = t.token_id))
 ), told AS (
     SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL)
                      OR count(*) > %(most_named)s THEN ''
