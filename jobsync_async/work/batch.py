@@ -12,6 +12,7 @@ the way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -341,8 +342,8 @@ class Batch:
         self._refusals[number] += 1
         refusals = self._refusals[number]
         wait_sec = _BACKOFF.wait_sec(refusals, random.random())  # noqa: S311 - a jitter
-        log = self._log.info if refusals < _REFUSALS_TO_WARN else self._log.warning
-        log(
+        self._log.log(
+            logging.INFO if refusals < _REFUSALS_TO_WARN else logging.WARNING,
             "task %r could not be kept, and is tried again in %.1f s: %s",
             self._ids.ids[number],
             wait_sec,

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from jobsync_async import ConfigError, CoordinationConfig, CoordinationError, Job
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.runs import Asked, Run, batch_key
+from jobsync_async.work import others
 from tests.handling import nothing
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
@@ -358,9 +359,7 @@ async def test_workers_that_run_a_batch_under_two_dates_are_told_of_each_other(j
 async def test_workers_that_run_two_dates_of_a_batch_at_once_wait_for_each_other_in_peace(
     jobs, monkeypatch
 ):
-    from jobsync_async.work import batch
-
-    monkeypatch.setattr(batch, "_ELSEWHERE_SEC", 0.3)
+    monkeypatch.setattr(others, "_ELSEWHERE_SEC", 0.3)
     pair = await jobs.start("anna", "berta")
     go_on = asyncio.Event()
 

@@ -120,7 +120,7 @@ def _interrupted(simulation: Simulation, end: Callable[[Process], None]) -> tupl
 
 def answers_lost(simulation: Simulation) -> None:
     """`a` does not hear that what it has done was recorded, and records it again; `b` has one id,
-    and is not done with it."""
+    is not done with it, and is killed in the end."""
     a, b = by_name(simulation, "a"), by_name(simulation, "b")
     assert a.worker is not None and b.worker is not None
     batch = _Batch(simulation, b)
@@ -141,6 +141,8 @@ def answers_lost(simulation: Simulation) -> None:
     simulation.go(1.5)  # it gives the answer up
     network.heal(a)
     simulation.go(10)
+    simulation.kill(b)
+    until(simulation, lambda: batch.results, 20)
 
 
 def two_over_the_same_ids(simulation: Simulation) -> None:
