@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import bloat, compared, growth, limits, peers, reaction, scale
+from benchmarks import batches, bloat, compared, growth, limits, peers, reaction, scale
 from benchmarks.results import HEAD, Result, save
 from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
@@ -42,6 +42,7 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "calls": lambda server, sides, quick: compared.calls(server.dsn, sides, quick),
     "rows": lambda server, sides, quick: compared.rows(server.dsn, sides, quick),
     "memory": lambda server, sides, quick: compared.memory(server.dsn, sides, quick),
+    "batch": lambda server, sides, quick: batches.measure(server.dsn, sides[0], quick),
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
     "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
     "growth": lambda server, _, quick: asyncio.run(growth.measure(server.dsn, quick)),

@@ -319,19 +319,21 @@ class Job(Life, OwnershipCalls, Health):
         for setting, value in (("concurrency", concurrency), ("attempts", attempts)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{setting} must be a whole number of at least 1; got {value!r}")
+        engine = self._engine
         batch = Batch(
             self._worker,
-            self._engine.work,
-            self._hold,
+            engine.work,
+            engine.fence_table,
+            engine.codec,
+            self._token_of,
             self._ended,
             Asked(name, date_of(date), self.date),
-            items_of(ids, self._token_of, self._engine.codec),
             handler,
             concurrency,
             attempts,
             progress,
         )
-        return await batch.run()
+        return await batch.run(ids)
 
     async def owner_of(self, task: TaskOrId) -> Owner | None:
         """Who owns the task now, None for nobody. One statement; StoreUnavailable."""

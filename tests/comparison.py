@@ -224,11 +224,19 @@ class Both:
             f"SELECT {chosen} FROM {self.queries.table('audit')} ORDER BY 1, 2"
         )
         assert audit == [(*key, *row[:4], row[5]) for key, row in sorted(view.audit.items())]
-        chosen = "batch_key, date, name, total, started_at, started_by, finished_at IS NOT NULL"
+        chosen = (
+            "batch_key, date, name, total, started_at, started_by, finished_at IS NOT NULL, "
+            "ids_key, clean"
+        )
         batches = await self._rows(
             f"SELECT {chosen} FROM {self.queries.table('batch')} ORDER BY 1, 2"
         )
         assert batches == [(*key, *row) for key, row in sorted(view.batch.items())]
+        chosen = "batch_key, date, incarnation, node, completed, otherwise"
+        parts = await self._rows(
+            f"SELECT {chosen} FROM {self.queries.table('batch_part')} ORDER BY 1, 2, 3"
+        )
+        assert parts == [(*key, *row) for key, row in sorted(view.batch_part.items())]
 
     async def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return await (
@@ -308,7 +316,16 @@ async def some_tokens_locked(both: Both) -> AsyncIterator[None]:
 
 
 async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, identity: str) -> None:
-    for name in ("node", "token", "claim", "set_aside", "audit", "batch", "rebalance"):
+    for name in (
+        "node",
+        "token",
+        "claim",
+        "set_aside",
+        "audit",
+        "batch",
+        "batch_part",
+        "rebalance",
+    ):
         await connection.execute(f"DELETE FROM {queries.table(name)}".encode())
     fresh = {name: getattr(Cluster(server_identity=identity), name) for name in _CLUSTER}
     assigned = ", ".join(f"{name} = %({name})s" for name in fresh)

@@ -13,7 +13,7 @@ bytes of the digest, as a big-endian number, modulo the number of tokens. ``md5`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from importlib import import_module
 from struct import Struct
@@ -147,16 +147,20 @@ def name_key(name: str) -> bytes:
     return key
 
 
-def ids_key(texts: Iterable[str]) -> bytes:
-    """The key of a batch without a name: the same for the same set of ids, in any order. Each text
-    is to be given once.
+def ids_key(total: int) -> bytes:
+    """The key of a set of ids: the same in any order. `total` is the sum of `task_sum` over their
+    texts, each given once.
 
-    The keys of its tasks are added up, so that the order makes no difference and nothing has to be
+    The keys of the tasks are added up, so that the order makes no difference and nothing has to be
     sorted or kept. A NUL before the sum keeps it apart from every name.
     """
-    total = sum(int.from_bytes(task_key(text), "big") for text in texts) % 2**256
-    key: bytes = _sha256(b"\0" + total.to_bytes(32, "big")).digest()
+    key: bytes = _sha256(b"\0" + (total % 2**256).to_bytes(32, "big")).digest()
     return key
+
+
+def task_sum(text: str) -> int:
+    """What one text adds to the sum that `ids_key` takes."""
+    return int.from_bytes(_sha256(text.encode()).digest(), "big")
 
 
 def _not_text(task_id: object) -> ConfigError:

@@ -101,10 +101,14 @@ def items_of(
             continue
         other = texts.setdefault(task_id, text)
         if other != text:
-            raise ConfigError(
-                f"two of the ids are equal and have different texts, {other!r:.100} and "
-                f"{text!r:.100}: they are two tasks, and no result could tell them apart; use ids "
-                "of one type"
-            )
+            raise unequal_texts(other, text)
         items[text] = Item(task_id, text, token_of(task_id))
     return items
+
+
+def unequal_texts(one: str, other: str) -> ConfigError:
+    """The error for two ids that are equal and have different texts."""
+    return ConfigError(
+        f"two of the ids are equal and have different texts, {one!r:.100} and {other!r:.100}: they "
+        "are two tasks, and no result could tell them apart; use ids of one type"
+    )

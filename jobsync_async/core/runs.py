@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from jobsync_async.core.hashing import ids_key, name_key, task_key
+from jobsync_async.core.hashing import ids_key, name_key, task_key, task_sum
 from jobsync_async.core.rows import TaskProgress
 from jobsync_async.errors import ConfigError
 
@@ -22,10 +22,16 @@ its worker."""
 
 
 class Run(NamedTuple):
-    """What tasks are recorded under: a date and, in a batch that has one, its name."""
+    """What tasks are recorded under: a date and, in a batch that has one, its name.
+
+    Attributes:
+        batch_key: the key of the batch, under which is counted what becomes of its ids; empty for
+            what is recorded by hand.
+    """
 
     date: dt.date
     batch: str | None = None
+    batch_key: bytes = b""
 
     def key(self, text: str) -> bytes:
         """The key under which a task is stored in this run."""
@@ -57,6 +63,8 @@ class Opened(NamedTuple):
         started_at, started_by: when it was opened, and the worker that did it.
         fresh: the date that a run begun now would have had.
         at: when it was asked for. Both moments are the server's.
+        same_ids: it was begun over the ids that this worker was given.
+        clean: nothing was complete on that date when it was begun.
     """
 
     date: dt.date
@@ -64,6 +72,8 @@ class Opened(NamedTuple):
     started_by: str
     fresh: dt.date
     at: dt.datetime
+    same_ids: bool = True
+    clean: bool = False
 
     @property
     def is_fresh(self) -> bool:
@@ -71,12 +81,65 @@ class Opened(NamedTuple):
         return self.date == self.fresh
 
 
+class Parts(NamedTuple):
+    """How far a run is, as all workers have counted it together.
+
+    Attributes:
+        completed: how many of its ids were completed in it, each counted once, with its record.
+        otherwise: about how many are done with in another way: given up, set aside, or found
+            complete.
+        finished: somebody saw that nothing was left of this very opening.
+        other_dates: there are open runs of the batch on other dates.
+        uncounted: a worker there is of a library that counts nothing.
+    """
+
+    completed: int
+    otherwise: int
+    finished: bool
+    other_dates: bool = False
+    uncounted: bool = False
+
+
+class Tally:
+    """How many ids of a run are done with, by what all workers have counted.
+
+    * At least the ids that were known to be done with, and those counted since that was known.
+    * At most the ids that were known, those counted since before it was asked, and those that are
+      done with in another way than by being completed in the run.
+
+    So nobody has to look at the ids before the end. `asked` and `known` are the counts right before
+    and right after somebody looked which ids are done with, which found `done` of them.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._asked = self._known = 0
+
+    def looked(self, asked: Parts, known: Parts, done: int) -> None:
+        """Somebody has looked at all open ids."""
+        self._asked, self._known, self._done = asked.completed, known.completed, done
+
+    def counted(self, parts: Parts) -> int:
+        """How many are done with for certain."""
+        return self._done + parts.completed - self._known
+
+    def all_done(self, parts: Parts) -> bool:
+        """Whether all are done with for certain: then every one that is not known is complete."""
+        return self.counted(parts) >= self._total
+
+    def may_be_done(self, parts: Parts) -> bool:
+        """Whether all may be done with, so that it is worth a look at those that are open."""
+        return self._done + parts.completed - self._asked + parts.otherwise >= self._total
+
+
 class Begun(NamedTuple):
     """What came of beginning a task.
 
     Attributes:
-        begun: it may be worked on now. If it is not, and none of the others holds, it has to run
-            alone: ask again, `alone`.
+        begun: it may be worked on now. If it is not, and none of the others holds, it has lost more
+            owners than was allowed for.
+        lost: how many owners have ended while they were at work on it.
         complete: it was complete before.
         set_aside: why it is not begun any more until it is released; None for one that is not set
             aside.
@@ -85,6 +148,7 @@ class Begun(NamedTuple):
     begun: bool
     complete: bool = False
     set_aside: str | None = None
+    lost: int = 0
 
 
 class Elsewhere(NamedTuple):
@@ -107,7 +171,7 @@ def date_of(value: object) -> dt.date | None:
 def batch_key(name: str | None, texts: Iterable[str]) -> bytes:
     """The key of a batch: by its name, or by the set of its ids' texts, of which each is given
     once, in any order."""
-    return ids_key(texts) if name is None else name_key(name)
+    return ids_key(sum(map(task_sum, texts))) if name is None else name_key(name)
 
 
 def lost_limit(attempts: int) -> int:

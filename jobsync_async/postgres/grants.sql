@@ -10,7 +10,7 @@ GRANT SELECT, INSERT,
             longest_allowed)
     ON {cluster} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
-GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch} TO {role};
+GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch}, {batch_part} TO {role};
 GRANT SELECT, INSERT ON {audit}, {rebalance} TO {role};
 GRANT SELECT, INSERT, DELETE ON {set_aside} TO {role};
 
@@ -18,5 +18,6 @@ GRANT SELECT, INSERT, DELETE ON {set_aside} TO {role};
 -- Reads everything, writes nothing.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT
-    ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch}, {rebalance}
+    ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch},
+       {batch_part}, {rebalance}
     TO {role};

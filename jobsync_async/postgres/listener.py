@@ -30,8 +30,11 @@ T = TypeVar("T")
 _ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,%d})" % MOST_NAMED, re.ASCII)
 
 
+_END_OF_BATCH = b"batch"
+
+
 class Hearing:
-    """What was heard of changes since the last reading began.
+    """What was heard of changes since the last reading began, and how many ends of batches ever.
 
     Attributes:
         heard: the highest version that was heard of. general: the same of changes that concern
@@ -41,6 +44,7 @@ class Hearing:
     heard: int = -1
     general: int = -1
     named: int = -1
+    batch_ends: int = 0
 
     def hear_of(self, version: int, *, general: bool = False, named: bool = False) -> None:
         """A change was announced."""
@@ -49,6 +53,10 @@ class Hearing:
             self.general = max(self.general, version)
         if named:
             self.named = max(self.named, version)
+
+    def hear_of_end(self) -> None:
+        """Somebody says that nothing is left of a batch."""
+        self.batch_ends += 1
 
     def take_heard(self) -> int:
         """`heard`; all three begin anew. A reading that begins after this shows all of what they
@@ -155,6 +163,9 @@ class Listener(Hearing):
         # Anybody may send thousands a second: what is not a version of ours is counted, and costs
         # nothing more.
         self.notifications += 1
+        if payload == _END_OF_BATCH and channel == self._channel:
+            self.hear_of_end()
+            return
         if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
             return
         version, names = int(said[1]), said[2]

@@ -505,7 +505,7 @@ WITH answered AS (
     WHERE NOT EXISTS (
         SELECT FROM {token} t
         WHERE t.next_node = receivers.name
-          AND t.token_id NOT IN (SELECT token_id FROM handed_on))
+          AND NOT EXISTS (SELECT FROM handed_on h WHERE h.token_id = t.token_id))
 ), told AS (
     SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL)
                      OR count(*) > %(most_named)s THEN ''
@@ -789,13 +789,18 @@ FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, 
 -- written are one statement, so that it needs no transaction around it: with all_or_none it writes
 -- nothing by itself when a fence did not hold.
 WITH fenced AS (
-    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.complete IS NOT NULL AS complete
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
                 %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
-    JOIN {token} t
-        ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
-    LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = w.task_key
-    FOR KEY SHARE OF t
+    CROSS JOIN LATERAL (
+        SELECT FROM {token} t
+        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+        FOR KEY SHARE
+    ) t
+    LEFT JOIN LATERAL (
+        SELECT true AS complete FROM {audit}
+        WHERE date = %(date)s AND task_key = w.task_key LIMIT 1
+    ) a ON true
 ), begun AS (
     INSERT INTO {claim} AS c (date, task_key, task_id, token_id, node, epoch)
     SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch FROM fenced
@@ -828,25 +833,35 @@ SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 -- name: begin_tasks
 -- The same for tasks of a batch, which must not end one worker after the other. An incarnation that
 -- ended while it was at work on a task left its claim open: whoever finds that counts it. With so
--- many lost owners as the limit says, the task is set aside. The one before that is to run alone,
--- so that the next end names the guilty one: unless `alone` says that it does, nothing is written.
+-- many lost owners as the limit says, the task is set aside. One with more than `most_lost` is not
+-- begun now, and nothing is written: what was begun ahead, or beside others, would make innocent
+-- ones look guilty.
 WITH fenced AS (
-    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.task_key IS NOT NULL AS complete, s.reason,
+    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.complete IS NOT NULL AS complete, s.reason,
            coalesce(c.owners_lost, 0)
                + CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
                 %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
-    JOIN {token} t
-        ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
-    LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = w.task_key
-    LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = w.task_key
-    LEFT JOIN {set_aside} s ON s.task_key = w.task_key
-    FOR KEY SHARE OF t
+    CROSS JOIN LATERAL (
+        SELECT FROM {token} t
+        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+        FOR KEY SHARE
+    ) t
+    LEFT JOIN LATERAL (
+        SELECT true AS complete FROM {audit}
+        WHERE date = %(date)s AND task_key = w.task_key LIMIT 1
+    ) a ON true
+    LEFT JOIN LATERAL (
+        SELECT owners_lost, open, incarnation FROM {claim}
+        WHERE date = %(date)s AND task_key = w.task_key LIMIT 1
+    ) c ON true
+    LEFT JOIN LATERAL (
+        SELECT reason FROM {set_aside} WHERE task_key = w.task_key LIMIT 1
+    ) s ON true
 ), judged AS (
     SELECT task_key, task_id, token_id, epoch, complete, lost,
            reason IS NULL AND lost >= %(lost_limit)s AND NOT complete AS guilty,
-           reason IS NULL AND lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END
-               AND NOT complete AS begun,
+           reason IS NULL AND lost <= %(most_lost)s AND NOT complete AS begun,
            coalesce(reason, replace(%(reason)s, '#', lost::text)) AS reason,
            reason IS NOT NULL OR lost >= %(lost_limit)s AS aside
     FROM fenced
@@ -858,8 +873,8 @@ WITH fenced AS (
     FROM judged WHERE begun
     ON CONFLICT (date, task_key) DO UPDATE
     SET node = excluded.node, epoch = excluded.epoch, claimed_at = now(), error = NULL,
-        batch = excluded.batch, incarnation = excluded.incarnation, open = true,
-        owners_lost = excluded.owners_lost
+        batch = excluded.batch,
+        incarnation = excluded.incarnation, open = true, owners_lost = excluded.owners_lost
 ), closed AS (
     UPDATE {claim} c SET open = false, owners_lost = j.lost, error = j.reason, set_aside_at = now()
     FROM judged j WHERE j.guilty AND c.date = %(date)s AND c.task_key = j.task_key
@@ -867,26 +882,42 @@ WITH fenced AS (
     INSERT INTO {set_aside} (task_key, task_id, batch, date, owners_lost, reason)
     SELECT task_key, task_id, %(batch)s::text, %(date)s, lost, reason FROM judged WHERE guilty
     ON CONFLICT (task_key) DO NOTHING
+), counted AS (
+    INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
+    SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM judged
+    WHERE complete OR aside
+    HAVING count(*) > 0
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 )
-SELECT task_key, complete, begun,
-       CASE WHEN aside AND NOT complete THEN reason END AS set_aside
+SELECT task_key, complete, begun, CASE WHEN aside AND NOT complete THEN reason END AS set_aside,
+       lost
 FROM judged
 
 -- name: record_completions
--- Completes tasks, each once per date and only while its token is this incarnation's under this
--- epoch. Comes back: every task whose fence held, and whether this statement completed it.
+-- Completes tasks of a batch, each once per date and only while its token is this incarnation's
+-- under this epoch, and counts them. Comes back: every task whose fence held, and whether this
+-- statement completed it.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
                 %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
-    JOIN {token} t
-        ON t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
-    FOR KEY SHARE OF t
+    CROSS JOIN LATERAL (
+        SELECT FROM {token} t
+        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch
+        FOR KEY SHARE
+    ) t
 ), written AS (
     INSERT INTO {audit} (date, task_key, task_id, token_id, node, epoch, batch)
     SELECT %(date)s, task_key, task_id, token_id, %(node)s, epoch, %(batch)s::text FROM fenced
     ON CONFLICT (date, task_key) DO NOTHING
     RETURNING task_key
+), counted AS (
+    INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, completed)
+    SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM written
+    HAVING count(*) > 0
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET completed = p.completed + excluded.completed
 )
 SELECT f.task_key, w.task_key IS NOT NULL AS completed
 FROM fenced f LEFT JOIN written w USING (task_key)
@@ -905,17 +936,35 @@ SELECT date, task_id, token_id, node, epoch, completed_at, batch FROM {audit}
 WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 
 -- name: end_claims
--- Tasks that were begun and have ended in order without being completed: given up with an error, or
--- let go of with none.
-UPDATE {claim} c SET error = w.error, open = false
-FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[])
-     AS w(task_key, error, epoch)
-WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
+-- Tasks that were begun and have ended in order without being completed: given up with an error,
+-- which is counted, or let go of with none. How many there were.
+WITH ended AS (
+    UPDATE {claim} c SET error = w.error, open = false
+    FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[])
+         AS w(task_key, error, epoch)
+    WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
+    RETURNING w.error
+), counted AS (
+    INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
+    SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(error) FROM ended
+    HAVING count(error) > 0
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
+)
+SELECT count(*) AS ended FROM ended
 
 -- name: forget_failures
 -- A batch is run again: what was given up is tried anew.
-UPDATE {claim} SET error = NULL
-WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
+WITH forgotten AS (
+    UPDATE {claim} SET error = NULL
+    WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
+    RETURNING 1
+)
+INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
+SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, -count(*) FROM forgotten
+HAVING count(*) > 0
+ON CONFLICT (batch_key, date, incarnation)
+DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 
 -- name: read_progress
 -- Of the given tasks, those that are completed, and those that were given up, with the error and
@@ -948,31 +997,62 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
 -- name: begin_batch
 -- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the
 -- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
+-- Comes back, too: whether it was begun over the same ids, and before anything was complete on that
+-- date.
 WITH fresh AS (
     SELECT coalesce(%(default_date)s::date,
-                    (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date
-    FROM {cluster}
-), begun AS (
-    INSERT INTO {batch} AS b (batch_key, date, name, total, started_by)
-    SELECT %(batch_key)s, coalesce(%(date)s::date, (
-               SELECT max(date) FROM {batch} WHERE batch_key = %(batch_key)s AND finished_at IS NULL
-           ), date), %(name)s, %(total)s::bigint, %(node)s
+                    (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
+), chosen AS (
+    SELECT coalesce(%(date)s::date, (
+               SELECT max(date) FROM {batch}
+               WHERE batch_key = %(batch_key)s AND finished_at IS NULL
+           ), date) AS date
     FROM fresh
+), begun AS (
+    INSERT INTO {batch} AS b (batch_key, date, name, total, started_by, ids_key, clean)
+    SELECT %(batch_key)s, date, %(name)s, %(total)s::bigint, %(node)s, %(ids_key)s,
+           NOT EXISTS (SELECT FROM {audit} a WHERE a.date = chosen.date)
+    FROM chosen
     ON CONFLICT (batch_key, date) DO UPDATE
     SET total = excluded.total, finished_at = NULL,
+        ids_key = coalesce(b.ids_key, excluded.ids_key),
+        clean = coalesce(b.clean, false) AND b.finished_at IS NULL,
         started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE excluded.started_at END,
         started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END
-    RETURNING date, started_at, started_by
+    RETURNING date, started_at, started_by, ids_key = %(ids_key)s AS same_ids, clean
 )
 SELECT begun.date, begun.started_at, begun.started_by,
-       coalesce(%(date)s::date, fresh.date) AS fresh, clock_timestamp() AS at
+       coalesce(%(date)s::date, fresh.date) AS fresh,
+       clock_timestamp() AS at, begun.same_ids, begun.clean
 FROM begun CROSS JOIN fresh
 
 -- name: finish_batch
--- All its ids are done with: the very opening that was seen is over.
-UPDATE {batch} SET finished_at = now()
-WHERE batch_key = %(batch_key)s AND date = %(date)s AND started_at = %(started_at)s
-  AND finished_at IS NULL
+-- All its ids are done with: the very opening that was seen is over, and all who wait hear of it.
+WITH finished AS (
+    UPDATE {batch} SET finished_at = now()
+    WHERE batch_key = %(batch_key)s AND date = %(date)s AND started_at = %(started_at)s
+      AND finished_at IS NULL
+    RETURNING 1
+)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END AS pg_notify FROM finished
+
+-- name: read_parts
+-- How far a run is, as all workers count it together: cheap, however many ids it has. `finished` is
+-- true once somebody saw that nothing is left of this very opening. `other_dates`: runs of others
+-- dates; `uncounted`, workers of a library that counts nothing.
+SELECT coalesce(p.completed, 0)::bigint AS completed,
+       coalesce(p.otherwise, 0)::bigint AS otherwise,
+       b.finished_at IS NOT NULL AND b.started_at = %(started_at)s AS finished,
+       EXISTS (SELECT FROM {batch} o
+               WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL
+                 AND o.date <> %(date)s) AS other_dates,
+       EXISTS (SELECT FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation) AS uncounted
+FROM (VALUES (1)) AS always (one)
+LEFT JOIN {batch} b ON b.batch_key = %(batch_key)s AND b.date = %(date)s
+CROSS JOIN LATERAL (
+    SELECT sum(completed) AS completed, sum(otherwise) AS otherwise FROM {batch_part}
+    WHERE batch_key = %(batch_key)s AND date = %(date)s
+) p
 
 -- name: find_dates
 -- Who owns some of the given tasks and runs their batch under another date: as this very start it

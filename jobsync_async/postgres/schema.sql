@@ -161,8 +161,22 @@ CREATE TABLE IF NOT EXISTS {batch} (
     started_at        timestamptz NOT NULL DEFAULT now(),
     started_by        text NOT NULL,
     finished_at       timestamptz,
+    ids_key           bytea,                         -- of its ids, whatever its name
+    clean             boolean,                       -- nothing was complete on that date before it
     PRIMARY KEY (batch_key, date)
 );
+
+-- What one start of a worker has done of a run: together they tell how far it is, without a look at
+-- its ids. Written with what it counts.
+CREATE TABLE IF NOT EXISTS {batch_part} (
+    batch_key         bytea NOT NULL,
+    date              date NOT NULL,
+    incarnation       uuid NOT NULL,
+    node              text NOT NULL,
+    completed         bigint NOT NULL DEFAULT 0,
+    otherwise         bigint NOT NULL DEFAULT 0,     -- about how many are done with in another way
+    PRIMARY KEY (batch_key, date, incarnation)
+) WITH (fillfactor = 50);
 
 -- A distribution: what the leader changed, and why.
 CREATE TABLE IF NOT EXISTS {rebalance} (

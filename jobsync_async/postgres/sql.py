@@ -11,7 +11,18 @@ from psycopg import sql
 
 from jobsync_async.errors import ConfigError
 
-TABLES = ("cluster", "node", "token", "lock", "claim", "set_aside", "audit", "batch", "rebalance")
+TABLES = (
+    "cluster",
+    "node",
+    "token",
+    "lock",
+    "claim",
+    "set_aside",
+    "audit",
+    "batch",
+    "batch_part",
+    "rebalance",
+)
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),
@@ -22,6 +33,7 @@ WORKER_WRITES = {
     "set_aside": ("INSERT", "DELETE"),
     "audit": ("INSERT",),
     "batch": ("INSERT", "UPDATE"),
+    "batch_part": ("INSERT", "UPDATE"),
     "rebalance": ("INSERT",),
 }
 _FOR_THE_SCRIPT = """

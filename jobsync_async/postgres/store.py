@@ -95,7 +95,7 @@ class Store:
             settings(config, context.channel),
         )
         self.codec: str = others.codec
-        self.work: WorkStore = WorkStore(self._pool, queries, self.codec)
+        self.work: WorkStore = WorkStore(self._pool, queries, context, self.codec)
         self.status: Status = Status(self._pool, queries)
         self._predecessor = config.predecessor
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Run
+from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
 from jobsync_async.core.texts import storable
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
+from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.tokens import int_array
 
 SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async release` releases it"
@@ -23,8 +24,11 @@ SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async rele
 class WorkStore:
     """The statements about tasks. `WorkRecords` says what each of them does."""
 
-    def __init__(self, link: Pool, queries: Queries, codec: str = "utf-8") -> None:
+    def __init__(
+        self, link: Pool, queries: Queries, context: StatementContext, codec: str = "utf-8"
+    ) -> None:
         self._link = link
+        self._context = context
         self._codec = codec
         self._queries = queries
 
@@ -53,16 +57,14 @@ class WorkStore:
         return {text: not row.complete for text, row in rows.items()}
 
     async def begin_tasks(
-        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
-        values = {
-            **self._fenced(me, run, works),
-            "lost_limit": lost_limit,
-            "alone": alone,
-            "reason": SET_ASIDE,
+        limits = {"lost_limit": lost_limit, "most_lost": most_lost, "reason": SET_ASIDE}
+        rows = await self._record("begin_tasks", self._fenced(me, run, works) | limits, run, works)
+        return {
+            text: Begun(row.begun, row.complete, row.set_aside, row.lost)
+            for text, row in rows.items()
         }
-        rows = await self._record("begin_tasks", values, run, works)
-        return {text: Begun(row.begun, row.complete, row.set_aside) for text, row in rows.items()}
 
     async def record_completions(
         self, me: Identity, run: Run, works: Sequence[Work]
@@ -73,21 +75,23 @@ class WorkStore:
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         return await self._execute("write_audit", self._fenced(me, run, works))
 
-    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+    async def end_claims(
+        self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
+    ) -> int:
         values = {
-            "date": run.date,
+            **self._counted(me, run),
             "task_keys": [run.key(work.task_id) for work, _ in ended],
             "errors": [
                 None if error is None else storable(error, self._codec) for _, error in ended
             ],
             "epochs": int_array([work.epoch for work, _ in ended]),
         }
-        return await self._execute("end_claims", values)
+        (row,) = await self._fetch("end_claims", values)
+        return int(row.ended)
 
-    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
-        await self._execute(
-            "forget_failures", {"date": run.date, "task_keys": [run.key(text) for text in texts]}
-        )
+    async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
+        keys = {"task_keys": [run.key(text) for text in texts]}
+        await self._execute("forget_failures", self._counted(me, run) | keys)
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         return await self._progress("read_progress", run, texts)
@@ -100,8 +104,11 @@ class WorkStore:
 
     # -- batches -----------------------------------------------------------------------------------
 
-    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
-        values = {**asked._asdict(), "batch_key": key, "total": total, "node": me.name}
+    async def begin_batch(
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Opened:
+        values = {**asked._asdict(), "batch_key": key, "ids_key": ids_key, "total": total}
+        values["node"] = me.name
         lock = {"lock": f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"}
 
         async def work(connection: Connection) -> Opened:
@@ -113,15 +120,18 @@ class WorkStore:
 
         return await self._link.transaction(work)
 
-    async def finish_batch(self, key: bytes, opened: Opened) -> None:
-        values = {"batch_key": key, "date": opened.date, "started_at": opened.started_at}
-        await self._execute("finish_batch", values)
+    async def finish_batch(self, run: Run, opened: Opened) -> None:
+        values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
+        await self._execute("finish_batch", values | self._context.values(None))
 
-    async def find_dates(
-        self, key: bytes, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+        values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
+        (row,) = await self._fetch("read_parts", values)
+        return Parts(*row)
+
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         values = {
-            "batch_key": key,
+            "batch_key": run.batch_key,
             "date": run.date,
             "name": run.batch,
             "this_run": json.dumps(
@@ -152,14 +162,21 @@ class WorkStore:
         # Sorted, so that two statements over the same tasks lock rows in the same order.
         by_key = sorted({run.key(work.task_id): work for work in works}.items())
         return {
-            "date": run.date,
+            **self._counted(me, run),
             "batch": run.batch,
-            "node": me.name,
-            "incarnation": me.incarnation,
             "task_keys": [key for key, _ in by_key],
             "task_ids": [work.task_id for _, work in by_key],
             "token_ids": int_array([work.token_id for _, work in by_key]),
             "epochs": int_array([work.epoch for _, work in by_key]),
+        }
+
+    def _counted(self, me: Identity, run: Run) -> dict[str, Any]:
+        """Under which run something is counted, and as whose."""
+        return {
+            "date": run.date,
+            "batch_key": run.batch_key,
+            "node": me.name,
+            "incarnation": me.incarnation,
         }
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Any]:

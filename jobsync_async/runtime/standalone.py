@@ -12,7 +12,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Snapshot, TaskProgress, TokenRow, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Run
+from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
@@ -163,7 +163,7 @@ class MemoryWork:
     says in UTC."""
 
     def __init__(self) -> None:
-        self._completed: dict[tuple[Run, str], dict[str, Any]] = {}
+        self._completed: dict[tuple[dt.date, bytes], dict[str, Any]] = {}
         self._open: dict[bytes, dict[dt.date, Opened]] = {}
 
     async def read_date(self) -> dt.date:
@@ -172,12 +172,16 @@ class MemoryWork:
     async def record_claims(
         self, me: Identity, run: Run, works: Sequence[Work], *, all_or_none: bool = False
     ) -> dict[str, bool]:
-        return {work.task_id: (run, work.task_id) not in self._completed for work in works}
+        return {
+            work.task_id: (run.date, run.key(work.task_id)) not in self._completed for work in works
+        }
 
     async def begin_tasks(
-        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
-        done = {work.task_id: (run, work.task_id) in self._completed for work in works}
+        done = {
+            work.task_id: (run.date, run.key(work.task_id)) in self._completed for work in works
+        }
         return {text: Begun(not complete, complete) for text, complete in done.items()}
 
     async def record_completions(
@@ -188,23 +192,27 @@ class MemoryWork:
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         return sum(self._complete(me, run, work) for work in works)
 
-    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+    async def end_claims(
+        self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
+    ) -> int:
         return len(ended)  # there is nobody to tell
 
-    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
+    async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         """There are none."""
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        rows = ((text, self._completed.get((run, text))) for text in texts)
+        rows = ((text, self._completed.get((run.date, run.key(text)))) for text in texts)
         return {text: TaskProgress(row["node"], None) for text, row in rows if row is not None}
 
     async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         return {}  # an id that ended this process ended these records with it
 
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
-        return [row for (run, _), row in self._completed.items() if run.date == date]
+        return [row for (day, _), row in self._completed.items() if day == date]
 
-    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
+    async def begin_batch(
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Opened:
         runs = self._open.setdefault(key, {})
         fresh = asked.date or asked.default_date or await self.read_date()
         chosen = asked.date or max(runs, default=fresh)
@@ -212,21 +220,22 @@ class MemoryWork:
         runs[chosen] = before._replace(fresh=fresh, at=_now())
         return runs[chosen]
 
-    async def finish_batch(self, key: bytes, opened: Opened) -> None:
-        runs = self._open.get(key, {})
-        runs.pop(opened.date, None)
+    async def finish_batch(self, run: Run, opened: Opened) -> None:
+        runs = self._open.get(run.batch_key, {})
+        runs.pop(run.date, None)
         if not runs:
-            self._open.pop(key, None)
+            self._open.pop(run.batch_key, None)
 
-    async def find_dates(
-        self, key: bytes, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+        return Parts(0, 0, finished=False)  # whoever waits here waits for itself
+
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         return set()
 
     def _complete(self, me: Identity, run: Run, work: Work) -> bool:
-        if (run, work.task_id) in self._completed:
+        if (run.date, run.key(work.task_id)) in self._completed:
             return False
-        self._completed[run, work.task_id] = {
+        self._completed[run.date, run.key(work.task_id)] = {
             "date": run.date,
             "node": me.name,
             **work._asdict(),

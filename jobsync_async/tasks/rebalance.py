@@ -97,7 +97,7 @@ class _ChangeFollower:
         """Wait, read, decide, acknowledge; for ever. Raises StoreUnavailable when the connection
         broke or is suspect."""
         worker, feed = self._worker, self._feed
-        heard_before = 0
+        heard_before = ends_before = 0
         while True:
             now = worker.clock()
             if self._must_read(now):
@@ -112,6 +112,9 @@ class _ChangeFollower:
             heard_before = feed.notifications
             await feed.wait(worker.sync_wanted, self._wait_sec(worker.clock()))
             worker.sync_wanted.clear()
+            if feed.batch_ends != ends_before:
+                ends_before = feed.batch_ends
+                worker.batch_ended()
 
     def _must_read(self, now: float) -> bool:
         worker = self._worker

@@ -29,6 +29,13 @@ class User(Protocol):
         """The token is gone, or the time to finish is over: stop now."""
 
 
+class InTurn(Protocol):
+    """Somebody who works on a task in its turn, or waits for it."""
+
+    def give_way(self) -> None:
+        """Somebody waits behind this: let the turn go, if the work has not begun."""
+
+
 class Stream(Protocol):
     """A reader of changes, which holds revoked tokens until it comes back for its next item.
 

@@ -25,7 +25,7 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.metrics import Metrics
 from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
-from jobsync_async.tasks.users import Stream, User, work_of
+from jobsync_async.tasks.users import InTurn, Stream, User, work_of
 
 # When PostgreSQL is back, everybody is to have agreed again within a second.
 _MOST_BACKOFF_SEC = 0.5
@@ -51,6 +51,7 @@ class Worker:
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes. runners: what it runs. turns: who works on which task
             here.
+        batch_ends: how often it was told that a batch has ended somewhere.
         started: the job's start is over: what is refused from now on may be allowed again.
         ended: the worker has left and will not own anything again.
         home: the process and the event loop that it was started in.
@@ -86,7 +87,8 @@ class Worker:
         self.settled: bool = False
         self.neighbours: Sequence[Neighbour] = ()
         self.streams: WeakSet[Stream] = WeakSet()
-        self.turns: Turns[User] = Turns()
+        self.turns: Turns[InTurn] = Turns()
+        self.batch_ends: int = 0
         self.started: bool = False
         self.ended: bool = False
         self.home: Home = Home(name, self.lease.void)
@@ -357,6 +359,11 @@ class Worker:
         self.ended = True
         self.lease.end()
         self.publish(self.ownership.forget(), why="the job has ended", news=True)
+
+    def batch_ended(self) -> None:
+        """Somebody says that nothing is left of a batch."""
+        self.batch_ends += 1
+        self.wake_waiters()
 
     async def changed(self) -> None:
         """Return at the next change of anything that readers or waiters look at. Look first, then

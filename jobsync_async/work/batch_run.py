@@ -7,13 +7,16 @@ import asyncio
 import datetime as dt
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import anyio
 
+from jobsync_async.core.batch_ids import BatchIds
+from jobsync_async.core.hashing import name_key
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import (
@@ -21,8 +24,8 @@ from jobsync_async.core.runs import (
     Begun,
     Elsewhere,
     Opened,
+    Parts,
     Run,
-    batch_key,
     elsewhere,
     is_done,
     lost_limit,
@@ -30,13 +33,16 @@ from jobsync_async.core.runs import (
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import Runner
+from jobsync_async.types import Runner, TaskOrId
 from jobsync_async.work.engine import WorkRecords
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _MOST_AT_ONCE = 10_000
+# The event loop is held for no longer than so many ids take.
+_AT_A_TIME = 2_000
 # What holds up a token while others wait for it must be short.
 _LET_GO_SEC = 0.5
 
@@ -93,36 +99,33 @@ class BatchRun:
     meanwhile is cancelled.
 
     Args:
-        tokens: the token of each id's text.
+        ids: the batch's.
         attempts: as in `Job.run_batch`.
 
     Attributes:
         run: the run's date and name, after `open`.
+        opened: what is known of it since then.
         called_at: when `open` was called, or a little before, by the server's clock.
+        lost_limit: a task is set aside when it has lost so many owners.
     """
 
     run: Run
+    opened: Opened
     called_at: dt.datetime
 
     def __init__(
-        self,
-        worker: Worker,
-        records: WorkRecords,
-        asked: Asked,
-        tokens: Mapping[str, int],
-        attempts: int,
+        self, worker: Worker, records: WorkRecords, asked: Asked, ids: BatchIds, attempts: int
     ) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
         self._records = records
         self._asked = asked
-        self._tokens = dict(tokens)
-        self._lost_limit = lost_limit(attempts)
-        self._key = batch_key(asked.name, self._tokens)
-        self._opened: Opened | None = None
+        self._ids = ids
+        self._key = ids.key if asked.name is None else name_key(asked.name)
         self._suspected: frozenset[Elsewhere] = frozenset()
         self._ended: list[tuple[Work, None]] = []
         self._sending: asyncio.Task[None] | None = None
+        self.lost_limit: int = lost_limit(attempts)
 
     @property
     def runner(self) -> Runner:
@@ -139,49 +142,51 @@ class BatchRun:
         while True:
             opened = await self._patiently(self._begin_batch)
             self.called_at = opened.at - dt.timedelta(seconds=self._worker.clock() - called)
-            self._opened, self.run = opened, Run(opened.date, self._asked.name)
+            self.opened, self.run = opened, Run(opened.date, self._asked.name, self._key)
             if opened.is_fresh:
                 return
             if not await self._is_over():
-                self._tell(opened)
+                self._log.warning(
+                    "continues %s, which %s began and nobody finished; give date= for another run",
+                    self.run,
+                    opened.started_by,
+                    batch=self.run.batch,
+                    date=str(self.run.date),
+                    started_by=opened.started_by,
+                )
                 return
             await self.finish()
 
     async def _begin_batch(self) -> Opened:
-        return await self._records.begin_batch(
-            self._worker.identity, self._key, self._asked, len(self._tokens)
-        )
+        me, ids = self._worker.identity, self._ids
+        return await self._records.begin_batch(me, self._key, ids.key, self._asked, len(ids))
 
     async def _is_over(self) -> bool:
-        for texts in _portions(self._tokens):
+        for texts in portions(self._ids.texts):
             if not is_done(texts, await self.read_progress(texts)):
                 return False
         return True
 
-    def _tell(self, opened: Opened) -> None:
-        run, by = self.run, opened.started_by
-        text = "continues %s, which %s began and nobody finished; give date= for another run"
-        self._log.warning(text, run, by, batch=run.batch, date=str(run.date), started_by=by)
-
     async def finish(self) -> None:
         """All ids are done with."""
-        assert self._opened is not None, "opened before"
         # The job has ended: whoever opens this run finds that nothing is left of it.
         with suppress(StoreError):
-            await self._patiently(partial(self._records.finish_batch, self._key, self._opened))
+            await self._patiently(partial(self._records.finish_batch, self.run, self.opened))
 
-    async def warn_of_other_dates(self, texts: Iterable[str]) -> None:
+    async def read_parts(self) -> Parts:
+        """How far the run is, as all workers count it together."""
+        return await self._patiently(partial(self._records.read_parts, self.run, self.opened))
+
+    async def warn_of_other_dates(self, numbers: Iterable[list[int]]) -> None:
         """Ask whether owners of these tasks run the batch under another date. They do these tasks
         there, and never here.
 
         Raises CoordinationError when two looks, one after the other, say so.
         """
         seen = set[tuple[str, dt.date]]()
-        for some in _portions(texts):
-            tokens = {text: self._tokens[text] for text in some}
-            seen |= await self._patiently(
-                partial(self._records.find_dates, self._key, self.run, tokens)
-            )
+        for some in numbers:
+            tokens = {self._ids.texts[number]: self._ids.tokens[number] for number in some}
+            seen |= await self._patiently(partial(self._records.find_dates, self.run, tokens))
         me = self._worker.identity.name
         found = frozenset(one for one in elsewhere(seen, self.run.date) if one.node != me)
         certain, self._suspected = found & self._suspected, found
@@ -195,59 +200,48 @@ class BatchRun:
 
     # -- what is done with -------------------------------------------------------------------------
 
-    async def read_progress(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        """Which of the tasks are done with."""
-        return await self._read(self._records.read_progress, texts)
+    async def read_progress(self, texts: Sequence[str]) -> dict[str, TaskProgress]:
+        """Which of some tasks are done with; no more than one statement can take."""
+        return await self._patiently(partial(self._records.read_progress, self.run, texts))
 
-    async def read_set_aside(self, texts: Iterable[str]) -> dict[str, TaskProgress]:
-        """Which of the tasks are set aside, on whatever date."""
-        return await self._read(self._records.read_set_aside, texts)
-
-    async def _read(
-        self,
-        read: Callable[[Run, Sequence[str]], Awaitable[dict[str, TaskProgress]]],
-        texts: Iterable[str],
-    ) -> dict[str, TaskProgress]:
-        found: dict[str, TaskProgress] = {}
-        for some in _portions(texts):
-            found |= await self._patiently(partial(read, self.run, some))
-        return found
+    async def read_set_aside(self, texts: Sequence[str]) -> dict[str, TaskProgress]:
+        """Which of some tasks are set aside, on whatever date."""
+        return await self._patiently(partial(self._records.read_set_aside, self.run, texts))
 
     async def forget_failures(self, texts: Sequence[str]) -> None:
         """Try again what was given up."""
-        await self._patiently(partial(self._records.forget_failures, self.run, texts))
+        forget = self._records.forget_failures
+        await self._patiently(lambda: forget(self._worker.identity, self.run, texts))
 
     # -- what is done here -------------------------------------------------------------------------
 
-    async def begin(self, works: Sequence[Work], *, alone: bool = False) -> dict[str, Begun]:
+    async def begin(self, works: Sequence[Work], most_lost: int) -> dict[str, Begun]:
         """Begin tasks; what came of each whose ownership held.
 
         Args:
-            alone: no other handler of the batch runs here.
+            most_lost: a task that has lost more owners than this is not begun now.
         """
-        send = partial(self._records.begin_tasks, lost_limit=self._lost_limit, alone=alone)
+        send = partial(self._records.begin_tasks, lost_limit=self.lost_limit, most_lost=most_lost)
         return await self._patiently(lambda: send(self._worker.identity, self.run, works))
 
     async def complete(self, works: Sequence[Work]) -> dict[str, bool]:
         """Complete tasks; for each whose ownership held, whether this call completed it."""
-        return await self._patiently(
-            lambda: self._records.record_completions(self._worker.identity, self.run, works)
-        )
+        record = self._records.record_completions
+        return await self._patiently(lambda: record(self._worker.identity, self.run, works))
 
     async def give_up(self, work: Work, error: str) -> bool:
         """Every attempt failed. False when somebody has begun it anew since."""
-        return (
-            await self._patiently(partial(self._records.end_claims, self.run, [(work, error)])) > 0
-        )
+        end, ended = self._records.end_claims, [(work, error)]
+        return await self._patiently(lambda: end(self._worker.identity, self.run, ended)) > 0
 
-    async def let_go(self, work: Work) -> None:
-        """A task that was begun has ended here in order, and is not complete. Comes before the
-        claim's end, so that the next owner does not take this worker for one that died of it.
+    async def let_go(self, works: Iterable[Work]) -> None:
+        """Tasks that were begun have ended here in order, and are not complete. Comes before their
+        claims' end, so that the next owner does not take this worker for one that died of them.
 
         Those that end together share a statement. It is waited for, but not for long: if it cannot
         be written before another worker begins the task, one lost owner too many is counted.
         """
-        self._ended.append((work, None))
+        self._ended += [(work, None) for work in works]
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(
                 self._send_ended(), name=f"{self._worker.identity.name} ends claims"
@@ -257,9 +251,9 @@ class BatchRun:
 
     async def _send_ended(self) -> None:
         while self._ended:
-            ended, self._ended = self._ended, []
+            ended, self._ended = self._ended[:_MOST_AT_ONCE], self._ended[_MOST_AT_ONCE:]
             try:
-                await self._records.end_claims(self.run, ended)
+                await self._records.end_claims(self._worker.identity, self.run, ended)
             except StoreError as error:
                 self._log.info("%d claims stay open in the tables: %s", len(ended), error)
 
@@ -278,13 +272,25 @@ class BatchRun:
                     raise
                 failures += 1
                 level = logging.WARNING if refused else logging.INFO
-                self._log.log(level, "the batch waits for PostgreSQL: %s", error, failures=failures)
-                # a jitter
-                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311
+                text = "the batch waits for PostgreSQL: %s"
+                self._log.log(level, text, error, failures=failures)
+                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
 
 
-def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists that one statement can take."""
-    every = list(texts)
+def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts that one statement can take."""
     for start in range(0, len(every), _MOST_AT_ONCE):
         yield every[start : start + _MOST_AT_ONCE]
+
+
+async def taken_in(ids: Iterable[TaskOrId], codec: str, token_of: Callable[[Any], int]) -> BatchIds:
+    """All ids of a batch, and then their tokens, some at a time. Raises ConfigError for those that
+    cannot be ids."""
+    batch, every = BatchIds(), iter(ids)
+    while some := list(islice(every, _AT_A_TIME)):
+        batch.add(some, codec)
+        await anyio.lowlevel.checkpoint()
+    batch.complete()
+    while batch.hash_tokens(_AT_A_TIME, token_of):
+        await anyio.lowlevel.checkpoint()
+    return batch

@@ -177,8 +177,10 @@ class Holding:
             )
         turns.join(self.task, self)
         try:
-            if turns.first(self.task) is not self:
+            if (first := turns.first(self.task)) is not self:
                 self.waited = True
+                if first is not None:
+                    first.give_way()
                 await self._turn()
             self._register()
         except BaseException:  # cleaned up, and raised again
@@ -260,6 +262,9 @@ class Holding:
         if worker.ownership.leave(claim.token_id, self):
             worker.user_left()
         self._give_turn()
+
+    def give_way(self) -> None:
+        """Called when somebody waits behind this: work that has begun goes on."""
 
     def _give_turn(self) -> None:
         if self._worker.turns.leave(self.task, self):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Run
+from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.work.pins import PinRegistry
@@ -32,14 +32,14 @@ class WorkRecords(Protocol):
         """
 
     async def begin_tasks(
-        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, alone: bool = False
+        self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
         """Begin tasks of a batch; what came of each whose ownership held.
 
         Args:
             lost_limit: a task is set aside when so many workers have ended while they were at work
                 on it.
-            alone: nothing else of the batch runs at this worker.
+            most_lost: a task that has lost more owners than this is not begun now.
         """
 
     async def record_completions(
@@ -55,11 +55,13 @@ class WorkRecords(Protocol):
     async def read_audit(self, date: dt.date) -> list[dict[str, Any]]:
         """The completions of a date, oldest first."""
 
-    async def end_claims(self, run: Run, ended: Sequence[tuple[Work, str | None]]) -> int:
+    async def end_claims(
+        self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
+    ) -> int:
         """Write down that tasks ended in order without being completed: given up with the error,
         or, with None, let go of. For how many of them the claim was still the last."""
 
-    async def forget_failures(self, run: Run, texts: Iterable[str]) -> None:
+    async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
@@ -68,15 +70,23 @@ class WorkRecords(Protocol):
     async def read_set_aside(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         """Which of the tasks are set aside, on whatever date, and not complete in this run."""
 
-    async def begin_batch(self, me: Identity, key: bytes, asked: Asked, total: int) -> Opened:
-        """Begin a run of a batch, or continue one that is open."""
+    async def begin_batch(
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Opened:
+        """Begin a run of a batch, or continue one that is open.
 
-    async def finish_batch(self, key: bytes, opened: Opened) -> None:
-        """All ids of a run are done with. Does nothing when it was opened anew meanwhile."""
+        Args:
+            key: the batch's. ids_key: that of its ids, which is the same where it has no name.
+        """
 
-    async def find_dates(
-        self, key: bytes, run: Run, tokens: Mapping[str, int]
-    ) -> set[tuple[str, dt.date]]:
+    async def finish_batch(self, run: Run, opened: Opened) -> None:
+        """All ids of a run are done with, which is told to all who wait. Does nothing when it was
+        opened anew meanwhile."""
+
+    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+        """How far a run is, as all workers count it together."""
+
+    async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
         """Under which dates the owners of tasks work on them, as worker and date; nothing where the
         batch has one open run.
 

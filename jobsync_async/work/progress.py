@@ -16,8 +16,8 @@ _AT_MOST_EVERY_SEC = 0.2  # what people can follow
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch is, seen from one worker, which learns of the others' part when it has
-    nothing to do itself.
+    """How far a batch is, seen from one worker, which asks about once a second how far the others
+    are.
 
     Attributes:
         total: different ids in the batch.

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from jobsync_async import ConfigError, CoordinationConfig, CoordinationError, Job
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.runs import Asked, Run, batch_key
+from jobsync_async.work import others
 from tests.handling import nothing
 
 MONDAY, TUESDAY = dt.date(2026, 11, 23), dt.date(2026, 11, 24)
@@ -207,7 +208,7 @@ async def test_of_several_that_begin_at_once_all_get_one_run(config, admin):
         # Each comes to where it would write, and no further.
         await other.execute("LOCK TABLE sync_batch IN SHARE MODE")
         beginning = [
-            asyncio.ensure_future(store.begin_batch(me, key, Asked("b", None, day), 1))
+            asyncio.ensure_future(store.begin_batch(me, key, b"", Asked("b", None, day), 1))
             for day in days
         ]
         waiting = (
@@ -271,14 +272,14 @@ async def test_a_run_that_is_finished_again_by_a_latecomer_stays_open_for_whoeve
 ):
     async with Job("anna", config) as job:
         store, me, key = job._engine.work, job._worker.identity, batch_key("b", [])
-        first = await store.begin_batch(me, key, Asked("b", MONDAY), 1)
-        await store.finish_batch(key, first)
-        again = await store.begin_batch(me, key, Asked("b", MONDAY), 1)
+        first = await store.begin_batch(me, key, b"", Asked("b", MONDAY), 1)
+        await store.finish_batch(Run(MONDAY, "b", key), first)
+        again = await store.begin_batch(me, key, b"", Asked("b", MONDAY), 1)
         assert again.started_at > first.started_at
-        await store.finish_batch(key, first)  # late
-        assert (await store.begin_batch(me, key, Asked("b", None, TUESDAY), 1)).date == MONDAY
-        await store.finish_batch(key, again)
-        assert (await store.begin_batch(me, key, Asked("b", None, TUESDAY), 1)).date == TUESDAY
+        await store.finish_batch(Run(MONDAY, "b", key), first)  # late
+        assert (await store.begin_batch(me, key, b"", Asked("b", None, TUESDAY), 1)).date == MONDAY
+        await store.finish_batch(Run(MONDAY, "b", key), again)
+        assert (await store.begin_batch(me, key, b"", Asked("b", None, TUESDAY), 1)).date == TUESDAY
 
 
 async def test_two_named_batches_over_the_same_ids_on_one_day_are_two(jobs, admin):
@@ -358,9 +359,7 @@ async def test_workers_that_run_a_batch_under_two_dates_are_told_of_each_other(j
 async def test_workers_that_run_two_dates_of_a_batch_at_once_wait_for_each_other_in_peace(
     jobs, monkeypatch
 ):
-    from jobsync_async.work import batch
-
-    monkeypatch.setattr(batch, "_ELSEWHERE_SEC", 0.3)
+    monkeypatch.setattr(others, "_ELSEWHERE_SEC", 0.3)
     pair = await jobs.start("anna", "berta")
     go_on = asyncio.Event()
 
@@ -388,10 +387,10 @@ async def test_who_says_that_it_runs_a_batch_under_another_date_is_found_also_be
     said = Jsonb([{"kind": "batch", "name": "b", "date": str(TUESDAY)}])
     await admin.execute("UPDATE sync_node SET runs = %s WHERE name = 'berta'", [said])
     store, me, key = berta._engine.work, berta._worker.identity, batch_key("b", [])
-    await store.begin_batch(me, key, Asked("b", TUESDAY), 1)
+    await store.begin_batch(me, key, b"", Asked("b", TUESDAY), 1)
     tokens = {str(task): anna.task_to_token(task) for task in range(40)}
-    found = await store.find_dates(key, Run(MONDAY, "b"), tokens)
+    found = await store.find_dates(Run(MONDAY, "b", key), tokens)
     assert found == {("berta", TUESDAY)}
     both = Jsonb([{"kind": "batch", "name": "b", "date": str(date)} for date in (MONDAY, TUESDAY)])
     await admin.execute("UPDATE sync_node SET runs = %s WHERE name = 'berta'", [both])
-    assert await store.find_dates(key, Run(MONDAY, "b"), tokens) == set()
+    assert await store.find_dates(Run(MONDAY, "b", key), tokens) == set()

@@ -195,7 +195,7 @@ async def test_tables_of_an_older_version_are_expanded_by_the_first_worker_that_
 
 async def make_old(admin) -> None:
     """Take the columns and tables away that are not of 0.1.0."""
-    await admin.execute("DROP TABLE sync_batch, sync_set_aside")
+    await admin.execute("DROP TABLE sync_batch, sync_batch_part, sync_set_aside")
     for table, columns in {
         "cluster": ("layout", "channel", "time_zone", "longest_wait", "longest_allowed"),
         "node": ("timeout_sec", "interval_sec", "library", "layout", "runs", "said_by"),

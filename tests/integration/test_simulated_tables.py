@@ -275,6 +275,7 @@ def work(q: Both) -> Steps:
         incarnation = tasks[0][2].incarnation or incarnation
     values = {
         "date": _DATES[q.random.random() < 0.2],
+        "batch_key": b"of its name" if batch else b"of its ids",
         "batch": batch,
         "node": name,
         "incarnation": incarnation,
@@ -289,7 +290,7 @@ def work(q: Both) -> Steps:
     elif chosen < 0.8:
         judged = {
             "lost_limit": q.random.choice((2, 2, 3)),
-            "alone": q.random.random() < 0.7,
+            "most_lost": q.random.choice((0, 0, 1, 2)),
             "reason": "# times",
         }
         yield "begin_tasks", {**values, **judged}
@@ -339,7 +340,14 @@ def batch(q: Both) -> Steps:
     yield "lock_batch", {"lock": key.hex()}
     ((opened,), _) = yield (
         "begin_batch",
-        {"batch_key": key, "name": batch, "total": TOKENS, "node": name, **asked},
+        {
+            "batch_key": key,
+            "name": batch,
+            "total": TOKENS,
+            "node": name,
+            **asked,
+            "ids_key": q.random.choice((b"these", b"these", b"those")),
+        },
     )
     tokens = q.some()
     run = {"batch_key": key, "date": opened.date, "started_at": opened.started_at, "name": batch}
@@ -352,8 +360,9 @@ def batch(q: Both) -> Steps:
             "token_ids": int_array(tokens),
         },
     )
+    yield "read_parts", run
     if q.random.random() < 0.5:
-        yield "finish_batch", run
+        yield "finish_batch", {**run, "channel": q.random.choice(("sync_changes", None))}
     return q.random.random() < 0.8
 
 

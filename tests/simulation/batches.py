@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LOST = "lost owners"
 NOT_ONCE = "not exactly once"
+NOT_ALL = "before all was done"
 
 
 class _Batch:
@@ -40,6 +41,7 @@ class _Batch:
     ) -> None:
         self._slow = slow
         self._name = name
+        self._tables = simulation.server.tables
         self.ids = [str(token) for token in range(simulation.config.total_tokens)]
         self.at_work: dict[Process, set[str]] = {}
         self.calls: Counter[str] = Counter()
@@ -60,11 +62,13 @@ class _Batch:
             open_here.remove(text)
 
         try:
-            self.results.append(
-                await process.job.run_batch(self.ids, handle, name=self._name, concurrency=4)
-            )
+            result = await process.job.run_batch(self.ids, handle, name=self._name, concurrency=4)
         except (OwnershipLost, StoreUnavailable, UsageError):  # its job has ended
             return
+        complete = {row[0] for row in self._tables.committed.audit.values() if row[5] == self._name}
+        if left := set(self.ids) - complete - set(result.failed):
+            raise Violation(f"run_batch returned {NOT_ALL}: {sorted(left)} are left")
+        self.results.append(result)
 
     def check(self, simulation: Simulation, lost: set[str]) -> None:
         """These ids lost one owner each, and the others none."""
@@ -87,8 +91,8 @@ class _Batch:
 def killed_at_work(simulation: Simulation) -> None:
     """`b` is killed in the midst of its work: each id that was under way there has lost an
     owner."""
-    batch, lost = _interrupted(simulation, simulation.kill)
-    batch.check(simulation, lost)
+    batch, begun = _interrupted(simulation, simulation.kill)
+    batch.check(simulation, begun)
 
 
 def left_at_work(simulation: Simulation) -> None:
@@ -104,11 +108,41 @@ def _interrupted(simulation: Simulation, end: Callable[[Process], None]) -> tupl
     batch.run_at(b)
     until(simulation, lambda: len(batch.at_work.get(b, ())) == 4)
     simulation.go(0.2)  # the tables know it
-    open_there = set(batch.at_work[b])
+    claims = simulation.server.tables.committed.claim.values()
+    begun = {row.task_id for row in claims if row.open}  # under way, or begun ahead
+    if not begun > batch.at_work[b]:
+        raise Violation(f"begun are {sorted(begun)}, and under way {sorted(batch.at_work[b])}")
     end(b)
     batch.run_at(a)
     until(simulation, lambda: batch.results, 20)
-    return batch, open_there
+    return batch, begun
+
+
+def answers_lost(simulation: Simulation) -> None:
+    """`a` does not hear that what it has done was recorded, and records it again; `b` has one id,
+    is not done with it, and is killed in the end."""
+    a, b = by_name(simulation, "a"), by_name(simulation, "b")
+    assert a.worker is not None and b.worker is not None
+    batch = _Batch(simulation, b)
+    theirs = min(b.worker.ownership.owned)
+    batch.ids = [str(token) for token in (*a.worker.ownership.owned, theirs)]
+    for process in (b, a):
+        batch.run_at(process)
+    until(simulation, lambda: batch.at_work.get(b))
+    audit, network = simulation.server.tables, simulation.network
+
+    def unrecorded() -> int:
+        return len(batch.calls) - len(batch.at_work[a]) - 1 - len(audit.committed.audit)
+
+    until(simulation, lambda: batch.at_work.get(a) is not None and unrecorded() > 0)
+    before = len(audit.committed.audit)
+    network.cut(a, outwards=False, inwards=True)
+    until(simulation, lambda: len(audit.committed.audit) > before)
+    simulation.go(1.5)  # it gives the answer up
+    network.heal(a)
+    simulation.go(10)
+    simulation.kill(b)
+    until(simulation, lambda: batch.results, 20)
 
 
 def two_over_the_same_ids(simulation: Simulation) -> None:
@@ -137,7 +171,7 @@ def two_over_the_same_ids(simulation: Simulation) -> None:
 def ends_in_silence() -> AbstractContextManager[Any]:
     """What was begun and ends in order is not said to have ended."""
 
-    async def let_go(self: BatchRun, work: Any) -> None:
+    async def let_go(self: BatchRun, works: Any) -> None:
         return
 
     return patch.object(BatchRun, "let_go", let_go)

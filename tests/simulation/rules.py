@@ -449,8 +449,13 @@ _TABLE = (
         batches.ends_in_silence,
     ),
     Rule(
+        "what was complete before is not counted",
+        batches.NOT_ALL,
+        _script(batches.answers_lost),
+    ),
+    Rule(
         "a batch is a name and a date",
-        batches.NOT_ONCE,
+        batches.NOT_ALL,
         _script(batches.two_over_the_same_ids),
         batches.named_as_others,
     ),

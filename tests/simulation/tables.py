@@ -87,6 +87,14 @@ class Batch(NamedTuple):
     started_at: dt.datetime
     started_by: str
     finished: bool = False
+    ids_key: bytes | None = None
+    clean: bool | None = None
+
+
+class Part(NamedTuple):
+    node: str
+    completed: int = 0
+    otherwise: int = 0
 
 
 class Token(NamedTuple):
@@ -98,7 +106,17 @@ class Token(NamedTuple):
     version: int
 
 
-TABLES = ("node", "token", "lock", "claim", "set_aside", "audit", "batch", "rebalance")
+TABLES = (
+    "node",
+    "token",
+    "lock",
+    "claim",
+    "set_aside",
+    "audit",
+    "batch",
+    "batch_part",
+    "rebalance",
+)
 Rows = Mapping[Any, Any]
 
 
@@ -114,6 +132,7 @@ class View:
     set_aside: Rows
     audit: Rows
     batch: Rows
+    batch_part: Rows
     rebalance: Rows
 
     def alive(self, incarnation: UUID | None) -> bool:

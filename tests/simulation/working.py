@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.simulation.records import moment, quick
 from tests.simulation.statements import Asked, Locked, Result, numbers, rows, statement
-from tests.simulation.tables import Batch, Claim, Node
+from tests.simulation.tables import Batch, Claim, Node, Part
 
 # == the fence, claims and audit ===================================================================
 
@@ -85,6 +85,7 @@ def record_claim(q: Asked) -> Any:
 @statement
 def begin_tasks(q: Asked) -> Any:
     view, came = q.tx.view(), []  # claims and completions as the statement saw them when it began
+    otherwise = 0
     for key, task, token, epoch in (yield from _fenced(q)):
         complete, row = (q.date, key) in view.audit, view.claim.get((q.date, key))
         before = row or Claim(task, token, q.node, epoch, None, q.now)
@@ -94,12 +95,12 @@ def begin_tasks(q: Asked) -> Any:
             and q.keeps("a claim left open is an owner lost")
         )
         put = view.set_aside.get(key)
-        free = put is None and lost < q.lost_limit - (not q.alone) and not complete
+        free = put is None and lost <= q.most_lost and not complete
         guilty = put is None and lost >= q.lost_limit and not complete
         reason = q.reason.replace("#", str(lost)) if put is None else put[4]
-        came.append(
-            (key, complete, free, reason if (guilty or put is not None) and not complete else None)
-        )
+        aside = reason if (guilty or put is not None) and not complete else None
+        came.append((key, complete, free, aside, lost))
+        otherwise += complete or put is not None or lost >= q.lost_limit
         if free:
             begun = (task, token, q.node, epoch, None, q.now, q.batch, q.incarnation, True, lost)
             set_aside_at = row.set_aside_at if row else None
@@ -108,7 +109,17 @@ def begin_tasks(q: Asked) -> Any:
             closed = before._replace(open=False, owners_lost=lost, error=reason, set_aside_at=q.now)
             q.tx.write("claim", (q.date, key), closed)
             q.tx.write("set_aside", key, (task, q.batch, q.date, lost, reason))
-    return Result(rows("task_key complete begun set_aside", came))
+    _count(q, otherwise=otherwise)
+    return Result(rows("task_key complete begun set_aside lost", came))
+
+
+def _count(q: Asked, *, completed: int = 0, otherwise: int = 0) -> None:
+    """Adds to this incarnation's part in a run."""
+    if completed or otherwise:
+        key = (q.batch_key, q.date, q.incarnation)
+        part = q.tx.row("batch_part", key) or Part(q.node)
+        counted = Part(part.node, part.completed + completed, part.otherwise + otherwise)
+        q.tx.write("batch_part", key, counted)
 
 
 @statement
@@ -120,6 +131,8 @@ def record_completions(q: Asked) -> Any:
         if fresh:
             q.tx.write("audit", (q.date, key), (task, token, q.node, epoch, q.now, q.batch))
         done.append((key, fresh))
+    once = q.keeps("what was complete before is not counted")
+    _count(q, completed=sum(fresh or not once for _, fresh in done))
     return Result(rows("task_key completed", done))
 
 
@@ -148,13 +161,15 @@ def read_audit(q: Asked) -> Result:
 
 @quick
 def end_claims(q: Asked) -> Result:
-    ended = 0
+    ended = given_up = 0
     for key, error, epoch in zip(q.task_keys, q.errors, numbers(q.epochs), strict=True):
         row = q.tx.row("claim", (q.date, key))
         if row is not None and row.epoch == epoch:
             q.tx.write("claim", (q.date, key), row._replace(error=error, open=False))
             ended += 1
-    return Result((), ended)
+            given_up += error is not None
+    _count(q, otherwise=given_up)
+    return Result(rows("ended", [(ended,)]))
 
 
 @quick
@@ -165,7 +180,8 @@ def forget_failures(q: Asked) -> Result:
         if row is not None and row.error is not None:
             q.tx.write("claim", (q.date, key), row._replace(error=None))
             forgotten += 1
-    return Result((), forgotten)
+    _count(q, otherwise=-forgotten)
+    return Result((), int(forgotten > 0))
 
 
 @quick
@@ -221,11 +237,15 @@ def begin_batch(q: Asked) -> Result:
     )
     date = q.date or max(dates, default=None) or fresh
     row = q.tx.row("batch", (q.batch_key, date))
-    if row is None or row.finished:
-        row = Batch(row.name if row else q.name, q.total, moment(q.now), q.node)
+    begun = Batch(q.name, q.total, moment(q.now), q.node, False, q.ids_key)
+    if row is None:
+        row = begun._replace(clean=all(day != date for day, _ in q.tx.view().audit))
+    elif row.finished:
+        row = begun._replace(name=row.name, ids_key=row.ids_key or q.ids_key, clean=False)
     q.tx.write("batch", (q.batch_key, date), row._replace(total=q.total))
     opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
-    return Result(rows("date started_at started_by fresh at", [opened]), 1)
+    told = (*opened, row.ids_key == q.ids_key, bool(row.clean))
+    return Result(rows("date started_at started_by fresh at same_ids clean", [told]), 1)
 
 
 @quick
@@ -234,7 +254,29 @@ def finish_batch(q: Asked) -> Result:
     if row is None or row.finished or row.started_at != q.started_at:
         return Result()
     q.tx.write("batch", (q.batch_key, q.date), row._replace(finished=True))
-    return Result((), 1)
+    if q.channel is not None:
+        q.tx.notices.append("batch")
+    return Result(rows("pg_notify", [("" if q.channel is not None else None,)]))
+
+
+@quick
+def read_parts(q: Asked) -> Result:
+    view = q.tx.view()
+    parts = [
+        part
+        for (key, date, _), part in view.batch_part.items()
+        if (key, date) == (q.batch_key, q.date)
+    ]
+    row = view.batch.get((q.batch_key, q.date))
+    finished = row is not None and row.finished and row.started_at == q.started_at
+    others = any(
+        key == q.batch_key and date != q.date and not other.finished
+        for (key, date), other in view.batch.items()
+    )
+    uncounted = any(node.said_by != node.incarnation for node in view.node.values())
+    counted = (sum(part.completed for part in parts), sum(part.otherwise for part in parts))
+    told = (*counted, finished, others, uncounted)
+    return Result(rows("completed otherwise finished other_dates uncounted", [told]))
 
 
 def _runs(node: Node, run: dict[str, str | None]) -> bool:

@@ -84,7 +84,7 @@ QUESTIONS = [
     Question(
         "Where does a batch learn that it is complete?",
         ("Batch",),
-        {"work/batch.py": ("Batch._poll", "Batch._until_done"), QUERIES: ("read_progress",)},
+        {"work/others.py": ("Others.run",), QUERIES: ("read_parts",)},
     ),
     Question(
         "Which test shows that a stopped leader writes nothing?",

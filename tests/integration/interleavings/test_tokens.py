@@ -195,9 +195,9 @@ async def test_a_failure_is_recorded_only_under_the_epoch_of_the_claim_that_fail
     await admin.execute("UPDATE sync_token SET epoch = epoch + 1 WHERE token_id = 2")
     now = Work("2", 2, epoch + 1)
     assert await a.store.work.record_claims(a.me, run, [now]) == {"2": True}
-    assert await a.store.work.end_claims(run, [(before, "of the claim before")]) == 0
+    assert await a.store.work.end_claims(a.me, run, [(before, "of the claim before")]) == 0
     assert await a.store.work.read_progress(run, ["2"]) == {}
-    assert await a.store.work.end_claims(run, [(now, "of this claim")]) == 1
+    assert await a.store.work.end_claims(a.me, run, [(now, "of this claim")]) == 1
     assert (await a.store.work.read_progress(run, ["2"]))["2"].error == "of this claim"
 
 
@@ -215,7 +215,9 @@ async def test_a_beginning_that_waited_for_a_row_which_changed_its_owner_is_not_
         await other.execute(
             f"UPDATE sync_token SET epoch = epoch + 1 WHERE token_id IN ({changed})".encode()
         )
-        beginning = asyncio.ensure_future(a.store.work.begin_tasks(a.me, run, works, lost_limit=2))
+        beginning = asyncio.ensure_future(
+            a.store.work.begin_tasks(a.me, run, works, lost_limit=2, most_lost=0)
+        )
         await blocked(admin, "sync_claim")
         await other.commit()
     kept = {work.task_id for work in works if work.token_id != 2}
@@ -246,7 +248,7 @@ async def test_a_task_that_was_set_aside_since_the_batch_resumed_is_not_begun_on
         "'2', '2025-12-31', 3, 'why')",
         [run.key("2")],
     )
-    begun = await a.store.work.begin_tasks(a.me, run, works, lost_limit=3)
+    begun = await a.store.work.begin_tasks(a.me, run, works, lost_limit=3, most_lost=1)
     assert begun == {"1": Begun(True), "2": Begun(False, set_aside="why")}
     assert await (await admin.execute("SELECT task_id FROM sync_claim")).fetchall() == [("1",)]
 

@@ -15,6 +15,7 @@ _SETTINGS = "tests/integration/test_settings.py::"
 SETTINGS = (
     f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",
 )
+AHEAD = ("tests/integration/test_batch_ahead.py",)
 POISON = ("tests/integration/test_poison.py",)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.catalogue.suites import (
+    AHEAD,
     CLAIMS,
     DATES,
     FAILOVER,
@@ -15,6 +16,15 @@ from tests.mutants.catalogue.suites import (
     UNIT_RUNS,
 )
 from tests.mutants.workshop import Mutant
+
+_FENCED = """    FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
+                %(epochs)s::bigint[]) AS w(task_key, task_id, token_id, epoch)
+    CROSS JOIN LATERAL (
+        SELECT FROM {{token}} t
+        WHERE t.token_id = w.token_id AND t.incarnation = %(incarnation)s AND t.epoch = w.epoch\
+{lock}
+    ) t
+"""
 
 MUTANTS = (
     # -- handing on --------------------------------------------------------------------------------
@@ -67,8 +77,8 @@ MUTANTS = (
     Mutant(
         "a completion takes no lock on its token's row",
         QUERIES,
-        "    FOR KEY SHARE OF t\n), written AS (",
-        "), written AS (",
+        "        FOR KEY SHARE\n    ) t\n), written AS (",
+        "    ) t\n), written AS (",
         CLAIMS,
     ),
     Mutant(
@@ -105,8 +115,8 @@ MUTANTS = (
     Mutant(
         "a task of a batch begins without a lock on its token's row",
         QUERIES,
-        "    FOR KEY SHARE OF t\n), judged AS (",
-        "), judged AS (",
+        "END AS lost\n" + _FENCED.format(lock="\n        FOR KEY SHARE"),
+        "END AS lost\n" + _FENCED.format(lock=""),
         CLAIMS,
     ),
     Mutant(
@@ -126,37 +136,95 @@ MUTANTS = (
     Mutant(
         "an id with one loss left does not have to run alone",
         QUERIES,
-        "lost < %(lost_limit)s - CASE WHEN %(alone)s THEN 0 ELSE 1 END\n",
-        "lost < %(lost_limit)s\n",
+        "reason IS NULL AND lost <= %(most_lost)s AND NOT complete AS begun",
+        "reason IS NULL AND lost < %(lost_limit)s AND NOT complete AS begun",
         POISON,
     ),
     Mutant(
         "what must run alone runs beside others",
         "work/batch.py",
-        "self._gate.alone() if item.text in self._alone else self._gate.beside_others()",
-        "self._gate.beside_others()",
+        "        if number in self._alone:\n            self._ahead.pause()",
+        "        if False:\n            self._ahead.pause()",
         POISON,
     ),
     Mutant(
         "an end in order is not written",
         "work/batch.py",
-        "                await self._run.let_go(work)",
+        "                await self._run.let_go([piece.work])",
         "                pass",
         POISON,
     ),
     Mutant(
         "an end in order is written also when the lease is over",
         "work/batch.py",
-        "if not recorded and self._worker.may_act() and self._worker.identity == me:",
-        "if not recorded:",
+        "if not over and self._worker.may_act() and self._worker.identity == me:",
+        "if not over:",
         POISON,
     ),
     Mutant(
         "what is set aside is begun again",
         QUERIES,
-        "LEFT JOIN {set_aside} s ON s.task_key = w.task_key",
-        "LEFT JOIN {set_aside} s ON false",
+        "SELECT reason FROM {set_aside} WHERE task_key = w.task_key LIMIT 1",
+        "SELECT reason FROM {set_aside} WHERE false LIMIT 1",
         CLAIMS,
+    ),
+    Mutant(
+        "what was complete before is counted as completed",
+        QUERIES,
+        "SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM written\n",
+        "SELECT %(batch_key)s, %(date)s, %(incarnation)s, %(node)s, count(*) FROM fenced\n",
+        STATEMENTS,
+    ),
+    Mutant(
+        "what lost an owner is begun ahead",
+        "work/pieces.py",
+        "begun = await self._run.begin([piece.work for piece in entered], 0)",
+        "begun = await self._run.begin([piece.work for piece in entered], 1)",
+        POISON,
+    ),
+    Mutant(
+        "what waits for its handler holds its token up",
+        "work/pieces.py",
+        "    def revoked(self) -> None:\n        super().revoked()\n        self._go()",
+        "    def revoked(self) -> None:\n        super().revoked()",
+        AHEAD,
+    ),
+    Mutant(
+        "what waits for its handler keeps its turn",
+        "work/pieces.py",
+        "        super().give_way()\n        self._go()",
+        "        super().give_way()",
+        AHEAD,
+    ),
+    Mutant(
+        "a batch that is cut off leaves what it has begun",
+        "work/batch.py",
+        "            await ahead.let_go_of_all()",
+        "            pass",
+        AHEAD,
+    ),
+    Mutant(
+        "what is done with is counted after it is asked how far the run is",
+        "work/others.py",
+        "        done = len(self._ids) - self._ids.count(OPEN)\n"
+        "        self._tally.looked(asked, await self._run.read_parts(), done)",
+        "        known = await self._run.read_parts()\n"
+        "        self._tally.looked(asked, known, len(self._ids) - self._ids.count(OPEN))",
+        ("tests/unit/test_tally.py",),
+    ),
+    Mutant(
+        "other ids under one name are counted as these",
+        "work/others.py",
+        "trusted = self._run.opened.same_ids and not parts.uncounted",
+        "trusted = not parts.uncounted",
+        AHEAD,
+    ),
+    Mutant(
+        "the end of a batch is told to nobody",
+        QUERIES,
+        "CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END",
+        "NULL",
+        AHEAD,
     ),
     Mutant(
         "two that begin a batch at the same moment begin two",
@@ -168,7 +236,7 @@ MUTANTS = (
     Mutant(
         "a run that somebody has opened again is finished by who opened it before",
         QUERIES,
-        "AND date = %(date)s AND started_at = %(started_at)s\n  AND finished_at IS NULL",
+        "AND date = %(date)s AND started_at = %(started_at)s\n      AND finished_at IS NULL",
         "AND date = %(date)s AND finished_at IS NULL",
         DATES,
     ),

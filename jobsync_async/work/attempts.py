@@ -1,0 +1,74 @@
+"""Calling the handler of a piece, several times if it fails.
+
+* How often it may fail is counted by id, over all its stays at this worker.
+* A handler that blocks the event loop until its lease is over has failed by that.
+* Between two calls there is a wait, which grows, and ends when the claim does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import anyio
+
+from jobsync_async.core.lease import Backoff
+from jobsync_async.core.texts import error_text
+from jobsync_async.host.logs import WorkerLog
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
+from jobsync_async.work.pieces import Piece
+
+_BACKOFF = Backoff(first_sec=0.2, most_sec=10)
+
+
+class Attempts:
+    """Calls one handler.
+
+    Args:
+        most: how often it may fail for an id.
+    """
+
+    def __init__(self, worker: Worker, handler: Handler, most: int) -> None:
+        self._log = WorkerLog(__name__, worker.identity.name)
+        self._runner = HandlerRunner(worker, handler)
+        self._attempts = most
+        self._failures: Counter[int] = Counter()
+        self._errors: dict[int, str] = {}
+
+    async def run(self, piece: Piece) -> str | None:
+        """Call the handler, again if it fails; the last error's text, None when it succeeded."""
+        number = piece.number
+        while self._failures[number] < self._attempts:
+            outcome = await self._runner.run(piece)
+            # Told in the log. It may have succeeded all the same, as the tables will say.
+            if outcome.blocked_sec:
+                self._failures[number] += 1
+                self._errors[number] = f"it {blocked_text(outcome.blocked_sec)}"
+            if outcome.cut or outcome.lost:
+                raise piece.claim.lost_error("its handler was told so" if outcome.lost else None)
+            if outcome.error is None:
+                return None
+            if not outcome.blocked_sec:
+                self._failures[number] += 1
+            self._errors[number] = error_text(outcome.error)
+            self._log_failure(piece, outcome.error)
+            if self._failures[number] < self._attempts:
+                wait_sec = _BACKOFF.wait_sec(self._failures[number], random.random())  # noqa: S311
+                with anyio.move_on_after(wait_sec):
+                    await piece.gone.wait()
+                piece.claim.check()
+        return self._errors[number]
+
+    def _log_failure(self, piece: Piece, error: BaseException) -> None:
+        attempt = self._failures[piece.number]
+        self._log.warning(
+            "the handler of task %r raised in attempt %d of %d",
+            piece.claim.task_id,
+            attempt,
+            self._attempts,
+            exc_info=error,
+            task_id=piece.task,
+            token_id=piece.claim.token_id,
+            failures=attempt,
+        )

@@ -1,0 +1,191 @@
+"""How far the workers of a batch are together, and whether that is all.
+
+* What they record is counted in the tables. These few numbers are read, and not the ids, unless the
+  numbers leave open whether all is done.
+* An id is taken for done elsewhere only when the numbers, or its own rows, say so for certain.
+* Whoever sees that nothing is left says so to all, and they look at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN, BatchIds
+from jobsync_async.core.rows import TaskProgress
+from jobsync_async.core.runs import Parts, Tally, given_up_before
+from jobsync_async.host.waiting import signalled
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.batch_run import BatchRun, portions
+
+# So many ids are looked at in one statement.
+_AT_A_TIME = 2_000
+_FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.05, 1.0
+# Between two looks at all open ids, where the numbers leave open whether all is done: growing, for
+# such a look costs.
+_FIRST_READ_SEC, _MOST_READ_SEC = 0.25, 120.0
+# The same where they do not, for ids that somebody completes by hand: so long for each open id.
+_READ_EACH_SEC = 0.0015
+# The same while there is a worker that counts nothing, or one with other ids.
+_MOST_UNTRUSTED_SEC = 2.0
+# Failures from an earlier run are tried again by the owner of the task, if it runs the batch too.
+# Others wait so long for that.
+_OLD_FAILURE_SEC = 3.0
+# Nothing has been heard of ids that others own for so long: they may run another date.
+_ELSEWHERE_SEC = 5.0
+
+
+class Others:
+    """What the workers of a batch have done. `run` and `hear_of_ends` are tasks.
+
+    Attributes:
+        counted: how many ids are done with elsewhere, by the numbers.
+
+    Args:
+        is_idle: whether there is nothing to do here: all that is open is others' to do.
+        close: an id is done with; False when it was before.
+        close_rest: all that is open was done elsewhere.
+        on_news: told when the numbers have changed.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        run: BatchRun,
+        ids: BatchIds,
+        is_idle: Callable[[], bool],
+        close: Callable[[int, int, str | None], bool],
+        close_rest: Callable[[], None],
+        on_news: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._run = run
+        self._ids = ids
+        self._is_idle = is_idle
+        self._close = close
+        self._close_rest = close_rest
+        self._on_news = on_news
+        self._tally = Tally(len(ids))
+        self._old_failures: dict[str, TaskProgress] = {}
+        self._look_now = asyncio.Event()
+        self._started_at = worker.clock()
+        self.counted = 0
+
+    async def resume(self) -> None:
+        """Leave out what is complete or set aside; try again what was given up in an earlier
+        run."""
+        asked = await self._run.read_parts()
+        if self._run.opened.clean and not asked.otherwise:
+            return  # nothing was done with before it, and all that was since is counted
+        mine: list[str] = []
+        for numbers in portions(range(len(self._ids))):
+            texts = [self._ids.texts[number] for number in numbers]
+            progress = await self._run.read_progress(texts)
+            set_aside = await self._run.read_set_aside(texts)
+            given_up = given_up_before(progress, self._run.called_at)
+            old = {text: entry for text, entry in given_up.items() if text not in set_aside}
+            self._old_failures |= old
+            self.close_done(numbers, progress | set_aside, earlier=True)
+            mine += [
+                self._ids.texts[number]
+                for number in (numbers if old else ())
+                if self._ids.texts[number] in old and self._owned(number)
+            ]
+        await self._looked(asked)
+        for some in portions(mine):
+            await self._run.forget_failures(some)
+        for text in mine:
+            del self._old_failures[text]
+
+    async def _looked(self, asked: Parts) -> None:
+        """All open ids were looked at, after `asked`. What is done with is counted before it is
+        asked how far the run is: so what is completed here meanwhile is not counted twice."""
+        done = len(self._ids) - self._ids.count(OPEN)
+        self._tally.looked(asked, await self._run.read_parts(), done)
+
+    def _owned(self, number: int) -> bool:
+        return self._worker.owns(self._ids.tokens[number])
+
+    async def run(self) -> None:
+        """Learn how far the others are, and whether that is all. When there is something to do
+        here, that is only for whoever watches the progress."""
+        worker = self._worker
+        wait_sec, read_sec = _FIRST_LOOK_SEC, _FIRST_READ_SEC
+        read_at = quiet_since = worker.clock()
+        counted = -1
+        while self._ids.count(OPEN):
+            await signalled(self._look_now, wait_sec if self._is_idle() else _MOST_LOOK_SEC)
+            now = worker.clock()
+            if now - self._started_at >= _OLD_FAILURE_SEC:
+                self._old_failures.clear()
+            parts = await self._run.read_parts()
+            if self._tally.counted(parts) == counted:
+                wait_sec = min(_MOST_LOOK_SEC, 1.5 * wait_sec)
+            else:
+                counted, quiet_since, wait_sec = self._tally.counted(parts), now, _FIRST_LOOK_SEC
+                self._tell_counted(counted)
+            if not self._is_idle():
+                quiet_since = now
+                continue
+            trusted = self._run.opened.same_ids and not parts.uncounted
+            finished = parts.finished and not parts.otherwise  # somebody saw that all is complete
+            if trusted and (finished or self._tally.all_done(parts)):
+                self._close_rest()
+                return
+            worth = not trusted or parts.finished or self._tally.may_be_done(parts)
+            quiet_sec = min(max(1.0, self._ids.count(OPEN) * _READ_EACH_SEC), _MOST_READ_SEC)
+            if now - read_at >= (read_sec if worth else quiet_sec):
+                noted = await self._read_open()
+                read_at = worker.clock()
+                most_sec = _MOST_READ_SEC if trusted else _MOST_UNTRUSTED_SEC
+                read_sec = _FIRST_READ_SEC if noted else min(2 * read_sec, most_sec)
+                quiet_since = read_at if noted else quiet_since
+            if parts.other_dates and now - quiet_since >= _ELSEWHERE_SEC:
+                quiet_since = now
+                await self._run.warn_of_other_dates(self._waited_for())
+
+    def _tell_counted(self, counted: int) -> None:
+        self.counted = counted - self._ids.count(HERE) - self._ids.count(FAILED)
+        self._on_news()
+
+    async def hear_of_ends(self) -> None:
+        """Look at once when somebody says that a batch has ended."""
+        worker = self._worker
+        while not worker.ended:
+            seen = worker.batch_ends
+            await worker.until(lambda: worker.ended or worker.batch_ends != seen)  # noqa: B023
+            self._look_now.set()
+
+    def look(self) -> None:
+        """There is nothing to do here any more: look at once how far the others are."""
+        self._look_now.set()
+
+    async def _read_open(self) -> int:
+        """Look at every id that is open and not ours to do; how many are done with that were not
+        known to be."""
+        asked, noted = await self._run.read_parts(), 0
+        for numbers in self._waited_for():
+            texts = [self._ids.texts[number] for number in numbers]
+            noted += self.close_done(numbers, await self._run.read_progress(texts))
+        await self._looked(asked)
+        return noted
+
+    def _waited_for(self) -> Iterable[list[int]]:
+        """What is open and not ours to do."""
+        return self._ids.waiting(_AT_A_TIME, lambda token: not self._worker.owns(token))
+
+    def close_done(
+        self, numbers: Iterable[int], progress: Mapping[str, TaskProgress], *, earlier: bool = False
+    ) -> int:
+        """Close what is done with, `earlier` than this run or in it; how much was new."""
+        me, closed = self._worker.identity.name, 0
+        for number in numbers if progress else ():
+            entry = progress.get(self._ids.texts[number])
+            if entry is None or self._old_failures.get(self._ids.texts[number]) == entry:
+                continue
+            # What this worker has completed in this run: by another batch, or by a completion whose
+            # answer was lost.
+            ours = entry.node == me and not earlier
+            state = FAILED if entry.error is not None else HERE if ours else ELSEWHERE
+            closed += self._close(number, state, entry.error)
+        return closed

@@ -1,0 +1,330 @@
+"""The pieces of a batch that are this worker's to do: begun ahead in large groups, done one by one,
+and recorded in large groups.
+
+* A piece is held, as a claim is, from before it is begun until its end is recorded.
+* Only a piece that has lost no owner is begun ahead. So an id that ends its workers makes none
+  suspicious but those that were begun with it, once, and these are then begun one by one.
+* A piece that was begun and waits for its handler holds up no token: when that is to go, it is let
+  go of at once.
+* What a handler has done is recorded also when its claim did not last. The statement's fence says
+  whether it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+import anyio
+
+from jobsync_async.core.batch_ids import BatchIds
+from jobsync_async.core.rows import Work
+from jobsync_async.core.runs import Begun
+from jobsync_async.errors import NotOwner, StoreError
+from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.batch_run import BatchRun
+from jobsync_async.work.claims import Holding
+
+# So many are begun ahead at most. More would save little, and make more suspicious when a worker
+# ends.
+_MOST_AHEAD = 1_000
+_MOST_AT_ONCE = 2_000
+_MOST_BEHIND = 4_000
+# Completions that come within this are recorded together: it is what a statement costs.
+_PACE_SEC = 0.005
+# How long a batch that is cut off waits for what its handlers have done to be recorded.
+_LAST_WORDS_SEC = 1.0
+
+
+class Piece(Holding):
+    """An id of a batch that is held to be done here.
+
+    Attributes:
+        number: the id's.
+        work: what is recorded of it; known once it is entered.
+        begun: the tables say so. started: its handler was called. going: its token is to go.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        ids: BatchIds,
+        number: int,
+        fence: str | None,
+        on_going: Callable[[Piece], None],
+    ) -> None:
+        super().__init__(worker, ids.ids[number], ids.texts[number], ids.tokens[number], fence)
+        self.number = number
+        self.begun = self.started = self.going = False
+        self._on_going = on_going
+
+    @property
+    def work(self) -> Work:
+        return Work(self.task, self.claim.token_id, self.claim.epoch)
+
+    def revoked(self) -> None:
+        super().revoked()
+        self._go()
+
+    def lost(self, why: str) -> None:
+        super().lost(why)
+        self._go()
+
+    def give_way(self) -> None:
+        super().give_way()
+        self._go()
+
+    def _go(self) -> None:
+        if not self.started and not self.going:
+            self.going = True
+            self._on_going(self)
+
+
+class Ahead:
+    """Begins pieces ahead of their handlers. `run` is a task; `ready` is where handlers take them.
+
+    Args:
+        least: how many are begun ahead at least, which is how many handlers run at once.
+        behind: how many pieces are done and not recorded.
+        judge: what is to be done about pieces that were not begun.
+        one_by_one: what is to be done about a number whose turn may have to be waited for.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        run: BatchRun,
+        ids: BatchIds,
+        fence: str | None,
+        least: int,
+        behind: Callable[[], int],
+        judge: Callable[[Sequence[tuple[Piece, Begun | None]]], Awaitable[None]],
+        one_by_one: Callable[[int], None],
+    ) -> None:
+        self._worker = worker
+        self._run = run
+        self._ids = ids
+        self._fence = fence
+        self._least = self._window = least
+        self._behind = behind
+        self._judge = judge
+        self._one_by_one = one_by_one
+        self._wanted = asyncio.Event()
+        self._waiting: set[Piece] = set()  # begun, and not started or let go of
+        self._beginning = self._started = 0
+        self._paused = False
+        self._going: list[Piece] = []
+        self._gone = asyncio.Event()
+        self.ready: asyncio.Queue[Piece | int] = asyncio.Queue()
+
+    def want(self) -> None:
+        """There may be something to begin."""
+        self._wanted.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is begun ahead, and nothing could be."""
+        return not (self._waiting or self._beginning or self._ids.to_begin())
+
+    def start(self, piece: Piece) -> bool:
+        """The handler of a piece from `ready` is called now; False when it was let go of."""
+        if piece.going:
+            return False
+        piece.started = True
+        self._started += 1
+        self._waiting.discard(piece)
+        if len(self._waiting) <= self._window // 2:
+            self._wanted.set()
+        return True
+
+    def pause(self) -> None:
+        """Begin nothing, and let go of what waits: one is to run alone."""
+        self._paused = True
+        for piece in tuple(self._waiting):
+            piece.give_way()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._wanted.set()
+
+    def hold(self, number: int) -> Piece:
+        """A piece for a number, not entered yet."""
+        return Piece(self._worker, self._ids, number, self._fence, self._on_going)
+
+    def _on_going(self, piece: Piece) -> None:
+        if piece.begun:  # else whoever begins it sees that
+            self._waiting.discard(piece)
+            self._going.append(piece)
+            self._gone.set()
+
+    async def run(self) -> None:
+        """Begin what may be, as long as handlers take it; for ever."""
+        while True:
+            room = self._window - len(self._waiting)
+            full = room <= self._window // 2 or self._behind() > _MOST_BEHIND
+            taken = [] if self._paused or full else self._take(room)
+            if taken:
+                await self._begin(taken)
+            else:
+                await self._wanted.wait()
+                self._wanted.clear()
+
+    def _take(self, most: int) -> list[Piece]:
+        pieces = []
+        for number in self._ids.take(most, self._worker.owns):
+            piece = self.hold(number)
+            if self._worker.turns.first(piece.task) is None:
+                pieces.append(piece)
+            else:  # somebody else in this worker is at work on it
+                self._one_by_one(number)
+        return pieces
+
+    async def _begin(self, pieces: Sequence[Piece]) -> None:
+        entered = [piece for piece in pieces if await self._enter(piece)]
+        if not entered:
+            return
+        before, self._beginning = self._started, len(entered)
+        try:
+            begun = await self._run.begin([piece.work for piece in entered], 0)
+        except BaseException:  # cleaned up, and raised again
+            await self._let_go(entered)
+            raise
+        finally:
+            self._beginning = 0
+        # What waits is to last until the next answer.
+        if self._waiting:
+            self._window = max(self._least, min(self._window, 2 * (self._started - before)))
+        else:
+            self._window = min(2 * self._window, _MOST_AHEAD)
+        await self._sort(entered, begun)
+
+    async def _enter(self, piece: Piece) -> bool:
+        """Hold it; False when its token is not here any more. Does not suspend, for nobody else in
+        this worker is at work on it."""
+        try:
+            await piece.enter()
+        except NotOwner:
+            self._ids.give_back(piece.number)
+            return False
+        return True
+
+    async def _sort(self, pieces: Sequence[Piece], begun: Mapping[str, Begun]) -> None:
+        """By what came of beginning them."""
+        late, not_begun = [], []
+        for piece in pieces:
+            answer = begun.get(piece.task)
+            if answer is None or not answer.begun:
+                piece.leave()
+                not_begun.append((piece, answer))
+            elif piece.going:
+                late.append(piece)
+            else:
+                piece.begun = True
+                self._waiting.add(piece)
+                self.ready.put_nowait(piece)
+        if late:
+            await self._let_go(late)
+        if not_begun:
+            await self._judge(not_begun)
+
+    async def release(self) -> None:
+        """Let go of what waits on tokens that are to go; for ever."""
+        while True:
+            await self._gone.wait()
+            self._gone.clear()
+            going, self._going = self._going, []
+            await self._let_go(going)
+
+    async def let_go_of_all(self) -> None:
+        """The batch is cut off: nothing of it is at work here any more."""
+        for piece in tuple(self._waiting):
+            piece.give_way()
+        left, self._going = self._going, []
+        if left:
+            await self._let_go(left)
+
+    async def _let_go(self, pieces: Sequence[Piece]) -> None:
+        """Say that they are not at work here, and leave them."""
+        me = self._worker.identity
+        # A lease that is over is the end of an incarnation, in whose work they were.
+        mine = [piece.work for piece in pieces if piece.claim._incarnation == me.incarnation]
+        try:
+            if mine and self._worker.may_act():
+                await self._run.let_go(mine)
+        finally:
+            for piece in pieces:
+                piece.leave()
+                self._ids.give_back(piece.number)
+                if self._worker.owns(piece.claim.token_id):
+                    self._ids.offer([piece.claim.token_id])
+            self._wanted.set()
+
+
+class Recorder:
+    """Records what handlers have done. `run` is a task.
+
+    Args:
+        record: sends one statement.
+        recorded: told of each piece, and whether it was completed by this; None when its fence did
+            not hold.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[Sequence[Work]], Awaitable[dict[str, bool]]],
+        recorded: Callable[[Sequence[tuple[Piece, bool | None]]], Awaitable[None]],
+    ) -> None:
+        self._record = record
+        self._recorded = recorded
+        self._done: list[Piece] = []
+        self._sent: Sequence[Piece] = ()
+        self._there = asyncio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is recorded."""
+        return not self._done and not self._sent
+
+    @property
+    def behind(self) -> int:
+        """How many are not recorded."""
+        return len(self._done) + len(self._sent)
+
+    def add(self, piece: Piece) -> None:
+        """Its handler has done it."""
+        self._done.append(piece)
+        self._there.set()
+
+    async def run(self) -> None:
+        """Record what is done, for ever; what is left, in the end."""
+        try:
+            while True:
+                await self._there.wait()
+                await anyio.sleep(_PACE_SEC)
+                await self._flush()
+                if not self._done:
+                    self._there.clear()
+        finally:
+            try:
+                await self._last_words()
+            finally:
+                for piece in (*self._sent, *self._done):
+                    piece.leave()
+
+    async def _last_words(self) -> None:
+        """Record what is left, and what was sent without an answer, but not for long."""
+        self._sent, self._done = (), [*self._sent, *self._done]
+        with anyio.move_on_after(_LAST_WORDS_SEC, shield=True), suppress(StoreError):
+            while self._done:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        self._sent = self._done[:_MOST_AT_ONCE]
+        self._done = self._done[_MOST_AT_ONCE:]
+        held = await self._record([piece.work for piece in self._sent])
+        sent, self._sent = self._sent, ()
+        for piece in sent:
+            piece.leave()
+        await self._recorded([(piece, held.get(piece.task)) for piece in sent])

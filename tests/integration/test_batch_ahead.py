@@ -1,0 +1,182 @@
+"""Pieces of a batch that are begun ahead of their handlers hold up nothing and nobody; and the end
+of a batch is told, not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from jobsync_async import Job
+from jobsync_async.work import others
+
+TOTAL = 120
+
+
+@pytest.fixture
+def config(make_config):
+    return make_config(total_tokens=TOTAL, hash_function="modulo")
+
+
+async def rows(admin, query: str):
+    return await (await admin.execute(query)).fetchall()
+
+
+async def test_what_waits_for_its_handler_goes_at_once_when_its_token_is_to_go(jobs, admin):
+    """Only the token on which a handler is at work waits for it."""
+    at_work, go_on = set(), asyncio.Event()
+
+    async def handle(claim) -> None:
+        at_work.add(claim.token_id)
+        await go_on.wait()
+
+    (anna,) = await jobs.start("anna")
+    first = asyncio.ensure_future(anna.run_batch(range(TOTAL), handle, concurrency=10))
+    with anyio.fail_after(10):
+        while len(await rows(admin, "SELECT FROM sync_claim WHERE open")) < 20:  # ten wait
+            await asyncio.sleep(0.01)
+        (berta,) = await jobs.start("berta")
+        kept = frozenset(at_work)
+        while len(anna.my_tokens | kept) > TOTAL // 2 + len(kept) or len(berta.my_tokens) < 50:
+            await asyncio.sleep(0.01)
+    assert at_work == kept, "the ten handlers are still at work"
+    second = asyncio.ensure_future(berta.run_batch(range(TOTAL), handle, concurrency=10))
+    go_on.set()
+    with anyio.fail_after(20):
+        results = [await first, await second]
+    assert results[0].completed_here | results[1].completed_here == set(range(TOTAL))
+    assert await rows(admin, "SELECT task_id FROM sync_claim WHERE owners_lost > 0") == []
+
+
+async def test_a_handler_may_claim_an_id_that_waits_behind_it(config):
+    async def handle(claim) -> None:
+        if claim.task_id == 1:
+            for other in range(20):
+                if other != 1:
+                    async with job.claim(other) as one:
+                        assert one.valid
+
+    async with Job("anna", config) as job:
+        with anyio.fail_after(20):
+            result = await job.run_batch(range(20), handle, concurrency=1)
+    assert result.completed_here == set(range(20))
+
+
+async def test_a_batch_that_is_cut_off_leaves_nothing_at_work_in_the_tables(config, admin):
+    begun = asyncio.Event()
+
+    async def handle(claim) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with Job("anna", config) as job:
+        running = asyncio.ensure_future(job.run_batch(range(TOTAL), handle, concurrency=3))
+        await begun.wait()
+        with anyio.fail_after(10):
+            while len(await rows(admin, "SELECT FROM sync_claim WHERE open")) < 6:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert await rows(admin, "SELECT task_id FROM sync_claim WHERE open") == []
+        assert job._worker.metrics.claims_active == 0
+        result = await job.run_batch(range(TOTAL), lambda claim: None)
+        assert len(result.completed_here) == TOTAL
+
+
+async def test_what_was_done_is_recorded_also_when_the_batch_is_cut_off_right_then(config, admin):
+    done = []
+
+    async def handle(claim) -> None:
+        done.append(claim.task_id)
+        if len(done) == 5:
+            running.cancel()
+
+    async with Job("anna", config) as job:
+        running = asyncio.ensure_future(job.run_batch(range(TOTAL), handle, concurrency=1))
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        recorded = {int(task) for (task,) in await rows(admin, "SELECT task_id FROM sync_audit")}
+        assert recorded >= set(done[:4])
+
+
+async def test_whoever_waits_for_others_hears_of_the_end(jobs, monkeypatch):
+    """Where nobody looks by time."""
+    for name in ("_FIRST_LOOK_SEC", "_MOST_LOOK_SEC"):
+        monkeypatch.setattr(others, name, 600.0)
+    go_on = asyncio.Event()
+
+    async def handle(claim) -> None:
+        if claim._worker.identity.name == "anna":
+            await go_on.wait()
+
+    pair = await jobs.start("anna", "berta")
+    await jobs.even()
+    running = [asyncio.ensure_future(job.run_batch(range(TOTAL), handle)) for job in pair]
+    with anyio.fail_after(20):
+        while not pair[1]._worker.metrics.claims or pair[1]._worker.metrics.claims_active:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        results = await asyncio.gather(*running)
+    assert [len(result.completed_here) for result in results] == [TOTAL // 2] * 2
+    assert [len(result.completed_elsewhere) for result in results] == [TOTAL // 2] * 2
+
+
+async def test_an_id_that_its_owner_completes_by_hand_ends_the_batch_too(jobs):
+    async def handle(claim) -> None:
+        return
+
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    running = asyncio.ensure_future(anna.run_batch(range(TOTAL), handle))
+    theirs = berta.filter_owned(range(TOTAL))
+    await berta.add_tasks(theirs)
+    await berta.write_audit()
+    with anyio.fail_after(20):
+        result = await running
+    assert result.completed_elsewhere == set(theirs)
+
+
+async def test_workers_with_other_ids_under_one_name_do_not_take_their_count_for_theirs(jobs):
+    """The one has ids that the other has not: it is done when they are."""
+    slow = asyncio.Event()
+
+    async def handle(claim) -> None:
+        if claim.task_id >= TOTAL:
+            await slow.wait()
+
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    many = 2 * TOTAL
+    more = asyncio.ensure_future(anna.run_batch(range(many), handle, name="b", concurrency=many))
+    less = asyncio.ensure_future(berta.run_batch(range(TOTAL), handle, name="b"))
+    with anyio.fail_after(30):
+        assert (await less).failed == {}
+        assert not more.done()
+        slow.set()
+        others = asyncio.ensure_future(berta.run_batch(range(many), handle, name="b"))
+        result = await more
+        await others
+    assert result.completed_here | result.completed_elsewhere == set(range(many))
+
+
+async def test_after_a_suspension_a_batch_goes_on(config):
+    """Its handlers notice by the clock that their claims are over, before anything else does."""
+    async with Job("anna", config) as job:
+        worker, suspended_sec, calls = job._worker, 0.0, []
+        clock = worker.clock
+        worker.clock = lambda: clock() + suspended_sec
+
+        async def handle(claim) -> None:
+            nonlocal suspended_sec
+            calls.append(claim.task_id)
+            if len(calls) == 20:
+                suspended_sec = 10 * config.heartbeat_timeout_sec
+                worker.beat_wanted.set()
+            await asyncio.sleep(0)
+            claim.check()
+
+        with anyio.fail_after(20):
+            result = await job.run_batch(range(TOTAL), handle)
+    assert result.completed_here == set(range(TOTAL))
