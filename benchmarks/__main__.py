@@ -42,7 +42,7 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "calls": lambda server, sides, quick: compared.calls(server.dsn, sides, quick),
     "rows": lambda server, sides, quick: compared.rows(server.dsn, sides, quick),
     "memory": lambda server, sides, quick: compared.memory(server.dsn, sides, quick),
-    "batch": lambda server, sides, quick: batches.measure(server.dsn, sides[0], quick),
+    "batch": batches.measure,
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
     "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
     "growth": lambda server, _, quick: asyncio.run(growth.measure(server.dsn, quick)),

@@ -19,42 +19,76 @@ _TAKE_AND_DO = """
         SELECT id FROM job WHERE state = 'new' ORDER BY id FOR UPDATE SKIP LOCKED LIMIT 100)
     RETURNING id
 """
+_LOOK_SEC = 0.002
 
 
 async def ours(settings: dict[str, Any]) -> dict[str, float]:
+    """A part of a batch. At the worker `stays_at` no handler ends. With `says`, it tells when its
+    share is done."""
     from jobsync_async import CoordinationConfig, Job
 
-    last, held, seconds = 0.0, 0.0, settings["handler_ms"] / 1000
+    last, seconds = 0.0, settings["handler_ms"] / 1000
+    done, share = 0, -1
 
     async def handle(claim: Any) -> None:
-        nonlocal last
+        nonlocal last, done
+        if settings["stays_at"] == settings["number"]:
+            await asyncio.Event().wait()
         if seconds:
             await asyncio.sleep(seconds)
         last = time.time()
-
-    async def watch() -> None:
-        nonlocal held
-        before = time.monotonic()
-        while True:
-            await asyncio.sleep(0.002)
-            held = max(held, time.monotonic() - before - 0.002)
-            before = time.monotonic()
+        done += 1
+        if done == share:
+            print("share done", flush=True)
 
     config = CoordinationConfig(appname=settings["appname"])
     async with Job(f"w{settings['number']}", config) as job:
         while not await _even(job, settings["workers"]):  # noqa: ASYNC110 - others join
             await asyncio.sleep(0.05)
-        await _word()
         ids = [f"id-{number}" for number in range(settings["ids"])]
-        watcher = asyncio.ensure_future(watch())
-        result = await job.run_batch(ids, handle, concurrency=settings["concurrency"])
+        if settings["says"]:
+            share = len(job.filter_owned(ids))
+        before = _memory("VmRSS")
+        await _word()
+        holds = Holds()
+        watcher = asyncio.ensure_future(holds.watch())
+        result = await job.run_batch(
+            ids, handle, name=settings["name"], concurrency=settings["concurrency"]
+        )
         returned = time.time()
         watcher.cancel()
-        done = len(result.completed_here)
-        told = {"done": done, "last": last, "returned": returned, "held": held}
+        told = {
+            "done": len(result.completed_here),
+            "last": last,
+            "returned": returned,
+            "held": holds.longest,
+            "memory": _memory("VmHWM") - before,
+        }
         print(json.dumps(told), flush=True)
         await asyncio.to_thread(sys.stdin.read)
     return told
+
+
+class Holds:
+    """How long the event loop was held at a time, at most: seconds of this process's work. What
+    the machine did meanwhile for others does not count."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        before, worked = time.monotonic(), time.thread_time()
+        while True:
+            await asyncio.sleep(_LOOK_SEC)
+            now, works = time.monotonic(), time.thread_time()
+            self.longest = max(self.longest, min(now - before - _LOOK_SEC, works - worked))
+            before, worked = now, works
+
+
+def _memory(field: str) -> float:
+    """MiB of memory, as Linux tells."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
 
 
 async def _even(job: Any, workers: int) -> bool:
@@ -62,6 +96,7 @@ async def _even(job: Any, workers: int) -> bool:
 
 
 async def by_hand(settings: dict[str, Any]) -> None:
+    """A loop that takes jobs from a table until none is left."""
     async with await psycopg.AsyncConnection.connect("", autocommit=True) as connection:
         await _word()
         done, way = 0, settings["way"]

@@ -1,129 +1,216 @@
-"""A batch of many ids, done by worker processes that begin at one moment, beside loops that people
-write by hand over a table of jobs."""
+"""The main job: a batch of many ids, done by worker processes that begin at one moment.
+
+It stands beside PgQueuer, and beside loops that people write by hand over a table of jobs. Each
+takes what is there, at the same server, in turn with the others.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import psycopg
 
+from benchmarks.batch_workers import Took, cpu_ms_per_sec, workers
 from benchmarks.results import Result
-from benchmarks.sides import Side, server
+from benchmarks.sides import LeftOut, Side, peer
+from jobsync_async.embedded import EmbeddedPostgres
 
-_WORKER = Path(__file__).with_name("batch_worker.py")
-LOOPS = {
-    "each": "a commit for each job",
-    "hundred": "a commit for each hundred",
-    "batched": "a hundred in one statement, which forgets a crash",
+_LOOPS = {
+    "each": "a loop that commits each job",
+    "hundred": "a loop that commits a hundred",
+    "batched": "a loop that takes and does a hundred at once",
 }
+# The last of them does not see a crash: what it has taken is done.
+_TIMES = {"batched": 0.25}
+_YESTERDAY, _TODAY = "current_date - 1", "current_date"
 
 
-def measure(dsn: str, side: Side, quick: bool) -> list[Result]:
-    """The table of the main job: 0 ms and 5 ms handlers, and growing numbers of ids."""
-    results = []
-    rounds, ids = (1, 20_000) if quick else (3, 20_000)
-    took: dict[str, list[float]] = {}
+def measure(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
+    side, dsn = sides[0], postgres.dsn
+    return [
+        *_beside_others(dsn, side, quick),
+        *_beside_the_ideal(dsn, side, quick),
+        *_growing(dsn, side, quick),
+        *_beside_old_rows(dsn, side, quick),
+        *_waiting(postgres, side, quick),
+    ]
+
+
+# == beside others =================================================================================
+
+
+def _beside_others(dsn: str, side: Side, quick: bool) -> Iterator[Result]:
+    ids, rounds = 20_000, 1 if quick else 5
+    took: defaultdict[str, list[float]] = defaultdict(list)
+    ends: list[Took] = []
+    theirs = _pgqueuer(dsn)
     for number in range(rounds):
-        for way in ("ours", *LOOPS):
-            run = _run(dsn, side, way, workers=4, ids=ids, name=f"{way}_{number}_")
-            took.setdefault(way, []).append(run["seconds"])
-            if way == "ours":
-                took.setdefault("end", []).append(1000 * run["after_last"])
-    for way, title in LOOPS.items():
-        times = 0.25 if way == "batched" else 1.0
-        name = f"{ids:,} ids, 4 workers, 0 ms, beside {title}"
-        results.append(Result(name, "s", took["ours"], None, took[way], times=times))
-    most_ms = 50 + 20 * sorted(took["ours"])[rounds // 2]
-    results.append(
-        Result("after the last completion until all have returned", "ms", took["end"], most_ms)
-    )
-    for concurrency in (8,) if quick else (8, 64):
-        for workers in (1,) if quick else (1, 4):
-            count = 200 * concurrency * workers
-            run = _run(
-                dsn, side, "ours", workers=workers, ids=count, name=f"w{workers}_{concurrency}_",
-                handler_ms=5, concurrency=concurrency,
-            )  # fmt: skip
-            ideal = count * 0.005 / concurrency / workers
-            name = f"5 ms, {workers} workers with {concurrency} at once: part of the ideal"
-            results.append(Result(name, "%", [100 * ideal / run["seconds"]], 85, more=True))
-    sizes = (2_000, 20_000) if quick else (2_000, 20_000, 200_000, 1_000_000)
-    for size in sizes:
-        run = _run(dsn, side, "ours", workers=4, ids=size, name=f"n{size}_")
-        name = f"{size:,} ids, 4 workers: time for each"
-        results.append(Result(name, "us", [1e6 * run["seconds"] / size]))
-    return results
+        ends.append(_ours(dsn, side, f"beside{number}_", 4, ids))
+        took["ours"].append(ends[-1].sec)
+        for way in _LOOPS:
+            took[way].append(_loop(dsn, side, way, ids))
+        if theirs is not None:
+            took["pgqueuer"].append(_peer(dsn, side, theirs, ids))
+    title = f"{ids:,} ids, 4 workers, 0 ms; theirs: "
+    names = {**_LOOPS, "pgqueuer": f"PgQueuer {_PGQUEUER}"}
+    for way in took.keys() - {"ours"}:
+        times = None if quick else _TIMES.get(way, 1.0)
+        yield Result(title + names[way], "s", took["ours"], None, took[way], times=times)
+    after = [one.after_last_ms for one in ends]
+    most_ms = 50 + 20 * median(took["ours"])
+    yield Result("  after the last completion until all have returned", "ms", after, most_ms)
 
 
-def _run(
+_PGQUEUER = "1.6.0"
+
+
+def _pgqueuer(dsn: str) -> Side | None:
+    try:
+        side = peer("pgqueuer", f"pgqueuer=={_PGQUEUER}", "asyncpg==0.32.0")
+    except LeftOut as reason:
+        print(f"PgQueuer is left out: {reason}", flush=True)
+        return None
+    side.run(dsn, "install")
+    return side
+
+
+def _ours(
     dsn: str,
     side: Side,
-    way: str,
-    *,
-    workers: int,
+    appname: str,
+    count: int,
     ids: int,
-    name: str,
-    handler_ms: float = 0,
-    concurrency: int = 8,
-) -> dict[str, Any]:
-    """Seconds from the word until the last worker has returned, and from the last completion."""
-    settings = {
-        "way": way,
-        "appname": name,
-        "ids": ids,
-        "workers": workers,
-        "handler_ms": handler_ms,
-        "concurrency": concurrency,
-    }
-    if way != "ours":
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS job")
-            connection.execute(
-                "CREATE TABLE job (id bigint PRIMARY KEY, state text NOT NULL DEFAULT 'new')"
-            )
-            connection.execute("INSERT INTO job SELECT generate_series(1, %s)", [ids])
-            connection.execute("CREATE INDEX ON job (id) WHERE state = 'new'")
-    environment = {**os.environ, **side.environment, **server(dsn)}
-    processes = [
-        subprocess.Popen(
-            [side.python, str(_WORKER), json.dumps({**settings, "number": number})],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+    done: int | None = None,
+    **more: object,
+) -> Took:
+    with workers(dsn, side) as room:
+        room.begin(appname, count, ids, **more)
+        return room.run(ids if done is None else done)
+
+
+def _loop(dsn: str, side: Side, way: str, ids: int) -> float:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS job")
+        connection.execute(
+            "CREATE TABLE job (id bigint PRIMARY KEY, state text NOT NULL DEFAULT 'new')"
         )
-        for number in range(workers)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip() == "ready"
-        began = time.time()
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        told = [json.loads(process.stdout.readline()) for process in processes]  # type: ignore[union-attr]
-        done = sum(one["done"] for one in told)
-        if done != ids:
-            raise RuntimeError(f"{way}: {done} of {ids} were done")
-    finally:
-        for process in processes:
-            process.stdin.close()  # type: ignore[union-attr]
-            process.wait(60)
-    returned = max(one["returned"] for one in told)
-    return {
-        "seconds": returned - began,
-        "after_last": returned - max(one["last"] for one in told),
-        "held": max(one.get("held", 0) for one in told),
-    }
+        connection.execute("INSERT INTO job SELECT generate_series(1, %s)", [ids])
+        connection.execute("CREATE INDEX ON job (id) WHERE state = 'new'")
+        connection.execute("ANALYZE job")
+    with workers(dsn, side) as room:
+        room.begin_loops(way, 4)
+        return room.run(ids).sec
 
 
-def cases(dsn: str, sides: Sequence[Side], quick: bool) -> list[Result]:
-    return measure(dsn, sides[0], quick)
+def _peer(dsn: str, side: Side, theirs: Side, ids: int) -> float:
+    theirs.run(dsn, "enqueue", ids)
+    with workers(dsn, side) as room:
+        room.begin_peers(theirs, 4)
+        return room.run(ids).sec
+
+
+# == beside the ideal ==============================================================================
+
+
+def _beside_the_ideal(dsn: str, side: Side, quick: bool) -> Iterator[Result]:
+    """Handlers of 5 ms, which take nothing else."""
+    for concurrency in (8,) if quick else (8, 64):
+        for count in (1,) if quick else (1, 4):
+            ids = 600 * concurrency * count
+            ideal_sec = ids * 0.005 / concurrency / count
+            took = [
+                _ours(
+                    dsn, side, f"ideal{concurrency}_{count}_{number}_", count, ids,
+                    handler_ms=5.0, concurrency=concurrency,
+                ).sec
+                for number in range(1 if quick else 3)
+            ]  # fmt: skip
+            name = f"5 ms, {count} workers, {concurrency} at once, {ids:,} ids: of the ideal"
+            parts = [100 * ideal_sec / sec for sec in took]
+            yield Result(name, "%", parts, 85, more=True)
+
+
+# == more ids ======================================================================================
+
+
+def _growing(dsn: str, side: Side, quick: bool) -> Iterator[Result]:
+    """The time for each, from the word to the last return; and a million of which all is done."""
+    sizes = (2_000, 20_000) if quick else (2_000, 20_000, 200_000, 1_000_000)
+    each_us = {}
+    for ids in sizes:
+        rounds = 1 if quick or ids == 1_000_000 else 3
+        took = [_ours(dsn, side, f"n{ids}_{number}_", 4, ids) for number in range(rounds)]
+        each_us[ids] = [1e6 * one.sec / ids for one in took]
+        yield Result(f"{ids:,} ids, 4 workers: for each", "us", each_us[ids])
+        if ids == sizes[-1] and not quick:
+            after = [one.after_last_ms for one in took]
+            most_ms = 50 + 20 * median(one.sec for one in took)
+            yield Result(
+                "  after the last completion until all have returned", "ms", after, most_ms
+            )
+            yield Result("  the longest hold of an event loop", "ms", [took[0].held_ms], 50)
+            yield Result("  memory of a worker over its ids", "MiB", [took[0].memory_mib], 200)
+    middle = [median(values) for values in each_us.values()]
+    goal = None if quick else 1.3
+    yield Result("  the slowest of these over the fastest", "x", [max(middle) / min(middle)], goal)
+    ids = sizes[-1]
+    again = _ours(dsn, side, f"n{ids}_0_", 1, ids, done=0)
+    yield Result(f"{ids:,} ids of which all is complete, run again", "s", [again.sec], 3)
+    yield Result("  the longest hold of the event loop", "ms", [again.held_ms], 50)
+
+
+# == beside old rows ===============================================================================
+
+
+def _beside_old_rows(dsn: str, side: Side, quick: bool) -> Iterator[Result]:
+    """Beside a million rows of yesterday and as many of other tasks of today. Statistics are those
+    of empty tables, none, or those of all rows."""
+    ids, old, rounds = (5_000, 50_000, 1) if quick else (20_000, 1_000_000, 3)
+    took: defaultdict[str, list[float]] = defaultdict(list)
+    kinds = ("empty", "never analyzed", "analyzed before", "analyzed after")
+    tables = {kind: f"old_{kind.replace(' ', '_')}_" for kind in kinds}
+    for kind, appname in tables.items():
+        _ours(dsn, side, appname, 4, 100, name="first")
+        if kind != "empty":
+            _fill(dsn, appname, old, kind)
+    for number in range(rounds):
+        for kind, appname in tables.items():
+            took[kind].append(_ours(dsn, side, appname, 4, ids, name=f"b{number}").sec)
+    for kind in kinds[1:]:
+        name = f"{ids:,} ids beside 2 x {old:,} old rows, {kind}; theirs: none"
+        times = None if quick else 1 / 1.2
+        yield Result(name, "s", took[kind], None, took["empty"], times=times)
+
+
+def _fill(dsn: str, appname: str, rows: int, kind: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for table in ("claim", "audit"):
+            connection.execute(f"ALTER TABLE {appname}{table} SET (autovacuum_enabled = false)")
+            if kind == "analyzed before":
+                connection.execute(f"ANALYZE {appname}{table}")
+            for date in (_YESTERDAY, _TODAY):
+                connection.execute(
+                    f"INSERT INTO {appname}{table} (date, task_key, task_id, token_id, node, epoch)"
+                    f" SELECT {date}, sha256(('old-' || i)::bytea), 'old-' || i, i % 10000, 'w0', 1"
+                    f" FROM generate_series(1, {rows}) i"
+                )
+            if kind == "analyzed after":
+                connection.execute(f"ANALYZE {appname}{table}")
+
+
+# == waiting for others ============================================================================
+
+
+def _waiting(postgres: EmbeddedPostgres, side: Side, quick: bool) -> Iterator[Result]:
+    """One worker has done its share, and waits for another, which does not end."""
+    ids = 20_000 if quick else 200_000
+    with workers(postgres.dsn, side) as room:
+        room.begin("waits_", 2, ids, says=True, stays_at=1)
+        room.go()
+        pid = room.until_share_is_done()
+        assert postgres.pid is not None
+        taken = cpu_ms_per_sec(pid, postgres.pid, seconds=5 if quick else 20)
+    name = f"CPU of a worker that waits for {ids // 2:,} ids, and of the server"
+    yield Result(name, "ms/s", taken, None if quick else 5)

@@ -40,6 +40,10 @@ class Side:
 
     def measure(self, dsn: str, what: str, *arguments: object, name: str = "benchmark") -> Any:
         """Run the program to its end; what it printed, parsed."""
+        return json.loads(self.run(dsn, what, *arguments, name=name).splitlines()[-1])
+
+    def run(self, dsn: str, what: str, *arguments: object, name: str = "benchmark") -> str:
+        """Run the program to its end; what it printed."""
         environment = {**self.environment, **server(dsn), "PGAPPNAME": name}
         done = subprocess.run(
             self.command(what, *arguments),
@@ -51,7 +55,7 @@ class Side:
         )
         if done.returncode != 0:
             raise RuntimeError(f"{self.program.name} {what} failed:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        return done.stdout
 
 
 def server(dsn: str) -> dict[str, str]:

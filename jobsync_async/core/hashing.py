@@ -141,6 +141,12 @@ def task_key(text: str, batch: str | None = None) -> bytes:
     return key
 
 
+def key_end(key: bytes) -> int:
+    """The last four bytes of a task's key, as a big-endian number. Of the sum of these over many
+    keys, the last four bytes tell which keys they are, but once in four billion times."""
+    return int.from_bytes(key[-4:], "big")
+
+
 def name_key(name: str) -> bytes:
     """The key of a batch that has a name: the SHA-256 of it."""
     key: bytes = _sha256(name.encode()).digest()

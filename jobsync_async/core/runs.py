@@ -100,6 +100,20 @@ class Parts(NamedTuple):
     uncounted: bool = False
 
 
+class Complete(NamedTuple):
+    """Tasks of a run that are complete.
+
+    Attributes:
+        date: the run's.
+        tasks: how many they are.
+        ends: the sum of the ends of their keys, see `core.hashing.key_end`.
+    """
+
+    date: dt.date
+    tasks: int
+    ends: int
+
+
 class Tally:
     """How many ids of a run are done with, by what all workers have counted.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
+from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
 from jobsync_async.core.texts import storable
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
@@ -119,6 +119,13 @@ class WorkStore:
             return Opened(*row)
 
         return await self._link.transaction(work)
+
+    async def find_complete(
+        self, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Complete | None:
+        values = {**asked._asdict(), "batch_key": key, "ids_key": ids_key, "total": total}
+        rows = await self._fetch("find_complete", values)
+        return Complete(*rows[0]) if rows else None
 
     async def finish_batch(self, run: Run, opened: Opened) -> None:
         values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}

@@ -31,7 +31,7 @@ from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, TaskOrId
 from jobsync_async.work.attempts import Attempts
-from jobsync_async.work.batch_run import BatchRun, Grouped, lost, taken_in
+from jobsync_async.work.batch_run import BatchRun, Grouped, find_tokens, lost, taken_in
 from jobsync_async.work.engine import WorkRecords
 from jobsync_async.work.handlers import Handler
 from jobsync_async.work.others import Others
@@ -97,7 +97,7 @@ class Batch:
     async def run(self, given: Iterable[TaskOrId]) -> BatchResult:
         """Until all ids are done with, anywhere. Raises UsageError when the job ends first."""
         worker = self._worker
-        ids = self._ids = await taken_in(given, self._codec, self._token_of)
+        ids = self._ids = await taken_in(given, self._codec)
         run = self._run = BatchRun(worker, self._records, self._asked, ids, self._attempts)
         told = (self._idle, self._close, self._close_rest, self._tell)
         self._others = Others(worker, run, ids, *told)
@@ -107,11 +107,15 @@ class Batch:
         self._begin = Grouped(self._begin_some)
         if self._progress_callback is not None:
             self._reporter = Reporter(self._progress_callback, self._progress)
-        await self._run.open()
-        await self._others.resume()
-        if self._ids.count(OPEN):
-            await self._work_together()
-        await self._run.finish()
+        if await run.find_complete():
+            ids.close_rest()
+        else:
+            await find_tokens(ids, self._token_of)
+            await run.open()
+            await self._others.resume()
+            if ids.count(OPEN):
+                await self._work_together()
+            await run.finish()
         if self._reporter is not None:
             await self._reporter.finish()
         return await self._result()

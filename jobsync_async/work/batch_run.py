@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from jobsync_async.core.batch_ids import BatchIds
-from jobsync_async.core.hashing import name_key
+from jobsync_async.core.hashing import key_end, name_key
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import (
@@ -133,6 +133,22 @@ class BatchRun:
         return Runner("batch", self.run.batch, self.run.date.isoformat())
 
     # -- the run -----------------------------------------------------------------------------------
+
+    async def find_complete(self) -> bool:
+        """Whether it ran to its end already, with all its ids completed. Then that is its run, and
+        nothing is opened."""
+        find, ids = self._records.find_complete, self._ids
+        found = await self._patiently(partial(find, self._key, ids.key, self._asked, len(ids)))
+        if found is None or found.tasks != len(ids):
+            return False
+        run, ends = Run(found.date, self._asked.name, self._key), 0
+        for texts in portions(ids.texts):
+            ends += sum(key_end(run.key(text)) for text in texts)
+            await anyio.lowlevel.checkpoint()
+        if ends != found.ends:
+            return False
+        self.run = run
+        return True
 
     async def open(self) -> None:
         """Begin a run, or continue the one that is open. An open one of another day in which
@@ -283,14 +299,18 @@ def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:
         yield every[start : start + _MOST_AT_ONCE]
 
 
-async def taken_in(ids: Iterable[TaskOrId], codec: str, token_of: Callable[[Any], int]) -> BatchIds:
-    """All ids of a batch, and then their tokens, some at a time. Raises ConfigError for those that
+async def taken_in(ids: Iterable[TaskOrId], codec: str) -> BatchIds:
+    """All ids of a batch, some at a time; without their tokens. Raises ConfigError for those that
     cannot be ids."""
     batch, every = BatchIds(), iter(ids)
     while some := list(islice(every, _AT_A_TIME)):
         batch.add(some, codec)
         await anyio.lowlevel.checkpoint()
     batch.complete()
+    return batch
+
+
+async def find_tokens(batch: BatchIds, token_of: Callable[[Any], int]) -> None:
+    """The tokens of all ids, some at a time. Raises ConfigError for ids that have none."""
     while batch.hash_tokens(_AT_A_TIME, token_of):
         await anyio.lowlevel.checkpoint()
-    return batch

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Opened, Parts, Run
+from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.work.pins import PinRegistry
@@ -78,6 +78,12 @@ class WorkRecords(Protocol):
         Args:
             key: the batch's. ids_key: that of its ids, which is the same where it has no name.
         """
+
+    async def find_complete(
+        self, key: bytes, ids_key: bytes, asked: Asked, total: int
+    ) -> Complete | None:
+        """What is complete of the run that `begin_batch` would open anew, if it was over these ids
+        and ended with all of them completed; else None. Opens nothing."""
 
     async def finish_batch(self, run: Run, opened: Opened) -> None:
         """All ids of a run are done with, which is told to all who wait. Does nothing when it was

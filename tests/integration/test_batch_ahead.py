@@ -4,12 +4,15 @@ of a batch is told, not waited for."""
 from __future__ import annotations
 
 import asyncio
+from unittest import mock
 
 import anyio
 import pytest
 
 from jobsync_async import Job
+from jobsync_async.postgres.work import WorkStore
 from jobsync_async.work import others
+from tests.handling import nothing
 
 TOTAL = 120
 
@@ -180,3 +183,37 @@ async def test_after_a_suspension_a_batch_goes_on(config):
         with anyio.fail_after(20):
             result = await job.run_batch(range(TOTAL), handle)
     assert result.completed_here == set(range(TOTAL))
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+async def test_a_batch_of_which_all_is_complete_is_known_without_a_look_at_its_ids(
+    config, monkeypatch, name
+):
+    async with Job("anna", config) as job:
+        first = await job.run_batch(range(TOTAL), nothing, name=name)
+        looks = mock.AsyncMock()
+        monkeypatch.setattr(WorkStore, "read_progress", looks)
+        monkeypatch.setattr(WorkStore, "begin_batch", looks)
+        seen = []
+        again = await job.run_batch(range(TOTAL), nothing, name=name, progress=seen.append)
+        assert again.completed_elsewhere == set(range(TOTAL))
+        assert not again.completed_here
+        assert again.date == first.date
+        assert seen[-1].completed_elsewhere == TOTAL
+        assert not looks.called
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+async def test_what_was_taken_out_of_the_records_by_hand_is_done_again(config, admin, name):
+    """Also where as many others were added."""
+    async with Job("anna", config) as job:
+        await job.run_batch(range(100), nothing, name=name)
+        await admin.execute("DELETE FROM sync_audit WHERE task_id IN ('3', '7')")
+        await admin.execute(
+            "INSERT INTO sync_audit (date, task_key, task_id, token_id, node, epoch, batch) "
+            "SELECT date, sha256(task_id::bytea || 'x'), task_id || 'x', token_id, node, epoch, "
+            "batch FROM sync_audit LIMIT 2"
+        )
+        again = await job.run_batch(range(100), nothing, name=name)
+        assert again.completed_here == {3, 7}
+        assert again.completed_elsewhere == set(range(100)) - {3, 7}

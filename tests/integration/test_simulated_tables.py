@@ -336,19 +336,14 @@ def batch(q: Both) -> Steps:
     asked = {
         "date": q.random.choice((None, None, *_DATES)),
         "default_date": q.random.choice(_DATES),
+        "batch_key": key,
+        "name": batch,
+        "total": q.random.choice((0, 1, TOKENS)),
+        "ids_key": q.random.choice((b"these", b"these", b"those")),
     }
+    yield "find_complete", asked
     yield "lock_batch", {"lock": key.hex()}
-    ((opened,), _) = yield (
-        "begin_batch",
-        {
-            "batch_key": key,
-            "name": batch,
-            "total": TOKENS,
-            "node": name,
-            **asked,
-            "ids_key": q.random.choice((b"these", b"these", b"those")),
-        },
-    )
+    ((opened,), _) = yield "begin_batch", {**asked, "node": name}
     tokens = q.some()
     run = {"batch_key": key, "date": opened.date, "started_at": opened.started_at, "name": batch}
     run["this_run"] = json.dumps([{"kind": "batch", "name": batch, "date": str(opened.date)}])

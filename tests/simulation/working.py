@@ -7,6 +7,7 @@ import datetime as dt
 import json
 from typing import Any
 
+from jobsync_async.core.hashing import key_end
 from tests.simulation.records import moment, quick
 from tests.simulation.statements import Asked, Locked, Result, numbers, rows, statement
 from tests.simulation.tables import Batch, Claim, Node, Part
@@ -225,6 +226,28 @@ def read_date(q: Asked) -> Result:
 def lock_batch(q: Asked) -> Any:
     yield Locked(("advisory", q.lock))
     return Result(rows("pg_advisory_xact_lock", [("",)]))
+
+
+@quick
+def find_complete(q: Asked) -> Result:
+    view = q.tx.view()
+    date = q.date or q.default_date or _today(q)
+    row = view.batch.get((q.batch_key, date))
+    opened = any(key == q.batch_key and not one.finished for (key, _), one in view.batch.items())
+    parts = [
+        part for (key, day, _), part in view.batch_part.items() if (key, day) == (q.batch_key, date)
+    ]
+    if (
+        row is None
+        or not row.finished
+        or row.ids_key != q.ids_key
+        or (q.date is None and opened)
+        or not parts
+        or sum(part.completed for part in parts) < q.total
+    ):
+        return Result()
+    keys = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
+    return Result(rows("date tasks ends", [(date, len(keys), sum(map(key_end, keys)))]))
 
 
 @quick
