@@ -154,6 +154,10 @@ class Life(RecordCalls, PinCalls):
         runs.set_result(None)
         try:
             await finish_first(engine.ended())
+        except asyncio.CancelledError:
+            # Somebody cancels all tasks there are, in any order: the engine's may not know yet.
+            await finish_first(engine.stop())
+            raise
         finally:
             self._untold = engine.failure
             self._stopped()

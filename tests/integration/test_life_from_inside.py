@@ -210,10 +210,14 @@ async def test_a_cancelled_error_out_of_a_later_on_rebalance_makes_the_job_leave
     assert await jobs.settled() == {"b": 120}
 
 
-async def test_whoever_cancels_all_tasks_ends_the_job_and_stop_says_so(config):
+@pytest.mark.parametrize("first", [(), ("Coordinator.ended", "Life._live"), ("Life._live",)])
+async def test_whoever_cancels_all_tasks_ends_the_job_and_stop_says_so(config, first):
+    """In whatever order."""
     job = Job("a", config)
     await job.start()
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+    every = asyncio.all_tasks() - {asyncio.current_task()}
+    leading = {task.get_coro().__qualname__: task for task in every}
+    for task in [leading[name] for name in first] + list(every):
         task.cancel()
     with anyio.fail_after(5), pytest.raises(UsageError, match="somebody cancelled all tasks"):
         await job.stop()
