@@ -14,8 +14,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import namedtuple_row, tuple_row
 
+from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.tokens import int_array
 from tests.copies import copied
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import Server

@@ -33,13 +33,16 @@ class Interruption:
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.count: int = 0
         self.task = task
-        self._loop = asyncio.get_running_loop()
+        self._loop = task.get_loop()
         self._outer = _scope_of(task)
         self._at_entry = self._before = _cancelling(task)
-        self._message = f"jobsync_async ended what it was doing ({id(self):x})"
         self._due = self._looking = self._ended = False
         self._again_sec: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def _message(self) -> str:
+        return f"jobsync_async ended what it was doing ({id(self):x})"
 
     def once(self, patience_sec: float | None = None) -> None:
         """Cancel the task, if that has not been done. Its cleanup may await what it likes, until

@@ -6,10 +6,10 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
-from jobsync_async.postgres.tokens import int_array
 from jobsync_async.types import Owner
 
 

@@ -15,12 +15,12 @@ from jobsync_async.core.leader_state import PinRow, Reading
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
 from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.cluster_version import concerned, take_version
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows
-from jobsync_async.postgres.tokens import int_array
 
 _READ = ("read_members", "read_token_groups")
 

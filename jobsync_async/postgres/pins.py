@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
+from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
-from jobsync_async.postgres.tokens import int_array
 from jobsync_async.types import LockInfo
 
 
@@ -57,10 +57,12 @@ class PinStatements:
             accepted, refused = admit(pins, existing)
             if accepted:
                 values = {
-                    "task_keys": [task_key(pin.task_id) for pin in accepted],
-                    "task_ids": [pin.task_id for pin in accepted],
+                    "task_keys": bytes_array([task_key(pin.task_id) for pin in accepted]),
+                    "task_ids": text_array([pin.task_id for pin in accepted]),
                     "token_ids": int_array([pin.token_id for pin in accepted]),
-                    "node_patterns": [json.dumps(pin.node_patterns) for pin in accepted],
+                    "node_patterns": text_array(
+                        [json.dumps(pin.node_patterns) for pin in accepted]
+                    ),
                     "reasons": [reason_of[pin.task_id, pin.node_patterns] for pin in accepted],
                     "created_by": created_by,
                     "expires_in_days": expires_in_days,
@@ -85,7 +87,7 @@ class PinStatements:
 
     async def clear_tasks(self, task_ids: Sequence[str]) -> int:
         """Delete the pins of these tasks, given as text; how many there were."""
-        values = {"task_keys": [task_key(text) for text in task_ids]}
+        values = {"task_keys": bytes_array([task_key(text) for text in task_ids])}
 
         async def work(connection: Connection) -> int:
             await self._take_version(connection)

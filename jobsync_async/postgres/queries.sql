@@ -957,7 +957,7 @@ SELECT count(*) AS ended FROM ended
 -- A batch is run again: what was given up is tried anew.
 WITH forgotten AS (
     UPDATE {claim} SET error = NULL
-    WHERE date = %(date)s AND task_key = ANY(%(task_keys)s) AND error IS NOT NULL
+    WHERE date = %(date)s AND task_key = ANY(%(task_keys)s::bytea[]) AND error IS NOT NULL
     RETURNING 1
 )
 INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
@@ -970,17 +970,17 @@ DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 -- Of the given tasks, those that are completed, and those that were given up, with the error and
 -- when they were begun.
 SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit}
-WHERE date = %(date)s AND task_key = ANY(%(task_keys)s)
+WHERE date = %(date)s AND task_key = ANY(%(task_keys)s::bytea[])
 UNION ALL
 SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
-WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s) AND c.error IS NOT NULL
+WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s::bytea[]) AND c.error IS NOT NULL
   AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key)
 
 -- name: read_set_aside
 -- Of the given tasks, those that are set aside, and not complete on this date; who had them last.
 SELECT s.task_key, coalesce(c.node, '') AS node, s.reason AS error, s.set_aside_at AS claimed_at
 FROM {set_aside} s LEFT JOIN {claim} c USING (date, task_key)
-WHERE s.task_key = ANY(%(task_keys)s)
+WHERE s.task_key = ANY(%(task_keys)s::bytea[])
   AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
 
 -- == batches and dates ============================================================================

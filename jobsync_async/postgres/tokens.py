@@ -15,6 +15,7 @@ from jobsync_async.core.neighbours import MOST_TOLD
 from jobsync_async.core.rows import Identity, Neighbour, Process, Snapshot, Stuck, TokenRows
 from jobsync_async.core.serving import Idler
 from jobsync_async.host.waiting import signalled
+from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.cluster_version import MOST_NAMED
 from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.listener import Hearing, Listener
@@ -245,12 +246,6 @@ class PolledFeed(TokenFeed):
 
     async def close(self) -> None:
         await self._link.close()
-
-
-def int_array(values: Sequence[int]) -> str:
-    """A PostgreSQL array literal; much faster than the driver's adapter for thousands of
-    numbers."""
-    return "{" + ",".join(map(str, values)) + "}"
 
 
 def _as_json(runs: Collection[Runner]) -> str:

@@ -6,16 +6,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
 from jobsync_async.core.texts import storable
+from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
-from jobsync_async.postgres.tokens import int_array
 
 SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async release` releases it"
 """Why a task is set aside; # is how often."""
@@ -52,15 +53,15 @@ class WorkStore:
             }
             held = await self._fetch("record_claim", {**values, "incarnation": me.incarnation})
             return {work.task_id: not held[0].complete} if held else {}
-        values = {**self._fenced(me, run, works), "all_or_none": all_or_none}
-        rows = await self._record("record_claims", values, run, works)
+        more = {"all_or_none": all_or_none}
+        rows = await self._record("record_claims", me, run, works, more)
         return {text: not row.complete for text, row in rows.items()}
 
     async def begin_tasks(
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
         limits = {"lost_limit": lost_limit, "most_lost": most_lost, "reason": SET_ASIDE}
-        rows = await self._record("begin_tasks", self._fenced(me, run, works) | limits, run, works)
+        rows = await self._record("begin_tasks", me, run, works, limits)
         return {
             text: Begun(row.begun, row.complete, row.set_aside, row.lost)
             for text, row in rows.items()
@@ -69,18 +70,18 @@ class WorkStore:
     async def record_completions(
         self, me: Identity, run: Run, works: Sequence[Work]
     ) -> dict[str, bool]:
-        rows = await self._record("record_completions", self._fenced(me, run, works), run, works)
+        rows = await self._record("record_completions", me, run, works)
         return {text: row.completed for text, row in rows.items()}
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
-        return await self._execute("write_audit", self._fenced(me, run, works))
+        return await self._execute("write_audit", self._fenced(me, run, _by_key(run, works)))
 
     async def end_claims(
         self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
     ) -> int:
         values = {
             **self._counted(me, run),
-            "task_keys": [run.key(work.task_id) for work, _ in ended],
+            "task_keys": bytes_array([run.key(work.task_id) for work, _ in ended]),
             "errors": [
                 None if error is None else storable(error, self._codec) for _, error in ended
             ],
@@ -90,7 +91,7 @@ class WorkStore:
         return int(row.ended)
 
     async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
-        keys = {"task_keys": [run.key(text) for text in texts]}
+        keys = {"task_keys": bytes_array([run.key(text) for text in texts])}
         await self._execute("forget_failures", self._counted(me, run) | keys)
 
     async def read_progress(self, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
@@ -144,7 +145,7 @@ class WorkStore:
             "this_run": json.dumps(
                 [{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}]
             ),
-            "task_keys": [run.key(text) for text in tokens],
+            "task_keys": bytes_array([run.key(text) for text in tokens]),
             "token_ids": int_array(list(tokens.values())),
         }
         return {(row.node, row.date) for row in await self._fetch("find_dates", values)}
@@ -153,28 +154,32 @@ class WorkStore:
 
     async def _progress(self, name: str, run: Run, texts: Iterable[str]) -> dict[str, TaskProgress]:
         keys = {run.key(text): text for text in texts}
-        rows = await self._fetch(name, {"date": run.date, "task_keys": list(keys)})
+        rows = await self._fetch(name, {"date": run.date, "task_keys": bytes_array(list(keys))})
         return {
             keys[row.task_key]: TaskProgress(row.node, row.error, row.claimed_at) for row in rows
         }
 
     async def _record(
-        self, name: str, values: Mapping[str, Any], run: Run, works: Sequence[Work]
+        self,
+        name: str,
+        me: Identity,
+        run: Run,
+        works: Sequence[Work],
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any]:
-        rows = {row.task_key: row for row in await self._fetch(name, values)}
-        keys = ((work.task_id, run.key(work.task_id)) for work in works)
-        return {text: rows[key] for text, key in keys if key in rows}
+        by_key = _by_key(run, works)
+        rows = await self._fetch(name, {**self._fenced(me, run, by_key), **more})
+        return {by_key[row.task_key].task_id: row for row in rows}
 
-    def _fenced(self, me: Identity, run: Run, works: Sequence[Work]) -> dict[str, Any]:
-        # Sorted, so that two statements over the same tasks lock rows in the same order.
-        by_key = sorted({run.key(work.task_id): work for work in works}.items())
+    def _fenced(self, me: Identity, run: Run, by_key: Mapping[bytes, Work]) -> dict[str, Any]:
+        works = by_key.values()
         return {
             **self._counted(me, run),
             "batch": run.batch,
-            "task_keys": [key for key, _ in by_key],
-            "task_ids": [work.task_id for _, work in by_key],
-            "token_ids": int_array([work.token_id for _, work in by_key]),
-            "epochs": int_array([work.epoch for _, work in by_key]),
+            "task_keys": bytes_array(list(by_key)),
+            "task_ids": text_array([work.task_id for work in works]),
+            "token_ids": int_array([work.token_id for work in works]),
+            "epochs": int_array([work.epoch for work in works]),
         }
 
     def _counted(self, me: Identity, run: Run) -> dict[str, Any]:
@@ -200,3 +205,8 @@ class WorkStore:
             return (await connection.execute(self._queries[name], values)).rowcount
 
         return await self._link.run(work)
+
+
+def _by_key(run: Run, works: Iterable[Work]) -> dict[bytes, Work]:
+    """Sorted, so that two statements over the same tasks lock rows in the same order."""
+    return dict(sorted((run.key(work.task_id), work) for work in works))

@@ -56,7 +56,7 @@ class Attempts:
             if self._failures[number] < self._attempts:
                 wait_sec = _BACKOFF.wait_sec(self._failures[number], random.random())  # noqa: S311
                 with anyio.move_on_after(wait_sec):
-                    await piece.gone.wait()
+                    await piece.gone()
                 piece.claim.check()
         return self._errors[number]
 

@@ -132,7 +132,6 @@ class Holding:
         claim: what the user gets.
         task: the task, as text.
         waited: whether it had to wait for its turn.
-        gone: set when the claim is lost.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class Holding:
         self.claim: Claim = Claim(worker, task_id, token_id, fence)
         self.task: str = text
         self.waited: bool = False
-        self.gone: asyncio.Event = asyncio.Event()
+        self._gone: asyncio.Event | None = None
         self._worker = worker
         self._on_revoke = on_revoke
         self._interruption: Interruption | None = None
@@ -162,6 +161,30 @@ class Holding:
             UsageError: it was entered before; or whoever calls works on the task already, and would
                 wait for itself.
         """
+        self._join()
+        try:
+            if (first := self._worker.turns.first(self.task)) is not self:
+                self.waited = True
+                if first is not None:
+                    first.give_way()
+                await self._turn()
+            self._register()
+        except BaseException:  # cleaned up, and raised again
+            self._give_turn()
+            raise
+        return self.claim
+
+    def enter_at_once(self) -> None:
+        """The same where nobody else in this worker works on the task."""
+        self._join()
+        try:
+            assert self._worker.turns.first(self.task) is self, "nobody is before it"
+            self._register()
+        except BaseException:  # cleaned up, and raised again
+            self._give_turn()
+            raise
+
+    def _join(self) -> None:
         self._worker.home.require()
         if self._used:
             raise UsageError(
@@ -176,17 +199,6 @@ class Holding:
                 "it end first"
             )
         turns.join(self.task, self)
-        try:
-            if (first := turns.first(self.task)) is not self:
-                self.waited = True
-                if first is not None:
-                    first.give_way()
-                await self._turn()
-            self._register()
-        except BaseException:  # cleaned up, and raised again
-            self._give_turn()
-            raise
-        return self.claim
 
     async def __aenter__(self) -> Claim:
         return await self.enter()
@@ -270,6 +282,13 @@ class Holding:
         if self._worker.turns.leave(self.task, self):
             self._worker.wake_waiters()
 
+    async def gone(self) -> None:
+        """Return when the claim is lost."""
+        if self._gone is None:
+            self._gone = asyncio.Event()
+        while self.claim._why_lost is None:
+            await self._gone.wait()
+
     # -- who works on it ---------------------------------------------------------------------------
 
     @property
@@ -298,7 +317,8 @@ class Holding:
         """Called by the worker's tasks: stop now."""
         if self.claim._why_lost is None:
             self.claim._why_lost = why
-            self.gone.set()
+            if self._gone is not None:
+                self._gone.set()
             if self._interruption is not None:
                 self._interruption.begin()
 

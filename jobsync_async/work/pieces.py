@@ -182,7 +182,7 @@ class Ahead:
         return pieces
 
     async def _begin(self, pieces: Sequence[Piece]) -> None:
-        entered = [piece for piece in pieces if await self._enter(piece)]
+        entered = [piece for piece in pieces if self._enter(piece)]
         if not entered:
             return
         before, self._beginning = self._started, len(entered)
@@ -200,11 +200,10 @@ class Ahead:
             self._window = min(2 * self._window, _MOST_AHEAD)
         await self._sort(entered, begun)
 
-    async def _enter(self, piece: Piece) -> bool:
-        """Hold it; False when its token is not here any more. Does not suspend, for nobody else in
-        this worker is at work on it."""
+    def _enter(self, piece: Piece) -> bool:
+        """Hold it; False when its token is not here any more."""
         try:
-            await piece.enter()
+            piece.enter_at_once()
         except NotOwner:
             self._ids.give_back(piece.number)
             return False

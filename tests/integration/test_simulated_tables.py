@@ -21,8 +21,8 @@ import pytest
 from jobsync_async.core.distribution import Moves
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.rows import Identity
+from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.token_rows import token_rows
-from jobsync_async.postgres.tokens import int_array
 from tests.comparison import NAMES, TOKENS, Both, Model, Steps, empty, some_tokens_locked
 from tests.hands import hand
 from tests.simulation import statements
@@ -279,8 +279,8 @@ def work(q: Both) -> Steps:
         "batch": batch,
         "node": name,
         "incarnation": incarnation,
-        "task_keys": [key for key, *_ in tasks],
-        "task_ids": [task for _, task, _ in tasks],
+        "task_keys": bytes_array([key for key, *_ in tasks]),
+        "task_ids": text_array([task for _, task, _ in tasks]),
         "token_ids": int_array([token.token_id for *_, token in tasks]),
         "epochs": int_array([token.epoch + (q.random.random() < 0.2) for *_, token in tasks]),
     }
@@ -351,7 +351,7 @@ def batch(q: Both) -> Steps:
         "find_dates",
         {
             **run,
-            "task_keys": [task_key(str(t), batch) for t in tokens],
+            "task_keys": bytes_array([task_key(str(t), batch) for t in tokens]),
             "token_ids": int_array(tokens),
         },
     )

@@ -11,9 +11,11 @@ from tests.simulation.statements import (
     Asked,
     Locked,
     Result,
+    keys,
     numbers,
     rows,
     statement,
+    texts,
     times,
 )
 from tests.simulation.tables import CLUSTER, in_order
@@ -112,7 +114,12 @@ def pins_of_tokens(q: Asked) -> Result:
 def upsert_pins(q: Asked) -> Result:
     expires = None if q.expires_in_days is None else q.now + q.expires_in_days * 86400
     for key, task, token, patterns, reason in zip(
-        q.task_keys, q.task_ids, numbers(q.token_ids), q.node_patterns, q.reasons, strict=True
+        keys(q.task_keys),
+        texts(q.task_ids),
+        numbers(q.token_ids),
+        texts(q.node_patterns),
+        q.reasons,
+        strict=True,
     ):
         pin = {
             "task_id": task,
@@ -125,7 +132,7 @@ def upsert_pins(q: Asked) -> Result:
             key,
             {**pin, "created_at": q.now, "created_by": q.created_by, "expires_at": expires},
         )
-    return Result((), len(q.task_keys))
+    return Result((), len(keys(q.task_keys)))
 
 
 def _delete_pins(q: Asked, which: Any) -> Result:

@@ -8,6 +8,7 @@ switches it off to see that it is missed.
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,17 @@ def statement(function: Statement) -> Statement:
 def numbers(array: str) -> list[int]:
     """The numbers of an array literal."""
     return [int(part) for part in array[1:-1].split(",") if part]
+
+
+def texts(array: str) -> list[str]:
+    """The texts of an array literal."""
+    quoted = re.findall(r'"((?:[^"\\]|\\.)*)"', array, re.DOTALL)
+    return [re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL) for text in quoted]
+
+
+def keys(array: str) -> list[bytes]:
+    """The bytes of an array literal."""
+    return [bytes.fromhex(text[2:]) for text in texts(array)]
 
 
 @cache

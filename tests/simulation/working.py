@@ -9,7 +9,7 @@ from typing import Any
 
 from jobsync_async.core.hashing import key_end
 from tests.simulation.records import moment, quick
-from tests.simulation.statements import Asked, Locked, Result, numbers, rows, statement
+from tests.simulation.statements import Asked, Locked, Result, keys, numbers, rows, statement, texts
 from tests.simulation.tables import Batch, Claim, Node, Part
 
 # == the fence, claims and audit ===================================================================
@@ -47,7 +47,7 @@ def fence(q: Asked) -> Any:
 def _fenced(q: Asked) -> Any:
     held = []
     for key, task, token, epoch in zip(
-        q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True
+        keys(q.task_keys), texts(q.task_ids), numbers(q.token_ids), numbers(q.epochs), strict=True
     ):
         if (yield from _fence(q, token, epoch)):
             held.append((key, task, token, epoch))
@@ -66,7 +66,7 @@ def _begin(q: Asked, key: bytes, task: str, token: int, epoch: int) -> None:
 def record_claims(q: Asked) -> Any:
     audit = q.tx.view().audit  # as the statement saw it when it began
     held = yield from _fenced(q)
-    writes = not q.all_or_none or len(held) == len(q.task_keys)
+    writes = not q.all_or_none or len(held) == len(keys(q.task_keys))
     for key, task, token, epoch in held:
         if writes and (q.date, key) not in audit:
             _begin(q, key, task, token, epoch)
@@ -141,7 +141,7 @@ def record_completions(q: Asked) -> Any:
 def write_audit(q: Asked) -> Result:
     written = 0
     for key, task, token, epoch in zip(
-        q.task_keys, q.task_ids, numbers(q.token_ids), numbers(q.epochs), strict=True
+        keys(q.task_keys), texts(q.task_ids), numbers(q.token_ids), numbers(q.epochs), strict=True
     ):
         if q.tx.row("audit", (q.date, key)) is None:
             q.tx.write("audit", (q.date, key), (task, token, q.node, epoch, q.now, None))
@@ -163,7 +163,7 @@ def read_audit(q: Asked) -> Result:
 @quick
 def end_claims(q: Asked) -> Result:
     ended = given_up = 0
-    for key, error, epoch in zip(q.task_keys, q.errors, numbers(q.epochs), strict=True):
+    for key, error, epoch in zip(keys(q.task_keys), q.errors, numbers(q.epochs), strict=True):
         row = q.tx.row("claim", (q.date, key))
         if row is not None and row.epoch == epoch:
             q.tx.write("claim", (q.date, key), row._replace(error=error, open=False))
@@ -176,7 +176,7 @@ def end_claims(q: Asked) -> Result:
 @quick
 def forget_failures(q: Asked) -> Result:
     forgotten = 0
-    for key in q.task_keys:
+    for key in keys(q.task_keys):
         row = q.tx.row("claim", (q.date, key))
         if row is not None and row.error is not None:
             q.tx.write("claim", (q.date, key), row._replace(error=None))
@@ -188,7 +188,7 @@ def forget_failures(q: Asked) -> Result:
 @quick
 def read_progress(q: Asked) -> Result:
     view, found = q.tx.view(), []
-    for key in q.task_keys:
+    for key in keys(q.task_keys):
         done, begun = view.audit.get((q.date, key)), view.claim.get((q.date, key))
         if done is not None:
             found.append((key, done[2], None, None))
@@ -201,7 +201,7 @@ def read_progress(q: Asked) -> Result:
 def read_set_aside(q: Asked) -> Result:
     view = q.tx.view()
     found = []
-    for key in q.task_keys:
+    for key in keys(q.task_keys):
         row = view.set_aside.get(key)
         if row is not None and (q.date, key) not in view.audit:
             claim = view.claim.get((row[2], key))
@@ -246,8 +246,8 @@ def find_complete(q: Asked) -> Result:
         or sum(part.completed for part in parts) < q.total
     ):
         return Result()
-    keys = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
-    return Result(rows("date tasks ends", [(date, len(keys), sum(map(key_end, keys)))]))
+    complete = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
+    return Result(rows("date tasks ends", [(date, len(complete), sum(map(key_end, complete)))]))
 
 
 @quick
@@ -314,7 +314,7 @@ def find_dates(q: Asked) -> Result:
         date for (key, date), row in view.batch.items() if key == q.batch_key and not row.finished
     }
     for date in runs | {q.date} if runs - {q.date} else ():
-        for key, number in zip(q.task_keys, numbers(q.token_ids), strict=True):
+        for key, number in zip(keys(q.task_keys), numbers(q.token_ids), strict=True):
             claim, token = view.claim.get((date, key)), view.token.get(number)
             names = [
                 node.name
