@@ -37,7 +37,7 @@ BOOK = """
 """
 
 
-async def book(job: Job, pool: AsyncConnectionPool, claim: Claim) -> None:
+async def book(job: Job, pool: AsyncConnectionPool, claim: Claim[str]) -> None:
     """Book one invoice, while it is ours. All is committed, or nothing is."""
     await asyncio.sleep(0.1)  # the work
     async with pool.connection() as connection, connection.transaction():
@@ -57,7 +57,7 @@ async def work(
     name: str,
     dsn: str,
     invoices: list[str] = INVOICES,
-) -> BatchResult | None:
+) -> BatchResult[str] | None:
     """Do a share of the batch, and leave when all of it is done.
 
     It returns None when it is told to leave before.
@@ -69,7 +69,7 @@ async def work(
         Job(name, config, handle_signals=True) as job,
     ):
 
-        async def handle(claim: Claim) -> None:
+        async def handle(claim: Claim[str]) -> None:
             await book(job, pool, claim)
 
         with RichProgress("invoices") as progress:  # on standard error

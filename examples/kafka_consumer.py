@@ -25,17 +25,17 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from jobsync_async import Claim, CoordinationConfig, Job
 
-Handler = Callable[[Claim, ConsumerRecord], Awaitable[None]]
+Handler = Callable[[Claim[int], ConsumerRecord], Awaitable[None]]
 
 
 async def consume(
-    claim: Claim,
+    claim: Claim[int],
     servers: str,
     topic: str,
     handle: Handler,
 ) -> None:
     """Consume one partition until its token goes."""
-    partition = TopicPartition(topic, int(str(claim.task_id)))
+    partition = TopicPartition(topic, claim.task_id)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=servers,
         group_id=f"{topic}-workers",
@@ -75,14 +75,14 @@ async def work(
         rebalance_delay_sec=0.5,
     )
 
-    async def run(claim: Claim) -> None:
+    async def run(claim: Claim[int]) -> None:
         await consume(claim, servers, topic, handle)
 
     async with Job(name, config, handle_signals=True) as job:
         await job.run_owned(range(partitions), run)
 
 
-async def show(claim: Claim, message: ConsumerRecord) -> None:
+async def show(claim: Claim[int], message: ConsumerRecord) -> None:
     """An effect elsewhere would send `claim.epoch` along."""
     said = message.value.decode()
     print(f"partition {claim.task_id}: {said}, epoch {claim.epoch}", flush=True)

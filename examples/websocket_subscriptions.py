@@ -29,12 +29,12 @@ SYMBOLS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "DOT-USD", "XRP-USD"]
 OnPrice = Callable[[str, str], object]
 
 
-async def stream_symbol(claim: Claim, url: str, on_price: OnPrice) -> None:
+async def stream_symbol(claim: Claim[str], url: str, on_price: OnPrice) -> None:
     """Follow one symbol until its token goes.
 
     If the connection breaks, this raises, and is started again in a while.
     """
-    symbol = str(claim.task_id)
+    symbol = claim.task_id
     async with connect(url) as upstream:
         try:
             await upstream.send(f"subscribe {symbol}")
@@ -62,7 +62,7 @@ async def work(name: str, dsn: str, url: str, on_price: OnPrice) -> None:
     """Join, and hold this worker's subscriptions until it is stopped."""
     config = CoordinationConfig(dsn=dsn, appname="ws_")
 
-    async def handle(claim: Claim) -> None:
+    async def handle(claim: Claim[str]) -> None:
         await stream_symbol(claim, url, on_price)
 
     async with Job(name, config, handle_signals=True) as job:

@@ -22,12 +22,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
-from typing_extensions import Self
 
 from jobsync_async.errors import ConfigError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _INSTALL_VARIABLE = "JOBSYNC_EMBEDDED_POSTGRES"
 _TRIES = 3

@@ -116,7 +116,7 @@ class NotOwner(_OwnershipError):
     """This worker does not own the task: leave it to the worker that does.
 
     Attributes:
-        task_id, token_id: what was asked for.
+        task_id, token_id: what was asked for, the id as it was given.
         epoch: fencing number, where known.
         owner: the worker that has it, where known.
     """
@@ -127,7 +127,7 @@ class OwnershipLost(_OwnershipError):
     alone.
 
     Attributes:
-        task_id, token_id: what was lost.
+        task_id, token_id: what was lost, the id as it was given.
         epoch: the fencing number under which it was held.
         owner: the worker that has it now, where known.
     """
@@ -138,8 +138,8 @@ class LockConflict(CoordinationError):
     pin stays.
 
     Attributes:
-        task_id, token_id: the refused pin's task and the token that it shares.
-        holder_task_id: the task whose pin stays.
+        task_id, token_id: the refused pin's task, as text, and the token that it shares.
+        holder_task_id: the task whose pin stays, as text.
         node_patterns: the patterns of the pin that stays.
     """
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import psycopg
 
@@ -20,7 +19,7 @@ from jobsync_async.core.runs import Asked, date_of
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.host.process import announce
 from jobsync_async.runtime.coordinator import Coordinator
-from jobsync_async.types import BatchResult, Owner, TaskOrId, task_id_of
+from jobsync_async.types import BatchResult, Id, Owner, Task, TaskOrId, TasksOrIds, task_id_of
 from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
 from jobsync_async.work.claims import Claim, ClaimScope, Holding, OnRevoke
@@ -161,6 +160,12 @@ class Job(Life, OwnershipCalls, Health):
 
     # -- beyond jobsync ----------------------------------------------------------------------------
 
+    @overload
+    def claim(self, task: Task[Id]) -> ClaimScope[Id]: ...
+
+    @overload
+    def claim(self, task: Id) -> ClaimScope[Id]: ...
+
     def claim(self, task: TaskOrId) -> ClaimScope:
         """``async with job.claim(task) as claim``: the body runs while the task is this worker's,
         and alone in this worker.
@@ -180,7 +185,7 @@ class Job(Life, OwnershipCalls, Health):
         """
         return ClaimScope(self._hold(task_id_of(task)))
 
-    def _hold(self, task_id: Any, on_revoke: OnRevoke = "finish") -> Holding:
+    def _hold(self, task_id: Id, on_revoke: OnRevoke = "finish") -> Holding[Id]:
         self._require_started()
         text = id_text(task_id, self._engine.codec)
         return Holding(
@@ -193,7 +198,7 @@ class Job(Life, OwnershipCalls, Health):
         )
 
     async def fence(
-        self, connection: psycopg.AsyncConnection[Any], claim: Claim | TaskOrId
+        self, connection: psycopg.AsyncConnection[Any], claim: Claim[Any] | TaskOrId
     ) -> None:
         """Make sure, inside your own transaction, that the claim holds until the commit: nobody can
         take the token before.
@@ -221,7 +226,7 @@ class Job(Life, OwnershipCalls, Health):
         await claims.fence(self._worker, connection, claim)
 
     async def run_owned(
-        self, ids: Ids, handler: Handler, *, name: str = "default", refresh_sec: float = 5.0
+        self, ids: Ids[Id], handler: Handler[Id], *, name: str = "default", refresh_sec: float = 5.0
     ) -> NoReturn:
         """Run the handler once per owned id, cluster-wide, until the job ends or this call is
         cancelled.
@@ -257,24 +262,24 @@ class Job(Life, OwnershipCalls, Health):
         codec = self._engine.codec
         if not callable(ids):
             check_ids(ids)
-            ids = items_of(ids, self._token_of, codec)
+        want = ids if callable(ids) else items_of(ids, self._token_of, codec)
         check_text("name", name)
         hold = partial(self._hold, on_revoke="cancel")
         await OwnedRunner(
-            self._worker, hold, self._token_of, self._ended, ids, codec, handler, refresh_sec, name
+            self._worker, hold, self._token_of, self._ended, want, codec, handler, refresh_sec, name
         ).run()
 
     async def run_batch(
         self,
-        ids: Iterable[TaskOrId],
-        handler: Handler,
+        ids: TasksOrIds[Id],
+        handler: Handler[Id],
         *,
         name: str | None = None,
         date: dt.date | None = None,
         concurrency: int = 8,
         attempts: int = 3,
         progress: ProgressCallback | None = None,
-    ) -> BatchResult:
+    ) -> BatchResult[Id]:
         """Complete every id once per date, together with all workers that run the same batch;
         returns when all are complete.
 

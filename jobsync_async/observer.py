@@ -7,9 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
@@ -22,6 +20,9 @@ from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.cluster_status import describe
 from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from typing_extensions import Self
-
 from jobsync_async.errors import UsageError
 from jobsync_async.work.progress import BatchProgress, ProgressCallback
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from typing_extensions import Self
 
 __all__ = ["BatchProgress", "ProgressCallback", "RichProgress"]
 

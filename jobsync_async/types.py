@@ -4,15 +4,28 @@ frozen."""
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Hashable, Mapping
+import sys
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from types import GenericAlias
+from typing import Any, Generic
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:  # as psycopg does, so nothing more is loaded
+    from typing_extensions import TypeVar
 
 _MOST_SHOWN = 8
 
+Id = TypeVar("Id", bound=Hashable, default=Any)
+"""The type of a call's ids. Where nothing is said of it, as by a bare `Claim`, it is `Any`."""
+
+Id_co = TypeVar("Id_co", bound=Hashable, covariant=True, default=Any)
+"""The same, of what is read and never written: who takes a ``Claim[object]`` takes all claims."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
-class Task:
+class Task(Generic[Id_co]):
     """A unit of work. Compared, ordered and hashed by `id` alone.
 
     Attributes:
@@ -21,8 +34,13 @@ class Task:
         name: a label for people.
     """
 
-    id: Hashable
+    id: Id_co
     name: str | None = field(default=None, compare=False)
+
+    def __class_getitem__(cls, ids: Any) -> GenericAlias:
+        # Not as `Generic` does it: then ``Task[int](7)`` fails before Python 3.13, for the alias
+        # sets an attribute, which frozen slots refuse.
+        return GenericAlias(cls, ids)
 
     def __repr__(self) -> str:
         return (
@@ -30,11 +48,14 @@ class Task:
         )
 
 
-TaskOrId = Task | Hashable
+TaskOrId = Task[Any] | Hashable
 """What tasks are named by: a `Task`, or its id alone."""
 
+TasksOrIds = Iterable[Task[Id]] | Iterable[Id]
+"""Several of them, where it matters what type the ids have."""
 
-def task_id_of(task: TaskOrId) -> Hashable:
+
+def task_id_of(task: Task[Id] | Id) -> Id:
     """The id of a `Task`, or the value itself."""
     return task.id if isinstance(task, Task) else task
 
@@ -242,9 +263,9 @@ class LockInfo(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchResult:
+class BatchResult(Generic[Id_co]):
     """How a batch ended, seen from one worker. The three parts are disjoint and together are all
-    its ids.
+    its ids, each as it was given; of a `Task`, its id.
 
     Attributes:
         completed_here: ids that this worker completed.
@@ -255,8 +276,11 @@ class BatchResult:
         name: the batch's name, None for one without.
     """
 
-    completed_here: frozenset[Hashable]
-    completed_elsewhere: frozenset[Hashable]
-    failed: Mapping[Hashable, str]
+    completed_here: frozenset[Id_co]
+    completed_elsewhere: frozenset[Id_co]
+    failed: Mapping[Id_co, str]
     date: dt.date | None = None
     name: str | None = None
+
+    def __class_getitem__(cls, ids: Any) -> GenericAlias:
+        return GenericAlias(cls, ids)  # as `Task`

@@ -6,8 +6,8 @@
 A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything
 that the project says it works with, on the oldest Python. `postgres-13` and so on: runs them on an
 embedded server of that version. `types`: every type that users can reach is known to a strict type
-checker. What follows `--` goes to pytest. The tests are copied to where nothing else of this
-repository is.
+checker, and it infers those of ids. What follows `--` goes to pytest. The tests are copied to where
+nothing else of this repository is.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def _extras(requirement: Requirement) -> str:
 
 def check_types(wheel: Path, folder: Path) -> bool:
     """Let a type checker look at the installed wheel; say what it does not know of what users can
-    import."""
+    import, and what it infers otherwise than `tests/typed_ids.py` says."""
     commands = folder / "venv" / "bin"
     _run("uv", "venv", "--quiet", str(folder / "venv"))
     wanted = [f"jobsync-async[demo,testing] @ {wheel.as_uri()}", "basedpyright"]
     _run("uv", "pip", "install", "--quiet", "--python", str(commands / "python"), *wanted)
+    ids_known = _check_inference(commands, folder)
     unknown, known = [], 0
     for module in PUBLIC:
         names = _run(
@@ -111,7 +112,26 @@ def check_types(wheel: Path, folder: Path) -> bool:
         f"{unknown or 'none'}",
         flush=True,
     )
-    return not unknown
+    return ids_known and not unknown
+
+
+def _check_inference(commands: Path, folder: Path) -> bool:
+    shutil.copy(ROOT / "tests" / "typed_ids.py", folder)
+    settings = {
+        "include": ["typed_ids.py"],
+        "typeCheckingMode": "strict",
+        "pythonVersion": OLDEST,
+        "enableTypeIgnoreComments": True,
+        "reportUnnecessaryTypeIgnoreComment": "error",
+    }
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    done = subprocess.run(
+        [commands / "basedpyright", "--pythonpath", commands / "python"],
+        cwd=folder,
+        check=False,
+        timeout=LIMIT_SEC,
+    )
+    return done.returncode == 0
 
 
 def fetch_server(name: str, folder: Path) -> Path:

@@ -27,10 +27,9 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from typing_extensions import Self
 
 from jobsync_async.api.base import State, require_asyncio
 from jobsync_async.api.pins import PinCalls
@@ -42,6 +41,9 @@ from jobsync_async.host.waiting import ended
 from jobsync_async.runtime.body import Body
 from jobsync_async.runtime.signals import Signals
 from jobsync_async.work.callbacks import Callback, call, not_our_cancellation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OnEnd = Callable[[BaseException | None], Awaitable[object] | object]
 

@@ -4,10 +4,9 @@ asked from any thread."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from jobsync_async.api.base import Started
-from jobsync_async.types import Task, TaskOrId, task_id_of
+from jobsync_async.types import Id, Task, TaskOrId, task_id_of
 from jobsync_async.work.streams import TokenChanges
 
 
@@ -35,7 +34,7 @@ class OwnershipCalls(Started):
         """The same as `can_claim_task`."""
         return self.can_claim_task(task)
 
-    def filter_owned(self, ids: Iterable[TaskOrId]) -> list[Any]:
+    def filter_owned(self, ids: Iterable[Id]) -> list[Id]:
         """Those of the tasks or ids that may start here now, when all of them were looked at; in
         order. No I/O."""
         self._require_alive()

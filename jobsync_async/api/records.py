@@ -9,7 +9,7 @@ from typing import Any
 from jobsync_async.api.base import Started
 from jobsync_async.errors import StoreError
 from jobsync_async.host.logs import WorkerLog
-from jobsync_async.types import Task, TaskOrId
+from jobsync_async.types import Id, Task, TaskOrId
 from jobsync_async.work.task_log import TaskLog
 
 
@@ -36,9 +36,7 @@ class RecordCalls(Started):
         """
         return bool(await self._log().add([task], date))
 
-    async def add_tasks(
-        self, tasks: Iterable[TaskOrId], *, date: dt.date | None = None
-    ) -> list[TaskOrId]:
+    async def add_tasks(self, tasks: Iterable[Id], *, date: dt.date | None = None) -> list[Id]:
         """`add_task` for many, in one statement: all of them or none. Those that may begin, in
         order."""
         return await self._log().add(tasks, date)

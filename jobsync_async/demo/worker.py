@@ -63,14 +63,14 @@ class Orders:
 
 
 async def checksum(
-    job: Job, pool: AsyncConnectionPool[Connection], orders: Orders, claim: Claim
+    job: Job, pool: AsyncConnectionPool[Connection], orders: Orders, claim: Claim[str]
 ) -> None:
     """The handler: one file."""
     own = tables.Tables(orders.schema, orders.appname)
     run = {"path": claim.task_id, "worker": job.node_name, "epoch": claim.epoch}
     async with pool.connection() as connection:
         await connection.execute(own.fill(tables.BEGIN_RUN), run)
-    content = await anyio.Path(orders.folder, str(claim.task_id)).read_bytes()
+    content = await anyio.Path(orders.folder, claim.task_id).read_bytes()
     packed = await to_thread.run_sync(lzma.compress, content)
     result = {
         "sha256": hashlib.sha256(content).hexdigest(),

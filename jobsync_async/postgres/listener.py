@@ -13,17 +13,19 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg import sql
-from typing_extensions import Self
 
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.cluster_version import MOST_NAMED
 from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, limit, shut_down
 from jobsync_async.postgres.driver_errors import translated
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import anyio
-from typing_extensions import Self
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreUnavailable, UsageError
@@ -21,6 +20,9 @@ from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.testing.detector import OwnerWatch
 from jobsync_async.testing.proxy import Proxy, endpoint, through
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LOOK_EVERY_SEC = 0.002
 _clusters: WeakKeyDictionary[Job, Cluster] = WeakKeyDictionary()

@@ -4,10 +4,9 @@ when its token goes; and the fence for the user's transaction."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import psycopg
 
@@ -15,6 +14,7 @@ from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.interruption import Interruption, give_way
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import Id, Id_co
 from jobsync_async.work.fences import (
     ParamStyle,
     check_connection,
@@ -29,11 +29,12 @@ Leaving = Literal["revoked", "stopping", "lost", "unwanted"]
 _LONG_WAIT_SEC = 10.0
 
 
-class Claim:
+class Claim(Generic[Id_co]):
     """A task that is worked on here, as `Job.claim` and the handlers of `Job.run_owned` and
     `Job.run_batch` get it.
 
-    What it tells asks nobody, and may be asked from any thread.
+    A claim of an id of type `str` is a ``Claim[str]``. What it tells asks nobody, and may be asked
+    from any thread.
 
     Attributes:
         task_id: the task's id, as it was given.
@@ -42,7 +43,7 @@ class Claim:
             with effects outside PostgreSQL, so that the other side can refuse lower ones.
     """
 
-    def __init__(self, worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> None:
+    def __init__(self, worker: Worker, task_id: Id_co, token_id: int, fence: str | None) -> None:
         self.task_id = task_id
         self.token_id = token_id
         self.epoch = 0
@@ -124,7 +125,7 @@ class Claim:
         return error
 
 
-class Holding:
+class Holding(Generic[Id_co]):
     """A claim that is held: entered in its turn, told when its token goes, and left. It interrupts
     whoever works on it.
 
@@ -137,13 +138,13 @@ class Holding:
     def __init__(
         self,
         worker: Worker,
-        task_id: Hashable,
+        task_id: Id_co,
         text: str,
         token_id: int,
         fence: str | None,
         on_revoke: OnRevoke = "finish",
     ) -> None:
-        self.claim: Claim = Claim(worker, task_id, token_id, fence)
+        self.claim: Claim[Id_co] = Claim(worker, task_id, token_id, fence)
         self.task: str = text
         self.waited: bool = False
         self._gone: asyncio.Event | None = None
@@ -152,7 +153,7 @@ class Holding:
         self._interruption: Interruption | None = None
         self._used = False
 
-    async def enter(self) -> Claim:
+    async def enter(self) -> Claim[Id_co]:
         """Wait until nobody else in this worker works on the task, and claim it. Does not suspend
         when nobody does.
 
@@ -200,7 +201,7 @@ class Holding:
             )
         turns.join(self.task, self)
 
-    async def __aenter__(self) -> Claim:
+    async def __aenter__(self) -> Claim[Id_co]:
         return await self.enter()
 
     async def __aexit__(
@@ -332,7 +333,7 @@ def mark_held(holding: Holding) -> None:
     _HELD.set((*_HELD.get(), holding))
 
 
-class ClaimScope:
+class ClaimScope(Generic[Id_co]):
     """``async with job.claim(id) as claim``: the body runs while the task is this worker's, and is
     cancelled when it is not.
 
@@ -341,14 +342,14 @@ class ClaimScope:
     cancellation by anybody else.
     """
 
-    def __init__(self, holding: Holding) -> None:
+    def __init__(self, holding: Holding[Id_co]) -> None:
         self._holding = holding
         self._interruption: Interruption | None = None
 
     def __repr__(self) -> str:
         return f"<ClaimScope of {self._holding.claim!r}>"
 
-    async def __aenter__(self) -> Claim:
+    async def __aenter__(self) -> Claim[Id_co]:
         claim = await self._holding.enter()
         task = asyncio.current_task()
         assert task is not None, "a coroutine that can wait is run by a task"
@@ -391,7 +392,7 @@ async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim:
         raise claim.lost_error(claim._why_lost or "its row in the tables says so")
 
 
-def standing_claim(worker: Worker, task_id: Hashable, token_id: int, fence: str | None) -> Claim:
+def standing_claim(worker: Worker, task_id: Id, token_id: int, fence: str | None) -> Claim[Id]:
     """A claim to fence with, for whoever has no scope: valid while this worker has the token, until
     it is acknowledged.
 

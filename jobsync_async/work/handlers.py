@@ -30,13 +30,14 @@ from jobsync_async.host.interruption import Interruption
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import BaseExceptionGroup
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import Id
 from jobsync_async.work.callbacks import not_our_cancellation
 from jobsync_async.work.claims import Claim, Holding, mark_held
 
 T = TypeVar("T")
 
-Handler = Callable[[Claim], Awaitable[object] | object]
-"""An async function of a `Claim`, or a plain one, which is run in a thread."""
+Handler = Callable[[Claim[Id]], Awaitable[object] | object]
+"""An async function of a `Claim` of such an id, or a plain one, which is run in a thread."""
 
 # A step that the end of the lease fell into is to blame for it if it took so long: the heartbeat
 # could not be sent meanwhile.

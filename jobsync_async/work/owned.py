@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
@@ -17,14 +17,14 @@ from jobsync_async.errors import NotOwner, UsageError
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import Runner
+from jobsync_async.types import Id, Runner, TasksOrIds
 from jobsync_async.work.claims import Holding
 from jobsync_async.work.handlers import CallOutcome, Handler, HandlerRunner, apart, check_ids
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-Ids = Iterable[Hashable] | Callable[[], Iterable[Hashable] | Awaitable[Iterable[Hashable]]]
+Ids = TasksOrIds[Id] | Callable[[], TasksOrIds[Id] | Awaitable[TasksOrIds[Id]]]
 
 _BACKOFF = Backoff(first_sec=0.2, most_sec=30)
 _STEADY_SEC = 60.0

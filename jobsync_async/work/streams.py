@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
-
-from typing_extensions import Self
 
 from jobsync_async.errors import UsageError
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import TokenChange
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class TokenChanges:

@@ -18,7 +18,7 @@ from jobsync_async.core.runs import Run, date_of
 from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import TaskOrId, task_id_of
+from jobsync_async.types import Id, TaskOrId, task_id_of
 from jobsync_async.work.engine import Engine
 
 
@@ -73,7 +73,7 @@ class TaskLog:
         self._date = date
         self._added: dict[dt.date, list[_Added]] = {}
 
-    async def add(self, tasks: Iterable[TaskOrId], date: object) -> list[TaskOrId]:
+    async def add(self, tasks: Iterable[Id], date: object) -> list[Id]:
         """Begin tasks, and keep them for `write`; those that may begin, for they are not complete
         for the date already."""
         given = list(tasks)
@@ -115,7 +115,8 @@ class TaskLog:
     async def _record(
         self, tasks: Iterable[TaskOrId], given: dt.date | None, hold: Callable[[Work], object]
     ) -> tuple[dt.date, dict[str, bool]]:
-        works = [self._work(task) for task in tasks]
+        ids = [task_id_of(task) for task in tasks]
+        works = [self._work(task_id) for task_id in ids]
         for work in works:
             hold(work)
         day = await self._day(given)
@@ -123,19 +124,19 @@ class TaskLog:
             return day, {}
         me = self._engine.worker.identity
         held = await self._engine.work.record_claims(me, Run(day), works, all_or_none=True)
-        for work in works:
+        for task_id, work in zip(ids, works, strict=True):
             if work.task_id not in held:
                 raise OwnershipLost(
                     f"task {work.task_id!r} (token {work.token_id}) has gone to another worker; "
                     "nothing was recorded",
-                    task_id=work.task_id,
+                    task_id=task_id,
                     token_id=work.token_id,
                     epoch=work.epoch,
                 )
         return day, held
 
-    def _work(self, task: TaskOrId) -> Work:
-        task_id, worker = task_id_of(task), self._engine.worker
+    def _work(self, task_id: Hashable) -> Work:
+        worker = self._engine.worker
         text, token = id_text(task_id, self._engine.codec), self._token_of(task_id)
         epoch = worker.ownership.epoch(token) if worker.owns(token) else None
         if epoch is None:

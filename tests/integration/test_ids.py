@@ -4,14 +4,116 @@ hold."""
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import enum
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import anyio
 import psycopg
 import pytest
 
-from jobsync_async import ConfigError, Job
+from jobsync_async import ConfigError, Job, NotOwner, OwnershipLost, Task
 from tests.handling import await_what_somebody_cancels, nothing
 from tests.waiting import until
+
+# -- what goes in comes out
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1_000
+
+
+@dataclass(frozen=True)
+class Order:
+    number: int
+
+
+class Name(str):
+    __slots__ = ()
+
+
+OF_EVERY_KIND = (
+    7, -(2**90), True, 2.5, 1j, "text", "ä €", "", b"bytes", None, (1, "two"),
+    frozenset({3}), UUID(int=5), dt.date(2026, 11, 27), dt.timedelta(1), Decimal("1.50"),
+    dt.datetime(2026, 11, 27, tzinfo=dt.timezone.utc), Fraction(1, 3), PurePosixPath("/a/b"),
+    ip_address("::1"), Colour.RED, Level.LOW, Order(8), Name("name"), Task, range(4),
+)  # fmt: skip
+
+
+def are(found, given) -> bool:
+    """Whether these are the very objects that were given, in any order."""
+    return sorted(map(id, found)) == sorted(map(id, given))
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["ids", "tasks"])
+async def test_what_goes_in_comes_out_of_claims_results_and_errors(named):
+    tasks = [Task(given, "with a name") for given in OF_EVERY_KIND] if named else OF_EVERY_KIND
+    seen = []
+
+    async def handle(claim) -> None:
+        seen.append(claim.task_id)
+
+    async def fail(claim) -> None:
+        seen.append(claim.task_id)
+        raise ValueError("of the test")
+
+    async with Job("a") as job:
+        for task, given in zip(tasks, OF_EVERY_KIND, strict=True):
+            async with job.claim(task) as claim:
+                assert claim.task_id is given
+            with pytest.raises(OwnershipLost) as lost:
+                claim.check()
+            assert lost.value.task_id is given
+        assert are((await job.run_batch(tasks, fail, attempts=1)).failed, OF_EVERY_KIND)
+        assert are((await job.run_batch(tasks, handle)).completed_here, OF_EVERY_KIND)
+        assert are((await job.run_batch(tasks, handle)).completed_elsewhere, OF_EVERY_KIND)
+        assert are(seen, OF_EVERY_KIND * 2)
+        seen.clear()
+        owned = asyncio.ensure_future(job.run_owned(tasks, fail))
+        await until(lambda: len(seen) == 2 * len(tasks))  # each is started again
+        owned.cancel()
+        await asyncio.wait([owned])
+        assert are(seen, OF_EVERY_KIND * 2)
+        assert are(job.filter_owned(tasks), tasks)
+        assert are(await job.add_tasks(tasks, date=dt.date(2000, 1, 1)), tasks)
+        await job.drain()
+        for task, given in zip(tasks, OF_EVERY_KIND, strict=True):
+            for refused in (job.claim(task).__aenter__(), job.add_task(task)):
+                with pytest.raises(NotOwner) as raised:
+                    await refused
+                assert raised.value.task_id is given
+
+
+async def test_what_goes_in_comes_out_also_where_several_workers_share_it(jobs, admin):
+    a, b = await jobs.start("a", "b")
+    seen: list[object] = []
+
+    async def handle(claim) -> None:
+        seen.append(claim.task_id)
+
+    results = await asyncio.gather(*(job.run_batch(OF_EVERY_KIND, handle) for job in (a, b)))
+    assert are(seen, OF_EVERY_KIND)
+    here = [result.completed_here for result in results]
+    assert all(here)
+    assert are([*here[0], *here[1]], OF_EVERY_KIND)
+    for result in results:
+        assert are([*result.completed_here, *result.completed_elsewhere], OF_EVERY_KIND)
+    await admin.execute("UPDATE sync_token SET epoch = epoch + 1")
+    for mine in OF_EVERY_KIND:
+        job = a if a.owns(mine) else b
+        with pytest.raises(OwnershipLost, match="nothing was recorded") as lost:
+            await job.add_task(Task(mine), date=dt.date(2000, 1, 1))
+        assert lost.value.task_id is mine
+
 
 # -- ids
 
