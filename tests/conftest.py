@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import CoordinationConfig
 from jobsync_async.testing.databases import database, with_tables
+from tests.fast import go_fast
 from tests.servers import Server, chosen
 
 pytest_plugins = ["pytester"]
@@ -23,6 +24,11 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 _SERVER = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the processes that this one starts inherit it
+        config.add_cleanup(go_fast())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import is_
+from typing import Any
 
 from jobsync_async.core.hashing import task_text
 from jobsync_async.job import Job
@@ -92,16 +94,66 @@ class OwnerWatch:
     async def run(self) -> None:
         """Look at every turn of the event loop, until this is cancelled or something was found."""
         seen: list[frozenset[int]] = []
-        while not self.found:
+
+        def look() -> bool:
+            nonlocal seen
             owned = [job.my_tokens for job in self._jobs()]
             # A job that owns what it owned gives the same set: nothing to look at.
             if not (len(owned) == len(seen) and all(map(is_, owned, seen))):
                 self.look()
             seen = [] if self.paused else owned
-            await asyncio.sleep(0)
+            return bool(self.found)
+
+        await _at_every_turn(look)
 
     def check(self) -> None:
         """Look once more, and raise what was found first."""
         self.look()
         if self.found:
             raise self.found[0]
+
+
+async def _at_every_turn(look: Callable[[], bool]) -> None:
+    """Call a function at every turn of the event loop, until it returns True. It is called before
+    the loop waits for what comes next, and does not keep it from waiting.
+
+    There is no public way to do that. A loop that does not wait as asyncio's own do is kept turning
+    instead, which takes a whole core.
+    """
+    loop = asyncio.get_running_loop()
+    selector: Any = getattr(loop, "_selector", None)
+    if not hasattr(selector, "__dict__"):
+        while not look():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0)
+        return
+    looks: list[Callable[[], bool]] | None = vars(selector).get(_LOOKS)
+    if looks is None:
+        looks = vars(selector)[_LOOKS] = []
+        selector.select = partial(_look_and_select, looks, selector.select)
+    found = loop.create_future()
+
+    def look_now() -> bool:
+        if not found.done():
+            try:
+                if look():
+                    found.set_result(None)
+            except Exception as error:  # raised where it is waited for
+                found.set_exception(error)
+        return found.done()
+
+    looks.append(look_now)
+    try:
+        await found
+    finally:
+        looks.remove(look_now)
+
+
+_LOOKS = "_jobsync_async_looks"
+
+
+def _look_and_select(
+    looks: list[Callable[[], bool]], select: Callable[[float | None], Any], wait_sec: float | None
+) -> Any:
+    over = [look() for look in looks]
+    # Who waits for the end of a look goes on in the next turn, which has to come now.
+    return select(0 if any(over) else wait_sec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from pathlib import Path
 
 import anyio
@@ -106,6 +107,57 @@ async def test_two_owners_are_found(kit):
             raise ZeroDivisionError  # whatever else goes wrong: this is told
     assert caught.value.owners == ("anna", "berta")
     assert isinstance(caught.value.__context__, ZeroDivisionError)
+
+
+async def test_a_watch_looks_after_each_turn_and_lets_the_event_loop_wait():
+    looks: list[None] = []
+    jobs = [Job("anna"), Job("berta")]  # each standalone, and so the owner of everything
+    shown = jobs[:1]
+
+    def given() -> list[Job]:
+        looks.append(None)
+        return shown
+
+    async with jobs[0], jobs[1]:
+        first, watch = OwnerWatch(list), OwnerWatch(given)
+        other = asyncio.ensure_future(first.run())
+        watching = asyncio.ensure_future(watch.run())
+        await asyncio.sleep(0.3)
+        assert 0 < len(looks) < 50
+        other.cancel()  # it looks through the same event loop, and came before
+        await asyncio.wait([other])
+        shown.append(jobs[1])
+        await asyncio.sleep(0)  # one turn
+        assert [error.owners for error in watch.found] == [("anna", "berta")]
+        with anyio.fail_after(1):
+            await watching
+
+
+async def test_a_watch_that_cannot_look_says_why():
+    def given() -> list[Job]:
+        raise ZeroDivisionError("of the test")
+
+    with pytest.raises(ZeroDivisionError, match="of the test"):
+        await OwnerWatch(given).run()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
+def test_two_owners_are_found_on_an_event_loop_that_does_not_wait_as_asyncios_do():
+    import uvloop
+
+    async def find() -> None:
+        anna, berta = Job("anna"), Job("berta")
+        async with anna, berta:
+            watch = OwnerWatch(lambda: [anna, berta])
+            with anyio.fail_after(1):
+                await watch.run()
+            assert watch.found
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(find())
+    finally:
+        loop.close()
 
 
 async def test_work_on_a_task_in_two_places_is_found():
