@@ -22,8 +22,9 @@ from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.types import BatchResult, Id, Owner, Task, TaskOrId, TasksOrIds, task_id_of
 from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
-from jobsync_async.work.claims import Claim, ClaimScope, Holding, OnRevoke
+from jobsync_async.work.claims import Claim
 from jobsync_async.work.engine import Engine
+from jobsync_async.work.holding import ClaimScope, Holding, OnRevoke
 from jobsync_async.work.task_log import TaskLog
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from jobsync_async.host.task_groups import BaseExceptionGroup
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Id
 from jobsync_async.work.callbacks import not_our_cancellation
-from jobsync_async.work.claims import Claim, Holding, mark_held
+from jobsync_async.work.claims import Claim
+from jobsync_async.work.holding import Holding, mark_held
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Id, Runner, TasksOrIds
-from jobsync_async.work.claims import Holding
 from jobsync_async.work.handlers import CallOutcome, Handler, HandlerRunner, apart, check_ids
+from jobsync_async.work.holding import Holding
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -24,7 +24,7 @@ from jobsync_async.core.runs import Begun
 from jobsync_async.errors import NotOwner, StoreError
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.work.batch_run import BatchRun
-from jobsync_async.work.claims import Holding
+from jobsync_async.work.holding import Holding
 
 # So many are begun ahead at most. More would save little, and make more suspicious when a worker
 # ends.

@@ -69,7 +69,7 @@ QUESTIONS = [
     Question(
         "What does a claim do when its token is revoked?",
         ("Claim",),
-        {"work/claims.py": ("Holding.revoked", "Claim.leaving")},
+        {"work/holding.py": ("Holding.revoked",), "work/claims.py": ("Claim.leaving",)},
     ),
     Question(
         "Where is a restored database recognised?",

@@ -10,7 +10,7 @@ from jobsync_async import CoordinationConfig, NotOwner
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Snapshot, TokenRow
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.work.claims import Holding
+from jobsync_async.work.holding import Holding
 
 CONFIG = CoordinationConfig()  # a timeout of 15 s, and so a lease of 12
 

@@ -290,7 +290,7 @@ MUTANTS = (
     ),
     Mutant(
         "a claim is begun without a lease",
-        "work/claims.py",
+        "work/holding.py",
         (
             "worker.ownership.enter(claim.token_id, self, revoked_too=True)\n"
             "            if self._may_enter()\n"
