@@ -11,11 +11,13 @@ million ids cost a few bytes each beside themselves.
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import compress, count
 
 from jobsync_async.core.hashing import ids_key, task_sum
-from jobsync_async.core.ids import id_text, unequal_texts
+from jobsync_async.core.ids import id_texts, unequal_texts
 from jobsync_async.types import TaskOrId, task_id_of
 
 OPEN, HERE, ELSEWHERE, FAILED = range(4)
@@ -35,13 +37,12 @@ class BatchIds:
         self.tokens = array("I")
         self.errors: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        self._others: dict[
-            Hashable, str
-        ] = {}  # ids that are no strings: those may be equal to others
+        # Ids that came together with some that are no strings: those may be equal to others.
+        self._others: dict[Hashable, str] = {}
         self._sum = 0
         self._state = bytearray()
         self._counts = [0, 0, 0, 0]
-        self._todo: dict[int, array[int]] = {}
+        self._todo: defaultdict[int, array[int]] = defaultdict(partial(array, "I"))
         self._line: deque[int] = deque()  # tokens whose ids may be taken, each once
         self._in_line: set[int] = set()
 
@@ -53,21 +54,34 @@ class BatchIds:
         Raises ConfigError for one that cannot be an id, or for two that are equal and have
         different texts: no result could tell them apart.
         """
-        numbers, total = self._numbers, self._sum
-        for each in ids:
-            task_id = task_id_of(each)
-            text = id_text(task_id, codec)
-            if text in numbers:
+        given = [task_id_of(each) for each in ids]
+        texts = id_texts(given, codec)
+        if texts is given and not self._others:
+            new = dict.fromkeys(text for text in texts if text not in self._numbers)
+            self._add(new, new)
+        else:
+            different = self._different(given, texts)
+            self._add(different, different.values())
+
+    def _different(self, ids: Iterable[Hashable], texts: Iterable[str]) -> dict[str, Hashable]:
+        different: dict[str, Hashable] = {}
+        for task_id, text in zip(ids, texts, strict=True):
+            if text in self._numbers or text in different:
                 continue
-            if type(task_id) is not str or self._others:
-                other = self._others.setdefault(task_id, text)
-                if other != text or numbers.get(task_id) is not None:  # type: ignore[call-overload]
-                    raise unequal_texts(other, text)
-            numbers[text] = len(self.ids)
-            total += task_sum(text)
-            self.ids.append(task_id)
-            self.texts.append(text)
-        self._sum = total
+            other = self._others.setdefault(task_id, text)
+            number = self._numbers.get(task_id)  # type: ignore[call-overload]
+            if other == text and number is not None and self.ids[number] == task_id:
+                other = self.texts[number]
+            if other != text:
+                raise unequal_texts(other, text)
+            different[text] = task_id
+        return different
+
+    def _add(self, texts: Collection[str], ids: Iterable[Hashable]) -> None:
+        self._numbers.update(zip(texts, count(len(self.ids))))
+        self._sum += sum(map(task_sum, texts))
+        self.ids += ids
+        self.texts += texts
 
     def complete(self) -> None:
         """All ids have been taken in."""
@@ -82,14 +96,11 @@ class BatchIds:
 
     def hash_tokens(self, most: int, token_of: Callable[[Hashable], int]) -> bool:
         """Find the tokens of so many more ids; whether that were not all."""
-        first = len(self.tokens)
-        for number in range(first, min(first + most, len(self.ids))):
-            token = token_of(self.ids[number])
-            self.tokens.append(token)
-            todo = self._todo.get(token)
-            if todo is None:
-                todo = self._todo[token] = array("I")
-            todo.append(number)
+        first, todo = len(self.tokens), self._todo
+        tokens = list(map(token_of, self.ids[first : first + most]))
+        self.tokens.extend(tokens)
+        for number, token in enumerate(tokens, first):
+            todo[token].append(number)
         return len(self.tokens) < len(self.ids)
 
     # -- which are to be begun ---------------------------------------------------------------------
@@ -178,4 +189,4 @@ class BatchIds:
 
     def in_state(self, state: int) -> Iterator[Hashable]:
         """The ids in a state."""
-        return (self.ids[number] for number, now in enumerate(self._state) if now == state)
+        return compress(self.ids, self._state.translate(bytes(now == state for now in range(256))))

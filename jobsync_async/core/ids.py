@@ -11,7 +11,7 @@ known by being equal to itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jobsync_async.core.hashing import task_text
@@ -44,6 +44,16 @@ def id_text(task_id: Any, codec: str = "utf-8") -> str:
         )
     require_storable("a task id", text, codec)
     return text
+
+
+def id_texts(ids: Sequence[Any], codec: str) -> Sequence[str]:
+    """The texts of ids, as `id_text` has each: the very list that was given, where all of them are
+    plain strings."""
+    if set(map(type, ids)) <= {str}:
+        every = "".join(ids)
+        if every.isascii() and "\0" not in every and len(every) <= MOST_CHARACTERS:
+            return ids
+    return [id_text(task_id, codec) for task_id in ids]
 
 
 def require_storable(what: str, text: str, codec: str) -> None:

@@ -172,7 +172,12 @@ class Batch:
 
     def _idle(self) -> bool:
         """Whether there is nothing to do here: all that is open is others' to do."""
-        return self._ahead.idle and self._recorder.idle and not self._retrying and not self._busy
+        return self._all_done and self._recorder.idle
+
+    @property
+    def _all_done(self) -> bool:
+        """Whether handlers have done what there was; it may have to be recorded yet."""
+        return not self._busy and not self._retrying and self._ahead.idle
 
     def _owned(self, number: int) -> bool:
         return self._worker.owns(self._ids.tokens[number])
@@ -259,7 +264,6 @@ class Batch:
 
     async def _begin_one(self, number: int) -> None:
         piece = self._ahead.hold(number)
-        piece.started = True
         try:
             await piece.enter()
         except NotOwner as error:
@@ -392,5 +396,9 @@ class Batch:
             self._reporter.changed()
 
     def _look_if_idle(self) -> None:
-        if self._idle():
+        if not self._all_done:
+            return
+        if self._recorder.idle:
             self._others.look()
+        else:
+            self._recorder.hurry()

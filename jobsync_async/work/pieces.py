@@ -21,18 +21,16 @@ import anyio
 from jobsync_async.core.batch_ids import BatchIds
 from jobsync_async.core.rows import Work
 from jobsync_async.core.runs import Begun
+from jobsync_async.core.window import Window
 from jobsync_async.errors import NotOwner, StoreError
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.work.batch_run import BatchRun
 from jobsync_async.work.holding import Holding
 
-# So many are begun ahead at most. More would save little, and make more suspicious when a worker
-# ends.
-_MOST_AHEAD = 1_000
 _MOST_AT_ONCE = 2_000
 _MOST_BEHIND = 4_000
-# Completions that come within this are recorded together: it is what a statement costs.
-_PACE_SEC = 0.005
+# Completions that come within this are recorded together, unless somebody waits for one.
+_PACE_SEC = 0.02
 # How long a batch that is cut off waits for what its handlers have done to be recorded.
 _LAST_WORDS_SEC = 1.0
 
@@ -43,7 +41,8 @@ class Piece(Holding):
     Attributes:
         number: the id's.
         work: what is recorded of it; known once it is entered.
-        begun: the tables say so. started: its handler was called. going: its token is to go.
+        begun: the tables say so. going: its token is to go, or somebody waits for its turn.
+        on_going: called when that is so, once; None while its handler runs.
     """
 
     def __init__(
@@ -52,12 +51,12 @@ class Piece(Holding):
         ids: BatchIds,
         number: int,
         fence: str | None,
-        on_going: Callable[[Piece], None],
+        on_going: Callable[[Piece], None] | None,
     ) -> None:
         super().__init__(worker, ids.ids[number], ids.texts[number], ids.tokens[number], fence)
         self.number = number
-        self.begun = self.started = self.going = False
-        self._on_going = on_going
+        self.begun = self.going = False
+        self.on_going = on_going
 
     @property
     def work(self) -> Work:
@@ -76,9 +75,10 @@ class Piece(Holding):
         self._go()
 
     def _go(self) -> None:
-        if not self.started and not self.going:
-            self.going = True
-            self._on_going(self)
+        self.going = True
+        told, self.on_going = self.on_going, None
+        if told is not None:
+            told(self)
 
 
 class Ahead:
@@ -106,7 +106,7 @@ class Ahead:
         self._run = run
         self._ids = ids
         self._fence = fence
-        self._least = self._window = least
+        self._window = Window(least)
         self._behind = behind
         self._judge = judge
         self._one_by_one = one_by_one
@@ -131,10 +131,10 @@ class Ahead:
         """The handler of a piece from `ready` is called now; False when it was let go of."""
         if piece.going:
             return False
-        piece.started = True
+        piece.on_going = None
         self._started += 1
         self._waiting.discard(piece)
-        if len(self._waiting) <= self._window // 2:
+        if len(self._waiting) <= self._window.size // 2:
             self._wanted.set()
         return True
 
@@ -150,8 +150,8 @@ class Ahead:
         self._wanted.set()
 
     def hold(self, number: int) -> Piece:
-        """A piece for a number, not entered yet."""
-        return Piece(self._worker, self._ids, number, self._fence, self._on_going)
+        """A piece for a number, not entered yet, that is not begun ahead."""
+        return Piece(self._worker, self._ids, number, self._fence, None)
 
     def _on_going(self, piece: Piece) -> None:
         if piece.begun:  # else whoever begins it sees that
@@ -162,8 +162,8 @@ class Ahead:
     async def run(self) -> None:
         """Begin what may be, as long as handlers take it; for ever."""
         while True:
-            room = self._window - len(self._waiting)
-            full = room <= self._window // 2 or self._behind() > _MOST_BEHIND
+            room = self._window.size - len(self._waiting)
+            full = room <= self._window.size // 2 or self._behind() > _MOST_BEHIND
             taken = [] if self._paused or full else self._take(room)
             if taken:
                 await self._begin(taken)
@@ -175,6 +175,7 @@ class Ahead:
         pieces = []
         for number in self._ids.take(most, self._worker.owns):
             piece = self.hold(number)
+            piece.on_going = self._on_going
             if self._worker.turns.first(piece.task) is None:
                 pieces.append(piece)
             else:  # somebody else in this worker is at work on it
@@ -185,7 +186,7 @@ class Ahead:
         entered = [piece for piece in pieces if self._enter(piece)]
         if not entered:
             return
-        before, self._beginning = self._started, len(entered)
+        started, now, self._beginning = self._started, self._worker.clock(), len(entered)
         try:
             begun = await self._run.begin([piece.work for piece in entered], 0)
         except BaseException:  # cleaned up, and raised again
@@ -193,11 +194,7 @@ class Ahead:
             raise
         finally:
             self._beginning = 0
-        # What waits is to last until the next answer.
-        if self._waiting:
-            self._window = max(self._least, min(self._window, 2 * (self._started - before)))
-        else:
-            self._window = min(2 * self._window, _MOST_AHEAD)
+        self._window.adapt(started, now, dry=not self._waiting)
         await self._sort(entered, begun)
 
     def _enter(self, piece: Piece) -> bool:
@@ -280,6 +277,7 @@ class Recorder:
         self._done: list[Piece] = []
         self._sent: Sequence[Piece] = ()
         self._there = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     @property
     def idle(self) -> bool:
@@ -295,13 +293,22 @@ class Recorder:
         """Its handler has done it."""
         self._done.append(piece)
         self._there.set()
+        piece.on_going = self.hurry
+        if piece.going:
+            self.hurry()
+
+    def hurry(self, _: object = None) -> None:
+        """Somebody waits for what is done: for its token, or for the end of the batch."""
+        self._hurried.set()
 
     async def run(self) -> None:
         """Record what is done, for ever; what is left, in the end."""
         try:
             while True:
                 await self._there.wait()
-                await anyio.sleep(_PACE_SEC)
+                with anyio.move_on_after(_PACE_SEC):
+                    await self._hurried.wait()
+                self._hurried.clear()
                 await self._flush()
                 if not self._done:
                     self._there.clear()

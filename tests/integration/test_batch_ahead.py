@@ -11,7 +11,7 @@ import pytest
 
 from jobsync_async import Job
 from jobsync_async.postgres.work import WorkStore
-from jobsync_async.work import others
+from jobsync_async.work import others, pieces
 from tests.handling import nothing
 
 TOTAL = 120
@@ -102,6 +102,31 @@ async def test_what_was_done_is_recorded_also_when_the_batch_is_cut_off_right_th
             await running
         recorded = {int(task) for (task,) in await rows(admin, "SELECT task_id FROM sync_audit")}
         assert recorded >= set(done[:4])
+
+
+async def test_what_is_done_is_recorded_at_once_when_somebody_waits_for_it(jobs, monkeypatch):
+    """Where completions are otherwise recorded together, after a long time."""
+    monkeypatch.setattr(pieces, "_PACE_SEC", 600.0)
+    ready, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(claim) -> None:
+        if claim.task_id == 0:
+            ready.set()
+            await go_on.wait()
+
+    (anna,) = await jobs.start("anna")
+    with anyio.fail_after(20):
+        assert len((await anna.run_batch(range(9), nothing, name="its end")).completed_here) == 9
+        running = asyncio.ensure_future(anna.run_batch(range(TOTAL), handle))
+        await ready.wait()
+        async with anna.claim(TOTAL - 1) as claim:  # done, by the batch
+            assert claim.valid
+        (berta,) = await jobs.start("berta")
+        while len(berta.my_tokens) < TOTAL // 2 - 1:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        go_on.set()
+        assert (await running).completed_here >= {0, TOTAL - 1}
 
 
 async def test_whoever_waits_for_others_hears_of_the_end(jobs, monkeypatch):

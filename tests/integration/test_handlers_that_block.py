@@ -102,7 +102,7 @@ async def test_two_batches_over_the_same_ids_in_one_worker_call_one_handler_for_
 
 
 async def test_whoever_waits_long_for_another_in_this_worker_says_so(monkeypatch, caplog):
-    monkeypatch.setattr("jobsync_async.work.claims._LONG_WAIT_SEC", 0.05)
+    monkeypatch.setattr("jobsync_async.work.holding._LONG_WAIT_SEC", 0.05)
     async with Job("a") as job:
         holding = job._hold("x")
         await holding.enter()

@@ -18,7 +18,7 @@ def token_of(task_id) -> int:
     return int(str(task_id).rpartition("-")[2]) % TOKENS
 
 
-def taken_in(ids, at_a_time: int = 7) -> BatchIds:
+def taken_in(ids, at_a_time: int = 7, token_of=token_of) -> BatchIds:
     batch, given = BatchIds(), list(ids)
     for start in range(0, len(given), at_a_time):
         batch.add(given[start : start + at_a_time], "utf-8")
@@ -56,6 +56,31 @@ class Named(str):
 def test_what_is_equal_to_a_string_and_has_another_text_is_refused_in_any_order(ids):
     with pytest.raises(ConfigError, match="equal and have different texts"):
         taken_in(ids)
+
+
+def test_it_makes_no_difference_in_what_portions_ids_are_taken_in():
+    kinds = (str, int, Named, float, lambda number: f"é-{number}")
+    random = Random(7)
+    refused = 0
+    for _ in range(2_000):
+        some = random.choices(kinds, k=2)
+        ids = [random.choice(some)(random.randrange(6)) for _ in range(random.randrange(9))]
+        seen = set()
+        for at_a_time in (1, 2, 3, 9):
+            try:
+                batch = taken_in(ids, at_a_time, lambda task_id: 0)
+                seen.add((tuple(map(id, batch.ids)), tuple(batch.texts), batch.key))
+            except ConfigError as error:
+                seen.add("equal and have different texts" in str(error))
+        assert len(seen) == 1, ids
+        refused += seen == {True}
+    assert 50 < refused < 1_000, "both were tried"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half \ud800", "x" * 1_000_001])
+def test_what_cannot_be_stored_is_refused_among_strings(text):
+    with pytest.raises(ConfigError, match="a task id"):
+        taken_in(["a", text, "b"])
 
 
 def test_the_key_is_that_of_the_set_however_it_comes():

@@ -1,0 +1,44 @@
+"""How many pieces of a batch are begun before their handlers are called. Pure.
+
+* There are as many as handlers take in a tenth of a second, so that a statement carries many. A
+  handler that takes long has few, which would all have to be let go of.
+* Where handlers had to wait, nobody knows how many they take: twice as many are begun next time.
+"""
+
+from __future__ import annotations
+
+_MOST = 1_000
+"""More would save little, and make more suspicious when a worker ends."""
+_AHEAD_SEC = 0.1
+
+
+class Window:
+    """How many wait for their handlers at most.
+
+    Args:
+        least: how many handlers run at once.
+
+    Attributes:
+        size: how many.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.size: int = least
+        self._least = least
+        self._before: tuple[int, float] | None = None
+
+    def adapt(self, started: int, now: float, *, dry: bool) -> None:
+        """Some more have been begun.
+
+        Args:
+            started: how many handlers had been called by now.
+            now: when these were asked for, in seconds.
+            dry: whether handlers have had to wait for these.
+        """
+        before, self._before = self._before, (started, now)
+        most = min(2 * self.size, _MOST)
+        if dry:
+            self.size = max(self._least, most)
+        elif before is not None and now > before[1]:
+            a_second = (started - before[0]) / (now - before[1])
+            self.size = max(self._least, min(round(a_second * _AHEAD_SEC), most))
