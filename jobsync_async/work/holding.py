@@ -166,6 +166,8 @@ class Holding(Generic[Id_co]):
         claim._open = False
         if self._interruption is not None:
             self._interruption.end()
+            # Its task's context knows this. In a circle, all of it would wait for the collector.
+            self._interruption = None
         worker.metrics.claims_active -= 1
         if worker.ownership.leave(claim.token_id, self):
             worker.user_left()

@@ -8,17 +8,19 @@ scopes.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
 
-from jobsync_async import Job, OwnershipLost
+from jobsync_async import Claim, Job, OwnershipLost
 from jobsync_async.host.interruption import Interruption
 from tests.handling import lose
 
@@ -312,3 +314,29 @@ async def test_an_interruption_once_does_not_get_lost_in_what_the_body_awaits_th
     await task
     assert order == ["the other's", "ours"]
     assert interruption.count == 1
+
+
+def test_work_that_has_ended_leaves_nothing_for_the_collector(run):
+    """What waits for it holds up the event loop for long, when there are many ids."""
+    ended: list[ref[Claim]] = []
+
+    async def handle(claim: Claim) -> None:
+        ended.append(ref(claim))
+
+    async def main() -> None:
+        async with Job("a") as job:
+            await job.run_batch(range(8), handle, name="loads what it needs")
+            gc.collect()
+            gc.disable()
+            try:
+                await job.run_batch(range(100), handle)
+                for number in range(100):
+                    async with job.claim(number) as claim:
+                        ended.append(ref(claim))
+                del claim
+                # What was cancelled at the end of a batch may keep its last piece.
+                assert sum(one() is not None for one in ended) <= 16
+            finally:
+                gc.enable()
+
+    run(main)
