@@ -82,6 +82,120 @@ WITH released AS (
 )
 SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
+-- == batches ======================================================================================
+
+-- name: failed_ids
+-- Part of others: what of the run `b` has failed: ids that are set aside, which holds on later
+-- dates too, and ids that were given up; none that is complete. Where a batch has no name,
+-- those of all batches without one on that date: the tables keep them under no other key. OFFSET 0
+-- has each looked up by its key, whatever the statistics say: a join might read all of audit.
+SELECT s.task_id, s.reason AS error, true AS set_aside
+FROM {set_aside} s
+WHERE s.batch IS NOT DISTINCT FROM b.name AND s.set_aside_at <= coalesce(b.finished_at, now())
+  AND (b.name IS NOT NULL OR s.date = b.date
+       OR EXISTS (SELECT FROM {batch} o WHERE o.batch_key = b.batch_key AND o.date = s.date))
+  AND NOT EXISTS (
+      SELECT FROM {audit} a WHERE a.date = b.date AND a.task_key = s.task_key OFFSET 0)
+UNION ALL
+SELECT c.task_id, c.error, false
+FROM {claim} c
+WHERE c.date = b.date AND c.error IS NOT NULL AND c.set_aside_at IS NULL
+  AND c.batch IS NOT DISTINCT FROM b.name
+  AND NOT EXISTS (
+      SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key OFFSET 0)
+
+-- name: list_runs
+-- Runs of batches, the open ones first, then the newest: how far each is by what its workers count,
+-- and how many of its ids have failed, counted up to a bound. Null stands for all: batches, dates. A
+-- batch is asked for by the key of its name, or, if it has none, by a range of keys. `unnamed` is
+-- how many batches without a name have the same date as one of them.
+WITH asked AS (
+    SELECT * FROM {batch}
+    WHERE (%(date)s::date IS NULL OR date = %(date)s)
+      AND (%(name_key)s::bytea IS NULL OR batch_key = %(name_key)s
+           OR name IS NULL AND batch_key BETWEEN %(low)s AND %(high)s)
+), shown AS (
+    SELECT * FROM asked
+    ORDER BY finished_at IS NOT NULL, started_at DESC, date DESC LIMIT %(most)s
+), unnamed AS (
+    SELECT date, count(*) AS batches FROM {batch} WHERE name IS NULL GROUP BY date
+)
+SELECT b.batch_key, b.date, b.name, b.total, b.started_at, b.started_by, b.finished_at,
+       b.completed_before, p.completed, p.otherwise, f.failed, coalesce(u.batches, 0) AS unnamed,
+       (SELECT count(*) FROM asked) AS all_runs, clock_timestamp() AS at
+FROM shown b
+LEFT JOIN unnamed u ON u.date = b.date AND b.name IS NULL
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(completed), 0)::bigint AS completed,
+           coalesce(sum(otherwise), 0)::bigint AS otherwise
+    FROM {batch_part} WHERE batch_key = b.batch_key AND date = b.date
+) p
+CROSS JOIN LATERAL (
+    SELECT count(*) AS failed FROM (SELECT FROM ({failed_ids}) i LIMIT %(most_failed)s) f
+) f
+ORDER BY b.finished_at IS NOT NULL, b.started_at DESC, b.date DESC
+
+-- name: list_failed
+-- Of one run, up to a bound; those that are set aside come first.
+SELECT f.task_id, f.error, f.set_aside
+FROM {batch} b CROSS JOIN LATERAL ({failed_ids}) f
+WHERE b.batch_key = %(batch_key)s AND b.date = %(date)s
+LIMIT %(most_failed)s
+
+-- name: list_run_workers
+-- Who has done how much of a run, and who says that it runs it now.
+WITH part AS (
+    SELECT node, sum(completed)::bigint AS completed, sum(otherwise)::bigint AS otherwise
+    FROM {batch_part} WHERE batch_key = %(batch_key)s AND date = %(date)s GROUP BY node
+), running AS (
+    SELECT name AS node FROM {node} n WHERE {runs_it}
+)
+SELECT node, coalesce(completed, 0) AS completed, coalesce(otherwise, 0) AS otherwise,
+       r.node IS NOT NULL AS runs_it
+FROM part FULL JOIN running r USING (node) ORDER BY completed DESC, node
+
+-- name: runs_it
+-- Part of others: whether the worker `n` says that it runs a batch.
+said_by = incarnation AND runs @> jsonb_build_array(jsonb_build_object(
+    'kind', 'batch', 'name', %(name)s::text, 'date', (%(date)s::date)::text))
+
+-- name: reopen_run
+-- Opened anew, in such a way that whoever continues it looks at all its ids; not while a worker says
+-- that it runs it, for that would not look again, nor while one does not say what it runs. Who still
+-- waits for the opening before does not finish this one.
+UPDATE {batch} b
+SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
+    completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p
+                        WHERE p.batch_key = b.batch_key AND p.date = b.date)
+WHERE batch_key = %(batch_key)s AND date = %(date)s
+  AND NOT EXISTS (SELECT FROM {node} n WHERE said_by IS DISTINCT FROM incarnation OR {runs_it})
+RETURNING started_at
+
+-- name: forget_failed
+-- Some of what was given up in a run of a batch, in the order of its keys, is forgotten, and is not
+-- counted any more as whose it was counted. Only what was begun before the run was opened anew:
+-- whoever continues it has begun the rest.
+WITH looked_at AS (
+    SELECT task_key FROM {claim}
+    WHERE date = %(date)s AND error IS NOT NULL AND task_key > %(after)s
+    ORDER BY task_key LIMIT %(most)s
+), forgotten AS (
+    UPDATE {claim} c SET error = NULL
+    FROM looked_at s
+    WHERE c.date = %(date)s AND c.task_key = s.task_key AND c.error IS NOT NULL
+      AND c.set_aside_at IS NULL AND c.claimed_at < %(started_at)s
+      AND c.batch IS NOT DISTINCT FROM %(name)s
+      AND NOT EXISTS (
+          SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key OFFSET 0)
+    RETURNING c.incarnation
+), counted AS (
+    UPDATE {batch_part} p SET otherwise = p.otherwise - f.ids
+    FROM (SELECT incarnation, count(*) AS ids FROM forgotten GROUP BY incarnation) f
+    WHERE p.batch_key = %(batch_key)s AND p.date = %(date)s AND p.incarnation = f.incarnation
+)
+SELECT (SELECT count(*) FROM forgotten) AS forgotten,
+       (SELECT task_key FROM looked_at ORDER BY task_key DESC LIMIT 1) AS last
+
 -- == doctor =======================================================================================
 
 -- name: doctor_server

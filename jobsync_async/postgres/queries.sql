@@ -123,6 +123,10 @@ WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)
 -- name: table_exists
 SELECT to_regclass(%(table)s) IS NOT NULL
 
+-- name: size_of_table
+-- In bytes.
+SELECT pg_relation_size(to_regclass(%(table)s)) AS size
+
 -- name: may_create
 -- Whether this role may create tables in the schema; null when the schema does not exist.
 SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %(schema)s
@@ -1041,7 +1045,10 @@ WITH fresh AS (
         ids_key = coalesce(b.ids_key, excluded.ids_key),
         clean = coalesce(b.clean, false) AND b.finished_at IS NULL,
         started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE excluded.started_at END,
-        started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END
+        started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END,
+        completed_before = CASE WHEN b.finished_at IS NULL THEN b.completed_before ELSE (
+            SELECT coalesce(sum(completed), 0) FROM {batch_part} p
+            WHERE p.batch_key = b.batch_key AND p.date = b.date) END
     RETURNING date, started_at, started_by, ids_key = %(ids_key)s AS same_ids, clean
 )
 SELECT begun.date, begun.started_at, begun.started_by,

@@ -252,8 +252,8 @@ async def _require(connection: Connection, queries: Queries) -> None:
 async def _create(
     connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]
 ) -> bool:
-    """Create the tables and indexes that are missing, in one transaction; those that are there are
-    left alone. False when another start was about it."""
+    """Create the tables that are missing, with their indexes, in one transaction; those that are
+    there are left alone. False when another start was about it."""
     rights = await (
         await connection.execute(queries["may_create"], {"schema": queries.schema})
     ).fetchone()
@@ -278,10 +278,12 @@ async def _create_alone(
             return False
         await connection.execute(queries["bound_transaction"], values)
         there = await _exists(connection, queries)
-        for name, statement in queries.creations():
-            # To create an index that is there already would lock its table, which workers use.
-            if not await _table_exists(connection, queries, name):
-                await connection.execute(statement)
+        for table, statements in queries.creations():
+            # An index comes with its table. To make it later, or to find it there, would lock the
+            # table, which workers use: an expansion does that.
+            if not await _table_exists(connection, queries, table):
+                for statement in statements:
+                    await connection.execute(statement)
         if not there:
             await insert_cluster_row(connection, queries, config)
     return True

@@ -125,6 +125,9 @@ CREATE TABLE IF NOT EXISTS {claim} (
     set_aside_at      timestamptz,                   -- when it was set aside
     PRIMARY KEY (date, task_key)
 );
+-- What was given up, found without a look at all that was begun on that date: for people alone. A
+-- table that was there before, and is large, goes without it.
+CREATE INDEX IF NOT EXISTS {claim_failed_idx} ON {claim} (date, task_key) WHERE error IS NOT NULL;
 
 -- A task of a batch that is not begun any more on any date, until it is released: its workers ended
 -- while they were at work on it.
@@ -163,6 +166,8 @@ CREATE TABLE IF NOT EXISTS {batch} (
     finished_at       timestamptz,
     ids_key           bytea,                         -- of its ids, whatever its name
     clean             boolean,                       -- nothing was complete on that date before it
+    -- how many ids were completed in it before it was opened for the last time
+    completed_before  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (batch_key, date)
 );
 

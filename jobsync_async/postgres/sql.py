@@ -41,7 +41,7 @@ _FOR_THE_SCRIPT = """
 -- timeout", run it again.
 SET LOCAL lock_timeout = '200ms';
 """
-INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx")
+INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx", "claim_failed_idx")
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it
 # either.
@@ -65,7 +65,7 @@ _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE 
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
 # Parts of other statements.
-_PARTS = ("pinned", "left_over")
+_PARTS = ("pinned", "left_over", "failed_ids", "runs_it")
 
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
@@ -79,8 +79,10 @@ _EXPANSIONS = {2: "expand/0002.sql"}
 TOO_OLD = "this version of jobsync_async is too old for the cluster"
 
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-_MADE = re.compile(r"CREATE (?:TABLE|INDEX) IF NOT EXISTS \{(\w+)\}")
-_CHANGED = re.compile(r"(?:ALTER TABLE|UPDATE) \{(\w+)\}")
+_SUBJECT = re.compile(
+    r"(?:CREATE TABLE IF NOT EXISTS|CREATE INDEX IF NOT EXISTS \{\w+\} ON|ALTER TABLE|UPDATE) "
+    r"\{(\w+)\}"
+)
 
 
 class Queries:
@@ -127,12 +129,12 @@ class Queries:
         script = "\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS.values()))
         return self._compose(f"BEGIN;\n{_FOR_THE_SCRIPT}\n{script}COMMIT;\n")
 
-    def creations(self) -> list[tuple[str, bytes]]:
-        """The statements that make each table and index, with its quoted, qualified name."""
-        return [
-            (self._qualified(_subject(_MADE, part)), self._compose(part))
-            for part in split(_read("schema.sql"))
-        ]
+    def creations(self) -> list[tuple[str, list[bytes]]]:
+        """Each table's quoted, qualified name, and the statements that make it and its indexes."""
+        made: dict[str, list[bytes]] = {}
+        for part in split(_read("schema.sql")):
+            made.setdefault(self._subject(part), []).append(self._compose(part))
+        return list(made.items())
 
     def expansions(self, layout: int) -> list[tuple[str, bytes]]:
         """The statements that bring tables of a layout up to the newest, with the table that each
@@ -140,10 +142,12 @@ class Queries:
         parts = [
             part for to, name in _EXPANSIONS.items() if to > layout for part in split(_read(name))
         ]
-        return [(self._qualified(_subject(_CHANGED, part)), self._compose(part)) for part in parts]
+        return [(self._subject(part), self._compose(part)) for part in parts]
 
-    def _qualified(self, name: str) -> str:
-        return sql.Identifier(self.schema, self.appname + name).as_string()
+    def _subject(self, statement: str) -> str:
+        found = _SUBJECT.match(statement)
+        assert found is not None, f"a statement of another form: {statement:.60}"
+        return self.table(found[1])
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""
@@ -162,12 +166,6 @@ class Queries:
         # Split before any name is put in: a name may hold a semicolon, a line's end or what looks
         # like a comment.
         return [self._compose(part, **names) for part in split(script)]
-
-
-def _subject(pattern: re.Pattern[str], statement: str) -> str:
-    found = pattern.match(statement)
-    assert found is not None, f"a statement of another form than {pattern.pattern}: {statement:.60}"
-    return found[1]
 
 
 @cache

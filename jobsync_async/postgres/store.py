@@ -28,6 +28,7 @@ from jobsync_async.postgres.tokens import PolledFeed, PushedFeed, TokenFeed
 from jobsync_async.postgres.work import WorkStore
 
 if TYPE_CHECKING:
+    from jobsync_async.postgres.batch_runs import BatchRuns
     from jobsync_async.postgres.bounds import Bounds
     from jobsync_async.postgres.inspection import Inspection
     from jobsync_async.postgres.observer import ObserverFeed
@@ -162,6 +163,14 @@ class Store:
         from jobsync_async.postgres.bounds import Bounds  # noqa: PLC0415
 
         return Bounds(self._leader_link, self.queries, self._others.context)
+
+    @property
+    def batch_runs(self) -> BatchRuns:
+        """The statements about runs of batches, for people."""
+        # a worker has no use for it
+        from jobsync_async.postgres.batch_runs import BatchRuns  # noqa: PLC0415
+
+        return BatchRuns(self._pool, self.queries)
 
     async def observe(self) -> ObserverFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""

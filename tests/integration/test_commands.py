@@ -84,10 +84,11 @@ class Commands:
         assert isinstance(code, int)
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
-    async def json(self, *arguments: str, status: int = 0) -> Any:
+    async def json(self, *arguments: str, status: int = 0, shape: str | None = None) -> Any:
+        """The answer; `shape` is the heading of its example where that is not the command's."""
         result = await self(*arguments, "--json", status=status)
         answer = json.loads(result.stdout)
-        command = next(
+        command = shape or next(
             name
             for name in sorted(self.shapes, key=len, reverse=True)
             if " ".join(arguments).startswith(name)
@@ -115,11 +116,13 @@ CHANGING = {
     "contract",
     "bound",
 }
+# Those are held in tests/integration/test_batches_from_outside.py.
+BATCHES = {"batch", "batch NAME", "batch NAME --failed", "batch NAME --retry"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():
-    # Those are run as processes.
-    assert set(documented()) == LOOKING | CHANGING | {
+    # The rest are run as processes.
+    assert set(documented()) == LOOKING | CHANGING | BATCHES | {
         "watch",
         "demo",
         "init --clone",

@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError, StoreUnavailable
+from jobsync_async.postgres import expanding
 from jobsync_async.postgres.schema import creation_script
 
 ROLE = "jobsync_test_role"
@@ -191,11 +192,33 @@ async def test_tables_of_an_older_version_are_expanded_by_the_first_worker_that_
         await admin.execute(f"{columns} WHERE table_schema = 'public' ORDER BY 1, 2")
     ).fetchall()
     assert expanded == made
+    assert await indexed(admin)
+
+
+async def test_an_index_is_left_out_where_it_would_lock_a_large_table_for_long(
+    dsn, admin, monkeypatch, caplog
+):
+    monkeypatch.setattr(expanding, "MOST_TO_INDEX", -1)
+    await make_old(admin)
+    await works(CoordinationConfig(dsn=dsn, total_tokens=50))
+    assert not await indexed(admin)
+    (left_out,) = [record for record in caplog.records if "an index is left out" in record.message]
+    _, _, statement = left_out.message.partition("put CONCURRENTLY into this: ")
+    await admin.execute(statement.replace("INDEX", "INDEX CONCURRENTLY"))
+    assert await indexed(admin)
+
+
+async def indexed(admin) -> bool:
+    ((there,),) = await (
+        await admin.execute("SELECT to_regclass('sync_claim_failed_idx') IS NOT NULL")
+    ).fetchall()
+    return there
 
 
 async def make_old(admin) -> None:
     """Take the columns and tables away that are not of 0.1.0."""
     await admin.execute("DROP TABLE sync_batch, sync_batch_part, sync_set_aside")
+    await admin.execute("DROP INDEX sync_claim_failed_idx")
     for table, columns in {
         "cluster": ("layout", "channel", "time_zone", "longest_wait", "longest_allowed"),
         "node": ("timeout_sec", "interval_sec", "library", "layout", "runs", "said_by"),
