@@ -12,6 +12,7 @@ from jobsync_async.cli import (  # noqa: F401 - each adds its commands to the ap
     locks,
     owners,
     plan,
+    prune,
     release,
     status,
     watch,

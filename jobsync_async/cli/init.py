@@ -18,7 +18,7 @@ from jobsync_async.postgres.roles import Roles, open_roles
 from jobsync_async.postgres.schema import creation_script, open_schema
 from jobsync_async.postgres.sql import LAYOUT
 
-_MAY = {"worker": "do what a worker does", "observer": "look"}
+_MAY = {"worker": "do what a worker does", "observer": "look", "pruner": "delete old days"}
 
 
 @app.command()
@@ -49,6 +49,13 @@ async def init(
             "missing."
         ),
     ] = None,
+    prune_role: Annotated[
+        str | None,
+        typer.Option(
+            help="Grant this role what `prune` needs: to delete what was recorded on old days. "
+            "Made, without a login, if missing."
+        ),
+    ] = None,
     clone: Annotated[
         bool,
         typer.Option(
@@ -66,11 +73,11 @@ async def init(
     With --clone it does one other thing.
     """
     if clone:
-        if sql or role or observer_role:
-            raise typer.BadParameter("--clone goes with none of --sql, --role and --observer-role")
+        if sql or role or observer_role or prune_role:
+            raise typer.BadParameter("--clone goes with none of --sql and the options for roles")
         return await _clone(config, as_json)
     config = replace(config, total_tokens=total_tokens, hash_function=hash_function)
-    roles = Roles(role, observer_role)
+    roles = Roles(role, observer_role, prune_role)
     if sql:
         script = creation_script(config, roles)
         typer.echo(json.dumps({"sql": script}) if as_json else script)

@@ -1,4 +1,4 @@
--- What the two kinds of roles may do, and nothing else. {role} is quoted once.
+-- What the three kinds of roles may do, and nothing else. {role} is quoted once.
 
 -- name: worker
 -- All that a worker does. It cannot create, truncate or drop, nor change the cluster's fixed
@@ -21,3 +21,9 @@ GRANT SELECT
     ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch},
        {batch_part}, {rebalance}
     TO {role};
+
+-- name: pruner
+-- Reads what says which days may go, and deletes these.
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT SELECT ON {cluster}, {node} TO {role};
+GRANT SELECT, DELETE ON {claim}, {audit}, {batch}, {batch_part}, {rebalance} TO {role};

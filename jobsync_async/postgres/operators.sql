@@ -196,6 +196,36 @@ WITH looked_at AS (
 SELECT (SELECT count(*) FROM forgotten) AS forgotten,
        (SELECT task_key FROM looked_at ORDER BY task_key DESC LIMIT 1) AS last
 
+-- == old days =====================================================================================
+
+-- name: hold_runs
+-- For the rest of the transaction no run of a batch is begun or finished. Whoever begins one waits.
+LOCK TABLE {batch} IN SHARE ROW EXCLUSIVE MODE
+
+-- name: list_kept
+-- Runs that keep days before a date: those that are open, and those that a worker says it runs. Of
+-- batches without a name, it may be any of that date.
+SELECT date, name, batch_key FROM {batch} WHERE date < %(before)s AND finished_at IS NULL
+UNION
+SELECT r.date, r.name, b.batch_key FROM {node} n
+CROSS JOIN LATERAL jsonb_to_recordset(n.runs) AS r(kind text, name text, date date)
+LEFT JOIN {batch} b ON b.date = r.date AND b.name IS NOT DISTINCT FROM r.name
+WHERE n.said_by = n.incarnation AND r.kind = 'batch' AND r.date < %(before)s
+ORDER BY date, name, batch_key
+
+-- name: old_rebalances
+-- Part of others: those before a date in the cluster's time zone, but the last one that there is.
+FROM {rebalance}
+WHERE at < (SELECT %(before)s::date::timestamp AT TIME ZONE coalesce(time_zone, 'UTC')
+            FROM {cluster})
+  AND version < (SELECT max(version) FROM {rebalance})
+
+-- name: list_old_rebalances
+SELECT {old_rebalances}
+
+-- name: delete_old_rebalances
+DELETE {old_rebalances}
+
 -- == doctor =======================================================================================
 
 -- name: doctor_server

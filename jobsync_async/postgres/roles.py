@@ -1,4 +1,5 @@
-"""Least privilege: a role that can do what a worker needs, and one that may only look.
+"""Least privilege: a role that can do what a worker needs, one that may only look, and one that may
+delete old days.
 
 A role that is missing is made as a group without a login: `GRANT app TO your_login` hands its
 rights on. No password is set here; that is between the administrator and the server.
@@ -7,6 +8,7 @@ rights on. No password is set here; that is between the administrator and the se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 from psycopg import errors, sql
 
@@ -17,6 +19,12 @@ from jobsync_async.postgres.sql import Queries
 
 _MAX_NAME_BYTES = 63
 _RESERVED = ("public", "none")
+_OPTIONS = {"worker": "role", "observer": "observer-role", "pruner": "prune-role"}
+_WHAT = {
+    "worker": "What a worker needs.",
+    "observer": "What an observer may read.",
+    "pruner": "What deletes old days.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +32,33 @@ class Roles:
     """The roles to grant to; None for none.
 
     Raises:
-        ConfigError: a name that no role can have, or one name for both.
+        ConfigError: a name that no role can have, or one name for several.
     """
 
     worker: str | None = None
     observer: str | None = None
+    pruner: str | None = None
 
     def __post_init__(self) -> None:
-        for option, name in (("role", self.worker), ("observer-role", self.observer)):
-            if name is not None:
-                _check_name(option, name)
-        if self.worker is not None and self.worker == self.observer:
-            raise ConfigError("role and observer-role must be two roles: an observer may only read")
+        given = self.given()
+        for kind, name in given:
+            _check_name(_OPTIONS[kind], name)
+        for (kind, name), (other, same) in combinations(given, 2):
+            if name == same:
+                raise ConfigError(
+                    f"{_OPTIONS[kind]} and {_OPTIONS[other]} must be two roles: an observer may "
+                    "only read, and a worker may delete nothing that was completed"
+                )
 
     def given(self) -> list[tuple[str, str]]:
-        """Pairs of kind (``"worker"`` or ``"observer"``) and name."""
+        """Pairs of kind (``"worker"``, ``"observer"`` or ``"pruner"``) and name."""
         return [
             (kind, name)
-            for kind, name in (("worker", self.worker), ("observer", self.observer))
+            for kind, name in (
+                ("worker", self.worker),
+                ("observer", self.observer),
+                ("pruner", self.pruner),
+            )
             if name is not None
         ]
 
@@ -76,7 +93,7 @@ def roles_script(queries: Queries, roles: Roles) -> str:
         # As a literal: a name cannot end it, as it could end a dollar quote.
         lines += [
             "",
-            f"-- What {'a worker needs' if kind == 'worker' else 'an observer may read'}.",
+            f"-- {_WHAT[kind]}",
             f"DO {_quoted(body)};",
         ]
         lines += [f"{statement.decode()};" for statement in queries.grants(kind, name)]

@@ -36,6 +36,15 @@ WORKER_WRITES = {
     "batch_part": ("INSERT", "UPDATE"),
     "rebalance": ("INSERT",),
 }
+GROWING = {
+    "claim": "task_key",
+    "audit": "task_key",
+    "batch_part": "batch_key",
+    "batch": "batch_key",
+}
+"""Tables that grow by days, and by which key their rows of a day are told. In this order old days
+are deleted: a run is forgotten last."""
+
 _FOR_THE_SCRIPT = """
 -- Workers may be running. So nothing here waits for long, and makes them wait: if it says "lock
 -- timeout", run it again.
@@ -65,7 +74,7 @@ _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE 
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
 # Parts of other statements.
-_PARTS = ("pinned", "left_over", "failed_ids", "runs_it")
+_PARTS = ("pinned", "left_over", "failed_ids", "runs_it", "old_rebalances")
 
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
@@ -158,6 +167,11 @@ class Queries:
         """The statements of ``grants.sql`` for one kind of role."""
         names = {"schema": sql.Identifier(self.schema), "role": sql.Identifier(role)}
         return self._statements_of(_load("grants.sql")[kind], **names)
+
+    def by_days(self, name: str, table: str) -> bytes:
+        """A statement of ``prune.sql`` for one of the tables that grow by days."""
+        key = sql.Identifier(GROWING[table])
+        return self._compose(_load("prune.sql")[name], table=self._names[table], key=key)
 
     def _compose(self, text: str, **names: sql.Identifier) -> bytes:
         return sql.SQL(text).format(**self._names, **names).as_bytes()

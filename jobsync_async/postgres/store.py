@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jobsync_async.postgres.inspection import Inspection
     from jobsync_async.postgres.observer import ObserverFeed
     from jobsync_async.postgres.predecessor import Predecessor
+    from jobsync_async.postgres.pruning import Pruning
     from jobsync_async.postgres.sessions import Sessions
 
 _IDLE_SEC = 5.0
@@ -171,6 +172,14 @@ class Store:
         from jobsync_async.postgres.batch_runs import BatchRuns  # noqa: PLC0415
 
         return BatchRuns(self._pool, self.queries)
+
+    @property
+    def pruning(self) -> Pruning:
+        """The statements that delete old days, for the command line."""
+        # a worker has no use for it
+        from jobsync_async.postgres.pruning import Pruning  # noqa: PLC0415
+
+        return Pruning(self._pool, self.queries)
 
     async def observe(self) -> ObserverFeed:
         """A fresh LISTEN connection for somebody who only looks. Raises StoreUnavailable."""

@@ -1,4 +1,5 @@
-"""Batches seen from outside the workers: how far, what has failed, to try it again."""
+"""Batches seen from outside the workers: how far, what has failed, to try it again; and old days
+that are deleted."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import psycopg
 import pytest
 
-from jobsync_async import Job
-from jobsync_async.core.hashing import task_key
-from jobsync_async.operations import batches
+from jobsync_async import ConfigError, Job
+from jobsync_async.core.hashing import name_key, task_key
+from jobsync_async.operations import batches, pruning
 from jobsync_async.postgres.batch_runs import MOST_FAILED
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.store import Store
@@ -448,7 +450,9 @@ async def test_who_may_only_read_sees_it_all_and_changes_nothing(
         await commands.json("batch")
         await commands.json("batch", "n", shape="batch NAME")
         await commands.json("batch", "n", "--failed", shape="batch NAME --failed")
-        assert (await commands("batch", "n", "--retry", status=1)).stderr.startswith("error:")
+        await commands.json("prune", "--before", "2026-11-23", "--dry-run")
+        for command in (["batch", "n", "--retry"], ["prune", "--before", "2026-11-23"]):
+            assert (await commands(*command, status=1)).stderr.startswith("error:")
     assert len(await rows(admin, "SELECT FROM sync_claim WHERE error IS NOT NULL")) == 1
 
 
@@ -496,14 +500,19 @@ async def test_no_statement_reads_a_table_whole_whatever_the_statistics_say(stor
         **run._asdict(), **batches.sought("n")._asdict(), "most": 20, "most_failed": MOST_FAILED,
         "after": b"", "last": b"\xff", "started_at": run.at,
     }  # fmt: skip
-    statements = {name: queries[name] for name in ("list_runs", "list_failed", "forget_failed")}
+    statements = {name: queries[name] for name in ("list_runs", "list_failed", "forget_failed")} | {
+        f"{name} {table}": queries.by_days(name, table)
+        for name in ("piece", "delete_piece")
+        for table in ("claim", "audit")
+    }
 
     async def explain(connection) -> None:
         for name, statement in statements.items():
             cursor = await connection.execute(b"EXPLAIN " + statement, values)
             plan = "\n".join(line for (line,) in await cursor.fetchall())
             assert not re.search(r"Seq Scan on sync_(claim|audit)\b", plan), f"{name}\n{plan}"
-            assert "sync_claim_failed_idx" in plan, f"{name}\n{plan}"
+            if " " not in name:
+                assert "sync_claim_failed_idx" in plan, f"{name}\n{plan}"
 
     async def plans() -> None:
         await store.batch_runs._pool.run(explain)
@@ -516,3 +525,187 @@ async def test_no_statement_reads_a_table_whole_whatever_the_statistics_say(stor
     await plans()
     await admin.execute("ANALYZE")
     await plans()
+
+
+# -- old days
+
+
+async def test_old_days_are_deleted_and_the_days_after_stay(commands, jobs, admin):
+    anna, berta = [(await jobs.start(name))[0] for name in ("anna", "berta")]
+    await jobs.even()
+    await poison(admin, "3", "n", LONG_AGO)
+    with anyio.fail_after(20):
+        for date, ids in ((LONG_AGO, range(30)), (YESTERDAY, range(4, 30)), (None, range(4, 30))):
+            await asyncio.gather(
+                *(
+                    job.run_batch(ids, failing(4), name="n", attempts=1, date=date)
+                    for job in (anna, berta)
+                )
+            )
+    await until_idle(admin)
+    await admin.execute(
+        "UPDATE sync_rebalance SET at = '2019-12-31 23:00Z' WHERE version = "
+        "(SELECT min(version) FROM sync_rebalance)"
+    )
+    counts = (
+        "SELECT (SELECT count(*) FROM sync_claim), (SELECT count(*) FROM sync_audit), "
+        "(SELECT count(*) FROM sync_batch), (SELECT count(*) FROM sync_batch_part), "
+        "(SELECT count(*) FROM sync_rebalance), (SELECT count(*) FROM sync_set_aside)"
+    )
+    ((claims, audits, runs, parts, rebalances, aside),) = before = await rows(admin, counts)
+    assert (runs, aside) == (3, 1)
+    dry = await commands.json("prune", "--before", "2026-11-22", "--dry-run")
+    assert await rows(admin, counts) == before
+    told = await commands.json("prune", "--before", "2026-11-22")
+    assert told == {**dry, "dry_run": False}
+    deleted = told["deleted"]
+    assert (told["days"], told["kept"], deleted["claim"], deleted["audit"]) == (1, [], 30, 28)
+    assert (deleted["batch"], deleted["batch_part"]) == (1, 2)
+    assert await rows(admin, counts) == [
+        (claims - 30, audits - 28, 2, parts - 2, rebalances - deleted["rebalance"], 1)
+    ]
+    assert rebalances > deleted["rebalance"] > 0
+    assert await rows(admin, "SELECT min(date) FROM sync_claim") == [(YESTERDAY,)]
+    assert "1 day" not in (await commands("prune", "--before", "2026-11-22")).stdout
+    assert (await commands.json("history"))["rebalances"] != []
+    # What is set aside is so still, and may be released.
+    await commands("release", "3", "--batch", "n")
+
+
+async def test_the_last_distribution_stays_however_old(commands, config, admin):
+    async with Job("anna", config):
+        await admin.execute("UPDATE sync_rebalance SET at = '2019-12-31 23:00Z'")
+        await commands.json("prune", "--before", "2026-11-22")
+        assert len((await commands.json("history"))["rebalances"]) == 1
+
+
+async def test_a_day_with_an_open_run_is_kept_and_it_says_which(commands, config, admin):
+    async with Job("anna", config) as job:
+        for name in ("n", "other", None):
+            await job.run_batch([1, 2], nothing, name=name, date=LONG_AGO)
+        await job.run_batch([1, 2], nothing, name="n", date=YESTERDAY)
+        await until_idle(admin)
+        await admin.execute(
+            "UPDATE sync_batch SET finished_at = NULL WHERE date = %s AND name = 'n'", [LONG_AGO]
+        )
+        told = await commands.json("prune", "--before", "2026-11-23")
+        assert [(one["date"], one["name"]) for one in told["kept"]] == [("2020-01-01", "n")]
+        assert (told["days"], told["deleted"]["audit"]) == (1, 2)
+        assert await rows(admin, "SELECT date, count(*) FROM sync_audit GROUP BY 1") == [
+            (LONG_AGO, 6)
+        ]
+        text = (await commands("prune", "--before", "2026-11-23")).stdout
+        assert "2020-01-01 is kept: the run of batch 'n' is open" in text
+        await job.run_batch([1, 2], nothing, name="n")
+        await until_idle(admin)
+        assert (await commands.json("prune", "--before", "2026-11-23"))["days"] == 1
+        assert await rows(admin, "SELECT FROM sync_audit WHERE date < '2026-11-23'") == []
+
+
+async def test_a_day_is_kept_that_a_worker_says_it_runs(commands, config, admin):
+    """It may not have heard yet that all is done."""
+    async with Job("anna", config) as job:
+        await job.run_batch([1, 2], nothing, name="n", date=LONG_AGO)
+        await until_idle(admin)
+        await admin.execute(
+            "UPDATE sync_node SET runs = %s",
+            [f'[{{"kind": "batch", "name": "n", "date": "{LONG_AGO}"}}]'],
+        )
+        told = await commands.json("prune", "--before", "2026-11-23")
+        key = name_key("n").hex()
+        assert told["kept"] == [{"date": "2020-01-01", "name": "n", "key": key}]
+        assert told["deleted"]["audit"] == 0
+
+
+async def test_a_run_that_is_opened_while_its_day_is_deleted_keeps_what_is_left(
+    store, config, admin
+):
+    async with Job("anna", config) as job:
+        await job.run_batch(range(20), nothing, name="n", date=LONG_AGO)
+        await until_idle(admin)
+        seen = []
+
+        def at_first_piece_of_audit(day: dt.date, count: int) -> None:
+            seen.append(count)
+            if count == 25:
+                with psycopg.connect(config.dsn, autocommit=True) as other:
+                    other.execute("UPDATE sync_batch SET finished_at = NULL")
+
+        told = await pruning.prune(store, YESTERDAY, progress=at_first_piece_of_audit, most_rows=5)
+    assert seen == [5, 10, 15, 20, 25]
+    assert (told["deleted"]["claim"], told["deleted"]["audit"], told["days"]) == (20, 5, 0)
+    assert [one["name"] for one in told["kept"]] == ["n"]
+    assert len(await rows(admin, "SELECT FROM sync_audit")) == 15
+
+
+async def test_whoever_opens_a_run_waits_for_the_piece_that_is_being_deleted(store, config, admin):
+    async with Job("anna", config) as job:
+        await job.run_batch(range(20), failing(3), name="n", attempts=1, date=LONG_AGO)
+        await until_idle(admin)
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = "
+            "current_database()"
+        )
+        async with await psycopg.AsyncConnection.connect(config.dsn) as reader:
+            # Rows that somebody has locked hold the piece up, with the table of runs locked.
+            await reader.execute("SELECT FROM sync_audit LIMIT 1 FOR UPDATE")
+            deleting = asyncio.ensure_future(pruning.prune(store, YESTERDAY))
+
+            async def handle(claim) -> None:
+                await asyncio.wait([deleting])
+
+            with anyio.fail_after(10):
+                while not await rows(admin, waiting):
+                    await asyncio.sleep(0.01)
+                opening = asyncio.ensure_future(
+                    job.run_batch(range(20), handle, name="n", date=LONG_AGO)
+                )
+                while len(await rows(admin, waiting)) < 2:
+                    await asyncio.sleep(0.01)
+            await reader.rollback()
+        with anyio.fail_after(20):
+            told, result = await deleting, await opening
+    # All of audit was one piece: what the run finds is gone, so it does all of it again, once.
+    assert told["deleted"]["audit"] == 19
+    assert result.completed_here == set(range(20))
+    assert len(await rows(admin, "SELECT FROM sync_audit")) == 20
+
+
+@pytest.mark.parametrize("days", [0, 1, 30])
+async def test_a_date_that_is_not_in_the_past_for_the_cluster_is_refused(
+    commands, store, config, admin, days
+):
+    async with Job("anna", config) as job:
+        await job.run_batch([1], nothing, name="n")
+        await until_idle(admin)
+        before = await store.work.read_date() + dt.timedelta(days=days)
+        with pytest.raises(ConfigError, match="not in the past"):
+            await pruning.prune(store, before)
+        refused = await commands("prune", "--before", str(before), status=2)
+        assert str(before) in refused.stderr
+        await commands("prune", status=2)
+        await commands("prune", "--before", "yesterday", status=2)
+        assert len(await rows(admin, "SELECT FROM sync_audit")) == 1
+
+
+async def test_nothing_is_deleted_while_a_worker_is_there_that_does_not_tell_what_it_runs(
+    commands, config, admin
+):
+    async with Job("anna", config) as job:
+        await job.run_batch([1], nothing, date=LONG_AGO)
+        await until_idle(admin)
+        await old_row(admin, "bert")
+        refused = await commands("prune", "--before", "2026-11-23", status=1)
+        assert "bert" in refused.stderr
+        told = await commands.json("prune", "--before", "2026-11-23", status=1)
+        assert told["deleted"]["audit"] == 0
+        assert len(await rows(admin, "SELECT FROM sync_audit")) == 1
+
+
+async def test_long_work_tells_how_far_it_is(commands, config, admin, monkeypatch):
+    monkeypatch.setattr("jobsync_async.cli.prune._TELL_SEC", 0)
+    async with Job("anna", config) as job:
+        await job.run_batch(range(7), nothing, date=LONG_AGO)
+        await until_idle(admin)
+    done = await commands("prune", "--before", "2026-11-23", "--json")
+    assert "at 2020-01-01: 14 rows so far" in done.stderr

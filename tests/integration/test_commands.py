@@ -117,7 +117,7 @@ CHANGING = {
     "bound",
 }
 # Those are held in tests/integration/test_batches_from_outside.py.
-BATCHES = {"batch", "batch NAME", "batch NAME --failed", "batch NAME --retry"}
+BATCHES = {"batch", "batch NAME", "batch NAME --failed", "batch NAME --retry", "prune"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():

@@ -4,6 +4,7 @@ it is for."""
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
 from jobsync_async.postgres.roles import Roles
 from tests.clusters import cluster
+from tests.integration.test_commands import Commands
 
 WORKER = f"worker \"{uuid4().hex[:6]}'$$"  # quotes of every kind: such a name must do no harm
 OBSERVER = f"observer {uuid4().hex[:6]}"
+PRUNER = f"pruner {uuid4().hex[:6]}"
 
 
 def init(*arguments: str) -> str:
@@ -39,9 +42,9 @@ def init(*arguments: str) -> str:
 
 @pytest.fixture(params=["init", "init --sql"])
 def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
-    """DSNs of the administrator, and of a worker's and an observer's login, made by one command or
-    its printed script."""
-    options = ["--role", WORKER, "--observer-role", OBSERVER]
+    """DSNs of the administrator, and of the login of a worker, an observer, and one that prunes,
+    made by one command or its printed script."""
+    options = ["--role", WORKER, "--observer-role", OBSERVER, "--prune-role", PRUNER]
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         admin.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         admin.execute("CREATE TABLE secrets (x integer)")
@@ -54,7 +57,7 @@ def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
                 for _ in range(2):
                     admin.execute(script.encode())
             dsns = {"admin": empty_dsn}
-            for kind, role in (("worker", WORKER), ("observer", OBSERVER)):
+            for kind, role in (("worker", WORKER), ("observer", OBSERVER), ("pruner", PRUNER)):
                 login = f"login of {role}"
                 admin.execute(
                     sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' IN ROLE {}").format(
@@ -66,7 +69,7 @@ def roles(request, empty_dsn) -> Iterator[dict[str, str]]:
                 )
             yield dsns
         finally:
-            for role in (WORKER, OBSERVER):
+            for role in (WORKER, OBSERVER, PRUNER):
                 for name in (f"login of {role}", role):
                     if (
                         admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone()
@@ -142,6 +145,37 @@ async def test_the_doctor_asks_for_what_a_worker_needs_and_no_more(roles):
     assert (await rights()).status == "warn"
 
 
+async def test_old_days_are_deleted_by_the_role_for_it_and_by_no_other(roles):
+    config = CoordinationConfig(dsn=roles["worker"], schema="public", total_tokens=120)
+
+    async def handle(claim) -> None:
+        if claim.task_id == 3:
+            raise ValueError
+
+    async with Job("anna", config) as job:
+        await job.run_batch(range(5), handle, name="n", attempts=1, date=dt.date(2020, 1, 1))
+    look, retry = ("batch", "n"), ("batch", "n", "--retry")
+    prune = ("prune", "--before", "2020-01-02")
+    for command, kind, status in (
+        (prune, "worker", 1),
+        (prune, "observer", 1),
+        (retry, "observer", 1),
+        (retry, "pruner", 1),
+        (look, "observer", 0),
+        (retry, "worker", 0),
+        (prune, "pruner", 0),
+    ):
+        done = await Commands(roles[kind])(*command, "--schema", "public", status=status)
+        assert status == 0 or "permission denied" in done.stderr
+    with psycopg.connect(roles["admin"]) as admin:  # the run is open: it was kept
+        assert admin.execute("SELECT count(*) FROM sync_audit").fetchone() == (4,)
+        admin.execute("UPDATE sync_batch SET finished_at = now()")
+    await Commands(roles["pruner"])(*prune, "--schema", "public")
+    with psycopg.connect(roles["admin"]) as admin:
+        for table in ("audit", "claim", "batch", "batch_part"):
+            assert admin.execute(f"SELECT count(*) FROM sync_{table}").fetchone() == (0,)
+
+
 MORE_THAN_A_WORKER = [
     "CREATE TABLE public.mine (x integer)",
     "DROP TABLE public.sync_token",
@@ -178,8 +212,24 @@ MORE_THAN_AN_OBSERVER = [
 ]
 
 
-async def test_neither_role_can_do_more(roles):
-    for kind, forbidden in (("worker", MORE_THAN_A_WORKER), ("observer", MORE_THAN_AN_OBSERVER)):
+MORE_THAN_TO_PRUNE = [
+    *(statement for statement in MORE_THAN_AN_OBSERVER if "DELETE" not in statement),
+    "DELETE FROM public.sync_token",
+    "DELETE FROM public.sync_cluster",
+    "DELETE FROM public.sync_node",
+    "DELETE FROM public.sync_set_aside",
+    "DELETE FROM public.sync_lock",
+    "SELECT FROM public.sync_token",
+    "UPDATE public.sync_claim SET error = NULL",
+]
+
+
+async def test_no_role_can_do_more(roles):
+    for kind, forbidden in (
+        ("worker", MORE_THAN_A_WORKER),
+        ("observer", MORE_THAN_AN_OBSERVER),
+        ("pruner", MORE_THAN_TO_PRUNE),
+    ):
         async with await psycopg.AsyncConnection.connect(
             roles[kind], autocommit=True
         ) as connection:
@@ -211,8 +261,11 @@ def test_a_name_that_no_role_can_have_is_refused(name):
         Roles(worker=name)
     with pytest.raises(ConfigError, match="observer-role"):
         Roles(observer=name)
+    with pytest.raises(ConfigError, match="prune-role"):
+        Roles(pruner=name)
 
 
 def test_one_role_cannot_be_both():
-    with pytest.raises(ConfigError, match="two roles"):
-        Roles("app", "app")
+    for roles in (("app", "app"), ("app", None, "app"), (None, "app", "app")):
+        with pytest.raises(ConfigError, match="two roles"):
+            Roles(*roles)

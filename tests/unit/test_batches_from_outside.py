@@ -6,6 +6,7 @@ import datetime as dt
 
 import pytest
 
+from jobsync_async import ConfigError
 from jobsync_async.core.hashing import name_key
 from jobsync_async.operations.batches import (
     described,
@@ -16,6 +17,7 @@ from jobsync_async.operations.batches import (
     sought,
     speed,
 )
+from jobsync_async.operations.pruning import check
 from jobsync_async.postgres.batch_runs import FailedRow, RunRow, RunWorkerRow
 
 NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.timezone.utc)
@@ -112,3 +114,11 @@ def test_what_failed_is_tried_again_unless_nothing_did_or_a_worker_would_not_or_
     assert str(refusal(run(), GIVEN_UP, [idle, busy])).startswith("it is run now by berta")
     assert refusal(run(name=None, unnamed=1), GIVEN_UP, [idle]) is None
     assert "date=2026-11-23" in str(refusal(run(name=None, unnamed=2), GIVEN_UP, [idle]))
+
+
+@pytest.mark.parametrize("days", [0, 1, 400])
+def test_a_date_that_is_not_in_the_past_is_refused_by_name(days):
+    before = TODAY + dt.timedelta(days=days)
+    with pytest.raises(ConfigError, match=f"{before} is not in the past"):
+        check(before, TODAY)
+    check(TODAY - dt.timedelta(days=1), TODAY)
