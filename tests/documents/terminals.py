@@ -111,8 +111,10 @@ class Terminal:
 
     def close(self) -> None:
         """Close the window: what still runs in it is told so."""
-        with suppress(ProcessLookupError):
-            os.killpg(os.tcgetpgrp(self._keyboard), signal.SIGHUP)
+        # 0 as long as the shell has not taken the terminal: that would be this very process group.
+        if group := os.tcgetpgrp(self._keyboard):
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGHUP)
         self._shell.send_signal(signal.SIGHUP)
         try:
             self._shell.wait(10)
