@@ -288,9 +288,10 @@ def work(q: Both) -> Steps:
     if chosen < 0.2:
         yield "record_claims", {**values, "all_or_none": q.random.random() < 0.5}
     elif chosen < 0.8:
+        limit = q.random.choice((2, 2, 3))
         judged = {
-            "lost_limit": q.random.choice((2, 2, 3)),
-            "most_lost": q.random.choice((0, 0, 1, 2)),
+            "lost_limit": limit,
+            "most_lost": q.random.choice((0, 0, limit - 2, limit - 1)),
             "reason": "# times",
         }
         yield "begin_tasks", {**values, **judged}
