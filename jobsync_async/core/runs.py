@@ -63,7 +63,6 @@ class Opened(NamedTuple):
         started_at, started_by: when it was opened, and the worker that did it.
         fresh: the date that a run begun now would have had.
         at: when it was asked for. Both moments are the server's.
-        same_ids: it was begun over the ids that this worker was given.
         clean: nothing was complete on that date when it was begun.
     """
 
@@ -72,7 +71,6 @@ class Opened(NamedTuple):
     started_by: str
     fresh: dt.date
     at: dt.datetime
-    same_ids: bool = True
     clean: bool = False
 
     @property
@@ -90,6 +88,7 @@ class Parts(NamedTuple):
             complete.
         finished: somebody saw that nothing was left of this very opening.
         other_dates: there are open runs of the batch on other dates.
+        other_ids: somebody has begun it over other ids, which are counted too.
         uncounted: a worker there is of a library that counts nothing.
     """
 
@@ -97,6 +96,7 @@ class Parts(NamedTuple):
     otherwise: int
     finished: bool
     other_dates: bool = False
+    other_ids: bool = False
     uncounted: bool = False
 
 

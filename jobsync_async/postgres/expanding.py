@@ -15,7 +15,6 @@ behind whoever waits for that: behind a backup or an analyst, all leases would r
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Sequence
@@ -29,12 +28,6 @@ from jobsync_async.errors import SchemaError, StoreUnavailable
 from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
-
-logger = logging.getLogger(__name__)
-
-MOST_TO_INDEX = 64 * 2**20
-"""Bytes of a table of which an index is made while workers use it. That takes a fraction of a
-second, in which they cannot write there."""
 
 _PATIENCE_SEC = 30.0
 _MOST_WAIT_SEC = 0.2
@@ -67,7 +60,6 @@ class Changing:
     ) -> None:
         self._connection = connection
         self._queries = queries
-        self._channel = config.channel
         self._limit_sec = connector.patience_sec
         self._values: dict[str, Any] = {
             "key": f"{queries.schema}.{queries.appname}",
@@ -75,8 +67,8 @@ class Changing:
         }
 
     async def expand(self, newest: int) -> None:
-        """Bring the tables up to a layout, if they are of an older one. New tables are there
-        already.
+        """Bring the tables up to a layout, if they are of an older one. New tables and indexes are
+        there already.
 
         Raises StoreUnavailable when somebody holds a lock for too long; what was done by then
         stays, and does no harm.
@@ -84,17 +76,6 @@ class Changing:
         if (layout := await self._layout()) >= newest:
             return
         for table, statement in self._queries.expansions(layout):
-            if statement.startswith(b"CREATE INDEX") and await self._is_large(table):
-                logger.warning(
-                    "%s: an index is left out, for it would lock the large table %s for long; "
-                    "only commands for people need it: to make it by hand, put CONCURRENTLY into "
-                    "this: %s",
-                    self._queries.appname,
-                    table,
-                    statement.decode(),
-                    extra={"channel": self._channel},
-                )
-                continue
             if not await self._change(table, [statement], unless=newest):
                 return
 
@@ -150,10 +131,6 @@ class Changing:
             await asyncio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311
             if unless is not None and await self._layout() >= unless:
                 return False
-
-    async def _is_large(self, table: str) -> bool:
-        row = await self._fetch("size_of_table", table=table)
-        return bool(row.size > MOST_TO_INDEX)
 
     async def _in_the_way(self, table: str) -> str:
         row = await self._fetch("who_locks", table=table)

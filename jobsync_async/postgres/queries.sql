@@ -1024,8 +1024,8 @@ WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s
 -- name: begin_batch
 -- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the
 -- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
--- Comes back, too: whether it was begun over the same ids, and before anything was complete on that
--- date.
+-- Comes back, too: whether it was begun before anything was complete on that date. Once a run was
+-- begun over two sets of ids, its key of ids is empty, and nobody's.
 WITH fresh AS (
     SELECT coalesce(%(default_date)s::date,
                     (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
@@ -1042,18 +1042,19 @@ WITH fresh AS (
     FROM chosen
     ON CONFLICT (batch_key, date) DO UPDATE
     SET total = excluded.total, finished_at = NULL,
-        ids_key = coalesce(b.ids_key, excluded.ids_key),
+        ids_key = CASE WHEN coalesce(b.ids_key, excluded.ids_key) = excluded.ids_key
+                       THEN excluded.ids_key ELSE '' END,
         clean = coalesce(b.clean, false) AND b.finished_at IS NULL,
         started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE excluded.started_at END,
         started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END,
         completed_before = CASE WHEN b.finished_at IS NULL THEN b.completed_before ELSE (
             SELECT coalesce(sum(completed), 0) FROM {batch_part} p
             WHERE p.batch_key = b.batch_key AND p.date = b.date) END
-    RETURNING date, started_at, started_by, ids_key = %(ids_key)s AS same_ids, clean
+    RETURNING date, started_at, started_by, clean
 )
 SELECT begun.date, begun.started_at, begun.started_by,
        coalesce(%(date)s::date, fresh.date) AS fresh,
-       clock_timestamp() AS at, begun.same_ids, begun.clean
+       clock_timestamp() AS at, begun.clean
 FROM begun CROSS JOIN fresh
 
 -- name: finish_batch
@@ -1069,13 +1070,15 @@ SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END AS pg_noti
 -- name: read_parts
 -- How far a run is, as all workers count it together: cheap, however many ids it has. `finished` is
 -- true once somebody saw that nothing is left of this very opening. `other_dates`: runs of others
--- dates; `uncounted`, workers of a library that counts nothing.
+-- dates; `other_ids`: whoever began it had other ids, which are counted here too; `uncounted`:
+-- workers of a library that counts nothing.
 SELECT coalesce(p.completed, 0)::bigint AS completed,
        coalesce(p.otherwise, 0)::bigint AS otherwise,
        b.finished_at IS NOT NULL AND b.started_at = %(started_at)s AS finished,
        EXISTS (SELECT FROM {batch} o
                WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL
                  AND o.date <> %(date)s) AS other_dates,
+       coalesce(b.ids_key <> %(ids_key)s, true) AS other_ids,
        EXISTS (SELECT FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation) AS uncounted
 FROM (VALUES (1)) AS always (one)
 LEFT JOIN {batch} b ON b.batch_key = %(batch_key)s AND b.date = %(date)s

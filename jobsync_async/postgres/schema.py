@@ -34,7 +34,7 @@ from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
-from jobsync_async.postgres.sql import LAYOUT, Queries
+from jobsync_async.postgres.sql import LAYOUT, Creation, Queries
 
 if TYPE_CHECKING:
     from jobsync_async.postgres.roles import Roles
@@ -43,6 +43,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LEAST_SERVER = 130000
+MOST_TO_INDEX = 64 * 2**20
+"""Bytes of a table of which an index is made while workers use it. That takes a fraction of a
+second, in which they cannot write there."""
+
 _MOST_TRIES = 5
 
 
@@ -252,8 +256,8 @@ async def _require(connection: Connection, queries: Queries) -> None:
 async def _create(
     connection: Connection, queries: Queries, config: CoordinationConfig, bounds: dict[str, str]
 ) -> bool:
-    """Create the tables that are missing, with their indexes, in one transaction; those that are
-    there are left alone. False when another start was about it."""
+    """Create the tables and indexes that are missing, in one transaction; those that are there are
+    left alone. False when another start was about it."""
     rights = await (
         await connection.execute(queries["may_create"], {"schema": queries.schema})
     ).fetchone()
@@ -278,15 +282,35 @@ async def _create_alone(
             return False
         await connection.execute(queries["bound_transaction"], values)
         there = await _exists(connection, queries)
-        for table, statements in queries.creations():
-            # An index comes with its table. To make it later, or to find it there, would lock the
-            # table, which workers use: an expansion does that.
-            if not await _table_exists(connection, queries, table):
-                for statement in statements:
-                    await connection.execute(statement)
+        for made in queries.creations():
+            # To create an index that is there already would lock its table, which workers use.
+            if not await _table_exists(connection, queries, made.name) and (
+                made.name == made.table
+                or await _may_be_indexed(connection, queries, made, config.channel)
+            ):
+                await connection.execute(made.statement)
         if not there:
             await insert_cluster_row(connection, queries, config)
     return True
+
+
+async def _may_be_indexed(
+    connection: Connection, queries: Queries, made: Creation, channel: str | None
+) -> bool:
+    size = {"table": made.table}
+    row = await (await connection.execute(queries["size_of_table"], size)).fetchone()
+    if row is not None and row.size <= MOST_TO_INDEX:
+        return True
+    logger.warning(
+        "%s: the index %s is left out, for it would lock the large table %s for long; without it, "
+        "commands and some looks take longer: to make it, put CONCURRENTLY into this: %s",
+        queries.appname,
+        made.name,
+        made.table,
+        made.statement.decode(),
+        extra={"channel": channel},
+    )
+    return False
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
@@ -88,10 +88,20 @@ _EXPANSIONS = {2: "expand/0002.sql"}
 TOO_OLD = "this version of jobsync_async is too old for the cluster"
 
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_MADE = re.compile(r"CREATE (?:TABLE|INDEX) IF NOT EXISTS \{(\w+)\}")
 _SUBJECT = re.compile(
     r"(?:CREATE TABLE IF NOT EXISTS|CREATE INDEX IF NOT EXISTS \{\w+\} ON|ALTER TABLE|UPDATE) "
     r"\{(\w+)\}"
 )
+
+
+class Creation(NamedTuple):
+    """A statement that makes a table or an index, and the table that it is about. Names are quoted
+    and qualified."""
+
+    name: str
+    table: str
+    statement: bytes
 
 
 class Queries:
@@ -138,12 +148,12 @@ class Queries:
         script = "\n".join(_read(name) for name in ("schema.sql", *_EXPANSIONS.values()))
         return self._compose(f"BEGIN;\n{_FOR_THE_SCRIPT}\n{script}COMMIT;\n")
 
-    def creations(self) -> list[tuple[str, list[bytes]]]:
-        """Each table's quoted, qualified name, and the statements that make it and its indexes."""
-        made: dict[str, list[bytes]] = {}
-        for part in split(_read("schema.sql")):
-            made.setdefault(self._subject(part), []).append(self._compose(part))
-        return list(made.items())
+    def creations(self) -> list[Creation]:
+        """The statements that make each table and index."""
+        return [
+            Creation(self._name(_MADE, part), self._name(_SUBJECT, part), self._compose(part))
+            for part in split(_read("schema.sql"))
+        ]
 
     def expansions(self, layout: int) -> list[tuple[str, bytes]]:
         """The statements that bring tables of a layout up to the newest, with the table that each
@@ -151,12 +161,12 @@ class Queries:
         parts = [
             part for to, name in _EXPANSIONS.items() if to > layout for part in split(_read(name))
         ]
-        return [(self._subject(part), self._compose(part)) for part in parts]
+        return [(self._name(_SUBJECT, part), self._compose(part)) for part in parts]
 
-    def _subject(self, statement: str) -> str:
-        found = _SUBJECT.match(statement)
+    def _name(self, pattern: re.Pattern[str], statement: str) -> str:
+        found = pattern.match(statement)
         assert found is not None, f"a statement of another form: {statement:.60}"
-        return self.table(found[1])
+        return sql.Identifier(self.schema, self.appname + found[1]).as_string()
 
     def table(self, name: str) -> str:
         """A table's quoted, qualified name."""

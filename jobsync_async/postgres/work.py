@@ -132,8 +132,9 @@ class WorkStore:
         values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
         await self._execute("finish_batch", values | self._context.values(None))
 
-    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+    async def read_parts(self, run: Run, opened: Opened, ids_key: bytes) -> Parts:
         values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
+        values["ids_key"] = ids_key
         (row,) = await self._fetch("read_parts", values)
         return Parts(*row)
 

@@ -231,7 +231,7 @@ class MemoryWork:
         if not runs:
             self._open.pop(run.batch_key, None)
 
-    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+    async def read_parts(self, run: Run, opened: Opened, ids_key: bytes) -> Parts:
         return Parts(0, 0, finished=False)  # whoever waits here waits for itself
 
     async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:

@@ -191,7 +191,8 @@ class BatchRun:
 
     async def read_parts(self) -> Parts:
         """How far the run is, as all workers count it together."""
-        return await self._patiently(partial(self._records.read_parts, self.run, self.opened))
+        read = self._records.read_parts
+        return await self._patiently(partial(read, self.run, self.opened, self._ids.key))
 
     async def warn_of_other_dates(self, numbers: Iterable[list[int]]) -> None:
         """Ask whether owners of these tasks run the batch under another date. They do these tasks

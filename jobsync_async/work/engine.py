@@ -89,7 +89,7 @@ class WorkRecords(Protocol):
         """All ids of a run are done with, which is told to all who wait. Does nothing when it was
         opened anew meanwhile."""
 
-    async def read_parts(self, run: Run, opened: Opened) -> Parts:
+    async def read_parts(self, run: Run, opened: Opened, ids_key: bytes) -> Parts:
         """How far a run is, as all workers count it together."""
 
     async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:

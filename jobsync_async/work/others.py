@@ -127,7 +127,7 @@ class Others:
             if not self._is_idle():
                 quiet_since = now
                 continue
-            trusted = self._run.opened.same_ids and not parts.uncounted
+            trusted = not parts.other_ids and not parts.uncounted
             finished = parts.finished and not parts.otherwise  # somebody saw that all is complete
             if trusted and (finished or self._tally.all_done(parts)):
                 self._close_rest()

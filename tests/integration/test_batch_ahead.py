@@ -13,6 +13,7 @@ from jobsync_async import Job
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.work import others, pieces
 from tests.handling import nothing
+from tests.waiting import until
 
 TOTAL = 120
 
@@ -187,6 +188,24 @@ async def test_workers_with_other_ids_under_one_name_do_not_take_their_count_for
         result = await more
         await others
     assert result.completed_here | result.completed_elsewhere == set(range(many))
+
+
+async def test_other_ids_under_one_name_are_never_counted_as_these_however_late_they_come(jobs):
+    """Otherwise the batch would return while ids of it are open."""
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    mine, others = range(TOTAL), range(TOTAL, 3 * TOTAL)
+    first = asyncio.ensure_future(anna.run_batch(mine, nothing, name="b"))
+    with anyio.fail_after(30):
+        await until(lambda: anna._worker.metrics.claims >= TOTAL // 2)
+        second = asyncio.ensure_future(berta.run_batch(others, nothing, name="b"))
+        third = asyncio.ensure_future(anna.run_batch(others, nothing, name="b"))
+        done = await asyncio.gather(second, third)
+        assert sum(len(result.completed_here) for result in done) == 2 * TOTAL
+        await asyncio.sleep(0.5)  # for several looks
+        assert not first.done(), "the ids of berta's tokens are open"
+        await berta.run_batch(mine, nothing, name="b")
+        assert len((await first).completed_here) == TOTAL // 2
 
 
 async def test_after_a_suspension_a_batch_goes_on(config):

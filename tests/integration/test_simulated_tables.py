@@ -356,7 +356,7 @@ def batch(q: Both) -> Steps:
             "token_ids": int_array(tokens),
         },
     )
-    yield "read_parts", run
+    yield "read_parts", {**run, "ids_key": q.random.choice((b"these", b"those"))}
     if q.random.random() < 0.5:
         yield "finish_batch", {**run, "channel": q.random.choice(("sync_changes", None))}
     return q.random.random() < 0.8

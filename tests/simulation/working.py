@@ -264,11 +264,14 @@ def begin_batch(q: Asked) -> Result:
     if row is None:
         row = begun._replace(clean=all(day != date for day, _ in q.tx.view().audit))
     elif row.finished:
-        row = begun._replace(name=row.name, ids_key=row.ids_key or q.ids_key, clean=False)
-    q.tx.write("batch", (q.batch_key, date), row._replace(total=q.total))
+        row = begun._replace(name=row.name, ids_key=row.ids_key, clean=False)
+    same = row.ids_key is None or row.ids_key == q.ids_key
+    row = row._replace(total=q.total, ids_key=q.ids_key if same else b"")
+    q.tx.write("batch", (q.batch_key, date), row)
     opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
-    told = (*opened, row.ids_key == q.ids_key, bool(row.clean))
-    return Result(rows("date started_at started_by fresh at same_ids clean", [told]), 1)
+    return Result(
+        rows("date started_at started_by fresh at clean", [(*opened, bool(row.clean))]), 1
+    )
 
 
 @quick
@@ -298,8 +301,9 @@ def read_parts(q: Asked) -> Result:
     )
     uncounted = any(node.said_by != node.incarnation for node in view.node.values())
     counted = (sum(part.completed for part in parts), sum(part.otherwise for part in parts))
-    told = (*counted, finished, others, uncounted)
-    return Result(rows("completed otherwise finished other_dates uncounted", [told]))
+    other_ids = row is None or row.ids_key != q.ids_key
+    told = (*counted, finished, others, other_ids, uncounted)
+    return Result(rows("completed otherwise finished other_dates other_ids uncounted", [told]))
 
 
 def _runs(node: Node, run: dict[str, str | None]) -> bool:

@@ -22,5 +22,4 @@ ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
-CREATE INDEX IF NOT EXISTS {claim_failed_idx} ON {claim} (date, task_key) WHERE error IS NOT NULL;
 UPDATE {cluster} SET layout = 2 WHERE layout < 2;

@@ -215,7 +215,7 @@ MUTANTS = (
     Mutant(
         "other ids under one name are counted as these",
         "work/others.py",
-        "trusted = self._run.opened.same_ids and not parts.uncounted",
+        "trusted = not parts.other_ids and not parts.uncounted",
         "trusted = not parts.uncounted",
         AHEAD,
     ),
