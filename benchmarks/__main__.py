@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import batches, bloat, compared, growth, limits, peers, reaction, scale
+from benchmarks import batches, bloat, compared, growth, limits, peers, reaction, scale, start
 from benchmarks.results import HEAD, Result, save
 from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
@@ -43,6 +43,7 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "rows": lambda server, sides, quick: compared.rows(server.dsn, sides, quick),
     "memory": lambda server, sides, quick: compared.memory(server.dsn, sides, quick),
     "batch": batches.measure,
+    "start": start.measure,
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
     "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
     "growth": lambda server, _, quick: asyncio.run(growth.measure(server.dsn, quick)),
@@ -51,7 +52,12 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
 }
 
 SLOW_PEERS = {"zookeeper", "kafka"}  # also in a quick run when they are named
-WITH = {"steady": compared.LOGGED, "scale": scale.COUNTED, "bloat": bloat.HURRIED}
+WITH = {
+    "steady": compared.LOGGED,
+    "start": start.COUNTED,
+    "scale": scale.COUNTED,
+    "bloat": bloat.HURRIED,
+}
 
 
 def main() -> int:

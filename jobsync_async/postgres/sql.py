@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -73,8 +74,6 @@ _SOUND = (
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
-# Parts of other statements.
-_PARTS = ("pinned", "left_over", "failed_ids", "runs_it", "old_rebalances")
 
 LAYOUT = 2
 """The newest layout of the tables that this library knows."""
@@ -87,6 +86,7 @@ _EXPANSIONS = {2: "expand/0002.sql"}
 # refused by it.
 TOO_OLD = "this version of jobsync_async is too old for the cluster"
 
+_FIELD = re.compile(r"\{(\w+)\}")
 _HEADER = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _MADE = re.compile(r"CREATE (?:TABLE|INDEX) IF NOT EXISTS \{(\w+)\}")
 _SUBJECT = re.compile(
@@ -134,12 +134,16 @@ class Queries:
         }
         self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
-        texts = _load("queries.sql") | _load("operators.sql")
-        self._names |= {part: sql.SQL(texts[part]).format(**self._names) for part in _PARTS}
-        self._statements = {name: self._compose(text) for name, text in texts.items()}
+        self._statements: dict[str, bytes] = {}
 
     def __getitem__(self, name: str) -> bytes:
+        # Each when it is needed: a worker that starts needs few.
+        if name not in self._statements:
+            self._statements[name] = self._compose(_text(name))
         return self._statements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_load("queries.sql") | _load("operators.sql"))
 
     @property
     def create_tables(self) -> bytes:
@@ -184,7 +188,14 @@ class Queries:
         return self._compose(_load("prune.sql")[name], table=self._names[table], key=key)
 
     def _compose(self, text: str, **names: sql.Identifier) -> bytes:
-        return sql.SQL(text).format(**self._names, **names).as_bytes()
+        used = dict.fromkeys(_FIELD.findall(text))
+        known = self._names | names
+        values = {name: known.get(name) or self._part(name) for name in used}
+        return sql.SQL(text).format(**values).as_bytes()
+
+    def _part(self, name: str) -> sql.Composable:
+        """A statement that is part of another."""
+        return sql.SQL(self[name].decode())
 
     def _statements_of(self, script: str, **names: sql.Identifier) -> list[bytes]:
         # Split before any name is put in: a name may hold a semicolon, a line's end or what looks
@@ -204,6 +215,10 @@ def _load(name: str) -> dict[str, str]:
         part_name: _without_comments(text)
         for part_name, text in zip(parts[::2], parts[1::2], strict=True)
     }
+
+
+def _text(name: str) -> str:
+    return _load("queries.sql").get(name) or _load("operators.sql")[name]
 
 
 def split(script: str) -> list[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 QUERIES = Queries("public", "sync_")
-_NAMES = {text: name for name, text in QUERIES._statements.items()}
+_NAMES = {QUERIES[name]: name for name in QUERIES}
 _descriptors = count(1000)
 
 

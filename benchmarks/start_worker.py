@@ -1,0 +1,36 @@
+"""One process of `start.py`: a worker, or a program that does no more than load psycopg, connect as
+often, and wait for as many answers. It says when it has its first token, or its last answer."""
+
+from __future__ import annotations
+
+import sys
+
+
+def ours(appname: str) -> None:
+    """The first worker of a cluster whose tables are there."""
+    import asyncio
+
+    from jobsync_async import CoordinationConfig, Job
+
+    async def main() -> None:
+        async with Job("worker", CoordinationConfig(appname=appname)) as job:
+            while not job.my_tokens:  # noqa: ASYNC110 - at the next turn, or there already
+                await asyncio.sleep(0)
+            print("there", flush=True)
+            sys.stdin.read()
+
+    asyncio.run(main())
+
+
+def least(connections: str, statements: str) -> None:
+    """The same answers, one after the other."""
+    import psycopg
+
+    held = [psycopg.connect("", autocommit=True) for _ in range(int(connections))]
+    for _ in range(int(statements)):
+        held[0].execute("SELECT 1").fetchall()
+    print("there", flush=True)
+
+
+if __name__ == "__main__":
+    {"ours": ours, "least": least}[sys.argv[1]](*sys.argv[2:])
