@@ -116,6 +116,19 @@ async def by_hand(settings: dict[str, Any]) -> None:
         print(json.dumps({"done": done, "last": now, "returned": now}), flush=True)
 
 
+async def bare(settings: dict[str, Any]) -> None:
+    """The handlers of a worker and nothing else: tasks that sleep as often."""
+
+    async def slot() -> None:
+        for _ in range(settings["ids"] // settings["concurrency"]):
+            await asyncio.sleep(settings["handler_ms"] / 1000)
+
+    await _word()
+    await asyncio.gather(*(slot() for _ in range(settings["concurrency"])))
+    now = time.time()
+    print(json.dumps({"done": settings["ids"], "last": now, "returned": now}), flush=True)
+
+
 async def _word() -> None:
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
@@ -123,4 +136,4 @@ async def _word() -> None:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    asyncio.run(ours(given) if given["way"] == "ours" else by_hand(given))
+    asyncio.run({"ours": ours, "bare": bare}.get(given["way"], by_hand)(given))

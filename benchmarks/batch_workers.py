@@ -52,9 +52,9 @@ class Workers:
             self._start([self._side.python, str(_WORKER), json.dumps(settings)])
         self._expect("ready")
 
-    def begin_loops(self, way: str, workers: int) -> None:
-        """Loops that take jobs from a table."""
-        command = [self._side.python, str(_WORKER), json.dumps({"way": way})]
+    def begin_loops(self, way: str, workers: int, **more: Any) -> None:
+        """Loops that take jobs from a table; or, "bare", handlers alone."""
+        command = [self._side.python, str(_WORKER), json.dumps({"way": way, **more})]
         for _ in range(workers):
             self._start(command)
         self._expect("ready")
