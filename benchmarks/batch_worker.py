@@ -45,6 +45,8 @@ async def ours(settings: dict[str, Any]) -> dict[str, float]:
     async with Job(f"w{settings['number']}", config) as job:
         while not await _even(job, settings["workers"]):  # noqa: ASYNC110 - others join
             await asyncio.sleep(0.05)
+        if settings["warm"]:
+            await job.run_batch(range(settings["workers"]), lambda claim: None, name="warms up")
         ids = [f"id-{number}" for number in range(settings["ids"])]
         if settings["says"]:
             share = len(job.filter_owned(ids))

@@ -45,8 +45,8 @@ class Workers:
         """Workers of this library, which share the tokens, and wait for the word."""
         for number in range(workers):
             settings = {
-                "way": "ours", "appname": appname, "ids": ids, "workers": workers, "name": None,
-                "handler_ms": 0.0, "concurrency": 8, "stays_at": None, "says": False,
+                "way": "ours", "appname": appname, "ids": ids, "workers": workers, "name": "b",
+                "handler_ms": 0.0, "concurrency": 8, "stays_at": None, "says": False, "warm": True,
                 "number": number, **more,
             }  # fmt: skip
             self._start([self._side.python, str(_WORKER), json.dumps(settings)])

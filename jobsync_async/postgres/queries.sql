@@ -1024,8 +1024,9 @@ WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s
 -- name: begin_batch
 -- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the
 -- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
--- Comes back, too: whether it was begun before anything was complete on that date. Once a run was
--- begun over two sets of ids, its key of ids is empty, and nobody's.
+-- Comes back, too: whether nothing of it was complete when it was begun, as is certain of a batch
+-- with a name that is run for the first time on a date, or with nothing complete on that date. Once
+-- a run was begun over two sets of ids, its key of ids is empty, and that of no set.
 WITH fresh AS (
     SELECT coalesce(%(default_date)s::date,
                     (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
@@ -1038,7 +1039,8 @@ WITH fresh AS (
 ), begun AS (
     INSERT INTO {batch} AS b (batch_key, date, name, total, started_by, ids_key, clean)
     SELECT %(batch_key)s, date, %(name)s, %(total)s::bigint, %(node)s, %(ids_key)s,
-           NOT EXISTS (SELECT FROM {audit} a WHERE a.date = chosen.date)
+           %(name)s::text IS NOT NULL
+               OR NOT EXISTS (SELECT FROM {audit} a WHERE a.date = chosen.date)
     FROM chosen
     ON CONFLICT (batch_key, date) DO UPDATE
     SET total = excluded.total, finished_at = NULL,

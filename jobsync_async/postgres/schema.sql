@@ -165,7 +165,7 @@ CREATE TABLE IF NOT EXISTS {batch} (
     started_by        text NOT NULL,
     finished_at       timestamptz,
     ids_key           bytea,                         -- of its ids, whatever its name
-    clean             boolean,                       -- nothing was complete on that date before it
+    clean             boolean,                       -- nothing of it was complete before it
     -- how many ids were completed in it before it was opened for the last time
     completed_before  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (batch_key, date)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN, BatchIds
 from jobsync_async.core.rows import TaskProgress
@@ -66,7 +67,6 @@ class Others:
         self._close_rest = close_rest
         self._on_news = on_news
         self._tally = Tally(len(ids))
-        self._old_failures: dict[str, TaskProgress] = {}
         self._look_now = asyncio.Event()
         self._started_at = worker.clock()
         self.counted = 0
@@ -82,10 +82,8 @@ class Others:
             texts = [self._ids.texts[number] for number in numbers]
             progress = await self._run.read_progress(texts)
             set_aside = await self._run.read_set_aside(texts)
-            given_up = given_up_before(progress, self._run.called_at)
-            old = {text: entry for text, entry in given_up.items() if text not in set_aside}
-            self._old_failures |= old
-            self.close_done(numbers, progress | set_aside, earlier=True)
+            old = given_up_before(progress, self._run.called_at).keys() - set_aside.keys()
+            self.close_done(numbers, progress, set_aside, earlier=True)
             mine += [
                 self._ids.texts[number]
                 for number in (numbers if old else ())
@@ -94,8 +92,6 @@ class Others:
         await self._looked(asked)
         for some in portions(mine):
             await self._run.forget_failures(some)
-        for text in mine:
-            del self._old_failures[text]
 
     async def _looked(self, asked: Parts) -> None:
         """All open ids were looked at, after `asked`. What is done with is counted before it is
@@ -116,8 +112,6 @@ class Others:
         while self._ids.count(OPEN):
             await signalled(self._look_now, wait_sec if self._is_idle() else _MOST_LOOK_SEC)
             now = worker.clock()
-            if now - self._started_at >= _OLD_FAILURE_SEC:
-                self._old_failures.clear()
             parts = await self._run.read_parts()
             if self._tally.counted(parts) == counted:
                 wait_sec = min(_MOST_LOOK_SEC, 1.5 * wait_sec)
@@ -166,7 +160,10 @@ class Others:
         asked, noted = await self._run.read_parts(), 0
         for numbers in self._waited_for():
             texts = [self._ids.texts[number] for number in numbers]
-            noted += self.close_done(numbers, await self._run.read_progress(texts))
+            progress = await self._run.read_progress(texts)
+            # On whatever date that was: nothing need be written of it in this run.
+            aside = await self._run.read_set_aside(texts) if asked.otherwise else {}
+            noted += self.close_done(numbers, progress, aside)
         await self._looked(asked)
         return noted
 
@@ -175,13 +172,22 @@ class Others:
         return self._ids.waiting(_AT_A_TIME, lambda token: not self._worker.owns(token))
 
     def close_done(
-        self, numbers: Iterable[int], progress: Mapping[str, TaskProgress], *, earlier: bool = False
+        self,
+        numbers: Iterable[int],
+        progress: Mapping[str, TaskProgress],
+        set_aside: Mapping[str, TaskProgress] = MappingProxyType({}),
+        *,
+        earlier: bool = False,
     ) -> int:
-        """Close what is done with, `earlier` than this run or in it; how much was new."""
-        me, closed = self._worker.identity.name, 0
-        for number in numbers if progress else ():
-            entry = progress.get(self._ids.texts[number])
-            if entry is None or self._old_failures.get(self._ids.texts[number]) == entry:
+        """Close what is done with, `earlier` than this run or in it, or set aside; how much was
+        new. What was given up before is to be tried again first."""
+        me, closed, done = self._worker.identity.name, 0, {**progress, **set_aside}
+        if done and self._worker.clock() - self._started_at < _OLD_FAILURE_SEC:
+            for text in given_up_before(progress, self._run.called_at).keys() - set_aside.keys():
+                del done[text]
+        for number in numbers if done else ():
+            entry = done.get(self._ids.texts[number])
+            if entry is None:
                 continue
             # What this worker has completed in this run: by another batch, or by a completion whose
             # answer was lost.

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from jobsync_async import Job
+from jobsync_async.core.hashing import task_key
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.work import others, pieces
 from tests.handling import nothing
@@ -261,3 +262,58 @@ async def test_what_was_taken_out_of_the_records_by_hand_is_done_again(config, a
         again = await job.run_batch(range(100), nothing, name=name)
         assert again.completed_here == {3, 7}
         assert again.completed_elsewhere == set(range(100)) - {3, 7}
+
+
+async def test_an_id_that_is_set_aside_is_told_to_those_who_wait_for_it(jobs, admin):
+    """Also where nothing was looked at when the batch began."""
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    await admin.execute(
+        "INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason) "
+        "VALUES (%s, '0', now(), 3, 'of the test')",
+        [task_key("0")],
+    )
+    with anyio.fail_after(20):
+        results = await asyncio.gather(*(job.run_batch(range(9), nothing) for job in (anna, berta)))
+    assert [result.failed for result in results] == [{0: "of the test"}] * 2
+
+
+async def test_what_failed_in_another_batch_is_tried_again_before_it_counts_as_failed(jobs):
+    """Also where nothing was complete on that day, so that nothing was looked at."""
+    ready = asyncio.Event()
+
+    async def fail(claim) -> None:
+        raise ValueError("of the test")
+
+    async def handle(claim) -> None:
+        await ready.wait()
+
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    theirs, *_ = berta.filter_owned(range(TOTAL))
+    failed = await berta.run_batch([theirs], fail, attempts=1)
+    assert list(failed.failed) == [theirs]
+    with anyio.fail_after(20):
+        ids = range(TOTAL)
+        running = [asyncio.ensure_future(job.run_batch(ids, handle)) for job in (anna, berta)]
+        await anna._worker.until(lambda: anna._worker.batch_ends or running[0].done(), 0.5)
+        assert not running[0].done()
+        ready.set()
+        results = await asyncio.gather(*running)
+    assert [result.failed for result in results] == [{}, {}]
+
+
+async def test_a_batch_with_a_name_looks_at_no_id_however_much_was_done_on_that_day(
+    jobs, monkeypatch
+):
+    pair = await jobs.start("anna", "berta")
+    await jobs.even()
+    await asyncio.gather(*(job.run_batch(range(9), nothing) for job in pair))
+    looks = mock.AsyncMock(return_value={})
+    monkeypatch.setattr(WorkStore, "read_progress", looks)
+    with anyio.fail_after(20):
+        results = await asyncio.gather(
+            *(job.run_batch(range(TOTAL), nothing, name="b") for job in pair)
+        )
+    assert sum(len(result.completed_here) for result in results) == TOTAL
+    assert not looks.called

@@ -262,7 +262,8 @@ def begin_batch(q: Asked) -> Result:
     row = q.tx.row("batch", (q.batch_key, date))
     begun = Batch(q.name, q.total, moment(q.now), q.node, False, q.ids_key)
     if row is None:
-        row = begun._replace(clean=all(day != date for day, _ in q.tx.view().audit))
+        empty = all(day != date for day, _ in q.tx.view().audit)
+        row = begun._replace(clean=q.name is not None or empty)
     elif row.finished:
         row = begun._replace(name=row.name, ids_key=row.ids_key, clean=False)
     same = row.ids_key is None or row.ids_key == q.ids_key
