@@ -17,17 +17,22 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT array_agg(t.token_id) AS token_ids, array_agg(o.joined) AS owners
     FROM (
-        SELECT token_id, incarnation FROM {token} WHERE version > %(since)s
+        SELECT token_id, incarnation FROM {token}
+        WHERE version > 0 AND version > %(since)s AND version < 9223372036854775807
         UNION ALL  -- as the first distribution made them: see read_changes
         SELECT token_id, incarnation FROM {token}
-        WHERE version = 0 AND %(since)s >= 0 AND %(since)s < c.tokens_since
-    ) t LEFT JOIN {node} o USING (incarnation)
+        WHERE version = 0 AND %(since)s < c.tokens_since
+    ) t LEFT JOIN LATERAL (
+        SELECT joined FROM {node} WHERE incarnation = t.incarnation LIMIT 1
+    ) o ON true
     WHERE t.token_id < c.total_tokens  -- others are left over
 ) changed
 
 -- name: owners_of
 SELECT t.token_id, n.name AS node, n.address, t.epoch
-FROM {token} t JOIN {node} n USING (incarnation) WHERE t.token_id = ANY(%(token_ids)s)
+FROM {token} t
+CROSS JOIN LATERAL (SELECT name, address FROM {node} WHERE incarnation = t.incarnation LIMIT 1) n
+WHERE t.token_id = ANY(%(token_ids)s)
 
 -- == explain ======================================================================================
 
@@ -61,9 +66,13 @@ CROSS JOIN LATERAL (
     SELECT sha256(coalesce(convert_to(b.name, 'UTF8') || decode('00', 'hex'), '')
                   || convert_to(%(task_id)s::text, 'UTF8')) AS task_key
 ) k
-LEFT JOIN {claim} c ON c.date = %(date)s AND c.task_key = k.task_key
-LEFT JOIN {audit} a ON a.date = %(date)s AND a.task_key = k.task_key
-LEFT JOIN {set_aside} s ON s.task_key = k.task_key
+LEFT JOIN LATERAL (
+    SELECT * FROM {claim} WHERE date = %(date)s AND task_key = k.task_key LIMIT 1
+) c ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM {audit} WHERE date = %(date)s AND task_key = k.task_key LIMIT 1
+) a ON true
+LEFT JOIN LATERAL (SELECT * FROM {set_aside} WHERE task_key = k.task_key LIMIT 1) s ON true
 WHERE b.name IS NULL OR c.date IS NOT NULL OR a.date IS NOT NULL OR s.date IS NOT NULL
 ORDER BY b.name NULLS FIRST
 

@@ -52,8 +52,10 @@
     -- New tables have rows that can be locked.
     ('default_table_access_method', 'heap'),
     -- Plans. The tables are small and in memory, so that a row found by an index costs little; to
-    -- compile a plan, or to start a process for a part of it, takes longer than any of them. Lists
-    -- of tokens fit into memory: past it NOT IN is quadratic.
+    -- compile a plan, or to start a process for a part of it, takes longer than any of them. The
+    -- statistics are older than what is asked for: those of the night know no row of today, and
+    -- those of a hand-off say that half of the tokens are on their way. So a table is read as a
+    -- whole only where no index serves. Lists of tokens are sorted and hashed in memory.
     ('plan_cache_mode', %(plans)s),
     ('random_page_cost', '1.1'),
     ('seq_page_cost', '1'),
@@ -73,7 +75,7 @@
     ('enable_material', 'on'),
     ('enable_mergejoin', 'on'),
     ('enable_nestloop', 'on'),
-    ('enable_seqscan', 'on'),
+    ('enable_seqscan', 'off'),
     ('enable_sort', 'on')
 ) AS settings (name, value)
 WHERE pg_catalog.current_setting(name, true) IS NOT NULL
@@ -268,7 +270,7 @@ FROM begun
 UPDATE {token}
 SET node = NULL, incarnation = NULL, epoch = %(generation)s::bigint << 32, next_node = NULL,
     version = %(version)s, revoked_at = NULL
-WHERE token_id IN (SELECT token_id FROM {token} FOR UPDATE SKIP LOCKED)
+WHERE ctid = ANY(ARRAY(SELECT ctid FROM {token} FOR UPDATE SKIP LOCKED))
 
 -- name: delete_all_nodes
 -- Every worker joins anew, which nothing but this server's history can have told it to be in the
@@ -348,8 +350,8 @@ WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_bea
 -- gone.
 UPDATE {token}
 SET incarnation = %(incarnation)s, epoch = epoch + 1, version = %(version)s, assigned_at = now()
-WHERE token_id IN (
-    SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED)
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP LOCKED))
 
 -- name: lead_if_nobody_does
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
@@ -403,8 +405,8 @@ UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
 UPDATE {token}
 SET node = NULL, incarnation = NULL, epoch = epoch + 1, next_node = NULL, version = %(version)s,
     revoked_at = NULL
-WHERE token_id IN (
-    SELECT token_id FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED)
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED))
 
 -- name: delete_node
 DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
@@ -500,7 +502,10 @@ WITH answered AS (
         next_node = NULL, version = c.version + 1, assigned_at = now(), revoked_at = NULL
     FROM (SELECT version FROM {cluster} WHERE {sound}) c
     CROSS JOIN answered
-    LEFT JOIN {node} receiver ON receiver.name = answered.next_node AND receiver.state = 'active'
+    LEFT JOIN LATERAL (
+        SELECT name, incarnation, joined FROM {node}
+        WHERE name = answered.next_node AND state = 'active' LIMIT 1
+    ) receiver ON true
     WHERE t.token_id = answered.token_id
     RETURNING t.token_id, receiver.name, receiver.joined
 ), complete AS (
@@ -625,15 +630,18 @@ WITH free AS (
     CROSS JOIN LATERAL (
         SELECT token_id FROM {token} t
         WHERE t.token_id = w.token_id AND version <= %(planned_version)s
-          AND (incarnation IN (SELECT incarnation FROM {node})) IS NOT TRUE
-        FOR UPDATE SKIP LOCKED
+          AND NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation)
+        FOR UPDATE OF t SKIP LOCKED
     ) t
 )
 UPDATE {token} t
 SET node = n.name, incarnation = n.incarnation,
     epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
     next_node = NULL, version = %(version)s, assigned_at = now(), revoked_at = NULL
-FROM free LEFT JOIN {node} n ON n.name = (%(names)s::text[])[free.receiver] AND n.state = 'active'
+FROM free LEFT JOIN LATERAL (
+    SELECT name, incarnation FROM {node}
+    WHERE name = (%(names)s::text[])[free.receiver] AND state = 'active' LIMIT 1
+) n ON true
 WHERE t.token_id = free.token_id
 
 -- name: revoke_tokens
@@ -841,7 +849,8 @@ SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 -- begun now, and nothing is written: what was begun ahead, or beside others, would make innocent
 -- ones look guilty.
 WITH fenced AS (
-    SELECT w.task_key, w.task_id, w.token_id, w.epoch, a.complete IS NOT NULL AS complete, s.reason,
+    SELECT %(date)s::date AS date, w.task_key, w.task_id, w.token_id, w.epoch,
+           a.complete IS NOT NULL AS complete, s.reason,
            coalesce(c.owners_lost, 0)
                + CASE WHEN c.open AND c.incarnation <> %(incarnation)s THEN 1 ELSE 0 END AS lost
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
@@ -863,7 +872,7 @@ WITH fenced AS (
         SELECT reason FROM {set_aside} WHERE task_key = w.task_key LIMIT 1
     ) s ON true
 ), judged AS (
-    SELECT task_key, task_id, token_id, epoch, complete, lost,
+    SELECT date, task_key, task_id, token_id, epoch, complete, lost,
            reason IS NULL AND lost >= %(lost_limit)s AND NOT complete AS guilty,
            reason IS NULL AND lost <= %(most_lost)s AND NOT complete AS begun,
            coalesce(reason, replace(%(reason)s, '#', lost::text)) AS reason,
@@ -881,7 +890,7 @@ WITH fenced AS (
         incarnation = excluded.incarnation, open = true, owners_lost = excluded.owners_lost
 ), closed AS (
     UPDATE {claim} c SET open = false, owners_lost = j.lost, error = j.reason, set_aside_at = now()
-    FROM judged j WHERE j.guilty AND c.date = %(date)s AND c.task_key = j.task_key
+    FROM judged j WHERE j.guilty AND c.date = j.date AND c.task_key = j.task_key
 ), put_aside AS (
     INSERT INTO {set_aside} (task_key, task_id, batch, date, owners_lost, reason)
     SELECT task_key, task_id, %(batch)s::text, %(date)s, lost, reason FROM judged WHERE guilty
@@ -941,12 +950,17 @@ WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 
 -- name: end_claims
 -- Tasks that were begun and have ended in order without being completed: given up with an error,
--- which is counted, or let go of with none. How many there were.
+-- which is counted, or let go of with none. How many there were. The date comes with each task
+-- (OFFSET 0), so that each is looked up by both: a date alone would bring a whole day.
 WITH ended AS (
     UPDATE {claim} c SET error = w.error, open = false
-    FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[])
-         AS w(task_key, error, epoch)
-    WHERE c.date = %(date)s AND c.task_key = w.task_key AND c.epoch = w.epoch
+    FROM (
+        SELECT %(date)s::date AS date, w.*
+        FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[])
+             AS w(task_key, error, epoch)
+        OFFSET 0
+    ) w
+    WHERE c.date = w.date AND c.task_key = w.task_key AND c.epoch = w.epoch
     RETURNING w.error
 ), counted AS (
     INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
@@ -977,15 +991,23 @@ SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit}
 WHERE date = %(date)s AND task_key = ANY(%(task_keys)s::bytea[])
 UNION ALL
 SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
+LEFT JOIN LATERAL (
+    SELECT true AS complete FROM {audit} WHERE date = %(date)s AND task_key = c.task_key LIMIT 1
+) a ON true
 WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s::bytea[]) AND c.error IS NOT NULL
-  AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = c.date AND a.task_key = c.task_key)
+  AND a.complete IS NULL
 
 -- name: read_set_aside
 -- Of the given tasks, those that are set aside, and not complete on this date; who had them last.
 SELECT s.task_key, coalesce(c.node, '') AS node, s.reason AS error, s.set_aside_at AS claimed_at
-FROM {set_aside} s LEFT JOIN {claim} c USING (date, task_key)
-WHERE s.task_key = ANY(%(task_keys)s::bytea[])
-  AND NOT EXISTS (SELECT FROM {audit} a WHERE a.date = %(date)s AND a.task_key = s.task_key)
+FROM {set_aside} s
+LEFT JOIN LATERAL (
+    SELECT node FROM {claim} WHERE date = s.date AND task_key = s.task_key LIMIT 1
+) c ON true
+LEFT JOIN LATERAL (
+    SELECT true AS complete FROM {audit} WHERE date = %(date)s AND task_key = s.task_key LIMIT 1
+) a ON true
+WHERE s.task_key = ANY(%(task_keys)s::bytea[]) AND a.complete IS NULL
 
 -- == batches and dates ============================================================================
 
@@ -1040,7 +1062,7 @@ WITH fresh AS (
     INSERT INTO {batch} AS b (batch_key, date, name, total, started_by, ids_key, clean)
     SELECT %(batch_key)s, date, %(name)s, %(total)s::bigint, %(node)s, %(ids_key)s,
            %(name)s::text IS NOT NULL
-               OR NOT EXISTS (SELECT FROM {audit} a WHERE a.date = chosen.date)
+               OR (SELECT false FROM {audit} a WHERE a.date = chosen.date LIMIT 1) IS NULL
     FROM chosen
     ON CONFLICT (batch_key, date) DO UPDATE
     SET total = excluded.total, finished_at = NULL,
@@ -1100,13 +1122,17 @@ WITH elsewhere AS (
     SELECT w.task_key, n.name, n.incarnation,
            CASE WHEN n.said_by = n.incarnation THEN n.runs END AS runs
     FROM unnest(%(task_keys)s::bytea[], %(token_ids)s::integer[]) AS w(task_key, token_id)
-    JOIN {token} t ON t.token_id = w.token_id JOIN {node} n ON n.incarnation = t.incarnation
+    CROSS JOIN LATERAL (SELECT incarnation FROM {token} WHERE token_id = w.token_id LIMIT 1) t
+    CROSS JOIN LATERAL (SELECT * FROM {node} WHERE incarnation = t.incarnation LIMIT 1) n
     WHERE EXISTS (SELECT FROM elsewhere)
       AND NOT coalesce(n.said_by = n.incarnation AND n.runs @> %(this_run)s::jsonb, false)
 )
 SELECT o.name AS node, c.date
-FROM owner o JOIN {claim} c ON c.task_key = o.task_key AND c.incarnation = o.incarnation
-WHERE c.date = %(date)s OR c.date IN (SELECT date FROM elsewhere)
+FROM owner o CROSS JOIN (SELECT date FROM elsewhere UNION SELECT %(date)s) d
+CROSS JOIN LATERAL (
+    SELECT date FROM {claim}
+    WHERE date = d.date AND task_key = o.task_key AND incarnation = o.incarnation LIMIT 1
+) c
 UNION
 SELECT o.name, e.date FROM owner o CROSS JOIN elsewhere e
 WHERE o.runs @> jsonb_build_array(
@@ -1153,8 +1179,10 @@ FROM {token} WHERE next_node IS NOT NULL GROUP BY node, next_node ORDER BY oldes
 SELECT n.name AS node, t.token_id, s.task_id,
        extract(epoch FROM clock_timestamp() - t.revoked_at)::double precision AS seconds
 FROM {node} n CROSS JOIN LATERAL jsonb_to_recordset(n.stuck) AS s(token_id integer, task_id text)
-JOIN {token} t
-    ON t.token_id = s.token_id AND t.incarnation = n.incarnation AND t.next_node IS NOT NULL
+CROSS JOIN LATERAL (
+    SELECT token_id, revoked_at FROM {token}
+    WHERE token_id = s.token_id AND incarnation = n.incarnation AND next_node IS NOT NULL LIMIT 1
+) t
 ORDER BY seconds DESC
 
 -- name: list_rebalances

@@ -72,6 +72,7 @@ CREATE TABLE IF NOT EXISTS {node} (
     -- the incarnation that wrote the last five: an older library leaves them
     said_by           uuid
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX IF NOT EXISTS {node_incarnation_idx} ON {node} (incarnation);
 
 -- A token. Rows are made by the first distribution and never deleted.
 CREATE TABLE IF NOT EXISTS {token} (
@@ -105,6 +106,8 @@ CREATE TABLE IF NOT EXISTS {lock} (
     expires_at        timestamptz
 );
 CREATE INDEX IF NOT EXISTS {lock_token_id_idx} ON {lock} (token_id);
+CREATE INDEX IF NOT EXISTS {lock_expires_at_idx} ON {lock} (expires_at)
+    WHERE expires_at IS NOT NULL;
 
 -- A task that was begun: the last beginning per task and date.
 CREATE TABLE IF NOT EXISTS {claim} (

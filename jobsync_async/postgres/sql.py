@@ -51,7 +51,14 @@ _FOR_THE_SCRIPT = """
 -- timeout", run it again.
 SET LOCAL lock_timeout = '200ms';
 """
-INDEXES = ("token_version_idx", "token_next_node_idx", "lock_token_id_idx", "claim_failed_idx")
+INDEXES = (
+    "node_incarnation_idx",
+    "token_version_idx",
+    "token_next_node_idx",
+    "lock_token_id_idx",
+    "lock_expires_at_idx",
+    "claim_failed_idx",
+)
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it
 # either.
