@@ -15,7 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import batches, bloat, compared, growth, limits, peers, reaction, scale, start
+from benchmarks import (
+    batches,
+    bloat,
+    compared,
+    growth,
+    handoff,
+    limits,
+    peers,
+    reaction,
+    scale,
+    start,
+)
 from benchmarks.results import HEAD, Result, save
 from benchmarks.sides import LeftOut, Side, both
 from jobsync_async.embedded import EmbeddedPostgres
@@ -46,7 +57,10 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     "start": start.measure,
     "limits": lambda server, _, quick: asyncio.run(limits.measure(server.dsn, quick)),
     "scale": lambda server, sides, quick: asyncio.run(scale.measure(server, sides[0], quick)),
-    "growth": lambda server, _, quick: asyncio.run(growth.measure(server.dsn, quick)),
+    "growth": lambda server, _, quick: [
+        *handoff.measure(server.dsn, quick),
+        *asyncio.run(growth.measure(server.dsn, quick)),
+    ],
     "bloat": lambda server, _, quick: asyncio.run(bloat.measure(server.dsn, quick)),
     "steady": compared.steady,
 }

@@ -267,8 +267,9 @@ class Both:
         return number + self.random.choice((0, 0, 0, -1, 1))
 
     def moves(self) -> dict[str, Any]:
-        tokens, names = self.some(), self.random.sample([*NAMES, ""], 3)
+        tokens, names = sorted(self.some()), self.random.sample([*NAMES, ""], 3)
         return {
+            "incarnation": self.somebody()[1],
             "names": names,
             "token_ids": int_array(tokens),
             "receivers": int_array([self.random.randint(0, 3) for _ in tokens]),

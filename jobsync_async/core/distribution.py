@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import repeat
+
+from jobsync_async.core.rows import NOBODY, PART
 
 REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
 """What a rebalance can be for: a new leader's first look, workers that were expired, left, changed
@@ -25,6 +29,18 @@ class Moves:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def add(self, receiver: int, token_ids: Sequence[int]) -> None:
+        """These go to one receiver."""
+        self.token_ids.extend(token_ids)
+        self.receivers.extend(repeat(receiver, len(token_ids)))
+
+    def parts(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """The same two lists in parts for one statement each, in order of tokens there."""
+        for first in range(0, len(self), PART):
+            part = slice(first, first + PART)
+            moves = sorted(zip(self.token_ids[part], self.receivers[part], strict=True))
+            yield [token for token, _ in moves], [receiver for _, receiver in moves]
+
 
 @dataclass(slots=True)
 class Distribution:
@@ -38,6 +54,7 @@ class Distribution:
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
         first: whether no token had a row before.
+        awaited: its version is taken even if nothing is to be written: somebody waits for it.
         concerned: names of workers that are to look at once: from whom a token goes, who is to get
             one, or no longer is.
     """
@@ -52,7 +69,22 @@ class Distribution:
     assign: Moves = field(default_factory=Moves)
     revoke: Moves = field(default_factory=Moves)
     first: bool = False
+    awaited: bool = False
     concerned: set[str | None] = field(default_factory=set)
+
+    def for_somebody(self) -> list[int]:
+        """Tokens that are to be revoked for another worker."""
+        nobody = {0, *(n for n, name in enumerate(self.names, 1) if name == NOBODY)}
+        moves = zip(self.revoke.token_ids, self.revoke.receivers, strict=True)
+        return [token for token, receiver in moves if receiver not in nobody]
+
+    def hand_on(self, given: Set[int]) -> None:
+        """Assign these at once, which were to be revoked: their owner has let go of them."""
+        planned, self.revoke = self.revoke, Moves()
+        for token, receiver in zip(planned.token_ids, planned.receivers, strict=True):
+            moves = self.assign if token in given else self.revoke
+            moves.token_ids.append(token)
+            moves.receivers.append(receiver)
 
     @property
     def moved(self) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -302,9 +302,8 @@ class LeaderState:
                     {receiver} if place is None else {receiver, place.node, place.next_node}
                 )
                 moves: Moves = getattr(distribution, kind)
-                moves.token_ids.extend(tokens)
                 number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
-                moves.receivers.extend(repeat(number, len(tokens)))
+                moves.add(number, tokens)
         distribution.names = list(numbers)
         distribution.first = len(distribution.create) == len(self._where)
         distribution.concerned &= {member.name for member in self.members.values()}

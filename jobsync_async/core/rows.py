@@ -9,12 +9,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobsync_async.core.lease import Beat, Times
 
 NO_TIMES = Times.said(None, None)
+PART = 20_000
+"""Of many tokens, one statement moves so many: it is bounded in time, however many there are."""
 NOBODY = ""
 """The receiver of a token that is to have no owner: no node has this name."""
 
@@ -125,17 +128,33 @@ class TokenRow(NamedTuple):
     revoking: bool
 
 
-class TokenRows:
-    """Rows made as they are looked at, from tokens that are alike: epoch, version, whether they are
-    to go, and their ids."""
+class Alike(NamedTuple):
+    """Tokens of this worker whose rows differ in their number alone."""
 
-    def __init__(self, groups: Sequence[tuple[int, int, bool, Sequence[int]]]) -> None:
-        self._groups = groups
+    epoch: int
+    version: int
+    revoking: bool
+    token_ids: Sequence[int]
+
+
+class TokenRows:
+    """Rows made as they are looked at, from tokens that are alike."""
+
+    def __init__(self, groups: Sequence[Sequence[Any]]) -> None:
+        self.groups = list(map(Alike._make, groups))
 
     def __iter__(self) -> Iterator[TokenRow]:
-        for epoch, version, revoking, token_ids in self._groups:
+        for epoch, version, revoking, token_ids in self.groups:
             for token_id in token_ids:
                 yield TokenRow(token_id, epoch, version, revoking)
+
+
+def alike(rows: Iterable[TokenRow]) -> Iterable[Alike]:
+    """Rows in groups of tokens that are alike."""
+    if isinstance(rows, TokenRows):
+        return rows.groups
+    by_what = groupby(rows, lambda row: (row.epoch, row.version, row.revoking))
+    return (Alike(*what, [row.token_id for row in some]) for what, some in by_what)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,13 @@ class RebalanceOutcome:
 
     @property
     def wrote(self) -> bool:
-        """Whether anything changed that others must hear of."""
+        """Whether anything changed that others must hear of, or somebody waits for."""
         planned = self.distribution
         if planned is None:
             return bool(self.expired)
         counted_in = planned.planned_joined > self.reading.cluster.planned_joined
-        return bool(self.expired) or planned.moved > self.skipped or counted_in
+        moved = planned.moved > self.skipped
+        return bool(self.expired) or moved or counted_in or planned.awaited
 
 
 class Leading:
@@ -130,7 +131,7 @@ class Leading:
                 distribution = decide(reading)
                 skipped = 0
                 if distribution is not None:
-                    skipped = await self._write(connection, reading, distribution)
+                    skipped = await self._write(connection, me, reading, distribution)
                 duration_ms = (time.perf_counter() - started) * 1000
                 outcome = RebalanceOutcome(reading, expired, distribution, skipped, duration_ms)
                 if not outcome.wrote:
@@ -171,10 +172,11 @@ class Leading:
         return [PinRow(row.task_id, tuple(row.node_patterns), row.expires_in) for row in rows]
 
     async def _write(
-        self, connection: Connection, reading: Reading, distribution: Distribution
+        self, connection: Connection, me: Identity, reading: Reading, distribution: Distribution
     ) -> int:
         cluster = reading.cluster
         common = {
+            "incarnation": me.incarnation,
             "names": distribution.names,
             "version": cluster.version + 1,
             "planned_version": cluster.version,
@@ -187,11 +189,8 @@ class Leading:
             ("assign_tokens", distribution.assign),
             ("revoke_tokens", distribution.revoke),
         ):
-            if moves:
-                arrays = {
-                    "token_ids": int_array(moves.token_ids),
-                    "receivers": int_array(moves.receivers),
-                }
+            for token_ids, receivers in moves.parts():
+                arrays = {"token_ids": int_array(token_ids), "receivers": int_array(receivers)}
                 written += (
                     await connection.execute(self._queries[name], {**common, **arrays})
                 ).rowcount

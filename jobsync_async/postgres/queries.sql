@@ -7,7 +7,8 @@
 -- worker has adopted: nothing acts without it. {announces} is false while the server's queue of
 -- notifications is full. {timeout} and {interval} are what a worker's row `n` says of its times. A
 -- row that an older library made says none, also where it took one over that did: its timeout
--- counts as the bound of the cluster's row `c`.
+-- counts as the bound of the cluster's row `c`. {place} is the place of the token `t` in the list
+-- of tokens, which is in order, and {receiver} the number of its receiver.
 
 -- name: pinned
 -- What the statements rely on, whatever role, database or server set by default; those that this
@@ -459,9 +460,11 @@ CROSS JOIN LATERAL (
     WITH changed AS MATERIALIZED (
         SELECT token_id, incarnation, epoch, version, next_node FROM {token}
         WHERE version > 0 AND version > %(since)s AND version < 9223372036854775807
+          AND (%(since)s >= 0 OR incarnation = %(incarnation)s)
         UNION ALL
         SELECT token_id, incarnation, epoch, version, next_node FROM {token}
         WHERE version = 0 AND %(since)s < c.tokens_since
+          AND (%(since)s >= 0 OR incarnation = %(incarnation)s)
     )
     SELECT (SELECT json_agg(json_build_array(epoch, version, revoking, token_ids)) FROM (
                 SELECT epoch, version, next_node IS NOT NULL AS revoking,
@@ -470,7 +473,7 @@ CROSS JOIN LATERAL (
                 GROUP BY epoch, version, next_node IS NOT NULL
             ) alike) AS mine,
            (SELECT array_agg(token_id) FROM changed
-            WHERE incarnation IS DISTINCT FROM %(incarnation)s AND %(since)s >= 0) AS others
+            WHERE incarnation IS DISTINCT FROM %(incarnation)s) AS others
 ) t
 CROSS JOIN LATERAL (
     SELECT count(*) AS crowd, count(*) FILTER (WHERE boot_id = n.boot_id) AS members,
@@ -483,40 +486,32 @@ CROSS JOIN LATERAL (
 -- It answers one very revocation, named by its version. Nodes change only under the cluster row's
 -- lock, which this transaction holds: it comes in one message with lock_cluster, and where that
 -- found no sound row, neither does this. Nothing is written if nothing is let go. Thousands of
--- tokens may have been revoked under one version: `+ 0` and `|| ''` keep the planner from looking
--- among those. An announcement wakes everybody, so only the last of those who hand something to a
+-- tokens may be on their way: `|| ''` keeps the planner from looking among those. An announcement wakes everybody, so only the last of those who hand something to a
 -- receiver makes one, which names it; but everybody is told of a token that has no owner, for the
 -- leader has to look.
-WITH answered AS (
-    SELECT t.*
-    FROM unnest(%(token_ids)s::integer[], %(versions)s::bigint[]) AS a(token_id, version)
-    CROSS JOIN LATERAL (
-        SELECT token_id, next_node FROM {token} t
-        WHERE t.token_id = a.token_id AND t.version + 0 = a.version
-          AND incarnation = %(incarnation)s AND next_node || '' IS NOT NULL
-        FOR UPDATE SKIP LOCKED
-    ) t
-), handed_on AS (
+WITH handed_on AS (
     UPDATE {token} t
-    SET node = receiver.name, incarnation = receiver.incarnation, epoch = t.epoch + 1,
-        next_node = NULL, version = c.version + 1, assigned_at = now(), revoked_at = NULL
+    SET (node, incarnation) = (
+            SELECT name, n.incarnation FROM {node} n
+            WHERE name = t.next_node AND state = 'active'),
+        epoch = t.epoch + 1, next_node = NULL, version = c.version + 1, assigned_at = now(),
+        revoked_at = NULL
     FROM (SELECT version FROM {cluster} WHERE {sound}) c
-    CROSS JOIN answered
-    LEFT JOIN LATERAL (
-        SELECT name, incarnation, joined FROM {node}
-        WHERE name = answered.next_node AND state = 'active' LIMIT 1
-    ) receiver ON true
-    WHERE t.token_id = answered.token_id
-    RETURNING t.token_id, receiver.name, receiver.joined
+    WHERE t.ctid = ANY(ARRAY(
+        SELECT ctid FROM {token} t
+        WHERE token_id = ANY(%(token_ids)s::integer[])
+          AND version = (%(versions)s::bigint[])[{place}]
+          AND incarnation = %(incarnation)s AND next_node || '' IS NOT NULL
+        FOR UPDATE SKIP LOCKED))
+    RETURNING t.token_id, t.node
 ), complete AS (
-    SELECT joined
-    FROM (SELECT DISTINCT name, joined FROM handed_on WHERE name IS NOT NULL) receivers
-    WHERE NOT EXISTS (
-        SELECT FROM {token} t
-        WHERE t.next_node = receivers.name
-          AND NOT EXISTS (SELECT FROM handed_on h WHERE h.token_id = t.token_id))
+    SELECT (SELECT joined FROM {node} n WHERE n.name = received.node) AS joined
+    FROM (SELECT node, count(*) AS tokens FROM handed_on GROUP BY node) received
+    WHERE node IS NOT NULL AND tokens = (
+        SELECT count(*)
+        FROM (SELECT FROM {token} WHERE next_node = received.node LIMIT tokens + 1) before)
 ), told AS (
-    SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE name IS NULL)
+    SELECT CASE WHEN EXISTS (SELECT FROM handed_on WHERE node IS NULL)
                      OR count(*) > %(most_named)s THEN ''
                 ELSE string_agg(' ' || joined, '' ORDER BY joined) END AS names
     FROM complete
@@ -619,49 +614,45 @@ WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c
 COPY {token} (token_id, node, incarnation, epoch, version) FROM STDIN (FORMAT binary)
 
 -- name: assign_tokens
--- Tokens that no live worker owns go to their receivers at once. Rows that a fence locks, and rows
--- changed since the plan's reading, are passed over. A row that a fence locked while a generation
--- was begun still has an epoch of the one before. Here and elsewhere, LATERAL says that each row is
--- to be looked up by its number, so that the cost is that of the tokens that move: left to itself,
--- the planner reads the whole table, or compares each free token with each that is asked for.
-WITH free AS (
-    SELECT t.token_id, w.receiver
-    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
-    CROSS JOIN LATERAL (
-        SELECT token_id FROM {token} t
-        WHERE t.token_id = w.token_id AND version <= %(planned_version)s
-          AND NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation)
-        FOR UPDATE OF t SKIP LOCKED
-    ) t
-)
+-- Tokens that no live worker owns go to their receivers at once, and so do those of this leader
+-- that it has let go of. Rows that a fence locks, and rows changed since the plan's reading, are
+-- passed over. A row that a fence locked while a generation was begun still has an epoch of the one
+-- before. Rows are locked by their numbers and then written where they were found, for none changes
+-- without the cluster row's lock. So the cost is that of the tokens that move. LATERAL says the
+-- same elsewhere: left to itself, the planner reads the whole table, or compares each free token
+-- with each that is asked for.
 UPDATE {token} t
-SET node = n.name, incarnation = n.incarnation,
+SET node = receivers.names[{receiver}], incarnation = receivers.incarnations[{receiver}],
     epoch = greatest(t.epoch, %(generation)s::bigint << 32) + 1,
     next_node = NULL, version = %(version)s, assigned_at = now(), revoked_at = NULL
-FROM free LEFT JOIN LATERAL (
-    SELECT name, incarnation FROM {node}
-    WHERE name = (%(names)s::text[])[free.receiver] AND state = 'active' LIMIT 1
-) n ON true
-WHERE t.token_id = free.token_id
+FROM (
+    SELECT array_agg(n.name ORDER BY w.number) AS names,
+           array_agg(n.incarnation ORDER BY w.number) AS incarnations
+    FROM unnest(%(names)s::text[]) WITH ORDINALITY AS w(name, number)
+    LEFT JOIN LATERAL (
+        SELECT name, incarnation FROM {node} WHERE name = w.name AND state = 'active' LIMIT 1
+    ) n ON true
+) receivers
+WHERE t.ctid = ANY(ARRAY(
+    SELECT ctid FROM {token} t
+    WHERE token_id = ANY(%(token_ids)s::integer[]) AND version <= %(planned_version)s
+      AND (incarnation = %(incarnation)s
+           OR NOT EXISTS (SELECT FROM {node} n WHERE n.incarnation = t.incarnation))
+    FOR UPDATE OF t SKIP LOCKED))
 
 -- name: revoke_tokens
 -- Tokens of live workers: says who is to have them next ('' for nobody), or, with null, that they
 -- stay after all. The owner stays the owner, so a fence is not in the way: a token that is fenced
 -- at every moment would never be free of one.
-WITH owned AS (
-    SELECT t.token_id, w.receiver
-    FROM unnest(%(token_ids)s::integer[], %(receivers)s::integer[]) AS w(token_id, receiver)
-    CROSS JOIN LATERAL (
-        SELECT token_id FROM {token} t
-        WHERE t.token_id = w.token_id AND version <= %(planned_version)s AND incarnation IS NOT NULL
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) t
-)
 UPDATE {token} t
-SET next_node = (%(names)s::text[])[owned.receiver], version = %(version)s,
-    revoked_at = CASE WHEN (%(names)s::text[])[owned.receiver] IS NOT NULL
-                      THEN coalesce(t.revoked_at, now()) END
-FROM owned WHERE t.token_id = owned.token_id
+SET next_node = (%(names)s::text[])[{receiver}], version = %(version)s,
+    revoked_at = CASE WHEN (%(names)s::text[])[{receiver}] IS NOT NULL
+                      THEN coalesce(revoked_at, now()) END
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {token}
+    WHERE token_id = ANY(%(token_ids)s::integer[]) AND version <= %(planned_version)s
+      AND incarnation IS NOT NULL
+    FOR NO KEY UPDATE SKIP LOCKED))
 
 -- name: finish_plan
 -- The new version, whether the first tokens were made under it, and up to which worker the plan

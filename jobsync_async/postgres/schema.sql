@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS {node} (
     -- the incarnation that wrote the last five: an older library leaves them
     said_by           uuid
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-CREATE INDEX IF NOT EXISTS {node_incarnation_idx} ON {node} (incarnation);
+CREATE INDEX IF NOT EXISTS {node_owner_idx} ON {node} (incarnation);
 
 -- A token. Rows are made by the first distribution and never deleted.
 CREATE TABLE IF NOT EXISTS {token} (

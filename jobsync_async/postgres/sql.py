@@ -52,7 +52,7 @@ _FOR_THE_SCRIPT = """
 SET LOCAL lock_timeout = '200ms';
 """
 INDEXES = (
-    "node_incarnation_idx",
+    "node_owner_idx",
     "token_version_idx",
     "token_next_node_idx",
     "lock_token_id_idx",
@@ -80,6 +80,7 @@ _SOUND = (
 # the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
+_PLACE = "width_bucket(t.token_id, %(token_ids)s::integer[])"
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
 
 LAYOUT = 2
@@ -139,7 +140,8 @@ class Queries:
             "sound": sql.SQL(_SOUND).format(server=server),
             "announces": sql.SQL(_ANNOUNCES),
         }
-        self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL}
+        self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL, "place": sql.SQL(_PLACE)}
+        self._names |= {"receiver": sql.SQL(f"(%(receivers)s::integer[])[{_PLACE}]")}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         self._statements: dict[str, bytes] = {}
 

@@ -124,11 +124,12 @@ class TokenFeed(Hearing, ABC):
         changed meanwhile, which the next reading tells. Raises StoreUnavailable; they may have been
         handed on all the same, which it tells too.
         """
+        in_order = sorted(revocations)
         answer = {
             "most_named": MOST_NAMED,
             "incarnation": me.incarnation,
-            "token_ids": int_array([token for token, _ in revocations]),
-            "versions": int_array([version for _, version in revocations]),
+            "token_ids": int_array([token for token, _ in in_order]),
+            "versions": int_array([version for _, version in in_order]),
         }
 
         async def work(connection: Connection) -> list[int]:

@@ -22,6 +22,7 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.tasks.rebalance import released
 from jobsync_async.tasks.worker import Worker
 
 # Every heartbeat's answer is checked against the picture. Once in so many check intervals the
@@ -184,13 +185,34 @@ class LeaderMonitor:
         if worker.history != self._history:
             return  # changed during the look: the state is forgotten at the next step
 
+        me, ownership, began = worker.identity, worker.ownership, worker.clock()
+        given, settled = set[int](), False
+
         def decide(reading: Reading) -> Distribution | None:
             self._update_state(reading)
-            return state.distribute()
+            distribution = state.distribute()
+            if distribution is not None and worker.identity == me:
+                version = reading.cluster.version
+                change = ownership.hand_on(distribution.for_somebody(), version + 1, worker.clock())
+                worker.publish(change)
+                given.update(change.revoked)
+                distribution.hand_on(given)
+                # Also that of a plan before, which may have failed or still be under way.
+                distribution.awaited = ownership.not_before > version
+            return distribution
 
-        outcome = await self._leading.rebalance(
-            worker.identity, worker.term, expire, state.version, state.pin_version, decide
-        )
+        try:
+            outcome = await self._leading.rebalance(
+                me, worker.term, expire, state.version, state.pin_version, decide
+            )
+            settled = outcome is not None and not outcome.skipped
+        finally:
+            if given and worker.identity == me:
+                if settled:
+                    released(worker, given, 0.0, worker.clock() - began)
+                else:  # the tables tell
+                    ownership.read_anew()
+                    worker.sync_wanted.set()
         self._pacing.done()
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way

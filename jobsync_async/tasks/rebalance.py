@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from jobsync_async.core.ownership import UNKNOWN
 from jobsync_async.core.retries import Retries
+from jobsync_async.core.rows import PART
 from jobsync_async.errors import CoordinationError, StoreError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
@@ -73,6 +75,15 @@ async def follow_changes(
             await asyncio.sleep(wait_sec)
 
 
+def released(worker: Worker, tokens: Collection[int], waited_sec: float, took_sec: float) -> None:
+    """These are others' now. The first had waited so long for it, and to write it took so long."""
+    worker.ownership.released(tokens)
+    worker.metrics.handoffs += len(tokens)
+    worker.metrics.handoff_sec = waited_sec
+    worker.metrics.handoff_duration.observe(waited_sec + took_sec)
+    worker.wake_waiters()
+
+
 class _ChangeFollower:
     """Serves one LISTEN connection until it breaks."""
 
@@ -120,7 +131,7 @@ class _ChangeFollower:
         worker = self._worker
         if not worker.lease.valid(now):
             return False  # nothing may be held: the next heartbeat that succeeds asks again
-        if self._first or not worker.ownership.known:
+        if self._first or worker.ownership.since == UNKNOWN:
             return True
         if now >= self._news_due(now):
             return True
@@ -166,7 +177,7 @@ class _ChangeFollower:
         # What is heard during the reading may be newer than what it shows.
         heard = feed.take_heard()
         self._general_since = None
-        snapshot = await feed.read_changes(worker.identity, worker.ownership.version)
+        snapshot = await feed.read_changes(worker.identity, worker.ownership.since)
         self._first = False
         self._crowd_sec = snapshot.crowd * _READ_EACH_SEC
         self._paced_until = worker.clock() + self._crowd_sec
@@ -193,15 +204,15 @@ class _ChangeFollower:
             return
         if waits_for_fence:
             return
-        ages = [now - worker.ownership.revoking[token].since for token, _ in revocations]
-        handed_on = await self._feed.acknowledge(worker.identity, revocations)
-        worker.ownership.released(handed_on)
-        if handed_on:
-            worker.metrics.handoffs += len(handed_on)
-            worker.metrics.handoff_sec = max(ages)
-            worker.metrics.handoff_duration.observe(max(ages) + worker.clock() - now)
-            worker.wake_waiters()
-        if len(handed_on) < len(revocations):
+        me, missed = worker.identity, False
+        since = min(worker.ownership.revoking[token].since for token, _ in revocations)
+        for first in range(0, len(revocations), PART):
+            part = revocations[first : first + PART]
+            handed_on = await self._feed.acknowledge(me, part)
+            missed = missed or len(handed_on) < len(part)
+            if handed_on and worker.identity == me:
+                released(worker, handed_on, now - since, worker.clock() - now)
+        if missed:
             self._retries.missed(now)
         else:
             self._retries.done()

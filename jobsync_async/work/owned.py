@@ -11,7 +11,7 @@ import anyio
 
 from jobsync_async.core.ids import Item, items_of
 from jobsync_async.core.lease import Backoff
-from jobsync_async.core.ownership import Grant
+from jobsync_async.core.reader import Grant
 from jobsync_async.core.texts import error_text
 from jobsync_async.errors import NotOwner, UsageError
 from jobsync_async.host.logs import WorkerLog

@@ -8,7 +8,8 @@ import time
 import anyio
 import pytest
 
-from jobsync_async import ClusterNotFormed, ConfigError, Job, NodeNameTaken
+from jobsync_async import ClusterNotFormed, ConfigError, Job, NodeNameTaken, StoreUnavailable
+from jobsync_async.postgres.leader import Leading
 from tests.clusters import cluster
 
 
@@ -32,6 +33,55 @@ async def test_a_joiner_has_its_tokens_when_start_returns(jobs):
     await jobs.start("a")
     await jobs.start("b")
     assert jobs.counts() == {"a": 60, "b": 60}
+
+
+async def test_a_leader_hands_on_by_its_plan_what_nobody_uses_there(jobs, admin):
+    await jobs.start("a")
+    await jobs.start("b")
+    cursor = await admin.execute(
+        "SELECT count(*) FROM sync_token JOIN sync_rebalance USING (version) WHERE node = 'b'"
+    )
+    assert await cursor.fetchone() == (60,)
+    assert jobs["a"].metrics.handoffs == 60
+
+
+async def test_of_a_plan_that_is_given_up_half_way_nothing_is_lost(jobs, admin, monkeypatch):
+    finish, failed = Leading._finish, []
+
+    async def fail_once(self, *args):
+        if not failed:
+            failed.append(self)
+            raise StoreUnavailable("the disk is full, for once")
+        await finish(self, *args)
+
+    await jobs.start("a")
+    monkeypatch.setattr(Leading, "_finish", fail_once)
+    await jobs.start("b")
+    assert await jobs.even() == {"a": 60, "b": 60}
+    assert failed
+    cursor = await admin.execute("SELECT count(*) FROM sync_token WHERE next_node IS NOT NULL")
+    assert await cursor.fetchone() == (0,)
+
+
+async def test_what_a_plan_did_not_give_away_after_all_is_its_owners_again(config, monkeypatch):
+    finish, failed, free = Leading._finish, asyncio.Event(), asyncio.Event()
+
+    async def fail(self, *args):
+        if not free.is_set():
+            failed.set()
+            raise StoreUnavailable("the disk is full")
+        await finish(self, *args)
+
+    async with Job("a", config) as a:
+        monkeypatch.setattr(Leading, "_finish", fail)
+        joining = asyncio.ensure_future(Job("b", config).start())
+        with anyio.fail_after(10):
+            await failed.wait()
+            joining.cancel()
+            await asyncio.wait([joining])
+            free.set()
+            while len(a.my_tokens) < 120:
+                await asyncio.sleep(0.01)
 
 
 async def test_twenty_workers_start_at_once_on_an_empty_database(jobs):

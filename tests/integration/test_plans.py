@@ -27,7 +27,7 @@ from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Neighbour, Process, Stuck, Work
 from jobsync_async.core.runs import Asked, Opened, Run
-from jobsync_async.core.session_loss import Session
+from jobsync_async.postgres.batch_runs import BatchRuns, RunRow
 from jobsync_async.postgres.bounds import Bounds
 from jobsync_async.postgres.connection import PLAN_EACH_TIME, PLAN_ONCE, Connector
 from jobsync_async.postgres.deaths import Deaths
@@ -37,7 +37,9 @@ from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.observer import ObserverFeed
 from jobsync_async.postgres.pins import PinStatements
+from jobsync_async.postgres.pruning import Pruning
 from jobsync_async.postgres.sessions import Sessions
+from jobsync_async.postgres.sql import GROWING, TABLES
 from jobsync_async.postgres.status import Status
 from jobsync_async.postgres.tokens import PolledFeed
 from jobsync_async.postgres.work import WorkStore
@@ -65,14 +67,19 @@ ALL = {
 
 # What is not called here.
 ELSE = {
-    **dict.fromkeys(("pinned", "left_over"), "a part of others"),
-    **dict.fromkeys(("read_committed", "one_snapshot", "copy_tokens", "refuse_older"), "no plan"),
+    **dict.fromkeys(
+        ("pinned", "left_over", "failed_ids", "runs_it", "old_rebalances"), "a part of others"
+    ),
+    **dict.fromkeys(
+        ("read_committed", "one_snapshot", "copy_tokens", "refuse_older", "hold_runs"), "no plan"
+    ),
     **dict.fromkeys(
         (
             "prepare_session", "bound_transaction", "read_identity", "say_something",
             "restore_search_path", "hold_session", "inspect_server", "find_table", "table_exists",
             "may_create", "role_exists", "who_locks", "doctor_clock", "doctor_may_use",
             "doctor_rights", "doctor_server", "doctor_sizes", "doctor_transactions",
+            "size_of_table",
         ),
         "of the server, and no table of the cluster's",
     ),
@@ -124,8 +131,8 @@ _REST = f"""
     INSERT INTO sync_rebalance (version, reason, leader, term, nodes_before, nodes_after,
                                 tokens_moved, duration_ms)
     SELECT i, 'joined', 'w0', 1, 1, 2, 3, 4 FROM generate_series(1, {VERSION}) i;
-    INSERT INTO sync_batch (batch_key, date, name, started_by, finished_at)
-    SELECT sha256(('batch-' || i)::bytea), date, 'batch-' || i, 'w0', now()
+    INSERT INTO sync_batch (batch_key, date, name, started_by, finished_at, ids_key)
+    SELECT sha256(('batch-' || i)::bytea), date, 'batch-' || i, 'w0', now(), 'ids'
     FROM generate_series(1, {BATCHES}) i, (VALUES ('{YESTERDAY}'::date), ('{TODAY}')) d (date);
     INSERT INTO sync_batch_part (batch_key, date, incarnation, node, completed)
     SELECT b.batch_key, b.date, n.incarnation, n.name, 1
@@ -168,9 +175,7 @@ class Tables:
     def _states(self) -> Iterator[str]:
         """Each state of the statistics that there can be, in the order in which they come cheapest.
         Nothing analyzes by itself."""
-        tables = [name for name in ("cluster", "node", "token", "lock", "claim", "set_aside",
-                                    "audit", "batch", "batch_part", "rebalance")]  # fmt: skip
-        for name in tables:
+        for name in TABLES:
             self._connection.execute(f"ALTER TABLE sync_{name} SET (autovacuum_enabled = off)")
             self._connection.execute(f"ALTER TABLE sync_{name} SET UNLOGGED")
         self._connection.execute(
@@ -258,6 +263,7 @@ class Calls:
         self.pins = PinStatements(link, queries, context)
         self.work = WorkStore(link, queries, context)
         self.status = Status(link, queries)
+        self.runs, self.pruning = BatchRuns(link, queries), Pruning(link, queries)
         self.inspection = Inspection(link, queries)
         self.bounds = Bounds(link, queries, context)
         fixed = {
@@ -282,6 +288,7 @@ class Calls:
         yield from self.of_tokens()
         yield from self.of_tasks()
         yield from self.of_batches()
+        yield from self.of_runs()
         yield from self.of_people()
 
     def of_members(self) -> Iterator[Call]:
@@ -324,6 +331,8 @@ class Calls:
         yield self.many, lambda: self.leading.read(1, -1)  # before the first distribution
         yield KEYS, lambda: self._rebalance(free[:50], going, [beat(5), beat(6)])
         yield 1, lambda: self._take_over([beat(0)])
+        yield self.many / 5, lambda: self._rebalance(range(self.many // 5), (), ())
+        yield KEYS, lambda: self._rebalance(range(KEYS), (), ())
         yield self.many / 5, lambda: self._hand_on(range(self.many // 5))
         yield KEYS, lambda: self._hand_on(range(KEYS))
 
@@ -399,8 +408,35 @@ class Calls:
             yield 1, partial(begun, b"new", b"ids", Asked("new", day), 5)
             yield 1, partial(begun, self.named.batch_key, b"ids", Asked("batch-7", day), 5)
         yield 1, lambda: begun(b"new", b"ids", Asked("new"), 5)
+        complete = partial(self.work.find_complete, self.named.batch_key)
+        yield self.many, lambda: complete(b"ids", Asked("batch-7", TODAY), 20)
+        yield 1, lambda: complete(b"ids", Asked("batch-7", TODAY), 21)
+        yield 1, lambda: complete(b"others", Asked("batch-7", TODAY), 20)
         yield 1, lambda: self.work.finish_batch(self.named, opened)
-        yield 20, lambda: self.work.read_parts(self.named, opened)
+        yield 20, lambda: self.work.read_parts(self.named, opened, b"ids")
+
+    def of_runs(self) -> Iterator[Call]:
+        moment = dt.datetime(2024, 3, 1, tzinfo=dt.timezone.utc)
+        tomorrow = TODAY + dt.timedelta(1)
+        run = RunRow(
+            self.named.batch_key, TODAY, "batch-7", 5, moment, "w0", moment, 0, 5, 0, 0, 0, 1,
+            moment,
+        )  # fmt: skip
+        # What is set aside is little, and for people to deal with: each run looks at all of it.
+        yield 20 * PINS + 2 * BATCHES, lambda: self.runs.find(None, None, 20)
+        yield PINS, lambda: self.runs.failed(run)
+        yield 20, lambda: self.runs.workers(run)
+        yield BATCHES, lambda: self.runs.reopen(run, "me")
+        yield KEYS, lambda: self.runs.forget_failed(run, moment)
+        yield 2 * BATCHES, lambda: self.pruning.kept(tomorrow)
+        yield 2 * BATCHES, lambda: self.pruning.next_day(None, tomorrow)
+        for delete in (False, True):
+            yield VERSION, partial(self.pruning.old_rebalances, tomorrow, delete=delete)
+            for table in GROWING:
+                yield (
+                    2 * BATCHES,
+                    partial(self.pruning.piece, table, TODAY, b"", KEYS, delete=delete),
+                )
 
     def of_people(self) -> Iterator[Call]:
         yield 1, self.status.nodes

@@ -170,7 +170,7 @@ def assign_tokens(q: Asked) -> Any:
         return (
             token.token_id in moves
             and token.version <= q.planned_version
-            and not view.alive(token.incarnation)
+            and (token.incarnation == q.incarnation or not view.alive(token.incarnation))
         )
 
     def assigned(token: Token) -> Token:

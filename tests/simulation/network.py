@@ -82,13 +82,13 @@ class Network:
         fate = self.random.random()
         lost_answer = fate < self.weather.lost_answer
         if not lost_answer and fate < self.weather.lost_answer + self.weather.lost_request:
-            self._break(connection, "the connection was reset before the statement arrived")
+            self.sever(connection, "the connection was reset before the statement arrived")
             return
 
         def reply(result: Result | Exception) -> None:
             if lost_answer:
                 process.trace(f"{name}: carried out, the answer is lost")
-                self._break(connection, "the connection was reset while waiting for an answer")
+                self.sever(connection, "the connection was reset while waiting for an answer")
             else:
                 self._to_process(process, connection.answered, result)
 
@@ -114,7 +114,7 @@ class Network:
         if not process.loop.dead:
             process.loop.call_soon(call, *args)
 
-    def _break(self, connection: Connection, why: str) -> None:
+    def sever(self, connection: Connection, why: str) -> None:
         self._to_process(connection.process, connection.broke, why)
         self.client_closed(connection)
 
@@ -181,6 +181,6 @@ class Network:
                 again = self.random.uniform(0, 4) if fate < _LATE_ARRIVAL / 3 else 0.0
                 self.scheduler.after(again + self._latency(), arrive)
             else:
-                self._break(connection, "the connection was reset after a partition")
+                self.sever(connection, "the connection was reset after a partition")
         for call, args in held_in:
             self._to_process(process, call, *args)

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from jobsync_async.core.heartbeat_schedule import LookSchedule
 from jobsync_async.core.lease import Beat, BeatWatch, Lease, Times
-from jobsync_async.core.ownership import Ownership
+from jobsync_async.core.ownership import UNKNOWN, Change, Ownership
 from jobsync_async.core.rows import Identity
 from jobsync_async.core.server_history import OldLeasesWait, ServerReading
 from jobsync_async.postgres.membership import Membership
@@ -153,6 +153,16 @@ def _nothing_forgotten() -> Context[Any]:
 
 def _no_waiting_for_claims() -> Context[Any]:
     return patch.object(Ownership, "_in_use", lambda self, tokens: set())
+
+
+def _handed_on_for_certain() -> Context[Any]:
+    """What the leader gives away by its plan is read again before that plan's outcome is known."""
+    original = Ownership.hand_on
+
+    def hand_on(self: Ownership[Any], tokens: Sequence[int], version: int, now: float) -> Change:
+        return original(self, tokens, UNKNOWN, now)
+
+    return patch.object(Ownership, "hand_on", hand_on)
 
 
 def _any_reading_applied() -> Context[Any]:
@@ -367,6 +377,12 @@ _TABLE = (
         _LATER,
         _script(scripts.lease_lost_and_found_while_reading),
         _any_reading_applied,
+    ),
+    Rule(
+        "no reading from before a plan that hands on",
+        _HOLDS,
+        _script(scripts.late_plan),
+        _handed_on_for_certain,
     ),
     Rule("one atomic read", _LATER, _USUAL),
     Rule("a version for every acknowledgement", _LATER, _USUAL),

@@ -15,6 +15,7 @@ from tests.simulation.tables import CLUSTER
 if TYPE_CHECKING:
     from jobsync_async.work.claims import Claim
     from tests.simulation.process import Process
+    from tests.simulation.server import Session
     from tests.simulation.simulation import Simulation
 
 SOON_SEC = 0.005
@@ -106,10 +107,16 @@ def impostor(simulation: Simulation) -> None:
 def late_acknowledgement(simulation: Simulation) -> None:
     """An acknowledgement is held up; its revocation is withdrawn, and made anew while the token is
     in use again."""
-    a, b = by_name(simulation, "a"), by_name(simulation, "b")
+    # Who leads hands its own tokens on by its plan.
+    tables = simulation.server.tables
+    b = by_name(simulation, str(tables.committed.cluster.leader))
+    a = next(process for process in simulation.processes if process is not b)
     assert a.worker is not None and b.job is not None and a.job is not None
     worker, job, own = a.worker, b.job, a.job
     token = min(worker.ownership.owned)
+
+    def pin(name: str) -> None:
+        b.spawn("pin", lambda: job.register_lock(str(token), name), public=False)
 
     async def use() -> None:
         try:
@@ -123,23 +130,45 @@ def late_acknowledgement(simulation: Simulation) -> None:
             return
 
     a.frozen_once = ("lock_cluster+acknowledge",)
-    b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
-    tables = simulation.server.tables
-    until(simulation, lambda: tables.committed.token[token].next_node == "b")
+    pin(b.name)
+    until(simulation, lambda: tables.committed.token[token].next_node == b.name)
     until(simulation, lambda: not a.frozen_once)
     held = list(a.held_out)
-    b.spawn("pin", lambda: job.register_lock(str(token), "a"), public=False)
+    pin(a.name)
     until(simulation, lambda: tables.committed.token[token].next_node is None)
     until(simulation, lambda: token in worker.ownership.owned)
     a.spawn("use", use, public=False)
     simulation.go(SOON_SEC)
-    b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
-    until(simulation, lambda: tables.committed.token[token].next_node == "b")
+    pin(b.name)
+    until(simulation, lambda: tables.committed.token[token].next_node == b.name)
     simulation.go(0.1)
     a.held_out.clear()
     for _, arrive in held:
         arrive()
     simulation.go(1)
+
+
+def late_plan(simulation: Simulation) -> None:
+    """The leader gives a token of its own away. The commit of that is still on its way to the disk
+    when the connection breaks. So the leader reads its tokens anew, and has time to use them."""
+    server, tables = simulation.server, simulation.server.tables
+    leader = by_name(simulation, str(tables.committed.cluster.leader))
+    other = next(process for process in simulation.processes if process is not leader)
+    assert leader.worker is not None and other.job is not None
+    job, token = other.job, min(leader.worker.ownership.owned)
+    pins = tables.committed.cluster.pin_version
+
+    def committing() -> list[Session]:
+        return [one for one in server.sessions if one.committing and one.client.process is leader]
+
+    other.spawn("pin", lambda: job.register_lock(str(token), other.name), public=False)
+    until(simulation, lambda: tables.committed.cluster.pin_version > pins)
+    server.commit_delay = lambda: 1.0
+    until(simulation, committing)
+    for session in committing():
+        simulation.network.sever(session.client, "the connection was reset")
+    server.commit_delay = lambda: 0.0
+    simulation.go(2)
 
 
 def killed_in_a_transaction(simulation: Simulation) -> None:
@@ -211,10 +240,17 @@ def rejoined_before_its_tokens_went(simulation: Simulation) -> None:
 
 def stale_fence(simulation: Simulation) -> None:
     """A token goes and comes back; then somebody commits with the claim of before."""
-    a, b = by_name(simulation, "a"), by_name(simulation, "b")
+    # Who leads hands its own tokens on by its plan.
+    tables = simulation.server.tables
+    b = by_name(simulation, str(tables.committed.cluster.leader))
+    a = next(process for process in simulation.processes if process is not b)
     assert a.worker is not None and b.job is not None and a.job is not None
     worker, job, own = a.worker, b.job, a.job
     token = min(worker.ownership.owned)
+
+    def pin(name: str) -> None:
+        b.spawn("pin", lambda: job.register_lock(str(token), name), public=False)
+
     stale: list[Claim] = []
 
     async def claim() -> None:
@@ -243,7 +279,7 @@ def set_back(simulation: Simulation) -> None:
     b.spawn("pin", lambda: job.register_lock(str(token), "b"), public=False)
     until(simulation, lambda: b.worker is not None and token in b.worker.ownership.owned)
     before = next(
-        state for state in reversed(simulation.states) if state[0].token[token].next_node == "b"
+        state for state in reversed(simulation.states) if state[0].token[token].node == "a"
     )
     simulation.go(1)
     simulation.faults.fail_over(before, 0.01, sibling=True)

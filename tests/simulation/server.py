@@ -57,7 +57,7 @@ class Session:
         self._timeout: Call | None = None
         self._idle: Call | None = None
         self._end_when_done = False
-        self._committing = False
+        self.committing = False
 
     # -- statements --------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Session:
     def _commit_soon(self, result: Result) -> None:
         """The commit takes its time on the disk, while the locks are held."""
         delay = self.server.commit_delay()
-        self._committing = True
+        self.committing = True
         if delay:
             self.server.scheduler.after(delay, self._commit, result)
         else:
@@ -182,7 +182,7 @@ class Session:
 
     def _commit(self, result: Result) -> None:
         tx, self.tx = self.tx, None
-        self._committing = False
+        self.committing = False
         if tx is None:  # the server went down meanwhile
             return
         if tx.notices and self.server.queue_full:
@@ -228,7 +228,7 @@ class Session:
 
     def terminate(self) -> None:
         """Somebody ends it. What waits for its commit to reach the disk is committed before."""
-        if self._committing:
+        if self.committing:
             self._end_when_done = True
         else:
             self.end()

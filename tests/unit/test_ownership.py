@@ -56,7 +56,10 @@ class Machine(RuleBasedStateMachine):
         self.told: list[set[int]] = [set(), set()]
         self.letting_go: list[set[int]] = [set(), set()]
         self.number = 0
+        self.plan: frozenset[int] | None = None
+        self.given: set[int] = set()
 
+    @precondition(lambda self: self.plan is None)
     @rule(
         token=st.sampled_from(TOKENS),
         state=st.sampled_from(["owned", "owned", "revoking", "others"]),
@@ -65,15 +68,49 @@ class Machine(RuleBasedStateMachine):
         before = self.database.rows[token][2]
         if (state == "revoking") <= (before != "others") and state != before:
             self.database.set(token, state)
+            self.given.discard(token)
 
+    @precondition(lambda self: self.plan is None)
     @rule(token=st.sampled_from(TOKENS))
     def it_goes_and_comes_back(self, token):
         self.database.set(token, "others")
         self.database.set(token, "owned")
+        self.given.discard(token)
+
+    @precondition(lambda self: self.plan is None)
+    @rule(tokens=st.sets(st.sampled_from(TOKENS)))
+    def it_leads_and_begins_to_give_tokens_away(self, tokens):
+        before = self.ownership.owned
+        change = self.ownership.hand_on(sorted(tokens), self.database.version + 1, now=0)
+        assert change.revoked <= before & tokens
+        assert not change.revoked & set(self.users.values())
+        assert not any(change.revoked & told for told in (*self.told, *self.letting_go) if told)
+        self.plan = change.revoked
+
+    @precondition(lambda self: self.plan is not None)
+    @rule()
+    def the_plans_answer_is_lost(self):
+        self.ownership.read_anew()
+
+    @precondition(lambda self: self.plan is not None)
+    @rule(skipped=st.sets(st.sampled_from(TOKENS)), answered=st.booleans())
+    def the_plan_is_committed(self, skipped, answered):
+        given = self.plan - skipped
+        self.plan = None
+        self.database.version += 1
+        for token in given:
+            if self.database.rows[token][2] != "others":
+                epoch = self.database.rows[token][0]
+                self.database.rows[token] = (epoch + 1, self.database.version, "others")
+                self.given.add(token)
+        if answered and not skipped:
+            self.ownership.released(given)
+        else:
+            self.ownership.read_anew()
 
     @rule()
     def read(self):
-        self.ownership.apply(self.database.read(self.ownership.version), now=0)
+        self.ownership.apply(self.database.read(self.ownership.since), now=0)
 
     @rule()
     def a_stale_reading_is_refused(self):
@@ -150,8 +187,12 @@ class Machine(RuleBasedStateMachine):
         assert not set(self.ownership.grants) & set(self.ownership.revoking)
 
     @invariant()
+    def nothing_that_was_given_away_is_held(self):
+        assert not self.given & self.ownership.owned
+
+    @invariant()
     def what_was_read_is_what_is_held(self):
-        if self.ownership.version == self.database.version:
+        if self.ownership.since == self.database.version and self.plan is None:
             owned = {token for token, row in self.database.rows.items() if row[2] == "owned"}
             assert self.ownership.owned == owned
 
@@ -218,6 +259,43 @@ def test_a_leaver_starts_nothing_and_acknowledges_only_what_the_leader_asked_for
     assert it.releasable() == []
     it.apply(snapshot(1, 2, [TokenRow(2, 7, 2, True)], []), now=0)
     assert it.releasable() == [(2, 2)]
+
+
+def test_a_leader_gives_away_only_what_nobody_uses():
+    it = owned(*range(4))
+    it.apply(snapshot(1, 2, [TokenRow(3, 7, 2, True)], []), now=0)
+    it.enter(2, "user")
+    assert it.hand_on([1, 2, 3, 9], 3, now=0).revoked == {1}
+    assert it.enter(1, "user") is None
+    assert it.releasable() == [(3, 2)], "nobody asks for an acknowledgement of it"
+    it.released([1])
+    assert it.owned == {0, 2}
+    reader = it.reader()
+    reader.next_change()
+    assert not it.hand_on([0], 4, now=0)
+
+
+def test_nothing_that_was_read_before_a_plan_brings_back_what_it_gives_away():
+    it = owned(1, 2)
+    both = [TokenRow(token, 7, 1, False) for token in (1, 2)]
+    it.hand_on([1], 3, now=0)
+    assert it.apply(snapshot(1, 2, both, []), now=0) is None
+    it.read_anew()
+    assert it.known and it.owned == {2}
+    assert it.apply(snapshot(UNKNOWN, 2, both, []), now=0) is None
+    assert it.apply(snapshot(UNKNOWN, 3, both[1:], []), now=0).lost == {1}
+    assert not it.revoking
+
+
+def test_what_a_plan_did_not_give_away_after_all_is_the_same_stay():
+    it = owned(1, 2)
+    grant = it.grants[1]
+    it.hand_on([1], 2, now=0)
+    it.read_anew()
+    rows = [TokenRow(token, 7, 1, False) for token in (1, 2)]
+    assert it.apply(snapshot(UNKNOWN, 2, rows, []), now=0).assigned == {1}
+    assert it.grants == {1: grant, 2: grant}
+    assert it.since == 2
 
 
 def test_a_set_that_another_thread_made_while_tokens_changed_is_not_kept_as_the_answer():

@@ -62,9 +62,9 @@ MUTANTS = (
     Mutant(
         "a take-over of a name does not heed a fence",
         QUERIES,
-        "WHERE token_id IN (\n"
-        "    SELECT token_id FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP "
-        "LOCKED)",
+        "WHERE ctid = ANY(ARRAY(\n"
+        "    SELECT ctid FROM {token} WHERE incarnation = %(old_incarnation)s FOR UPDATE SKIP "
+        "LOCKED))",
         "WHERE incarnation = %(old_incarnation)s",
         STATEMENTS,
     ),
