@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import compress, count
 
@@ -27,13 +27,16 @@ class BatchIds:
     """The ids, their texts and tokens, by number.
 
     Attributes:
-        ids, texts, tokens: of each id. The tokens come last, by `hash_tokens`.
+        ids, texts, tokens: of each id, when all have been taken in. The tokens come last, by
+            `hash_tokens`.
         errors: why ids failed, by number.
     """
 
     def __init__(self) -> None:
-        self.ids: list[Hashable] = []
-        self.texts: list[str] = []
+        self.ids: Sequence[Hashable] = ()
+        self.texts: Sequence[str] = ()
+        self._ids: list[Hashable] = []
+        self._texts: list[str] = []
         self.tokens = array("I")
         self.errors: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -70,22 +73,25 @@ class BatchIds:
                 continue
             other = self._others.setdefault(task_id, text)
             number = self._numbers.get(task_id)  # type: ignore[call-overload]
-            if other == text and number is not None and self.ids[number] == task_id:
-                other = self.texts[number]
+            if other == text and number is not None and self._ids[number] == task_id:
+                other = self._texts[number]
             if other != text:
                 raise unequal_texts(other, text)
             different[text] = task_id
         return different
 
     def _add(self, texts: Collection[str], ids: Iterable[Hashable]) -> None:
-        self._numbers.update(zip(texts, count(len(self.ids))))
+        self._numbers.update(zip(texts, count(len(self._ids))))
         self._sum += sum(map(task_sum, texts))
-        self.ids += ids
-        self.texts += texts
+        self._ids += ids
+        self._texts += texts
 
     def complete(self) -> None:
         """All ids have been taken in."""
-        self._numbers, self._others = {}, {}
+        # The collector looks into lists each time, and into tuples of strings once.
+        self.texts = tuple(self._texts)
+        self.ids = tuple(self._ids) if self._others else self.texts
+        self._ids, self._texts, self._numbers, self._others = [], [], {}, {}
         self._state = bytearray(len(self.ids))
         self._counts[OPEN] = len(self.ids)
 

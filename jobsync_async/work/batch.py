@@ -18,8 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import anyio
-
 from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import Work
@@ -31,7 +29,7 @@ from jobsync_async.host.task_groups import task_group
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, TaskOrId
 from jobsync_async.work.attempts import Attempts
-from jobsync_async.work.batch_run import BatchRun, Grouped, find_tokens, lost, taken_in
+from jobsync_async.work.batch_run import BatchRun, Grouped, all_of, find_tokens, lost, taken_in
 from jobsync_async.work.engine import WorkRecords
 from jobsync_async.work.handlers import Handler
 from jobsync_async.work.others import Others
@@ -147,10 +145,7 @@ class Batch:
 
     async def _result(self) -> BatchResult:
         ids, (date, name, _) = self._ids, self._run.run
-        here = frozenset(ids.in_state(HERE))
-        await anyio.lowlevel.checkpoint()
-        elsewhere = frozenset(ids.in_state(ELSEWHERE))
-        await anyio.lowlevel.checkpoint()
+        here, elsewhere = await all_of(ids, HERE), await all_of(ids, ELSEWHERE)
         failed = {ids.ids[number]: error for number, error in ids.errors.items()}
         return BatchResult(here, elsewhere, failed, date, name)
 

@@ -7,13 +7,14 @@ import asyncio
 import datetime as dt
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import anyio
+from anyio import to_thread
 
 from jobsync_async.core.batch_ids import BatchIds
 from jobsync_async.core.hashing import key_end, name_key
@@ -309,6 +310,17 @@ async def taken_in(ids: Iterable[TaskOrId], codec: str) -> BatchIds:
         await anyio.lowlevel.checkpoint()
     batch.complete()
     return batch
+
+
+async def all_of(batch: BatchIds, state: int) -> frozenset[Hashable]:
+    """The ids in a state, as a set. That of many is made in a thread, and one by one, so that the
+    thread lets the event loop go on."""
+    found = batch.in_state(state)
+    if batch.count(state) <= 10 * _AT_A_TIME:
+        return frozenset(found)
+    # The limit of its own: user code may use up the other.
+    limiter = anyio.CapacityLimiter(1)
+    return await to_thread.run_sync(lambda: frozenset(each for each in found), limiter=limiter)
 
 
 async def find_tokens(batch: BatchIds, token_of: Callable[[Any], int]) -> None:

@@ -34,7 +34,7 @@ def everybody(token: int) -> bool:
 
 def test_ids_with_one_text_are_one_and_named_by_the_first():
     batch = taken_in([1, "1", 2, 1, "2"])
-    assert (batch.ids, batch.texts) == ([1, 2], ["1", "2"])
+    assert (batch.ids, batch.texts) == ((1, 2), ("1", "2"))
 
 
 @pytest.mark.parametrize("ids", [(1, 1.0), (True, 1), (1, True)])
