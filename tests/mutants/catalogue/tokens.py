@@ -220,6 +220,27 @@ MUTANTS = (
         AHEAD,
     ),
     Mutant(
+        "who begins a batch over other ids leaves no trace",
+        QUERIES,
+        "THEN excluded.ids_key ELSE '' END",
+        "THEN excluded.ids_key ELSE b.ids_key END",
+        AHEAD,
+    ),
+    Mutant(
+        "what is set aside is told to its owner alone",
+        "work/others.py",
+        "await self._run.read_set_aside(texts) if asked.otherwise else {}",
+        "{}",
+        AHEAD,
+    ),
+    Mutant(
+        "what is done waits although its token is to go",
+        "work/pieces.py",
+        "        piece.on_going = self.hurry\n",
+        "",
+        AHEAD,
+    ),
+    Mutant(
         "the end of a batch is told to nobody",
         QUERIES,
         "CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END",
