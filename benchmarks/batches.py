@@ -164,6 +164,9 @@ def _growing(dsn: str, side: Side, quick: bool) -> Iterator[Result]:
     middle = [median(values) for values in each_us.values()]
     goal = None if quick else 1.3
     yield Result("  the slowest of these over the fastest", "x", [max(middle) / min(middle)], goal)
+    took = [_ours(dsn, side, f"f{number}_", 4, sizes[0], warm=False) for number in range(rounds)]
+    first_us = [1e6 * one.sec / sizes[0] for one in took]
+    yield Result(f"{sizes[0]:,} ids, the first batch of its processes: for each", "us", first_us)
     ids = sizes[-1]
     again = _ours(dsn, side, f"n{ids}_0_", 1, ids, done=0)
     yield Result(f"{ids:,} ids of which all is complete, run again", "s", [again.sec], 3)
