@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import NamedTuple
 
 from jobsync_async.core.rows import NOBODY, PART
 
@@ -92,8 +93,7 @@ class Distribution:
         return len(self.create) + len(self.assign) + len(self.revoke)
 
 
-@dataclass(frozen=True, slots=True)
-class RebalanceReason:
+class RebalanceReason(NamedTuple):
     """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing
     but joins asks for it, which may wait for more of them."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
@@ -35,8 +34,7 @@ class TokenLocation(NamedTuple):
     next_node: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class PinRow:
+class PinRow(NamedTuple):
     """A pin in force; `expires_in` seconds from when it was read, None for never."""
 
     task_id: str
@@ -44,8 +42,7 @@ class PinRow:
     expires_in: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is
     None if unchanged."""
 

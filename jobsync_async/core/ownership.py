@@ -46,8 +46,7 @@ class Revocation(NamedTuple):
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What one step did. `lost` tokens that came back in the same step are in `assigned` too."""
 
     assigned: frozenset[int] = frozenset()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -38,8 +37,7 @@ class Process(NamedTuple):
     started: int
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(NamedTuple):
     """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for
     one that drained before; `session_tag` is in the ``application_name`` of each of its
     sessions."""
@@ -55,8 +53,7 @@ class Announcement:
     session_tag: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """A worker on a machine that booted when ours did, as its row says.
 
     Attributes:
@@ -74,8 +71,7 @@ class Neighbour:
     session_tag: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class NameInUse:
+class NameInUse(NamedTuple):
     """A join that was refused: another incarnation has the name.
 
     Attributes:
@@ -90,8 +86,7 @@ class NameInUse:
     neighbour: Neighbour | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatAnswer:
+class HeartbeatAnswer(NamedTuple):
     """What every heartbeat brings back: enough to notice a change that no notification told of.
 
     Attributes:
@@ -157,8 +152,7 @@ def alike(rows: Iterable[TokenRow]) -> Iterable[Alike]:
     return (Alike(*what, [row.token_id for row in some]) for what, some in by_what)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """One worker's atomic read: cluster row, own node row, and the tokens that changed after
     `since`.
 
@@ -191,8 +185,7 @@ class Snapshot:
     neighbours: Sequence[Neighbour] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A node row, as the leader needs it. `age`: its number in the order of joining."""
 
     name: str
@@ -213,8 +206,7 @@ class TokenGroup(NamedTuple):
     token_ids: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterRow:
+class ClusterRow(NamedTuple):
     """The one row about the cluster."""
 
     version: int

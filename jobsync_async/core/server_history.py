@@ -17,7 +17,6 @@ a bound on everybody's heartbeat timeout, and no worker joins above it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -29,8 +28,7 @@ class AdoptedHistory(NamedTuple):
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServerReading:
+class ServerReading(NamedTuple):
     """What one look at the server showed.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -51,7 +50,7 @@ def planned(
         now[owner] += len(group.token_ids)
         owner_of.update(dict.fromkeys(group.token_ids, owner))
     state = LeaderState(total_tokens, token_hasher(total_tokens, hash_function))
-    state.update(replace(reading, members=list(members.values())))
+    state.update(reading._replace(members=list(members.values())))
     distribution = state.distribute()
     moves = (
         Counter[tuple[str | None, str | None]]()

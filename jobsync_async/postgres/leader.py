@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors
@@ -25,8 +24,7 @@ from jobsync_async.postgres.token_rows import token_rows
 _READ = ("read_members", "read_token_groups")
 
 
-@dataclass(frozen=True, slots=True)
-class RebalanceOutcome:
+class RebalanceOutcome(NamedTuple):
     """What a rebalance did.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -172,7 +171,7 @@ class Membership:
         unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
         return {
             **me._asdict(),
-            **asdict(announcement),
+            **announcement._asdict(),
             **ours,
             **unsaid,
             **self._context.values(connection.server),

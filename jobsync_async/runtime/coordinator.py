@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +118,7 @@ class Coordinator:
             await store.close()
             raise
         self.store = store
-        worker.announcement = replace(worker.announcement, session_tag=self.store.tag)
+        worker.announcement = worker.announcement._replace(session_tag=self.store.tag)
 
     async def start(self, wait_sec: float) -> None:
         """Join, and return when the first tokens are here; `stop` must be called, also when this

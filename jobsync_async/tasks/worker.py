@@ -312,7 +312,7 @@ class Worker:
         self.stop_acting(why)
         self.identity = Identity(self.identity.name, uuid4())
         # Who drained goes on draining.
-        self.announcement = replace(self.announcement, state=self.state or "active")
+        self.announcement = self.announcement._replace(state=self.state or "active")
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 

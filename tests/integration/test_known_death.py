@@ -8,7 +8,6 @@ import logging
 import os
 import time
 import warnings
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -166,7 +165,7 @@ async def test_a_report_counts_only_for_the_very_start_in_the_very_process_that_
 ):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()
-        said = replace(process.announce(1.0, None), session_tag="no session has this tag")
+        said = process.announce(1.0, None)._replace(session_tag="no session has this tag")
         assert await b.store.membership.join(b.me, said) is None
         version = (await b.read()).version
         row = Neighbour(
@@ -186,7 +185,7 @@ async def test_a_report_counts_only_for_the_very_start_in_the_very_process_that_
             {"boot_id": "another"},
             {"namespace": "another"},
         ):
-            assert await a.store.deaths.report([replace(row, **wrong)]) == []
+            assert await a.store.deaths.report([row._replace(**wrong)]) == []
         assert await b.beat() is not None and (await b.read()).version == version
         assert await a.store.deaths.report([row]) == ["b"]
         assert await b.beat() is None
@@ -202,7 +201,7 @@ async def _join_in_other_processes(
     said = process.announce(1.0, None)
     for number in range(count):
         other = Identity(f"other{number}", uuid4())
-        await hand.store.membership.join(other, replace(said, process_started=number))
+        await hand.store.membership.join(other, said._replace(process_started=number))
     await hand.store.membership.join(hand.me, said)
 
 
@@ -218,7 +217,7 @@ async def test_a_worker_is_told_of_the_next_in_the_ring_and_of_none_in_its_own_p
         assert (await me.read()).neighbours is None, "they are told once"
         youngest = Identity("young", uuid4())
         await me.store.membership.join(
-            youngest, replace(process.announce(1.0, None), process_started=99)
+            youngest, process.announce(1.0, None)._replace(process_started=99)
         )
         told = [neighbour.name for neighbour in (await me.read()).neighbours]
         assert told == [*(f"other{number}" for number in range(MOST_TOLD - 2)), "me", "young"], (

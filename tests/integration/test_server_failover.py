@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 import psycopg
@@ -313,7 +312,7 @@ async def test_no_generation_is_begun_over_a_row_that_looks_the_same_but_went_on
         assert await b.store.failover.begin(seen, None, -1, seen.longest_wait)
         await admin.execute("UPDATE sync_cluster SET server_identity = NULL")
         now = await a.store.failover.read_server()
-        assert now == replace(seen, generation=now.generation, version=now.version)
+        assert now == seen._replace(generation=now.generation, version=now.version)
         assert not await a.store.failover.begin(seen, None, -1, TIMEOUT_SEC)
         assert await a.store.failover.begin(now, None, -1, TIMEOUT_SEC)
 
@@ -355,7 +354,7 @@ async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_whi
 
 def on_another(seen):
     """What somebody saw on another server."""
-    return replace(seen, actual=f"{seen.actual}0")
+    return seen._replace(actual=f"{seen.actual}0")
 
 
 async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoch_of_the_new_one(

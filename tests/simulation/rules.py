@@ -171,7 +171,7 @@ def _any_reading_applied() -> Context[Any]:
 
     def apply(self: Ownership[Any], snapshot: Any, now: float) -> Any:
         return original(
-            self, replace(snapshot, incarnation=self.incarnation, since=self.version), now
+            self, snapshot._replace(incarnation=self.incarnation, since=self.version), now
         )
 
     return patch.object(Ownership, "apply", apply)
@@ -221,7 +221,7 @@ def _name_by_the_newcomers_timeout() -> Context[Any]:
 
     async def join(self: Membership, *args: Any, **options: Any) -> Any:
         refusal = await original(self, *args, **options)
-        return refusal and replace(refusal, times=self._times)
+        return refusal and refusal._replace(times=self._times)
 
     return patch.object(Membership, "join", join)
 

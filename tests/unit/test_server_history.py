@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from jobsync_async import CoordinationConfig
@@ -28,8 +26,8 @@ def test_a_newcomer_adopts_what_row_and_server_agree_on():
     "other", [{"actual": "1/02/5/9"}, {"recorded": None}, {"recorded": None, "actual": None}]
 )
 def test_nobody_adopts_what_they_do_not_agree_on(other):
-    assert replace(READING, **other).adoptable(None, -1) is None
-    assert replace(READING, **other).adoptable(HISTORY, 70) is None
+    assert READING._replace(**other).adoptable(None, -1) is None
+    assert READING._replace(**other).adoptable(HISTORY, 70) is None
 
 
 def test_what_is_known_is_adopted_again_while_it_is_not_older_than_what_was_seen():
@@ -38,26 +36,26 @@ def test_what_is_known_is_adopted_again_while_it_is_not_older_than_what_was_seen
 
 
 def test_a_later_generation_is_adopted_whatever_its_version():
-    assert replace(READING, generation=4, version=0).adoptable(HISTORY, 70) == AdoptedHistory(
+    assert READING._replace(generation=4, version=0).adoptable(HISTORY, 70) == AdoptedHistory(
         "1/01/5/9", 4
     )
-    assert replace(READING, generation=4, recorded="2", actual="2").adoptable(
+    assert READING._replace(generation=4, recorded="2", actual="2").adoptable(
         HISTORY, 70
     ) == AdoptedHistory("2", 4)
 
 
 def test_an_earlier_generation_is_not_gone_back_to():
-    assert replace(READING, generation=2, version=1000).adoptable(HISTORY, 70) is None
+    assert READING._replace(generation=2, version=1000).adoptable(HISTORY, 70) is None
 
 
 def test_the_same_generation_of_another_server_is_not_the_same():
-    assert replace(READING, recorded="2", actual="2", version=1000).adoptable(HISTORY, 70) is None
+    assert READING._replace(recorded="2", actual="2", version=1000).adoptable(HISTORY, 70) is None
 
 
 def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
     waiting = OldLeasesWait(15)
     assert waiting.observe(READING, 100)
-    assert not waiting.observe(replace(READING, version=71), 108)
+    assert not waiting.observe(READING._replace(version=71), 108)
     assert waiting.remaining(114) == 1
     assert waiting.remaining(115) == 0
 
@@ -76,7 +74,7 @@ def test_the_wait_is_over_a_timeout_after_the_first_look_at_the_same_ground():
 def test_the_wait_begins_anew_on_another_ground(other):
     waiting = OldLeasesWait(15)
     waiting.observe(READING, 100)
-    assert waiting.observe(replace(READING, **other), 114)
+    assert waiting.observe(READING._replace(**other), 114)
     assert waiting.remaining(115) == 14
 
 
@@ -96,7 +94,7 @@ def test_the_wait_is_the_greatest_of_the_own_timeout_and_of_the_bounds_that_are_
     own, known, recorded, waits
 ):
     waiting = OldLeasesWait(own, known)
-    waiting.observe(replace(READING, longest_wait=recorded), 100)
+    waiting.observe(READING._replace(longest_wait=recorded), 100)
     assert waiting.wait_sec == waiting.remaining(100) == waits
 
 
