@@ -6,6 +6,7 @@ takes what is there, at the same server, in turn with the others.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -24,6 +25,7 @@ _LOOPS = {
 }
 # The last of them does not see a crash: what it has taken is done.
 _TIMES = {"batched": 0.25}
+_SETTLED_SEC = 3.0
 _YESTERDAY, _TODAY = "current_date - 1", "current_date"
 
 
@@ -222,6 +224,7 @@ def _waiting(postgres: EmbeddedPostgres, side: Side, quick: bool) -> Iterator[Re
         room.begin("waits_", 2, ids, says=True, stays_at=1)
         room.go()
         pid = room.until_share_is_done()
+        time.sleep(_SETTLED_SEC)
         assert postgres.pid is not None
         taken = cpu_ms_per_sec(pid, postgres.pid, seconds=5 if quick else 20)
     name = f"CPU of a worker that waits for {ids // 2:,} ids, and of the server"
