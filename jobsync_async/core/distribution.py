@@ -1,6 +1,6 @@
 """What a rebalance writes, and why it is due. Pure.
 
-* A token is created, assigned or revoked by one distribution, in no two of these ways.
+* A token is created, assigned, given away or revoked by one distribution, in no two of these ways.
 * A receiver is named once; the moves refer to it by its number.
 """
 
@@ -49,8 +49,9 @@ class Distribution:
 
     Attributes:
         names: receivers' names, which the moves refer to.
-        create: tokens that have no row yet. assign: tokens that no live worker owns. revoke: tokens
-            of live workers, with the receiver, `NOBODY`, or none when they stay after all.
+        create: tokens that have no row yet. assign: tokens that no live worker owns. given: tokens
+            of this leader that it has let go of. revoke: tokens of live workers, with the receiver,
+            `NOBODY`, or none when they stay after all.
         reason: why, for people. kind: the same as one of `REASONS`.
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
@@ -68,6 +69,7 @@ class Distribution:
     names: list[str] = field(default_factory=list)
     create: Moves = field(default_factory=Moves)
     assign: Moves = field(default_factory=Moves)
+    given: Moves = field(default_factory=Moves)
     revoke: Moves = field(default_factory=Moves)
     first: bool = False
     awaited: bool = False
@@ -80,17 +82,17 @@ class Distribution:
         return [token for token, receiver in moves if receiver not in nobody]
 
     def hand_on(self, given: Set[int]) -> None:
-        """Assign these at once, which were to be revoked: their owner has let go of them."""
+        """Give these away at once, which were to be revoked: their owner has let go of them."""
         planned, self.revoke = self.revoke, Moves()
         for token, receiver in zip(planned.token_ids, planned.receivers, strict=True):
-            moves = self.assign if token in given else self.revoke
+            moves = self.given if token in given else self.revoke
             moves.token_ids.append(token)
             moves.receivers.append(receiver)
 
     @property
     def moved(self) -> int:
         """Tokens that this writes."""
-        return len(self.create) + len(self.assign) + len(self.revoke)
+        return len(self.create) + len(self.assign) + len(self.given) + len(self.revoke)
 
 
 class RebalanceReason(NamedTuple):

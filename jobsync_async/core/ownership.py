@@ -183,11 +183,10 @@ class Ownership(Generic[U]):
         the given ones that nobody here uses, which the change has as revoked. Nothing starts on
         them any more. Say `released` once that is committed, and `read_anew` when it is not known
         what was."""
-        if self._leaving:
-            return self._changed((), (), ())
-        self.not_before = version
-        idle = self.grants.keys() & tokens
+        idle = set[int]() if self._leaving else self.grants.keys() & tokens
         idle -= self._in_use(idle)
+        if idle:
+            self.not_before = version
         by_grant: defaultdict[Grant, list[int]] = defaultdict(list)
         for token in idle:
             by_grant[self.grants[token]].append(token)
@@ -276,8 +275,12 @@ class Ownership(Generic[U]):
         self._readers.discard(reader)
 
     def readmit(self, reader: Reader) -> None:
-        """The reader is there, perhaps again: it holds what it is told of."""
-        self._readers.add(reader)
+        """The reader is there, perhaps again: it holds what it is told of. What was to go while it
+        was not there, and waits for nobody, may be others' by now."""
+        if reader not in self._readers:
+            going = self.revoking.keys()
+            reader.missed(going - self._in_use(going))
+            self._readers.add(reader)
 
     # -- what may go -------------------------------------------------------------------------------
 

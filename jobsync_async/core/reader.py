@@ -23,6 +23,9 @@ class Grant(NamedTuple):
     epoch: int
 
 
+_NO_GRANT = Grant(0, 0)
+
+
 class Reader:
     """One consumer's place in the changes: what it was told it owns, and what it was told to let go
     of.
@@ -45,6 +48,10 @@ class Reader:
     def lets_go_of(self, token: int) -> bool:
         """Whether its last item revoked the token, and it has not come back since."""
         return token in self._letting_go
+
+    def missed(self, tokens: Set[int]) -> None:
+        """These did not wait for it. If it was told of them, they are lost to it."""
+        self._told.update(dict.fromkeys(in_both(self._told.keys(), tokens), _NO_GRANT))
 
     def come_back(self) -> bool:
         """The reader asks for its next item: it is done with what the last one revoked. True when

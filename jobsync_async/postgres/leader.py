@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 from psycopg import errors
@@ -31,15 +32,22 @@ class RebalanceOutcome(NamedTuple):
         reading: what was read under the lock.
         expired: workers that were deleted.
         distribution: what was wanted, None when nothing was.
-        skipped: tokens that a fence held, to come back for.
+        kept: tokens of its own that a fence held: revoked, in place of being given away.
+        skipped: other tokens that a fence held, to come back for.
         duration_ms: from the lock to the commit's request.
     """
 
     reading: Reading
     expired: Sequence[str]
     distribution: Distribution | None
+    kept: int
     skipped: int
     duration_ms: float
+
+    @property
+    def version(self) -> int:
+        """Under which it wrote."""
+        return self.reading.cluster.version + 1
 
     @property
     def wrote(self) -> bool:
@@ -127,11 +135,13 @@ class Leading:
                 reading = await self._reading(connection, pin_version, locked, members, groups)
                 expired = [row.name for rows in deleted for row in rows]
                 distribution = decide(reading)
-                skipped = 0
+                kept = skipped = 0
                 if distribution is not None:
-                    skipped = await self._write(connection, me, reading, distribution)
+                    kept, skipped = await self._write(connection, me, reading, distribution)
                 duration_ms = (time.perf_counter() - started) * 1000
-                outcome = RebalanceOutcome(reading, expired, distribution, skipped, duration_ms)
+                outcome = RebalanceOutcome(
+                    reading, expired, distribution, kept, skipped, duration_ms
+                )
                 if not outcome.wrote:
                     raise psycopg.Rollback(transaction)
                 await self._finish(connection, me, outcome)
@@ -171,28 +181,38 @@ class Leading:
 
     async def _write(
         self, connection: Connection, me: Identity, reading: Reading, distribution: Distribution
-    ) -> int:
+    ) -> tuple[int, int]:
+        """Write what was decided: how many of the own tokens were not given away but revoked, and
+        how many others were passed over."""
         cluster = reading.cluster
         common = {
-            "incarnation": me.incarnation,
             "names": distribution.names,
             "version": cluster.version + 1,
             "planned_version": cluster.version,
             "generation": cluster.generation,
         }
-        written = (
-            await self._create(connection, reading, distribution) if distribution.create else 0
-        )
-        for name, moves in (
-            ("assign_tokens", distribution.assign),
-            ("revoke_tokens", distribution.revoke),
-        ):
-            for token_ids, receivers in moves.parts():
-                arrays = {"token_ids": int_array(token_ids), "receivers": int_array(receivers)}
-                written += (
-                    await connection.execute(self._queries[name], {**common, **arrays})
-                ).rowcount
-        return distribution.moved - written
+
+        async def move(
+            name: str, moves: tuple[Sequence[int], Sequence[int]], owner: UUID | None = None
+        ) -> int:
+            token_ids, receivers = map(int_array, moves)
+            arrays = {"token_ids": token_ids, "receivers": receivers, "incarnation": owner}
+            return (await connection.execute(self._queries[name], {**common, **arrays})).rowcount
+
+        kept = written = 0
+        if distribution.create:
+            written = await self._create(connection, reading, distribution)
+        for part in distribution.assign.parts():
+            written += await move("assign_tokens", part)
+        for part in distribution.given.parts():
+            given = await move("assign_tokens", part, me.incarnation)
+            # Revoked, which a fence does not keep off, no more fences are asked for. What was given
+            # away bears the plan's version, and is passed over.
+            left = await move("revoke_tokens", part) if given < len(part[0]) else 0
+            kept, written = kept + left, written + given + left
+        for part in distribution.revoke.parts():
+            written += await move("revoke_tokens", part)
+        return kept, distribution.moved - written
 
     async def _create(
         self, connection: Connection, reading: Reading, distribution: Distribution

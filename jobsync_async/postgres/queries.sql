@@ -523,7 +523,7 @@ WITH handed_on AS (
     FROM told WHERE EXISTS (SELECT FROM handed_on) AND {sound}
     RETURNING version, names
 )
-SELECT (SELECT array_agg(token_id) FROM handed_on) AS token_ids,
+SELECT (SELECT array_agg(token_id) FROM handed_on) AS token_ids, version,
        CASE WHEN names IS NOT NULL AND {announces}
             THEN pg_notify(%(channel)s, version || names) END AS pg_notify
 FROM taken

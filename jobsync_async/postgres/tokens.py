@@ -34,12 +34,14 @@ class TokenFeed(Hearing, ABC):
         notifications: how many came, junk included.
         pushed: whether changes are announced here; if not, what a heartbeat tells is news enough to
             read.
+        written: the version of the last acknowledgement.
         poll_interval_sec: seconds between two looks for a change, where none is announced.
     """
 
     age: int | None
     notifications: int
     pushed: bool
+    written: int = -1
     poll_interval_sec: float = 1.0
     _queries: Queries
     _context: StatementContext
@@ -139,7 +141,10 @@ class TokenFeed(Hearing, ABC):
             )
             if not locked:
                 raise self._context.changed()
-            return done[0].token_ids if done else []
+            if not done:
+                return []
+            self.written = done[0].version
+            return list(done[0].token_ids)
 
         return await self.run(work)
 

@@ -68,9 +68,7 @@ async def beat_once(worker: Worker, membership: Membership) -> bool:
     StoreUnavailable."""
     watch_all = worker.wants_all_beats()
     sent_at = worker.clock()
-    answer = await membership.heartbeat(
-        worker.identity, watch_all=watch_all, version=worker.version
-    )
+    answer = await membership.heartbeat(worker.identity, watch_all=watch_all, version=worker.seen)
     if answer is None:
         return False
     worker.beat_answered(sent_at, answer, watched_all=watch_all)
@@ -107,7 +105,7 @@ async def agree(worker: Worker, failover: Failover) -> None:
     that. Raises StoreUnavailable after several tries.
     """
     log = WorkerLog(__name__, worker.identity.name)
-    known, version = worker.history, worker.version
+    known, version = worker.history, worker.seen
     failover.adopt(None)
     waiting = OldLeasesWait(worker.config.heartbeat_timeout_sec, worker.bound)
     failures = 0

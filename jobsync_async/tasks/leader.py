@@ -14,6 +14,7 @@ from jobsync_async.core.distribution import Distribution
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.lease import Beat
+from jobsync_async.core.ownership import UNKNOWN
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.core.takeover import Pacing, Takeover
@@ -186,7 +187,8 @@ class LeaderMonitor:
             return  # changed during the look: the state is forgotten at the next step
 
         me, ownership, began = worker.identity, worker.ownership, worker.clock()
-        given, settled = set[int](), False
+        given = set[int]()
+        outcome: RebalanceOutcome | None = None
 
         def decide(reading: Reading) -> Distribution | None:
             self._update_state(reading)
@@ -205,13 +207,13 @@ class LeaderMonitor:
             outcome = await self._leading.rebalance(
                 me, worker.term, expire, state.version, state.pin_version, decide
             )
-            settled = outcome is not None and not outcome.skipped
         finally:
-            if given and worker.identity == me:
-                if settled:
-                    released(worker, given, 0.0, worker.clock() - began)
-                else:  # the tables tell
+            if worker.identity == me:
+                if given and outcome is not None and not outcome.kept:
+                    released(worker, given, outcome.version, 0.0, worker.clock() - began)
+                elif given:  # the tables tell
                     ownership.read_anew()
+                if ownership.since == UNKNOWN:  # also what came of a plan before
                     worker.sync_wanted.set()
         self._pacing.done()
         self._due_at = float("inf")

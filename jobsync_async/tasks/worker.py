@@ -44,8 +44,9 @@ class Worker:
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         looks: when to look at the beats in between, for the leader and the next in age.
-        version: the cluster's version at the last reading; hinted, announced: what the last
-            heartbeat told of: the cluster's version, and the one that was announced last.
+        version: the cluster's version at the last reading; written: the last one under which this
+            worker is known to have handed tokens on; hinted, announced: what the last heartbeat
+            told of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted
             this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
@@ -81,6 +82,7 @@ class Worker:
         self.watches_all: bool = False
         self.look_schedule: LookSchedule = LookSchedule(config.heartbeat_interval_sec)
         self.version: int = -1
+        self.written: int = -1
         self.hinted: int = -1
         self.announced: int = -1
         self.state: str | None = None
@@ -108,6 +110,11 @@ class Worker:
         """Whether this worker believes to lead. A hint: every leader's transaction proves it
         again."""
         return self.leader == self.identity.incarnation
+
+    @property
+    def seen(self) -> int:
+        """A version that the cluster is known to have had."""
+        return max(self.version, self.written)
 
     def may_act(self) -> bool:
         """Whether the lease is valid, by the clock and at this very moment."""
@@ -330,7 +337,7 @@ class Worker:
         assert not self.ownership.known, "tokens of another history are still held"
         self.history = history
         self.term, self.leader, self.answer, self.watches_all = -1, None, None, False
-        self.version = self.hinted = self.announced = -1
+        self.version = self.written = self.hinted = self.announced = -1
         self.watch.forget()
 
     def publish(

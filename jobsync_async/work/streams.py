@@ -73,6 +73,8 @@ class TokenChanges:
     async def _next(self, asker: asyncio.Task[Any] | None) -> TokenChange:
         worker = self._worker
         worker.home.require()
+        if self._closed:
+            raise StopAsyncIteration
         if self._waiting:
             raise UsageError(
                 "two tasks ask one token_changes() for its next item; give each its own"

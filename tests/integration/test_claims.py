@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from contextlib import suppress
 
 import anyio
 import psycopg
@@ -200,6 +201,59 @@ async def test_a_token_that_is_fenced_at_every_moment_goes_to_its_new_owner(quic
             one_before.set()
     await quick_jobs.settled(5)
     assert b.task_to_token(task) in b.my_tokens
+
+
+async def test_what_is_fenced_at_every_moment_without_a_claim_leaves_its_leader_too(
+    quick_jobs, quick
+):
+    """A leader gives away by its plan what no claim is open on. A fence may lock it all the same."""
+    (a,) = await quick_jobs.start("a")
+    (b,) = await quick_jobs.start("b")
+    assert a.am_i_leader()
+    (task,) = owned_by(a)
+    plans = a.metrics.rebalances
+    fenced = asyncio.Event()
+
+    async def transaction() -> None:
+        """Begun where the token is owned. The next one begins before this one ends."""
+        async with await connect(quick) as connection:
+            with suppress(NotOwner):
+                await a.fence(connection, task)
+                fenced.set()
+                await asyncio.sleep(0.5)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(transaction)
+            await fenced.wait()
+            group.start_soon(a.register_lock, task, "b")
+            while not b.owns(task):
+                if a.owns(task):
+                    group.start_soon(transaction)
+                await asyncio.sleep(0.05)
+    assert a.metrics.rebalances <= plans + 2, "it does not go to and fro"
+
+
+async def test_one_plan_revokes_what_a_fence_keeps_from_being_given_away(jobs, config, admin):
+    (a,) = await jobs.start("a")
+    (b,) = await jobs.start("b")
+    assert a.am_i_leader()
+    task, other = owned_by(a, 2)
+    plans = "SELECT version FROM sync_rebalance ORDER BY version"
+    async with await connect(config) as connection:
+        await a.fence(connection, task)
+        before = await (await admin.execute(plans)).fetchall()
+        await a.register_locks_bulk([(str(one), "b", None) for one in (task, other)])
+        with anyio.fail_after(10):
+            while not b.owns(other):
+                await asyncio.sleep(0.01)
+        assert not a.owns(task) and not b.owns(task)
+        await asyncio.sleep(0.5)  # tries to come back for it, if there were any
+        assert len(await (await admin.execute(plans)).fetchall()) == len(before) + 1
+        await a.fence(connection, task)
+    with anyio.fail_after(10):
+        while not b.owns(task):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_fence_outside_a_transaction_is_a_mistake(config):

@@ -42,6 +42,16 @@ async def test_revoked_tokens_are_handed_on_when_the_reader_comes_back(jobs):
     changes.close()
 
 
+async def test_a_closed_stream_that_is_asked_again_holds_nothing_up(jobs):
+    (a,) = await jobs.start("a")
+    async with a.token_changes() as changes:
+        await changes.__anext__()
+    with pytest.raises(StopAsyncIteration):
+        await changes.__anext__()
+    (b,) = await jobs.start("b")
+    assert len(b.my_tokens) == 60
+
+
 async def test_a_slow_reader_gets_one_merged_change(jobs):
     (a,) = await jobs.start("a")
     async with a.token_changes() as quick, a.token_changes() as slow:

@@ -155,13 +155,13 @@ def acknowledge(q: Asked) -> Any:
     )
     everybody = None in received or len(complete) > q.most_named
     if version == view.cluster.version:
-        return Result(rows("token_ids", [(gone,)]))
+        return Result(rows("token_ids version", [(gone, version)]))
     if everybody or complete:
         cluster = q.tx.update(version=version, announced=announced(q, version))
         announce(q, cluster, "" if everybody else "".join(f" {age}" for age in complete))
     else:
         q.tx.update(version=version)
-    return Result(rows("token_ids", [(gone,)]), 1)
+    return Result(rows("token_ids version", [(gone, version)]), 1)
 
 
 @statement

@@ -165,6 +165,11 @@ def _handed_on_for_certain() -> Context[Any]:
     return patch.object(Ownership, "hand_on", hand_on)
 
 
+def _written_is_not_seen() -> Context[Any]:
+    """That the cluster is older than what was handed on here is not noticed."""
+    return patch.object(Worker, "seen", property(lambda self: self.version))
+
+
 def _any_reading_applied() -> Context[Any]:
     """What was read is applied, whatever happened meanwhile."""
     original = Ownership.apply
@@ -401,6 +406,12 @@ _TABLE = (
     Rule(_GATE, _HOLDS, _POLLED),
     Rule(_HISTORY, _HOLDS, _POLLED),
     Rule(_FLOOR, _HOLDS, _script(scripts.set_back)),
+    Rule(
+        "what was handed on here counts as seen",
+        _HOLDS,
+        replace(_script(scripts.set_back_before_the_leader_reads), names=("a", "b", "c")),
+        _written_is_not_seen,
+    ),
     Rule(_CONNECT, _HOLDS, _MOVED, _any_server),
     Rule("each worker is judged by its own timeout", _HOLDS, _MIXED, _by_the_watchers_timeout),
     Rule(

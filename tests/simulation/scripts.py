@@ -289,6 +289,44 @@ def set_back(simulation: Simulation) -> None:
     simulation.go(2)
 
 
+def set_back_before_the_leader_reads(simulation: Simulation) -> None:
+    """The leader gives a token of its own away by its plan, and cannot read what came of it. Then
+    the storage goes back to before that, the leader forgets everything, and others change
+    something."""
+    tables = simulation.server.tables
+    leader = by_name(simulation, str(tables.committed.cluster.leader))
+    other = next(process for process in simulation.processes if process is not leader)
+    assert leader.worker is not None and other.job is not None and other.worker is not None
+    worker, theirs, job = leader.worker, other.worker, other.job
+    ownership = worker.ownership
+    token = min(ownership.owned - ownership._in_use(ownership.owned), default=None)
+    if token is None:
+        return  # a reader has all of them
+    leader.frozen = ("listener",)
+    other.spawn("pin", lambda: job.register_lock(str(token), other.name), public=False)
+    until(simulation, lambda: token in theirs.ownership.owned)
+    until(simulation, lambda: token not in worker.ownership.revoking)
+    before = next(
+        state for state in reversed(simulation.states) if state[0].token[token].node == leader.name
+    )
+    simulation.network.cut(leader, outwards=True, inwards=True)
+    until(simulation, lambda: not worker.ownership.known)
+    until(simulation, lambda: theirs.lease.remaining(other.loop.time()) > 2)
+    simulation.faults.fail_over(before, 0.01, sibling=True)
+    simulation.network.cut(other, outwards=True, inwards=True)
+    leader.frozen = ()
+    simulation.network.heal(leader)
+    until(
+        simulation,
+        lambda: (
+            worker.lease.valid(leader.loop.time())
+            or tables.committed.cluster.server_identity is None
+        ),
+    )
+    simulation.start("c")
+    simulation.go(2)
+
+
 def begun_twice(simulation: Simulation) -> None:
     """Two standbys were promoted from one state, one after the other. `b` knows what was begun on
     the first; `c`, who has not heard of it, begins on the second, and as the case may be a

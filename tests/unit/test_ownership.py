@@ -275,6 +275,45 @@ def test_a_leader_gives_away_only_what_nobody_uses():
     assert not it.hand_on([0], 4, now=0)
 
 
+def test_a_plan_that_gives_nothing_away_has_no_reading_refused():
+    it = owned(1)
+    it.enter(1, "user")
+    assert not it.hand_on([1, 9], 3, now=0)
+    assert it.apply(snapshot(1, 2, [], []), now=0) is not None
+
+
+def test_what_is_let_go_of_while_a_reader_is_away_is_lost_to_it():
+    """It was told of the token, but the token did not wait for it: whether by a plan or by an
+    acknowledgement, it may be another's before the reader is back."""
+    it = owned(1, 2, 3, 4)
+    reader = it.reader()
+    reader.next_change()
+    it.forget_reader(reader)
+    it.enter(3, "user")
+    it.apply(snapshot(1, 2, [TokenRow(token, 7, 2, True) for token in (2, 3)], []), now=0)
+    assert it.hand_on([1], 3, now=0).revoked == {1}
+    assert it.releasable() == [(2, 2)]
+    it.readmit(reader)
+    reader.come_back()
+    change = reader.next_change()
+    assert change is not None and (change.lost, change.revoked) == ({1, 2}, {3})
+    assert not any(map(reader.lets_go_of, (1, 2)))
+    assert it.releasable() == [(2, 2)]
+
+
+def test_what_a_reader_lost_while_it_was_away_and_stays_after_all_is_new_to_it():
+    it = owned(1)
+    reader = it.reader()
+    reader.next_change()
+    it.forget_reader(reader)
+    it.hand_on([1], 2, now=0)
+    it.readmit(reader)
+    it.read_anew()
+    it.apply(snapshot(UNKNOWN, 2, [TokenRow(1, 7, 1, False)], []), now=0)
+    change = reader.next_change()
+    assert change is not None and change.lost == change.assigned == {1}
+
+
 def test_nothing_that_was_read_before_a_plan_brings_back_what_it_gives_away():
     it = owned(1, 2)
     both = [TokenRow(token, 7, 1, False) for token in (1, 2)]
