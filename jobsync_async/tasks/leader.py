@@ -14,7 +14,6 @@ from jobsync_async.core.distribution import Distribution
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.lease import Beat
-from jobsync_async.core.ownership import UNKNOWN
 from jobsync_async.core.retries import Retries
 from jobsync_async.core.rows import HeartbeatAnswer
 from jobsync_async.core.takeover import Pacing, Takeover
@@ -208,12 +207,11 @@ class LeaderMonitor:
                 me, worker.term, expire, state.version, state.pin_version, decide
             )
         finally:
-            if worker.identity == me:
-                if given and outcome is not None and not outcome.kept:
+            if given and worker.identity == me:
+                if outcome is not None and not outcome.kept:
                     released(worker, given, outcome.version, 0.0, worker.clock() - began)
-                elif given:  # the tables tell
+                else:  # the tables tell
                     ownership.read_anew()
-                if ownership.since == UNKNOWN:  # also what came of a plan before
                     worker.sync_wanted.set()
         self._pacing.done()
         self._due_at = float("inf")

@@ -78,8 +78,8 @@ async def follow_changes(
 def released(
     worker: Worker, tokens: Collection[int], version: int, waited_sec: float, took_sec: float
 ) -> None:
-    """These are others' now, from this version on. The first had waited so long for it, and to write
-    it took so long."""
+    """These are others' from this version on. The first had waited so long for it, and to write it
+    took so long."""
     worker.ownership.released(tokens)
     worker.written = max(worker.written, version)
     worker.metrics.handoffs += len(tokens)

@@ -206,7 +206,7 @@ async def test_a_token_that_is_fenced_at_every_moment_goes_to_its_new_owner(quic
 async def test_what_is_fenced_at_every_moment_without_a_claim_leaves_its_leader_too(
     quick_jobs, quick
 ):
-    """A leader gives away by its plan what no claim is open on. A fence may lock it all the same."""
+    """A leader gives away by its plan what nobody uses there. A fence may lock it all the same."""
     (a,) = await quick_jobs.start("a")
     (b,) = await quick_jobs.start("b")
     assert a.am_i_leader()

@@ -84,6 +84,35 @@ async def test_what_a_plan_did_not_give_away_after_all_is_its_owners_again(confi
                 await asyncio.sleep(0.01)
 
 
+async def test_what_stays_after_all_is_had_at_once_where_the_next_plan_changes_nothing(
+    jobs, monkeypatch
+):
+    """The next plan is announced to nobody, and the next heartbeat is seconds away."""
+    (a,) = await jobs.start("a")
+    (b,) = await jobs.start("b")
+    finish, failed, free = Leading._finish, asyncio.Event(), asyncio.Event()
+
+    async def fail(self, *args):
+        if not free.is_set():
+            failed.set()
+            raise StoreUnavailable("the disk is full")
+        await finish(self, *args)
+
+    task = next(task for task in range(10_000) if a.owns(task))
+    monkeypatch.setattr(Leading, "_finish", fail)
+    pinned_sec = 0.5
+    await b.register_lock(str(task), "b", expires_in_days=pinned_sec / 86_400)
+    with anyio.fail_after(10):
+        await failed.wait()
+        assert not a.owns(task)
+        await asyncio.sleep(pinned_sec)  # the pin is over
+        free.set()
+        before = a.metrics.heartbeats
+        while not a.owns(task):
+            await asyncio.sleep(0.01)
+    assert a.metrics.heartbeats == before
+
+
 async def test_twenty_workers_start_at_once_on_an_empty_database(jobs):
     await jobs.start(*(f"worker-{i}" for i in range(20)))
     assert set((await jobs.even()).values()) == {6}
