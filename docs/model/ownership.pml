@@ -31,6 +31,7 @@
 #define NN 2
 #define NAME(p) p
 #define WORKERS 2
+#define GIVES 1                 /* a leader has tokens, and there is somebody to give them to */
 #endif
 #define TIMEOUT 2               /* ticks for which a beat must have been seen to stand still */
 /* a worker's times are its own: the last process has a longer timeout and lease */
@@ -139,6 +140,34 @@
 #define UNUSED(p) 1
 #else
 #define UNUSED(p) (!w[p].claim)
+#endif
+
+/* Ownership.enter, Ownership.readmit: nothing starts on a revoked token that nobody here uses */
+#ifdef NO_NOTHING_STARTS_ON_WHAT_GOES
+#define MAY_START(p) (w[p].own != NOTHING)
+#else
+#define MAY_START(p) (w[p].own == OWNED)
+#endif
+
+/* Ownership.hand_on: a leader gives away by its plan what nobody there uses */
+#ifdef NO_PLAN_LEAVES_WHAT_IS_USED
+#define UNUSED_THERE(p) 1
+#else
+#define UNUSED_THERE(p) (!w[p].claim)
+#endif
+
+/* Ownership.hand_on: nothing starts on that, from before it is written */
+#ifdef NO_PLAN_LETS_GO_FIRST
+#define LETS_GO_BY_PLAN 0
+#else
+#define LETS_GO_BY_PLAN 1
+#endif
+
+/* Ownership.apply, not_before: no reading from before that plan's version */
+#ifdef NO_READINGS_OF_BEFORE_A_PLAN_DROPPED
+#define FROM_BEFORE_A_PLAN(p) 0
+#else
+#define FROM_BEFORE_A_PLAN(p) (plan == p + 1)
 #endif
 
 /* _Follower.serve: one task does both */
@@ -279,6 +308,14 @@ byte locks;                     /* how many fences lock the token's row FOR KEY 
 byte t_owner;                   /* token.node: the name's number + 1 */
 #endif
 #define NOBODY (NN + 1)
+/* whose plan gives the token away and is not yet committed, a process's number + 1, 0 for none; it
+ * has the cluster row's lock */
+#ifdef GIVES
+byte plan;
+#else
+#define plan 0
+#endif
+#define unlocked (plan == 0)
 
 #if defined(NO_ASSIGN_RAISES_EPOCH) || defined(NO_ACK_RAISES_EPOCH) || \
     defined(NO_INHERIT_RAISES_EPOCH)
@@ -588,6 +625,27 @@ inline acknowledge(p, answered) {
     w[p].ack = 0; w[p].ack_current = 0
 }
 
+#ifdef GIVES
+/* The leader's own token, by its plan (Ownership.hand_on, assign_tokens): first it lets go of it,
+ * under the lock, and then it writes that. What was read before is not taken in. */
+inline hand_on(p) {
+    plan = p + 1;
+    if :: LETS_GO_BY_PLAN -> w[p].own = REVOKING; w[p].own_current = 0 :: else fi;
+    if :: FROM_BEFORE_A_PLAN(p) -> drop_reading(p) :: else fi
+}
+
+/* also after its process is gone; what a fence keeps is revoked instead, for its owner stays */
+inline commit_plan(p, answered) {
+    if
+    :: ASSIGN_MAY_WRITE ->
+        old = row[1 - p]; give(old, ASSIGN_RAISES); old = 0;
+        if :: answered && w[p].own != NOTHING -> forget(p) :: else fi   /* Ownership.released */
+    :: else -> t_next = 2 - p; token_moved()
+    fi;
+    plan = 0
+}
+#endif
+
 /* ---- the fence (claims.py) ---- */
 
 /* The second promise: what is committed through the fence is the present owner's, and no two owners
@@ -605,7 +663,8 @@ inline end_transaction(p) {
 
 /* ---- leading (tasks/leader.py, postgres/leader.py) ---- */
 
-/* Each transaction holds the cluster row's lock, so it is one step. */
+/* Each transaction holds the cluster row's lock, so it is one step. But a plan that gives the
+ * leader's own token away lets go of it before the commit: nobody takes the lock meanwhile. */
 
 /* nobody else ever writes as the leader */
 #define as_leader(p) assert(leader != 0 && leader == w[p].ident)
@@ -631,15 +690,16 @@ inline observe(p) {
 /* ---- all that may happen ---- */
 
 #ifdef LEADER_APART
-#define may_lead(p) (p == WORKERS)
+#define may_lead(p) (unlocked && p == WORKERS)
 #define proves(p) skip
 #else
-#define may_lead(p) (w[p].mode == MEMBER && LEADS(p))
+#define may_lead(p) (unlocked && w[p].mode == MEMBER && LEADS(p))
 #define proves(p) as_leader(p)
 #endif
 
 #define takes_over_from(n) \
-    :: d_step { w[p].mode == MEMBER && n != NAME(p) && leader != 0 && leader == row[n] && \
+    :: d_step { unlocked && w[p].mode == MEMBER && \
+                n != NAME(p) && leader != 0 && leader == row[n] && \
                 STALLED(p, n) && AS_WATCHED(p, n) && row[NAME(p)] == w[p].ident -> \
                 expire(n); new_leader(w[p].ident); skip }
 #define expires(n) \
@@ -662,7 +722,7 @@ inline observe(p) {
 #define withdraws /* revoke_tokens with null: it stays after all */ \
     :: d_step { may_lead(p) && t_next != 0 -> proves(p); t_next = 0; token_moved(); skip }
 
-#define joinable(p) (w[p].mode == JOINING && \
+#define joinable(p) (unlocked && w[p].mode == JOINING && \
     (row[NAME(p)] == 0 || !w[p].watches_own || !w[p].same[NAME(p)] || \
      (STILL_STANDS(p) && STALLED(p, NAME(p)))))
 
@@ -673,9 +733,9 @@ proctype Process(byte p) {
     :: d_step { joinable(p) -> join(p, 0); skip }
     :: d_step { joinable(p) -> join(p, 1); skip }
     :: d_step { w[p].mode != OFF -> end_process(p); skip }
-    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
+    :: d_step { unlocked && w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
                 (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 0); skip }
-    :: d_step { w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
+    :: d_step { unlocked && w[p].mode == MEMBER && w[p].hb == 0 && row[NAME(p)] == w[p].ident &&
                 (!LETS_GO_FIRST || !w[p].claim) -> leave(p, 1); skip }
     /* heartbeats */
     /* sending earlier only shortens the lease, so else it is one step with the statement */
@@ -694,7 +754,8 @@ proctype Process(byte p) {
     /* guard_lease, perhaps early */
     :: d_step { w[p].own != NOTHING -> forget(p); w[p].lease = 0; skip }
     /* readings and acknowledgements */
-    :: d_step { w[p].mode == MEMBER && w[p].rd == 0 && row[NAME(p)] == w[p].ident -> read(p); skip }
+    :: d_step { w[p].mode == MEMBER && w[p].rd == 0 && row[NAME(p)] == w[p].ident &&
+                !FROM_BEFORE_A_PLAN(p) -> read(p); skip }
     :: d_step { w[p].rd != 0 -> snapshot_read(p); skip }
 #ifdef NO_READ_AND_ACK_IN_TURN            /* another task reads too */
     :: d_step { w[p].mode == MEMBER && w[p].rd != 0 && row[NAME(p)] == w[p].ident && MINE(p) &&
@@ -704,11 +765,11 @@ proctype Process(byte p) {
     :: d_step { w[p].mode == MEMBER && w[p].own == REVOKING && w[p].own_current && UNUSED(p) &&
                 !w[p].ack && IN_TURN(w[p].rd == 0) ->
                 w[p].ack = 1; w[p].ack_current = 1; skip }
-    :: d_step { w[p].ack -> acknowledge(p, 1); skip }
-    :: d_step { w[p].ack -> acknowledge(p, 0); skip }                  /* the answer is lost */
+    :: d_step { unlocked && w[p].ack -> acknowledge(p, 1); skip }
+    :: d_step { unlocked && w[p].ack -> acknowledge(p, 0); skip }      /* the answer is lost */
     :: d_step { w[p].ack -> w[p].ack = 0; w[p].ack_current = 0; skip } /* lost on the way */
     /* users */
-    :: d_step { w[p].own == OWNED && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER ->
+    :: d_step { MAY_START(p) && MAY_ACT(p) && !w[p].claim && w[p].mode == MEMBER ->
                 w[p].claim = 1; one_holder; skip }
     :: d_step { w[p].claim -> w[p].claim = 0; skip }
     :: d_step { w[p].claim && MAY_ACT(p) && w[p].f == 0 && w[p].mode == MEMBER &&
@@ -721,7 +782,7 @@ proctype Process(byte p) {
 #ifndef LEADER_APART
     /* leading */
     /* take_over from one that has no row */
-    :: d_step { w[p].mode == MEMBER && leader != w[p].ident && !live(leader) &&
+    :: d_step { unlocked && w[p].mode == MEMBER && leader != w[p].ident && !live(leader) &&
                 row[NAME(p)] == w[p].ident -> new_leader(w[p].ident); skip }
     takes_over_from(0)
 #if NN > 1
@@ -729,6 +790,14 @@ proctype Process(byte p) {
 #endif
     leading
     withdraws
+#ifdef GIVES
+    :: d_step { may_lead(p) && t_inc != 0 && t_inc == w[p].ident && row[1 - p] != 0 &&
+                t_next != 2 - p && w[p].own == OWNED && UNUSED_THERE(p) ->
+                proves(p); hand_on(p); skip }
+    :: d_step { plan == p + 1 -> commit_plan(p, 1); skip }
+    :: d_step { plan == p + 1 -> commit_plan(p, 0); skip }             /* the answer is lost */
+    :: d_step { plan == p + 1 -> plan = 0; skip }                      /* rolled back */
+#endif
 #ifdef NO_LOCK_AS_LEADER
     :: d_step { w[p].mode == MEMBER && leader != 0 && leader == w[p].ident && !w[p].led ->
                 w[p].led = 1; skip }

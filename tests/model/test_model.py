@@ -49,5 +49,20 @@ def test_without_a_rule_the_model_finds_a_violation(rule):
     assert check.search("SAME_NAME", rule, limit_sec=60).violated is not None
 
 
+@needs_spin
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "PLAN_LEAVES_WHAT_IS_USED",
+        "PLAN_LETS_GO_FIRST",
+        "READINGS_OF_BEFORE_A_PLAN_DROPPED",
+        "NOTHING_STARTS_ON_WHAT_GOES",
+    ],
+)
+def test_a_leader_that_gives_its_own_token_away_needs_each_of_its_rules(rule):
+    verdict = check.search("EITHER_LEADS", rule, limit_sec=120)
+    assert check.promise(verdict.violated) == "two holders"
+
+
 def test_the_model_names_the_rules_that_can_be_switched_off():
     assert len(check.rules()) == len(set(check.rules())) >= 25

@@ -14,6 +14,7 @@ from tests.mutants.catalogue.suites import (
     STATEMENTS,
     UNIT,
     UNIT_RUNS,
+    rule,
 )
 from tests.mutants.workshop import Mutant
 
@@ -306,6 +307,36 @@ MUTANTS = (
         (
             "tests/integration/test_cluster.py::test_what_a_plan_did_not_give_away_after_all_is_its_owners_again",
         ),
+    ),
+    Mutant(
+        "a plan that gives nothing away has readings refused",
+        "core/ownership.py",
+        "        if idle:\n            self.not_before",
+        "        if True:\n            self.not_before",
+        UNIT,
+    ),
+    Mutant(
+        "what a fence keeps from being given away is not revoked",
+        "postgres/leader.py",
+        " if given < len(part[0]) else 0",
+        " if False else 0",
+        (
+            "tests/integration/test_claims.py::test_one_plan_revokes_what_a_fence_keeps_from_being_given_away",
+        ),
+    ),
+    Mutant(
+        "a reader that was away may claim what was let go of meanwhile",
+        "core/ownership.py",
+        "            reader.missed(going - self._in_use(going))\n",
+        "",
+        UNIT,
+    ),
+    Mutant(
+        "what was handed on here is not seen when the storage is set back",
+        "tasks/worker.py",
+        "return max(self.version, self.written)",
+        "return self.version",
+        rule("what was handed on here counts as seen"),
     ),
     Mutant(
         "a token in use is acknowledged",
