@@ -55,6 +55,7 @@ class Machine(RuleBasedStateMachine):
         self.readers = [self.ownership.reader() for _ in range(2)]
         self.told: list[set[int]] = [set(), set()]
         self.letting_go: list[set[int]] = [set(), set()]
+        self.away = [False, False]
         self.number = 0
         self.plan: frozenset[int] | None = None
         self.given: set[int] = set()
@@ -84,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         change = self.ownership.hand_on(sorted(tokens), self.database.version + 1, now=0)
         assert change.revoked <= before & tokens
         assert not change.revoked & set(self.users.values())
-        assert not any(change.revoked & told for told in (*self.told, *self.letting_go) if told)
+        assert not change.revoked & self.waited_for()
         self.plan = change.revoked
 
     @precondition(lambda self: self.plan is not None)
@@ -141,11 +142,22 @@ class Machine(RuleBasedStateMachine):
         user = data.draw(st.sampled_from(sorted(self.users)))
         self.ownership.leave(self.users.pop(user), user)
 
+    def waited_for(self) -> set[int]:
+        readers = zip(self.told, self.letting_go, self.away, strict=True)
+        return set().union(*(told | going for told, going, away in readers if not away))
+
+    @rule(which=st.sampled_from([0, 1]))
+    def the_task_of_a_reader_ends(self, which):
+        self.ownership.forget_reader(self.readers[which])
+        self.away[which], self.letting_go[which] = True, set()
+
     @rule(which=st.sampled_from([0, 1]))
     def a_reader_asks(self, which):
         reader = self.readers[which]
         reader.come_back()
         self.letting_go[which] = set()
+        self.ownership.readmit(reader)
+        self.away[which] = False
         change = reader.next_change()
         if change is None:
             return
@@ -164,8 +176,7 @@ class Machine(RuleBasedStateMachine):
         gone = []
         for token, version in self.ownership.releasable():
             assert token not in self.users.values()
-            assert not any(token in told for told in self.told if told)
-            assert not any(token in going for going in self.letting_go)
+            assert token not in self.waited_for()
             # As the statement's WHERE says.
             if self.database.rows[token][1:] == (
                 version,
@@ -189,6 +200,10 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nothing_that_was_given_away_is_held(self):
         assert not self.given & self.ownership.owned
+
+    @invariant()
+    def nobody_may_still_claim_what_a_plan_gives_away(self):
+        assert not any(going & (self.plan or set()) for going in self.letting_go)
 
     @invariant()
     def what_was_read_is_what_is_held(self):
