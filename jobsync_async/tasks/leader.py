@@ -208,8 +208,10 @@ class LeaderMonitor:
             )
         finally:
             if given and worker.identity == me:
+                if outcome is not None:
+                    worker.seen = max(worker.seen, outcome.version)
                 if outcome is not None and not outcome.kept:
-                    released(worker, given, outcome.version, 0.0, worker.clock() - began)
+                    released(worker, given, 0.0, worker.clock() - began)
                 else:  # the tables tell
                     ownership.read_anew()
                     worker.sync_wanted.set()

@@ -75,13 +75,9 @@ async def follow_changes(
             await asyncio.sleep(wait_sec)
 
 
-def released(
-    worker: Worker, tokens: Collection[int], version: int, waited_sec: float, took_sec: float
-) -> None:
-    """These are others' from this version on. The first had waited so long for it, and to write it
-    took so long."""
+def released(worker: Worker, tokens: Collection[int], waited_sec: float, took_sec: float) -> None:
+    """These are others' now. The first had waited so long for it, and to write it took so long."""
     worker.ownership.released(tokens)
-    worker.written = max(worker.written, version)
     worker.metrics.handoffs += len(tokens)
     worker.metrics.handoff_sec = waited_sec
     worker.metrics.handoff_duration.observe(waited_sec + took_sec)
@@ -215,7 +211,8 @@ class _ChangeFollower:
             handed_on = await self._feed.acknowledge(me, part)
             missed = missed or len(handed_on) < len(part)
             if handed_on and worker.identity == me:
-                released(worker, handed_on, self._feed.written, now - since, worker.clock() - now)
+                worker.seen = max(worker.seen, self._feed.written)
+                released(worker, handed_on, now - since, worker.clock() - now)
         if missed:
             self._retries.missed(now)
         else:

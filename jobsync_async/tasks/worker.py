@@ -44,9 +44,9 @@ class Worker:
         term, leader: the highest term seen, and who leads in it.
         answer: the last heartbeat's; watches_all: whether it showed everybody's beats.
         looks: when to look at the beats in between, for the leader and the next in age.
-        version: the cluster's version at the last reading; written: the last one under which this
-            worker is known to have handed tokens on; hinted, announced: what the last heartbeat
-            told of: the cluster's version, and the one that was announced last.
+        version: the cluster's version at the last reading; seen: the same, or a later one under
+            which this worker is known to have handed tokens on; hinted, announced: what the last
+            heartbeat told of: the cluster's version, and the one that was announced last.
         state, settled: what the own row said at the last reading, and whether the last plan counted
             this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
@@ -82,7 +82,7 @@ class Worker:
         self.watches_all: bool = False
         self.look_schedule: LookSchedule = LookSchedule(config.heartbeat_interval_sec)
         self.version: int = -1
-        self.written: int = -1
+        self.seen: int = -1
         self.hinted: int = -1
         self.announced: int = -1
         self.state: str | None = None
@@ -110,11 +110,6 @@ class Worker:
         """Whether this worker believes to lead. A hint: every leader's transaction proves it
         again."""
         return self.leader == self.identity.incarnation
-
-    @property
-    def seen(self) -> int:
-        """A version that the cluster is known to have had."""
-        return max(self.version, self.written)
 
     def may_act(self) -> bool:
         """Whether the lease is valid, by the clock and at this very moment."""
@@ -267,6 +262,7 @@ class Worker:
         if snapshot.incarnation != self.identity.incarnation:
             return  # of an incarnation that is over, perhaps on another server
         self.version = max(self.version, snapshot.version)
+        self.seen = max(self.seen, snapshot.version)
         self.learn_leader(snapshot.term, snapshot.leader)
         if snapshot.neighbours is not None:
             self.neighbours = snapshot.neighbours
@@ -337,7 +333,7 @@ class Worker:
         assert not self.ownership.known, "tokens of another history are still held"
         self.history = history
         self.term, self.leader, self.answer, self.watches_all = -1, None, None, False
-        self.version = self.written = self.hinted = self.announced = -1
+        self.version = self.seen = self.hinted = self.announced = -1
         self.watch.forget()
 
     def publish(

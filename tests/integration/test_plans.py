@@ -331,8 +331,8 @@ class Calls:
         yield self.many, lambda: self.leading.read(1, -1)  # before the first distribution
         yield KEYS, lambda: self._rebalance(free[:50], going, [beat(5), beat(6)])
         yield 1, lambda: self._take_over([beat(0)])
-        yield self.many / 5, lambda: self._rebalance(range(self.many // 5), (), ())
-        yield KEYS, lambda: self._rebalance(range(KEYS), (), ())
+        yield self.many / 5, lambda: self._rebalance((), (), (), given=range(self.many // 5))
+        yield KEYS, lambda: self._rebalance((), (), (), given=range(KEYS))
         yield self.many / 5, lambda: self._hand_on(range(self.many // 5))
         yield KEYS, lambda: self._hand_on(range(KEYS))
 
@@ -340,18 +340,23 @@ class Calls:
         assert await self.leading.take_over(Identity("w1", uuid_of(1)), 1, expire) == 2
 
     async def _rebalance(
-        self, assign: Sequence[int], revoke: Sequence[int], expire: Sequence[Beat]
+        self,
+        assign: Sequence[int],
+        revoke: Sequence[int],
+        expire: Sequence[Beat],
+        given: Sequence[int] = (),
     ) -> None:
         def decide(reading: Reading) -> Distribution:
             return Distribution(
                 "why", 3, 4, WORKERS, names=["w1", "w2"],
                 assign=Moves(list(assign), [1] * len(assign)),
+                given=Moves(list(given), [1] * len(given)),
                 revoke=Moves(list(revoke), [2] * len(revoke)),
             )  # fmt: skip
 
         outcome = await self.leading.rebalance(self.me, 1, expire, VERSION, 0, decide)
         assert outcome is not None
-        assert outcome.skipped == 0
+        assert outcome.kept == outcome.skipped == 0
 
     async def _hand_on(self, tokens: Sequence[int]) -> None:
         """Revoke tokens of the leader's, and let go of all but one of them, and then of that."""

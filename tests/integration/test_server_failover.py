@@ -328,7 +328,7 @@ async def test_whoever_knows_more_than_the_cluster_lets_no_lease_be_extended_whi
         worker.history = known = AdoptedHistory(
             reading.actual, reading.generation + (7 if ahead == "generation" else 0)
         )
-        worker.version = reading.version + 1000
+        worker.seen = reading.version + 1000
         beats: list[float] = []
 
         async def beat() -> None:

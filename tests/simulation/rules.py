@@ -167,7 +167,8 @@ def _handed_on_for_certain() -> Context[Any]:
 
 def _written_is_not_seen() -> Context[Any]:
     """That the cluster is older than what was handed on here is not noticed."""
-    return patch.object(Worker, "seen", property(lambda self: self.version))
+    read = property(lambda self: self.version, lambda self, version: None)
+    return patch.object(Worker, "seen", read, create=True)
 
 
 def _any_reading_applied() -> Context[Any]:

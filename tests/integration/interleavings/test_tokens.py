@@ -305,6 +305,12 @@ async def test_a_late_acknowledgement_does_not_answer_the_next_revocation(join):
     assert len(await a.acknowledge()) == TOKENS // 2
 
 
+async def test_an_acknowledgement_tells_under_which_version_it_handed_on(join):
+    a, b = await two_with_a_handoff(join)
+    await a.acknowledge()
+    assert {row.version for row in (await b.read(-1)).mine} == {a.feed.written}
+
+
 # 7 -- A lost answer to an acknowledgement
 
 

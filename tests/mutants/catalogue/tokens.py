@@ -333,9 +333,9 @@ MUTANTS = (
     ),
     Mutant(
         "what was handed on here is not seen when the storage is set back",
-        "tasks/worker.py",
-        "return max(self.version, self.written)",
-        "return self.version",
+        "tasks/leader.py",
+        "                    worker.seen = max(worker.seen, outcome.version)\n",
+        "                    pass\n",
         rule("what was handed on here counts as seen"),
     ),
     Mutant(
