@@ -181,8 +181,8 @@ class Ownership(Generic[U]):
     def hand_on(self, tokens: Sequence[int], version: int, now: float) -> Change:
         """This worker leads, and is about to give tokens away by the plan of this version: those of
         the given ones that nobody here uses, which the change has as revoked. Nothing starts on
-        them any more. Say `released` once that is committed, and `read_anew` when it is not known
-        what was."""
+        them any more. Say `released` once all of that is committed, and `read_anew` when it is not
+        known what was; else the next reading tells."""
         idle = set[int]() if self._leaving else self.grants.keys() & tokens
         idle -= self._in_use(idle)
         if idle:

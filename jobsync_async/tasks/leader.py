@@ -208,13 +208,13 @@ class LeaderMonitor:
             )
         finally:
             if given and worker.identity == me:
-                if outcome is not None:
-                    worker.seen = max(worker.seen, outcome.version)
-                if outcome is not None and not outcome.kept:
-                    released(worker, given, 0.0, worker.clock() - began)
-                else:  # the tables tell
+                if outcome is None:  # what was committed is not known
                     ownership.read_anew()
-                    worker.sync_wanted.set()
+                else:
+                    worker.seen = max(worker.seen, outcome.version)
+                    if not outcome.kept:
+                        released(worker, given, 0.0, worker.clock() - began)
+                worker.sync_wanted.set()  # the tables tell the rest
         self._pacing.done()
         self._due_at = float("inf")
         if outcome is None:  # another leads: its announcement is on the way

@@ -303,7 +303,7 @@ MUTANTS = (
         "what a plan did not give away after all is never read again",
         "tasks/leader.py",
         "                    ownership.read_anew()\n",
-        "",
+        "                    pass\n",
         (
             "tests/integration/test_cluster.py::test_what_a_plan_did_not_give_away_after_all_is_its_owners_again",
         ),
