@@ -148,7 +148,7 @@ def key_end(key: bytes) -> int:
 
 
 def name_key(name: str) -> bytes:
-    """The key of a batch that has a name: the SHA-256 of it."""
+    """The key of what has a name, such as a batch: the SHA-256 of it."""
     key: bytes = _sha256(name.encode()).digest()
     return key
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from psycopg import errors
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.hashing import name_key
 from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.sql import LAYOUT, Queries
@@ -23,7 +23,7 @@ def channel_of(schema: str, appname: str) -> str:
 
     That of ``public`` is the one that 0.1.0 used for all of them.
     """
-    told_apart = "" if schema == "public" else f"_{hashlib.sha256(schema.encode()).hexdigest()[:8]}"
+    told_apart = "" if schema == "public" else f"_{name_key(schema).hex()[:8]}"
     return f"{appname}changes{told_apart}"
 
 
