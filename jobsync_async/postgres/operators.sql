@@ -115,8 +115,8 @@ WHERE c.date = b.date AND c.error IS NOT NULL AND c.set_aside_at IS NULL
 
 -- name: list_runs
 -- Runs of batches, the open ones first, then the newest: how far each is by what its workers count,
--- and how many of its ids have failed, counted up to a bound. Null stands for all: batches, dates. A
--- batch is asked for by the key of its name, or, if it has none, by a range of keys. `unnamed` is
+-- and how many of its ids have failed, counted up to a bound. Null stands for all: batches, dates.
+-- A batch is asked for by the key of its name, or, if it has none, by a range of keys. `unnamed` is
 -- how many batches without a name have the same date as one of them.
 WITH asked AS (
     SELECT * FROM {batch}
@@ -169,9 +169,9 @@ said_by = incarnation AND runs @> jsonb_build_array(jsonb_build_object(
     'kind', 'batch', 'name', %(name)s::text, 'date', (%(date)s::date)::text))
 
 -- name: reopen_run
--- Opened anew, in such a way that whoever continues it looks at all its ids; not while a worker says
--- that it runs it, for that would not look again, nor while one does not say what it runs. Who still
--- waits for the opening before does not finish this one.
+-- Opened anew, in such a way that whoever continues it looks at all its ids; not while a worker
+-- says that it runs it, for that would not look again, nor while one does not say what it runs. Who
+-- still waits for the opening before does not finish this one.
 UPDATE {batch} b
 SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
     completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p

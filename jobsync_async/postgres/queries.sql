@@ -486,9 +486,9 @@ CROSS JOIN LATERAL (
 -- It answers one very revocation, named by its version. Nodes change only under the cluster row's
 -- lock, which this transaction holds: it comes in one message with lock_cluster, and where that
 -- found no sound row, neither does this. Nothing is written if nothing is let go. Thousands of
--- tokens may be on their way: `|| ''` keeps the planner from looking among those. An announcement wakes everybody, so only the last of those who hand something to a
--- receiver makes one, which names it; but everybody is told of a token that has no owner, for the
--- leader has to look.
+-- tokens may be on their way: `|| ''` keeps the planner from looking among those. An announcement
+-- wakes everybody, so only the last of those who hand something to a receiver makes one, which
+-- names it; but everybody is told of a token that has no owner, for the leader has to look.
 WITH handed_on AS (
     UPDATE {token} t
     SET (node, incarnation) = (
@@ -1012,9 +1012,9 @@ SELECT (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date AS date FROM {clust
 SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
 
 -- name: find_complete
--- The run that begin_batch would open anew, if it ended with all its ids completed, and the rows are
--- still there: their number, and the sum of the ends of their keys, which tells whose they are. So
--- nobody looks at single ids. Only for such a run are the rows of its date read, once.
+-- The run that begin_batch would open anew, if it ended with all its ids completed, and the rows
+-- are still there: their number, and the sum of the ends of their keys, which tells whose they are.
+-- So nobody looks at single ids. Only for such a run are the rows of its date read, once.
 WITH fresh AS (
     SELECT coalesce(%(date)s::date, %(default_date)s::date,
                     (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
