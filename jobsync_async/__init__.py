@@ -27,6 +27,7 @@ from jobsync_async.errors import (
 )
 from jobsync_async.job import Job
 from jobsync_async.types import (
+    BatchCounts,
     BatchResult,
     LockInfo,
     NodeInfo,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from jobsync_async.observer import Observer
 
 __all__ = [
+    "BatchCounts",
     "BatchResult",
     "Claim",
     "ClusterNotFormed",

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import psycopg
 
 from jobsync_async.api.base import check_number, check_text
+from jobsync_async.api.batches import BatchCalls
 from jobsync_async.api.health import Health
 from jobsync_async.api.life import Life, OnEnd
 from jobsync_async.api.ownership import OwnershipCalls
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
-from jobsync_async.core.runs import Asked, date_of
+from jobsync_async.core.runs import date_of
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.host.process import announce
 from jobsync_async.runtime.coordinator import Coordinator
-from jobsync_async.types import BatchResult, Id, Owner, Task, TaskOrId, TasksOrIds, task_id_of
+from jobsync_async.types import Id, Owner, Task, TaskOrId, task_id_of
 from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
 from jobsync_async.work.claims import Claim
@@ -30,10 +31,9 @@ from jobsync_async.work.task_log import TaskLog
 if TYPE_CHECKING:
     from jobsync_async.work.handlers import Handler
     from jobsync_async.work.owned import Ids
-    from jobsync_async.work.progress import ProgressCallback
 
 
-class Job(Life, OwnershipCalls, Health):
+class Job(Life, OwnershipCalls, BatchCalls, Health):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when
     leaving it (or `stop`).
 
@@ -269,77 +269,6 @@ class Job(Life, OwnershipCalls, Health):
         await OwnedRunner(
             self._worker, hold, self._token_of, self._ended, want, codec, handler, refresh_sec, name
         ).run()
-
-    async def run_batch(
-        self,
-        ids: TasksOrIds[Id],
-        handler: Handler[Id],
-        *,
-        name: str | None = None,
-        date: dt.date | None = None,
-        concurrency: int = 8,
-        attempts: int = 3,
-        progress: ProgressCallback | None = None,
-    ) -> BatchResult[Id]:
-        """Complete every id once per date, together with all workers that run the same batch;
-        returns when all are complete.
-
-        Run again, it resumes: what is complete is not begun again, and what was given up is tried
-        anew. An id at work on which `attempts` workers (two at least) have ended is set aside: it
-        is in `failed` until ``jobsync-async release``.
-
-        Args:
-            ids: the ids of the whole cluster, the same at every worker.
-            name: tells batches over the same ids apart; the same at every worker. Without one, a
-                batch is told by its ids.
-            date: the run's; None is that of the batch's unfinished run, else the job's, else the
-                cluster's.
-            handler: a function that takes the `Claim`, async, or plain and run in a thread of its
-                own; it may be called again for an id if a worker dies or loses the token half-way,
-                so make its effects repeatable, or commit them through `fence`. Each call is a task
-                of its own, with the context variables of whoever calls this.
-            concurrency: how many handlers run at once here.
-            attempts: how often a handler fails here before the id is reported as failed. It fails
-                when it raises, or when it blocks the event loop until its lease is over. Also how
-                many workers an id may end before it is set aside.
-            progress: called with a `BatchProgress`, plain or async: at the start, when something
-                has changed, though not more than five times a second, and at the end.
-                `jobsync_async.progress.RichProgress` is one that draws a bar. If it raises, so does
-                this.
-
-        Raises:
-            UsageError: the job ended before the batch; what ended it is the cause.
-            CoordinationError: open ids belong to workers that run this batch under another date,
-                and will not do them.
-            ConfigError: an id cannot be one, or two are equal and have different texts; or another
-                argument cannot work.
-        """
-        from jobsync_async.work.batch import Batch  # noqa: PLC0415 - many workers do without
-        from jobsync_async.work.handlers import check_handler, check_ids  # noqa: PLC0415
-
-        self._require_started()
-        check_handler(handler)
-        check_ids(ids)
-        if name is not None:
-            check_text("name", name)
-        for setting, value in (("concurrency", concurrency), ("attempts", attempts)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{setting} must be a whole number of at least 1; got {value!r}")
-        engine = self._engine
-        batch = Batch(
-            self._worker,
-            engine.work,
-            engine.fence_table,
-            engine.codec,
-            self._token_of,
-            self._ended,
-            Asked(name, date_of(date), self.date),
-            handler,
-            concurrency,
-            attempts,
-            progress,
-        )
-        return await batch.run(ids)
 
     async def owner_of(self, task: TaskOrId) -> Owner | None:
         """Who owns the task now, None for nobody. One statement; StoreUnavailable."""

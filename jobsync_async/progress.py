@@ -20,7 +20,7 @@ _LINE_EVERY_SEC = 5.0
 
 class RichProgress:
     """A progress bar on a terminal, and a line every few seconds elsewhere; needs the extra
-    ``cli``.
+    ``cli``. While a stream of ids goes on, the bar shows how many are done, and not of how many.
 
         with RichProgress("invoices") as progress:
             result = await job.run_batch(ids, handle, progress=progress)
@@ -97,8 +97,10 @@ class RichProgress:
         if progress.failed:
             parts += f", {progress.failed} failed"
         if self._console.is_terminal:
-            self._bar.update(self._task, total=progress.total, completed=done, parts=parts)
-        elif progress.seconds >= self._next_line_at or progress.remaining == 0:
+            total = None if progress.more else progress.total
+            self._bar.update(self._task, total=total, completed=done, parts=parts)
+        elif progress.seconds >= self._next_line_at or not (progress.remaining or progress.more):
             self._next_line_at = progress.seconds + _LINE_EVERY_SEC
-            line = f"{self._title}: {done} of {progress.total}, {parts}, {progress.seconds:.1f} s"
+            of = f"{progress.total}{' so far' if progress.more else ''}"
+            line = f"{self._title}: {done} of {of}, {parts}, {progress.seconds:.1f} s"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import AsyncIterable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import GenericAlias
 from typing import Any, Generic
@@ -53,6 +53,9 @@ TaskOrId = Task[Any] | Hashable
 
 TasksOrIds = Iterable[Task[Id]] | Iterable[Id]
 """Several of them, where it matters what type the ids have."""
+
+StreamOfIds = AsyncIterable[Task[Id]] | AsyncIterable[Id]
+"""The same, as a stream: they come one after the other, and may be too many to keep."""
 
 
 def task_id_of(task: Task[Id] | Id) -> Id:
@@ -281,6 +284,33 @@ class BatchResult(Generic[Id_co]):
     failed: Mapping[Id_co, str]
     date: dt.date | None = None
     name: str | None = None
+
+    def __class_getitem__(cls, ids: Any) -> GenericAlias:
+        return GenericAlias(cls, ids)  # as `Task`
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts(Generic[Id_co]):
+    """How a batch ended whose ids were a stream, seen from one worker. It tells how many they were,
+    for the ids themselves may be too many to keep.
+
+    An id that comes again much later counts again, as complete.
+
+    Attributes:
+        completed_here: how many ids this worker completed.
+        completed_elsewhere: how many others completed, or were complete before.
+        failed: how many failed, as in `BatchResult`.
+        errors: the first 10,000 of these, each with its last error's text.
+        date: the date under which it ran.
+        name: the batch's name.
+    """
+
+    completed_here: int
+    completed_elsewhere: int
+    failed: int
+    errors: Mapping[Id_co, str]
+    date: dt.date
+    name: str
 
     def __class_getitem__(cls, ids: Any) -> GenericAlias:
         return GenericAlias(cls, ids)  # as `Task`

@@ -226,13 +226,13 @@ class Both:
         assert audit == [(*key, *row[:4], row[5]) for key, row in sorted(view.audit.items())]
         chosen = (
             "batch_key, date, name, total, started_at, started_by, finished_at IS NOT NULL, "
-            "ids_key, clean"
+            "ids_key, clean, before_key, mixed"
         )
         batches = await self._rows(
             f"SELECT {chosen} FROM {self.queries.table('batch')} ORDER BY 1, 2"
         )
         assert batches == [(*key, *row) for key, row in sorted(view.batch.items())]
-        chosen = "batch_key, date, incarnation, node, completed, otherwise"
+        chosen = "batch_key, date, incarnation, node, completed, otherwise, ids_key, taken"
         parts = await self._rows(
             f"SELECT {chosen} FROM {self.queries.table('batch_part')} ORDER BY 1, 2, 3"
         )

@@ -6,12 +6,12 @@ A wrong use has a comment that ignores its error. One that ignores nothing is an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from uuid import UUID
 
 from typing_extensions import assert_type
 
-from jobsync_async import BatchResult, Claim, Job, Task
+from jobsync_async import BatchCounts, BatchResult, Claim, Job, Task
 
 
 async def do_number(claim: Claim[int]) -> None:
@@ -65,6 +65,17 @@ async def what_goes_into_a_batch_comes_out(
 async def a_batch_of_tasks_gives_their_ids(job: Job, tasks: list[Task[int]]) -> None:
     assert_type(await job.run_batch(tasks, do_number), BatchResult[int])
     assert_type(await job.run_batch([Task("a"), Task("b", name="b")], do_text), BatchResult[str])
+
+
+async def a_stream_gives_counts_and_needs_a_name(
+    job: Job, numbers: AsyncIterator[int], tasks: AsyncIterable[Task[str]]
+) -> None:
+    counts = await job.run_batch(numbers, do_number, name="numbers")
+    assert_type(counts, BatchCounts[int])
+    assert_type(counts.errors, Mapping[int, str])
+    assert_type(await job.run_batch(tasks, do_text, name="texts"), BatchCounts[str])
+    await job.run_batch(numbers, do_number)  # type: ignore[call-overload]
+    await job.run_batch(numbers, do_text, name="numbers")  # type: ignore[arg-type]
 
 
 async def what_is_claimed_comes_out(job: Job, task: Task[UUID]) -> None:

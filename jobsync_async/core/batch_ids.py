@@ -26,13 +26,17 @@ OPEN, HERE, ELSEWHERE, FAILED = range(4)
 class BatchIds:
     """The ids, their texts and tokens, by number.
 
+    Args:
+        before: the `sum` of what came before, where these are a portion of a stream.
+
     Attributes:
         ids, texts, tokens: of each id, when all have been taken in. The tokens come last, by
             `hash_tokens`.
         errors: why ids failed, by number.
+        sum: of `task_sum` over all texts, and those before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: int = 0) -> None:
         self.ids: Sequence[Hashable] = ()
         self.texts: Sequence[str] = ()
         self._ids: list[Hashable] = []
@@ -42,7 +46,7 @@ class BatchIds:
         self._numbers: dict[str, int] = {}
         # Ids that came together with some that are no strings: those may be equal to others.
         self._others: dict[Hashable, str] = {}
-        self._sum = 0
+        self.sum = before
         self._state = bytearray()
         self._counts = [0, 0, 0, 0]
         self._todo: defaultdict[int, array[int]] = defaultdict(partial(array, "I"))
@@ -82,7 +86,7 @@ class BatchIds:
 
     def _add(self, texts: Collection[str], ids: Iterable[Hashable]) -> None:
         self._numbers.update(zip(texts, count(len(self._ids))))
-        self._sum += sum(map(task_sum, texts))
+        self.sum += sum(map(task_sum, texts))
         self._ids += ids
         self._texts += texts
 
@@ -95,10 +99,18 @@ class BatchIds:
         self._state = bytearray(len(self.ids))
         self._counts[OPEN] = len(self.ids)
 
+    def forget(self) -> None:
+        """Let go of all ids at once. What refers to this may wait for the collector."""
+        self.ids, self.texts, self.tokens = (), (), array("I")
+        self.errors, self._state = {}, bytearray()
+        self._todo.clear()
+        self._line.clear()
+        self._in_line.clear()
+
     @property
     def key(self) -> bytes:
-        """The same for the same set of ids, in any order."""
-        return ids_key(self._sum)
+        """The same for the same set of ids, with those before, in any order."""
+        return ids_key(self.sum)
 
     def hash_tokens(self, most: int, token_of: Callable[[Hashable], int]) -> bool:
         """Find the tokens of so many more ids; whether that were not all."""

@@ -79,6 +79,33 @@ class Opened(NamedTuple):
         return self.date == self.fresh
 
 
+class Place(NamedTuple):
+    """Where a worker is in a stream of ids: at one portion of it.
+
+    Attributes:
+        before_key: the key of all ids before the portion.
+        ids_key: the key of all ids up to its end. taken: how many these are.
+    """
+
+    before_key: bytes
+    ids_key: bytes
+    taken: int
+
+
+class Before(NamedTuple):
+    """What came before a portion of a stream.
+
+    Attributes:
+        ids: how many ids. failed: how many of them have failed, as far as is known.
+    """
+
+    ids: int = 0
+    failed: int = 0
+
+
+NOTHING_BEFORE = Before()
+
+
 class Parts(NamedTuple):
     """How far a run is, as all workers have counted it together.
 
@@ -90,6 +117,7 @@ class Parts(NamedTuple):
         other_dates: there are open runs of the batch on other dates.
         other_ids: somebody has begun it over other ids, which are counted too.
         uncounted: a worker there is of a library that counts nothing.
+        moved_on: the run is at the portion after this one: nothing is left of this one.
     """
 
     completed: int
@@ -98,6 +126,7 @@ class Parts(NamedTuple):
     other_dates: bool = False
     other_ids: bool = False
     uncounted: bool = False
+    moved_on: bool = False
 
 
 class Complete(NamedTuple):
@@ -117,34 +146,43 @@ class Complete(NamedTuple):
 class Tally:
     """How many ids of a run are done with, by what all workers have counted.
 
-    * At least the ids that were known to be done with, and those counted since that was known.
+    * At least the ids that were known to be complete, and those counted since that was known.
     * At most the ids that were known, those counted since before it was asked, and those that are
       done with in another way than by being completed in the run.
 
     So nobody has to look at the ids before the end. `asked` and `known` are the counts right before
-    and right after somebody looked which ids are done with, which found `done` of them.
+    and right after somebody looked which ids are complete, which found `complete` of them.
+
+    What was given up may be completed yet, and is counted then. So it is never taken for known.
+
+    Args:
+        total: how many ids there are.
+        before: what came before them in the same run.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, before: Before = NOTHING_BEFORE) -> None:
         self._total = total
-        self._done = 0
+        self._failed_before = before.failed
+        # Until somebody looks, all that was counted is known, and none of it was of these.
+        self._complete = -before.ids
         self._asked = self._known = 0
 
-    def looked(self, asked: Parts, known: Parts, done: int) -> None:
+    def looked(self, asked: Parts, known: Parts, complete: int) -> None:
         """Somebody has looked at all open ids."""
-        self._asked, self._known, self._done = asked.completed, known.completed, done
+        self._asked, self._known = asked.completed, known.completed
+        self._complete = complete - self._failed_before
 
     def counted(self, parts: Parts) -> int:
-        """How many are done with for certain."""
-        return self._done + parts.completed - self._known
+        """How many are complete for certain."""
+        return self._complete + parts.completed - self._known
 
     def all_done(self, parts: Parts) -> bool:
-        """Whether all are done with for certain: then every one that is not known is complete."""
-        return self.counted(parts) >= self._total
+        """Whether all are complete for certain."""
+        return not parts.moved_on and self.counted(parts) >= self._total
 
     def may_be_done(self, parts: Parts) -> bool:
         """Whether all may be done with, so that it is worth a look at those that are open."""
-        return self._done + parts.completed - self._asked + parts.otherwise >= self._total
+        return self._complete + parts.completed - self._asked + parts.otherwise >= self._total
 
 
 class Begun(NamedTuple):

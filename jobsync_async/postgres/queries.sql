@@ -1027,7 +1027,7 @@ CROSS JOIN LATERAL (
                + get_byte(task_key, 30) * 256 + get_byte(task_key, 31)) AS ends
     FROM {audit} a WHERE a.date = b.date AND a.batch IS NOT DISTINCT FROM %(name)s::text
 ) a
-WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s
+WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s AND NOT b.mixed
   AND (%(date)s::date IS NOT NULL
        OR NOT EXISTS (SELECT FROM {batch} o
                       WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL))
@@ -1039,7 +1039,9 @@ WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s
 -- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
 -- Comes back, too: whether nothing of it was complete when it was begun, as is certain of a batch
 -- with a name that is run for the first time on a date, or with nothing complete on that date. Once
--- a run was begun over two sets of ids, its key of ids is empty, and that of no set.
+-- a run was begun over two sets of ids, it is mixed. A stream of ids has no total yet, and its key
+-- is that of no ids: it goes on where it was. Opened anew, it begins at the first of them, and is
+-- mixed: who was further may be at work there.
 WITH fresh AS (
     SELECT coalesce(%(default_date)s::date,
                     (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
@@ -1056,9 +1058,13 @@ WITH fresh AS (
                OR (SELECT false FROM {audit} a WHERE a.date = chosen.date LIMIT 1) IS NULL
     FROM chosen
     ON CONFLICT (batch_key, date) DO UPDATE
-    SET total = excluded.total, finished_at = NULL,
-        ids_key = CASE WHEN coalesce(b.ids_key, excluded.ids_key) = excluded.ids_key
-                       THEN excluded.ids_key ELSE '' END,
+    SET finished_at = NULL,
+        total = CASE WHEN excluded.total IS NULL AND b.finished_at IS NULL
+                     THEN b.total ELSE excluded.total END,
+        ids_key = CASE WHEN excluded.total IS NULL AND b.finished_at IS NULL
+                       THEN b.ids_key ELSE excluded.ids_key END,
+        mixed = b.mixed OR CASE WHEN excluded.total IS NULL THEN b.finished_at IS NOT NULL
+                                ELSE b.ids_key <> excluded.ids_key END,
         clean = coalesce(b.clean, false) AND b.finished_at IS NULL,
         started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE excluded.started_at END,
         started_by = CASE WHEN b.finished_at IS NULL THEN b.started_by ELSE excluded.started_by END,
@@ -1072,10 +1078,34 @@ SELECT begun.date, begun.started_at, begun.started_by,
        clock_timestamp() AS at, begun.clean
 FROM begun CROSS JOIN fresh
 
+-- name: advance_batch
+-- After lock_batch: a worker goes on to the next portion of a batch whose ids are a stream. The run
+-- goes with it from the portion before, and those who wait there hear of it; or it is there already.
+-- Otherwise the run stays elsewhere, unless it has to come `anyhow`: then it is mixed.
+WITH placed AS (
+    INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, ids_key, taken)
+    VALUES (%(batch_key)s, %(date)s, %(incarnation)s, %(node)s, %(ids_key)s, %(taken)s)
+    ON CONFLICT (batch_key, date, incarnation)
+    DO UPDATE SET ids_key = excluded.ids_key, taken = excluded.taken
+), moved AS (
+    UPDATE {batch} b
+    SET total = %(taken)s, ids_key = %(ids_key)s, before_key = %(before_key)s, finished_at = NULL,
+        mixed = b.mixed OR b.ids_key <> %(before_key)s
+    WHERE batch_key = %(batch_key)s AND date = %(date)s AND ids_key <> %(ids_key)s
+      AND (ids_key = %(before_key)s OR %(anyhow)s)
+    RETURNING 1
+)
+SELECT EXISTS (SELECT FROM moved)
+       OR EXISTS (SELECT FROM {batch} WHERE batch_key = %(batch_key)s AND date = %(date)s
+                    AND ids_key = %(ids_key)s) AS there,
+       CASE WHEN EXISTS (SELECT FROM moved) AND {announces}
+            THEN pg_notify(%(channel)s, 'batch') END AS pg_notify
+
 -- name: finish_batch
 -- All its ids are done with: the very opening that was seen is over, and all who wait hear of it.
+-- Whoever is at other ids of it has not seen that.
 WITH finished AS (
-    UPDATE {batch} SET finished_at = now()
+    UPDATE {batch} SET finished_at = now(), mixed = mixed OR ids_key <> %(ids_key)s
     WHERE batch_key = %(batch_key)s AND date = %(date)s AND started_at = %(started_at)s
       AND finished_at IS NULL
     RETURNING 1
@@ -1086,21 +1116,38 @@ SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'batch') END AS pg_noti
 -- How far a run is, as all workers count it together: cheap, however many ids it has. `finished` is
 -- true once somebody saw that nothing is left of this very opening. `other_dates`: runs of others
 -- dates; `other_ids`: whoever began it had other ids, which are counted here too; `uncounted`:
--- workers of a library that counts nothing.
+-- workers of a library that counts nothing; `moved_on`: it is at the next portion of a stream, so
+-- that nothing is left of this one.
 SELECT coalesce(p.completed, 0)::bigint AS completed,
        coalesce(p.otherwise, 0)::bigint AS otherwise,
        b.finished_at IS NOT NULL AND b.started_at = %(started_at)s AS finished,
        EXISTS (SELECT FROM {batch} o
                WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL
                  AND o.date <> %(date)s) AS other_dates,
-       coalesce(b.ids_key <> %(ids_key)s, true) AS other_ids,
-       EXISTS (SELECT FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation) AS uncounted
+       coalesce(b.mixed OR b.ids_key <> %(ids_key)s
+                AND b.before_key IS DISTINCT FROM %(ids_key)s, true) AS other_ids,
+       EXISTS (SELECT FROM {node} n WHERE n.said_by IS DISTINCT FROM n.incarnation) AS uncounted,
+       coalesce(b.ids_key <> %(ids_key)s AND b.before_key = %(ids_key)s, false) AS moved_on
 FROM (VALUES (1)) AS always (one)
 LEFT JOIN {batch} b ON b.batch_key = %(batch_key)s AND b.date = %(date)s
 CROSS JOIN LATERAL (
     SELECT sum(completed) AS completed, sum(otherwise) AS otherwise FROM {batch_part}
     WHERE batch_key = %(batch_key)s AND date = %(date)s
 ) p
+
+-- name: find_strays
+-- Who owns some of the given tokens and runs this very run, but at another place of its stream,
+-- and as far or further: with the same ids in the same order, that cannot be.
+SELECT DISTINCT n.name AS node
+FROM unnest(%(token_ids)s::integer[]) AS w(token_id)
+CROSS JOIN LATERAL (SELECT incarnation FROM {token} WHERE token_id = w.token_id LIMIT 1) t
+CROSS JOIN LATERAL (SELECT * FROM {node} WHERE incarnation = t.incarnation LIMIT 1) n
+CROSS JOIN LATERAL (
+    SELECT ids_key, taken FROM {batch_part}
+    WHERE batch_key = %(batch_key)s AND date = %(date)s AND incarnation = n.incarnation LIMIT 1
+) p
+WHERE n.said_by = n.incarnation AND n.runs @> %(this_run)s::jsonb
+  AND p.ids_key <> %(ids_key)s AND p.taken >= %(taken)s
 
 -- name: find_dates
 -- Who owns some of the given tasks and runs their batch under another date: as this very start it

@@ -167,7 +167,11 @@ CREATE TABLE IF NOT EXISTS {batch} (
     started_at        timestamptz NOT NULL DEFAULT now(),
     started_by        text NOT NULL,
     finished_at       timestamptz,
-    ids_key           bytea,                         -- of its ids, whatever its name
+    -- of its ids, whatever its name; where they are a stream, of those up to the present portion
+    ids_key           bytea,
+    before_key        bytea,                         -- of a stream's ids before that portion
+    -- it was begun over other ids too, or at two places of a stream: what is counted tells nothing
+    mixed             boolean NOT NULL DEFAULT false,
     clean             boolean,                       -- nothing of it was complete before it
     -- how many ids were completed in it before it was opened for the last time
     completed_before  bigint NOT NULL DEFAULT 0,
@@ -183,6 +187,9 @@ CREATE TABLE IF NOT EXISTS {batch_part} (
     node              text NOT NULL,
     completed         bigint NOT NULL DEFAULT 0,
     otherwise         bigint NOT NULL DEFAULT 0,     -- about how many are done with in another way
+    -- where it is in a stream of ids: the key of those up to its portion, and how many these are
+    ids_key           bytea,
+    taken             bigint,
     PRIMARY KEY (batch_key, date, incarnation)
 ) WITH (fillfactor = 50);
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
+from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.core.texts import storable
 from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.connection import Connection
@@ -106,18 +106,28 @@ class WorkStore:
     # -- batches -----------------------------------------------------------------------------------
 
     async def begin_batch(
-        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int | None
     ) -> Opened:
         values = {**asked._asdict(), "batch_key": key, "ids_key": ids_key, "total": total}
-        values["node"] = me.name
+        row = await self._one_at_a_time("begin_batch", key, {**values, "node": me.name})
+        assert row is not None, "the cluster row is missing"
+        return Opened(*row)
+
+    async def advance_batch(self, me: Identity, run: Run, place: Place, *, anyhow: bool) -> bool:
+        values = {**self._counted(me, run), **place._asdict(), "anyhow": anyhow}
+        values |= self._context.values(None)
+        row = await self._one_at_a_time("advance_batch", run.batch_key, values)
+        return bool(row.there)
+
+    async def _one_at_a_time(self, name: str, key: bytes, values: Mapping[str, Any]) -> Any:
+        """The row that comes back, while nobody else sends a statement of this kind about the
+        batch."""
         lock = {"lock": f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"}
 
-        async def work(connection: Connection) -> Opened:
+        async def work(connection: Connection) -> Any:
             await connection.execute(self._queries["lock_batch"], lock)
             cursor = connection.cursor(binary=True)
-            row = await (await cursor.execute(self._queries["begin_batch"], values)).fetchone()
-            assert row is not None, "the cluster row is missing"
-            return Opened(*row)
+            return await (await cursor.execute(self._queries[name], values)).fetchone()
 
         return await self._link.transaction(work)
 
@@ -128,14 +138,12 @@ class WorkStore:
         rows = await self._fetch("find_complete", values)
         return Complete(*rows[0]) if rows else None
 
-    async def finish_batch(self, run: Run, opened: Opened) -> None:
-        values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
+    async def finish_batch(self, run: Run, opened: Opened, ids_key: bytes) -> None:
+        values = _opening(run, opened, ids_key)
         await self._execute("finish_batch", values | self._context.values(None))
 
     async def read_parts(self, run: Run, opened: Opened, ids_key: bytes) -> Parts:
-        values = {"batch_key": run.batch_key, "date": run.date, "started_at": opened.started_at}
-        values["ids_key"] = ids_key
-        (row,) = await self._fetch("read_parts", values)
+        (row,) = await self._fetch("read_parts", _opening(run, opened, ids_key))
         return Parts(*row)
 
     async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
@@ -143,13 +151,21 @@ class WorkStore:
             "batch_key": run.batch_key,
             "date": run.date,
             "name": run.batch,
-            "this_run": json.dumps(
-                [{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}]
-            ),
+            "this_run": _told(run),
             "task_keys": bytes_array([run.key(text) for text in tokens]),
             "token_ids": int_array(list(tokens.values())),
         }
         return {(row.node, row.date) for row in await self._fetch("find_dates", values)}
+
+    async def find_strays(self, run: Run, place: Place, tokens: Collection[int]) -> set[str]:
+        values = {
+            "batch_key": run.batch_key,
+            "date": run.date,
+            "this_run": _told(run),
+            "token_ids": int_array(list(tokens)),
+            **place._asdict(),
+        }
+        return {row.node for row in await self._fetch("find_strays", values)}
 
     # ----------------------------------------------------------------------------------------------
 
@@ -206,6 +222,17 @@ class WorkStore:
             return (await connection.execute(self._queries[name], values)).rowcount
 
         return await self._link.run(work)
+
+
+def _opening(run: Run, opened: Opened, ids_key: bytes) -> dict[str, Any]:
+    """The very opening of a run, and over which ids."""
+    key = {"batch_key": run.batch_key, "date": run.date, "ids_key": ids_key}
+    return {**key, "started_at": opened.started_at}
+
+
+def _told(run: Run) -> str:
+    """How a worker says that it runs this."""
+    return json.dumps([{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}])
 
 
 def _by_key(run: Run, works: Iterable[Work]) -> dict[bytes, Work]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Snapshot, TaskProgress, TokenRow, Work
-from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
+from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner
@@ -211,7 +211,7 @@ class MemoryWork:
         return [row for (day, _), row in self._completed.items() if day == date]
 
     async def begin_batch(
-        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int | None
     ) -> Opened:
         runs = self._open.setdefault(key, {})
         fresh = asked.date or asked.default_date or await self.read_date()
@@ -225,7 +225,10 @@ class MemoryWork:
     ) -> Complete | None:
         return None  # these records are looked through in no time
 
-    async def finish_batch(self, run: Run, opened: Opened) -> None:
+    async def advance_batch(self, me: Identity, run: Run, place: Place, *, anyhow: bool) -> bool:
+        return True
+
+    async def finish_batch(self, run: Run, opened: Opened, ids_key: bytes) -> None:
         runs = self._open.get(run.batch_key, {})
         runs.pop(run.date, None)
         if not runs:
@@ -235,6 +238,9 @@ class MemoryWork:
         return Parts(0, 0, finished=False)  # whoever waits here waits for itself
 
     async def find_dates(self, run: Run, tokens: Mapping[str, int]) -> set[tuple[str, dt.date]]:
+        return set()
+
+    async def find_strays(self, run: Run, place: Place, tokens: Collection[int]) -> set[str]:
         return set()
 
     def _complete(self, me: Identity, run: Run, work: Work) -> bool:

@@ -12,127 +12,113 @@ the way.
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN
-from jobsync_async.core.lease import Backoff
+from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN, BatchIds
 from jobsync_async.core.rows import Work
-from jobsync_async.core.runs import Asked, Begun
+from jobsync_async.core.runs import NOTHING_BEFORE, Before, Begun
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.gate import Gate
-from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import BatchResult, TaskOrId
 from jobsync_async.work.attempts import Attempts
 from jobsync_async.work.batch_run import BatchRun, Grouped, all_of, find_tokens, lost, taken_in
-from jobsync_async.work.engine import WorkRecords
-from jobsync_async.work.handlers import Handler
+from jobsync_async.work.order import Order
 from jobsync_async.work.others import Others
 from jobsync_async.work.pieces import Ahead, Piece, Recorder
-from jobsync_async.work.progress import BatchProgress, ProgressCallback, Reporter
+from jobsync_async.work.progress import BatchProgress, Reporter
+from jobsync_async.work.refusals import Refusals
 
-_BACKOFF = Backoff(first_sec=0.2, most_sec=10)
-# Refusals are usual while a token moves; so many in a row for one task are not.
-_REFUSALS_TO_WARN = 4
+Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Batch:
-    """One worker's part in a batch. `run` does it.
+    """One worker's part in a batch, or in a portion of one whose ids are a stream. `run` does a
+    batch; of a portion, `work` comes after `prepare`.
 
     Args:
-        records, fence: where it is recorded, and the table to fence with.
-        codec: the encoding of what can be stored.
-        token_of: the token of an id.
-        ended: makes the error for a job that has ended, with what that means here.
-        asked: which run of the batch is wanted.
-        concurrency: how many handlers may run at once here.
-        attempts: how often a handler that fails is called here before the task is given up.
-        progress: called as the batch proceeds.
+        tell: called when the progress has changed.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        records: WorkRecords,
-        fence: str | None,
-        codec: str,
-        token_of: Callable[[Any], int],
-        ended: Callable[[str], UsageError],
-        asked: Asked,
-        handler: Handler,
-        concurrency: int,
-        attempts: int,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        self._worker = worker
-        self._log = WorkerLog(__name__, worker.identity.name)
-        self._records = records
-        self._fence = fence
-        self._codec = codec
-        self._token_of = token_of
-        self._ended = ended
-        self._asked = asked
-        self._call = Attempts(worker, handler, attempts)
-        self._concurrency = concurrency
-        self._attempts = attempts
-        self._progress_callback = progress
-        # By number, how often its claim was refused in a row.
-        self._refusals: Counter[int] = Counter()
-        # Of those that are not begun ahead: how many wait for another try, and how many for a slot,
-        # or have one.
-        self._retrying = self._busy = 0
+    def __init__(self, order: Order, tell: Callable[[], None] = lambda: None) -> None:
+        self._order = order
+        self._worker = order.worker
+        self._tell = tell
+        self._call = Attempts(order.worker, order.handler, order.attempts)
+        # Of those that are not begun ahead: how many wait for a slot, or have one.
+        self._busy = 0
         self._gate = Gate()
         self._alone: set[int] = set()
         self._news = asyncio.Event()
-        self._started_at = worker.clock()
-        self._reporter: Reporter | None = None
 
     async def run(self, given: Iterable[TaskOrId]) -> BatchResult:
         """Until all ids are done with, anywhere. Raises UsageError when the job ends first."""
-        worker = self._worker
-        ids = self._ids = await taken_in(given, self._codec)
-        run = self._run = BatchRun(worker, self._records, self._asked, ids, self._attempts)
-        told = (self._idle, self._close, self._close_rest, self._tell)
-        self._others = Others(worker, run, ids, *told)
-        self._recorder = Recorder(run.complete, self._recorded)
-        told_of_pieces = (lambda: self._recorder.behind, self._judge, self._one_by_one)
-        self._ahead = Ahead(worker, run, ids, self._fence, self._concurrency, *told_of_pieces)
-        self._begin = Grouped(self._begin_some)
-        if self._progress_callback is not None:
-            self._reporter = Reporter(self._progress_callback, self._progress)
+        order, worker = self._order, self._worker
+        started_at = worker.clock()
+        ids = await taken_in(given, order.codec)
+        run = BatchRun(worker, order.records, order.asked, ids, order.attempts)
+        reporter = None
+        if order.progress is not None:
+            reporter = Reporter(order.progress, lambda: self.progress(worker.clock() - started_at))
+            self._tell = reporter.changed
+        self.prepare(run, ids)
         if await run.find_complete():
             ids.close_rest()
         else:
-            await find_tokens(ids, self._token_of)
+            await find_tokens(ids, order.token_of)
             await run.open()
-            await self._others.resume()
-            if ids.count(OPEN):
-                await self._work_together()
+            keep = partial(worker.runners.keep, run.runner, ids.on_tokens)
+            await self.work(keep, *([] if reporter is None else [reporter.run]))
             await run.finish()
-        if self._reporter is not None:
-            await self._reporter.finish()
+        if reporter is not None:
+            await reporter.finish()
         return await self._result()
 
-    async def _work_together(self) -> None:
+    def prepare(self, run: BatchRun, ids: BatchIds, before: Before = NOTHING_BEFORE) -> None:
+        """These are the ids.
+
+        Args:
+            before: what came before them, where they are a portion of a stream.
+        """
+        order, worker = self._order, self._worker
+        self._run, self._ids = run, ids
+        self._refusals = Refusals(worker, ids, self._give_back)
+        told = (self._idle, self._close, self._close_rest, self._tell)
+        self._others = Others(worker, run, ids, *told, before)
+        self._recorder = Recorder(run.complete, self._recorded)
+        told_of_pieces = (lambda: self._recorder.behind, self._judge, self._one_by_one)
+        self._ahead = Ahead(worker, run, ids, order.fence, order.concurrency, *told_of_pieces)
+        self._begin = Grouped(self._begin_some)
+
+    async def work(self, *beside: Task, there: bool = True) -> None:
+        """Until all ids are done with, whose tokens are known.
+
+        Args:
+            beside: tasks that run as long as there is anything to do.
+            there: as in `Others.resume`.
+        """
+        await self._others.resume(there)
+        if self._ids.count(OPEN):
+            await self._work_together(beside)
+
+    def leave(self) -> None:
+        """Nothing is done any more, and its ids may go."""
+        self._refusals.end()
+        self._ids.forget()
+
+    async def _work_together(self, beside: Iterable[Task]) -> None:
         ahead, others = self._ahead, self._others
         tasks = (
             self._watch_ownership, others.run, others.hear_of_ends, ahead.run, ahead.release,
-            self._begin.run, self._recorder.run,
+            self._begin.run, self._recorder.run, *beside,
         )  # fmt: skip
-        slots = [self._work] * min(self._concurrency, len(self._ids))
+        slots = [self._work] * min(self._order.concurrency, len(self._ids))
         try:
             async with task_group() as group:
                 for task in (*tasks, *slots):
                     group.start_soon(task)
-                runners = self._worker.runners
-                group.start_soon(runners.keep, self._run.runner, self._ids.on_tokens)
-                if self._reporter is not None:
-                    group.start_soon(self._reporter.run)
                 await self._until_done()
                 group.cancel_scope.cancel()
         finally:
@@ -149,19 +135,19 @@ class Batch:
         failed = {ids.ids[number]: error for number, error in ids.errors.items()}
         return BatchResult(here, elsewhere, failed, date, name)
 
-    def _progress(self) -> BatchProgress:
+    def progress(self, seconds: float) -> BatchProgress:
+        """How far it is, so long after it was called for."""
         ids = self._ids
         here, failed = ids.count(HERE), ids.count(FAILED)
         elsewhere = max(ids.count(ELSEWHERE), self._others.counted)
         elsewhere = min(elsewhere, len(ids) - here - failed)
-        seconds = self._worker.clock() - self._started_at
         return BatchProgress(len(ids), here, elsewhere, failed, seconds)
 
     async def _until_done(self) -> None:
         while self._ids.count(OPEN):
             if self._worker.ended:
                 left = self._ids.count(OPEN)
-                raise self._ended(f"{left} tasks of the batch were not done; run it again")
+                raise self._order.ended(f"{left} tasks of the batch were not done; run it again")
             self._news.clear()
             await self._news.wait()
 
@@ -172,7 +158,7 @@ class Batch:
     @property
     def _all_done(self) -> bool:
         """Whether handlers have done what there was; it may have to be recorded yet."""
-        return not self._busy and not self._retrying and self._ahead.idle
+        return not self._busy and not self._refusals.waiting and self._ahead.idle
 
     def _owned(self, number: int) -> bool:
         return self._worker.owns(self._ids.tokens[number])
@@ -327,42 +313,22 @@ class Batch:
                 self._refused(piece.number, lost(piece.work))
             elif completed:
                 self._close(piece.number, HERE)
-                self._refusals.pop(piece.number, None)
+                self._refusals.over(piece.number)
             else:
                 before.append(piece)
         await self._close_complete(before)
         self._ahead.want()
         self._look_if_idle()
 
-    # -- what could not be kept --------------------------------------------------------------------
+    # -- what becomes of ids -----------------------------------------------------------------------
 
     def _refused(self, number: int, error: NotOwner | OwnershipLost) -> None:
         """Another worker does it, or this one if the token comes back. Where it seems to be here,
-        the tables know better: then it is tried again after ever longer waits."""
-        if not self._owned(number):
+        it is tried again."""
+        if self._owned(number):
+            self._refusals.add(number, error)
+        else:
             self._give_back(number)
-            return
-        self._refusals[number] += 1
-        refusals = self._refusals[number]
-        wait_sec = _BACKOFF.wait_sec(refusals, random.random())  # noqa: S311 - a jitter
-        self._log.log(
-            logging.INFO if refusals < _REFUSALS_TO_WARN else logging.WARNING,
-            "task %r could not be kept, and is tried again in %.1f s: %s",
-            self._ids.ids[number],
-            wait_sec,
-            error,
-            task_id=self._ids.texts[number],
-            token_id=self._ids.tokens[number],
-            failures=refusals,
-            seconds=wait_sec,
-        )
-        # Others may do it meanwhile, which is seen when it is begun again.
-        self._retrying += 1
-        asyncio.get_running_loop().call_later(wait_sec, self._again, number)
-
-    def _again(self, number: int) -> None:
-        self._retrying -= 1
-        self._give_back(number)
 
     def _give_back(self, number: int) -> None:
         """To be begun again, if it is open, where its token is."""
@@ -385,10 +351,6 @@ class Batch:
         """All that is open was done elsewhere."""
         self._ids.close_rest()
         self._news.set()
-
-    def _tell(self) -> None:
-        if self._reporter is not None:
-            self._reporter.changed()
 
     def _look_if_idle(self) -> None:
         if not self._all_done:

@@ -26,6 +26,7 @@ from jobsync_async.core.runs import (
     Elsewhere,
     Opened,
     Parts,
+    Place,
     Run,
     elsewhere,
     is_done,
@@ -100,8 +101,9 @@ class BatchRun:
     meanwhile is cancelled.
 
     Args:
-        ids: the batch's.
+        ids: the batch's; none, where they are a stream.
         attempts: as in `Job.run_batch`.
+        stream: whether they are one. Then `go_on_to` comes before each portion.
 
     Attributes:
         run: the run's date and name, after `open`.
@@ -115,7 +117,13 @@ class BatchRun:
     called_at: dt.datetime
 
     def __init__(
-        self, worker: Worker, records: WorkRecords, asked: Asked, ids: BatchIds, attempts: int
+        self,
+        worker: Worker,
+        records: WorkRecords,
+        asked: Asked,
+        ids: BatchIds,
+        attempts: int,
+        stream: bool = False,
     ) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
@@ -123,7 +131,10 @@ class BatchRun:
         self._asked = asked
         self._ids = ids
         self._key = ids.key if asked.name is None else name_key(asked.name)
+        self._stream = stream
+        self._place: Place | None = None
         self._suspected: frozenset[Elsewhere] = frozenset()
+        self._strays: frozenset[str] = frozenset()
         self._ended: list[tuple[Work, None]] = []
         self._sending: asyncio.Task[None] | None = None
         self.lost_limit: int = lost_limit(attempts)
@@ -162,7 +173,7 @@ class BatchRun:
             self.opened, self.run = opened, Run(opened.date, self._asked.name, self._key)
             if opened.is_fresh:
                 return
-            if not await self._is_over():
+            if self._stream or not await self._is_over():
                 self._log.warning(
                     "continues %s, which %s began and nobody finished; give date= for another run",
                     self.run,
@@ -176,7 +187,8 @@ class BatchRun:
 
     async def _begin_batch(self) -> Opened:
         me, ids = self._worker.identity, self._ids
-        return await self._records.begin_batch(me, self._key, ids.key, self._asked, len(ids))
+        total = None if self._stream else len(ids)
+        return await self._records.begin_batch(me, self._key, ids.key, self._asked, total)
 
     async def _is_over(self) -> bool:
         for texts in portions(self._ids.texts):
@@ -188,7 +200,21 @@ class BatchRun:
         """All ids are done with."""
         # The job has ended: whoever opens this run finds that nothing is left of it.
         with suppress(StoreError):
-            await self._patiently(partial(self._records.finish_batch, self.run, self.opened))
+            finish = self._records.finish_batch
+            await self._patiently(partial(finish, self.run, self.opened, self._ids.key))
+
+    async def go_on_to(self, ids: BatchIds, place: Place) -> bool:
+        """The next portion of a stream; whether the run is there too."""
+        self._ids, self._place = ids, place
+        return await self.advance(anyhow=False)
+
+    async def advance(self, *, anyhow: bool) -> bool:
+        """Have the run be at this portion, if it is there or at the one before, or `anyhow`.
+        Whether it is."""
+        assert self._place is not None, "go_on_to comes first"
+        send = partial(self._records.advance_batch, anyhow=anyhow)
+        place = self._place
+        return await self._patiently(lambda: send(self._worker.identity, self.run, place))
 
     async def read_parts(self) -> Parts:
         """How far the run is, as all workers count it together."""
@@ -214,6 +240,27 @@ class BatchRun:
                 f"{me} runs {self.run} and waits for ids that {other.node} owns, but {other.node} "
                 f"runs that of {other.date}: neither does the other's ids. Give all workers one "
                 "date=, or none, and run it again: it resumes"
+            )
+
+    async def warn_of_strays(self, numbers: Iterable[list[int]]) -> None:
+        """Ask whether owners of these tasks are at other ids of the stream, and not behind.
+
+        Raises CoordinationError when two looks, one after the other, say so.
+        """
+        if self._place is None:  # no stream
+            return
+        seen = set[str]()
+        for some in numbers:
+            tokens = {self._ids.tokens[number] for number in some}
+            find = partial(self._records.find_strays, self.run, self._place, tokens)
+            seen |= await self._patiently(find)
+        certain, self._strays = seen & self._strays, frozenset(seen)
+        if certain:
+            raise CoordinationError(
+                f"{self._worker.identity.name} runs {self.run} and waits for ids that "
+                f"{min(certain)} owns, but that worker is at other ids of its stream, and passes "
+                "these by. Have every worker give the same ids in the same order, and run it "
+                "again: it resumes"
             )
 
     # -- what is done with -------------------------------------------------------------------------

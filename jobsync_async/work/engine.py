@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jobsync_async.core.rows import Identity, TaskProgress, Work
-from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Run
+from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
 from jobsync_async.work.pins import PinRegistry
@@ -71,12 +71,13 @@ class WorkRecords(Protocol):
         """Which of the tasks are set aside, on whatever date, and not complete in this run."""
 
     async def begin_batch(
-        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int
+        self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int | None
     ) -> Opened:
         """Begin a run of a batch, or continue one that is open.
 
         Args:
             key: the batch's. ids_key: that of its ids, which is the same where it has no name.
+            total: how many ids it has; None for a stream, with the key of no ids.
         """
 
     async def find_complete(
@@ -85,7 +86,11 @@ class WorkRecords(Protocol):
         """What is complete of the run that `begin_batch` would open anew, if it was over these ids
         and ended with all of them completed; else None. Opens nothing."""
 
-    async def finish_batch(self, run: Run, opened: Opened) -> None:
+    async def advance_batch(self, me: Identity, run: Run, place: Place, *, anyhow: bool) -> bool:
+        """Go on to the next portion of a stream; whether the run is there too. It comes from the
+        portion before, and from elsewhere only if it has to come `anyhow`."""
+
+    async def finish_batch(self, run: Run, opened: Opened, ids_key: bytes) -> None:
         """All ids of a run are done with, which is told to all who wait. Does nothing when it was
         opened anew meanwhile."""
 
@@ -99,6 +104,10 @@ class WorkRecords(Protocol):
         Args:
             tokens: the token of each task's text.
         """
+
+    async def find_strays(self, run: Run, place: Place, tokens: Collection[int]) -> set[str]:
+        """Owners of tokens that run this very run, and are at another place of its stream, as far
+        or further."""
 
 
 class Engine(Protocol):

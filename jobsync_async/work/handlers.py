@@ -17,7 +17,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeVar
@@ -169,10 +169,24 @@ def check_handler(handler: Any) -> None:
         )
 
 
-def check_ids(ids: Any) -> None:
-    """Raise ConfigError unless it is several ids: a string would be taken for its characters."""
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+def check_ids(ids: Any, name: str | None = None, *, streams: bool = False) -> bool:
+    """Whether they come as a stream. Raise ConfigError unless it is several ids: a string would be
+    taken for its characters.
+
+    Args:
+        name: of what they are for: a stream needs one.
+        streams: whether they may come as a stream.
+    """
+    if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
+        return False
+    if not streams or not isinstance(ids, AsyncIterable):
         raise ConfigError(f"ids must be an iterable of task ids, such as a list; got {ids!r:.100}")
+    if name is None:
+        raise ConfigError(
+            "a batch whose ids are an async iterable needs name=: without a name, a batch is told "
+            "by all of its ids, and these are not known before the end"
+        )
+    return True
 
 
 async def apart(what: str, function: Callable[..., Any], *args: Any) -> Any:

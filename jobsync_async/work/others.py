@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from jobsync_async.core.batch_ids import ELSEWHERE, FAILED, HERE, OPEN, BatchIds
 from jobsync_async.core.rows import TaskProgress
-from jobsync_async.core.runs import Parts, Tally, given_up_before
+from jobsync_async.core.runs import NOTHING_BEFORE, Before, Parts, Tally, given_up_before
 from jobsync_async.host.waiting import signalled
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.work.batch_run import BatchRun, portions
@@ -32,7 +32,8 @@ _MOST_UNTRUSTED_SEC = 2.0
 # Failures from an earlier run are tried again by the owner of the task, if it runs the batch too.
 # Others wait so long for that.
 _OLD_FAILURE_SEC = 3.0
-# Nothing has been heard of ids that others own for so long: they may run another date.
+# Nothing has been heard of ids that others own for so long: they may run another date, or be at
+# other ids of a stream.
 _ELSEWHERE_SEC = 5.0
 
 
@@ -47,6 +48,7 @@ class Others:
         close: an id is done with; False when it was before.
         close_rest: all that is open was done elsewhere.
         on_news: told when the numbers have changed.
+        before: what came before these ids, where they are a portion of a stream.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Others:
         close: Callable[[int, int, str | None], bool],
         close_rest: Callable[[], None],
         on_news: Callable[[], None],
+        before: Before = NOTHING_BEFORE,
     ) -> None:
         self._worker = worker
         self._run = run
@@ -66,38 +69,46 @@ class Others:
         self._close = close
         self._close_rest = close_rest
         self._on_news = on_news
-        self._tally = Tally(len(ids))
+        self._tally = Tally(len(ids), before)
         self._look_now = asyncio.Event()
         self._started_at = worker.clock()
         self.counted = 0
 
-    async def resume(self) -> None:
+    async def resume(self, there: bool = True) -> None:
         """Leave out what is complete or set aside; try again what was given up in an earlier
-        run."""
+        run.
+
+        Args:
+            there: whether the run is at these ids, as it is unless they are a portion of a stream.
+                It is so afterwards, if any of them is to be begun here.
+        """
         asked = await self._run.read_parts()
-        if self._run.opened.clean and not asked.otherwise:
+        if there and self._run.opened.clean and not asked.otherwise:
             return  # nothing was done with before it, and all that was since is counted
-        mine: list[str] = []
+        mine, given_up = list[str](), 0
         for numbers in portions(range(len(self._ids))):
             texts = [self._ids.texts[number] for number in numbers]
             progress = await self._run.read_progress(texts)
             set_aside = await self._run.read_set_aside(texts)
             old = given_up_before(progress, self._run.called_at).keys() - set_aside.keys()
             self.close_done(numbers, progress, set_aside, earlier=True)
+            given_up += len(old)
             mine += [
                 self._ids.texts[number]
                 for number in (numbers if old else ())
                 if self._ids.texts[number] in old and self._owned(number)
             ]
+        if not there and (mine or self._ids.count(OPEN) > given_up):
+            await self._run.advance(anyhow=True)
         await self._looked(asked)
         for some in portions(mine):
             await self._run.forget_failures(some)
 
     async def _looked(self, asked: Parts) -> None:
-        """All open ids were looked at, after `asked`. What is done with is counted before it is
-        asked how far the run is: so what is completed here meanwhile is not counted twice."""
-        done = len(self._ids) - self._ids.count(OPEN)
-        self._tally.looked(asked, await self._run.read_parts(), done)
+        """All open ids were looked at, after `asked`. What is complete is counted before it is
+        asked again how far the run is: so what is completed here meanwhile counts once."""
+        complete = self._ids.count(HERE) + self._ids.count(ELSEWHERE)
+        self._tally.looked(asked, await self._run.read_parts(), complete)
 
     def _owned(self, number: int) -> bool:
         return self._worker.owns(self._ids.tokens[number])
@@ -122,24 +133,36 @@ class Others:
                 quiet_since = now
                 continue
             trusted = not parts.other_ids and not parts.uncounted
-            finished = parts.finished and not parts.otherwise  # somebody saw that all is complete
-            if trusted and (finished or self._tally.all_done(parts)):
+            over = trusted and (parts.finished or parts.moved_on)  # somebody saw that
+            if (over and not parts.otherwise) or (trusted and self._tally.all_done(parts)):
                 self._close_rest()
                 return
-            worth = not trusted or parts.finished or self._tally.may_be_done(parts)
             quiet_sec = min(max(1.0, self._ids.count(OPEN) * _READ_EACH_SEC), _MOST_READ_SEC)
-            if now - read_at >= (read_sec if worth else quiet_sec):
+            if over:
+                due_sec = _FIRST_READ_SEC
+            elif not trusted or self._tally.may_be_done(parts):
+                due_sec = read_sec
+            else:
+                due_sec = quiet_sec
+            if now - read_at >= due_sec:
                 noted = await self._read_open()
                 read_at = worker.clock()
-                most_sec = _MOST_READ_SEC if trusted else _MOST_UNTRUSTED_SEC
+                most_sec = quiet_sec if trusted else _MOST_UNTRUSTED_SEC
                 read_sec = _FIRST_READ_SEC if noted else min(2 * read_sec, most_sec)
                 quiet_since = read_at if noted else quiet_since
-            if parts.other_dates and now - quiet_since >= _ELSEWHERE_SEC:
+            if now - quiet_since >= _ELSEWHERE_SEC:
                 quiet_since = now
-                await self._run.warn_of_other_dates(self._waited_for())
+                await self._look_where_they_are(parts)
+
+    async def _look_where_they_are(self, parts: Parts) -> None:
+        """Whether the owners of what is waited for will ever do it."""
+        if parts.other_dates:
+            await self._run.warn_of_other_dates(self._waited_for())
+        if parts.other_ids:
+            await self._run.warn_of_strays(self._waited_for())
 
     def _tell_counted(self, counted: int) -> None:
-        self.counted = counted - self._ids.count(HERE) - self._ids.count(FAILED)
+        self.counted = counted - self._ids.count(HERE)
         self._on_news()
 
     async def hear_of_ends(self) -> None:
@@ -182,7 +205,7 @@ class Others:
         """Close what is done with, `earlier` than this run or in it, or set aside; how much was
         new. What was given up before is to be tried again first."""
         me, closed, done = self._worker.identity.name, 0, {**progress, **set_aside}
-        if done and self._worker.clock() - self._started_at < _OLD_FAILURE_SEC:
+        if done and (earlier or self._worker.clock() - self._started_at < _OLD_FAILURE_SEC):
             for text in given_up_before(progress, self._run.called_at).keys() - set_aside.keys():
                 del done[text]
         for number in numbers if done else ():

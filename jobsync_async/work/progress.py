@@ -20,11 +20,12 @@ class BatchProgress:
     are.
 
     Attributes:
-        total: different ids in the batch.
+        total: different ids in the batch; of a stream, those that were taken in so far.
         completed_here: ids that this worker has completed in this run.
         completed_elsewhere: ids that others have completed, or that were complete before.
         failed: ids that were given up.
         seconds: since `Job.run_batch` was called.
+        more: whether ids are a stream that has not ended, so that `total` may grow.
     """
 
     total: int
@@ -32,6 +33,7 @@ class BatchProgress:
     completed_elsewhere: int
     failed: int
     seconds: float
+    more: bool = False
 
     @property
     def remaining(self) -> int:
@@ -67,7 +69,7 @@ class Reporter:
 
     async def finish(self) -> None:
         """Report the end, with `run` no longer running, unless `run` has."""
-        if self._told is None or self._told.remaining:
+        if self._told is None or self._told.remaining or self._told.more:
             await self._tell()
 
     async def _tell(self) -> None:

@@ -209,6 +209,37 @@ async def test_other_ids_under_one_name_are_never_counted_as_these_however_late_
         assert len((await first).completed_here) == TOTAL // 2
 
 
+async def test_what_was_given_up_and_is_completed_after_all_makes_nobody_return_early(jobs):
+    """It was done with before: its completion stands for no other id."""
+    broken, go_on, others_at_work = True, asyncio.Event(), asyncio.Event()
+
+    async def handle(claim) -> None:
+        if claim._worker.identity.name == "berta" and claim.task_id == last:
+            others_at_work.set()
+            await go_on.wait()
+        if claim._worker.identity.name == "anna" and broken:
+            raise ZeroDivisionError
+
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+    last = max(berta.filter_owned(range(TOTAL)))
+    run = {"name": "b", "attempts": 1, "concurrency": TOTAL}
+    first = asyncio.ensure_future(anna.run_batch(range(TOTAL), handle, **run))
+    second = asyncio.ensure_future(berta.run_batch(range(TOTAL), handle, **run))
+    with anyio.fail_after(30):
+        await others_at_work.wait()
+        await asyncio.sleep(1.5)  # anna looks once
+        (carla,) = await jobs.start("carla")
+        await until(lambda: len(carla.my_tokens) >= TOTAL // 3 - 1)
+        third = asyncio.ensure_future(carla.run_batch(range(TOTAL), handle, **run))
+        await until(lambda: carla._worker.metrics.claims >= 5)
+        await asyncio.sleep(1.5)  # for several looks
+        assert not first.done(), "an id is open"
+        assert not second.done()
+        go_on.set()
+        await asyncio.gather(first, second, third)
+
+
 async def test_after_a_suspension_a_batch_goes_on(config):
     """Its handlers notice by the clock that their claims are over, before anything else does."""
     async with Job("anna", config) as job:

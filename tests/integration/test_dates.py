@@ -273,12 +273,12 @@ async def test_a_run_that_is_finished_again_by_a_latecomer_stays_open_for_whoeve
     async with Job("anna", config) as job:
         store, me, key = job._engine.work, job._worker.identity, batch_key("b", [])
         first = await store.begin_batch(me, key, b"", Asked("b", MONDAY), 1)
-        await store.finish_batch(Run(MONDAY, "b", key), first)
+        await store.finish_batch(Run(MONDAY, "b", key), first, b"")
         again = await store.begin_batch(me, key, b"", Asked("b", MONDAY), 1)
         assert again.started_at > first.started_at
-        await store.finish_batch(Run(MONDAY, "b", key), first)  # late
+        await store.finish_batch(Run(MONDAY, "b", key), first, b"")  # late
         assert (await store.begin_batch(me, key, b"", Asked("b", None, TUESDAY), 1)).date == MONDAY
-        await store.finish_batch(Run(MONDAY, "b", key), again)
+        await store.finish_batch(Run(MONDAY, "b", key), again, b"")
         assert (await store.begin_batch(me, key, b"", Asked("b", None, TUESDAY), 1)).date == TUESDAY
 
 

@@ -26,7 +26,7 @@ from jobsync_async.core.leader_state import Reading
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.pins import Pin
 from jobsync_async.core.rows import Announcement, Identity, Neighbour, Process, Stuck, Work
-from jobsync_async.core.runs import Asked, Opened, Run
+from jobsync_async.core.runs import Asked, Opened, Place, Run
 from jobsync_async.postgres.batch_runs import BatchRuns, RunRow
 from jobsync_async.postgres.bounds import Bounds
 from jobsync_async.postgres.connection import PLAN_EACH_TIME, PLAN_ONCE, Connector
@@ -403,6 +403,7 @@ class Calls:
         yield KEYS, lambda: work.read_set_aside(run, texts)
         yield self.many, lambda: work.read_audit(TODAY)
         yield KEYS, lambda: work.find_dates(self.named, dict(zip(texts, count())))
+        yield KEYS, lambda: work.find_strays(self.named, Place(b"", b"ids", 0), range(KEYS))
 
     def of_batches(self) -> Iterator[Call]:
         moment = dt.datetime(2024, 3, 1, tzinfo=dt.timezone.utc)
@@ -417,7 +418,10 @@ class Calls:
         yield self.many, lambda: complete(b"ids", Asked("batch-7", TODAY), 20)
         yield 1, lambda: complete(b"ids", Asked("batch-7", TODAY), 21)
         yield 1, lambda: complete(b"others", Asked("batch-7", TODAY), 20)
-        yield 1, lambda: self.work.finish_batch(self.named, opened)
+        for anyhow in (False, True):
+            place = Place(b"before", b"portion", 9)
+            yield 1, partial(self.work.advance_batch, self.me, self.named, place, anyhow=anyhow)
+        yield 1, lambda: self.work.finish_batch(self.named, opened, b"ids")
         yield 20, lambda: self.work.read_parts(self.named, opened, b"ids")
 
     def of_runs(self) -> Iterator[Call]:

@@ -330,9 +330,12 @@ def inherit(q: Both) -> Steps:
     return True
 
 
+_PREFIXES = (b"none", b"these", b"two", b"three", b"four")
+
+
 def batch(q: Both) -> Steps:
     """Runs of two batches, and where their tasks are worked on."""
-    name, _ = q.somebody()
+    name, incarnation = q.somebody()
     key, batch = q.random.choice(((b"of its ids", None), (b"of its name", "b")))
     asked = {
         "date": q.random.choice((None, None, *_DATES)),
@@ -342,7 +345,11 @@ def batch(q: Both) -> Steps:
         "total": q.random.choice((0, 1, TOKENS)),
         "ids_key": q.random.choice((b"these", b"these", b"those")),
     }
-    yield "find_complete", asked
+    is_stream = batch is not None and q.random.random() < 0.7
+    if is_stream:
+        asked |= {"total": None, "ids_key": b"none"}
+    if not is_stream:
+        yield "find_complete", asked
     yield "lock_batch", {"lock": key.hex()}
     ((opened,), _) = yield "begin_batch", {**asked, "node": name}
     tokens = q.some()
@@ -356,9 +363,22 @@ def batch(q: Both) -> Steps:
             "token_ids": int_array(tokens),
         },
     )
+    if q.random.random() < 0.5:
+        says = {"name": name, "incarnation": incarnation, "runs": run["this_run"]}
+        yield "announce_runs", says
+    while is_stream and q.random.random() < 0.6:
+        at = q.random.randrange(4)
+        place = {"before_key": _PREFIXES[at], "ids_key": _PREFIXES[at + 1], "taken": at}
+        yield "advance_batch", {
+            **run, **place, "node": name, "incarnation": incarnation,
+            "anyhow": q.random.random() < 0.3,
+        }  # fmt: skip
+        yield "find_strays", {**run, **place, "token_ids": int_array(tokens)}
+        yield "read_parts", {**run, "ids_key": q.random.choice(_PREFIXES)}
     yield "read_parts", {**run, "ids_key": q.random.choice((b"these", b"those"))}
     if q.random.random() < 0.5:
-        yield "finish_batch", {**run, "channel": q.random.choice(("sync_changes", None))}
+        finished = {"channel": q.random.choice(("sync_changes", None))}
+        yield "finish_batch", {**run, **finished, "ids_key": q.random.choice(_PREFIXES)}
     return q.random.random() < 0.8
 
 

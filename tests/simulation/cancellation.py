@@ -8,13 +8,15 @@ until it ends before that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import psycopg
 
 from jobsync_async import CoordinationError, Job, StoreUnavailable, UsageError
+from jobsync_async.work import portions
 from jobsync_async.work.claims import Claim
 from tests.simulation.driver import Connection
 from tests.simulation.faults import Profile
@@ -236,6 +238,16 @@ async def run_batch(job: Job) -> None:
     await job.run_batch([task for task in range(24) if job.owns(task % 12)], handle, concurrency=2)
 
 
+async def run_stream(job: Job) -> None:
+    async def stream() -> AsyncIterator[int]:
+        for task in range(24):
+            if job.owns(task % 12):
+                yield task
+
+    with patch.object(portions, "PORTION", 6):
+        await job.run_batch(stream(), handle, name="stream", concurrency=2)
+
+
 async def drain(job: Job) -> None:
     try:
         await job.drain()
@@ -264,7 +276,7 @@ async def status(job: Job) -> None:
 
 
 _MADE: tuple[Make, ...] = (
-    stop, body, claim, fence, add_tasks, token_changes, run_owned, run_batch, drain, undrain, pins,
-    status
+    stop, body, claim, fence, add_tasks, token_changes, run_owned, run_batch, run_stream, drain,
+    undrain, pins, status
 )  # fmt: skip
 COROUTINES: dict[str, Make | None] = {"start": None, **{make.__name__: make for make in _MADE}}  # type: ignore[attr-defined]

@@ -482,6 +482,17 @@ _TABLE = (
         _script(batches.answers_lost),
     ),
     Rule(
+        "what came before a portion is not counted in it",
+        batches.NOT_ALL,
+        _script(batches.a_stream_with_a_crash),
+        batches.nothing_came_before,
+    ),
+    Rule(
+        "who works elsewhere says so before",
+        batches.NOT_ALL,
+        _script(batches.a_stream_after_other_ids),
+    ),
+    Rule(
         "a batch is a name and a date",
         batches.NOT_ALL,
         _script(batches.two_over_the_same_ids),

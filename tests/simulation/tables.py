@@ -83,18 +83,22 @@ class Claim(NamedTuple):
 
 class Batch(NamedTuple):
     name: str | None
-    total: int
+    total: int | None
     started_at: dt.datetime
     started_by: str
     finished: bool = False
     ids_key: bytes | None = None
     clean: bool | None = None
+    before_key: bytes | None = None
+    mixed: bool = False
 
 
 class Part(NamedTuple):
     node: str
     completed: int = 0
     otherwise: int = 0
+    ids_key: bytes | None = None
+    taken: int | None = None
 
 
 class Token(NamedTuple):

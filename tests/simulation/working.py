@@ -119,8 +119,8 @@ def _count(q: Asked, *, completed: int = 0, otherwise: int = 0) -> None:
     if completed or otherwise:
         key = (q.batch_key, q.date, q.incarnation)
         part = q.tx.row("batch_part", key) or Part(q.node)
-        counted = Part(part.node, part.completed + completed, part.otherwise + otherwise)
-        q.tx.write("batch_part", key, counted)
+        counted = (part.completed + completed, part.otherwise + otherwise)
+        q.tx.write("batch_part", key, part._replace(completed=counted[0], otherwise=counted[1]))
 
 
 @statement
@@ -241,6 +241,7 @@ def find_complete(q: Asked) -> Result:
         row is None
         or not row.finished
         or row.ids_key != q.ids_key
+        or row.mixed
         or (q.date is None and opened)
         or not parts
         or sum(part.completed for part in parts) < q.total
@@ -261,13 +262,18 @@ def begin_batch(q: Asked) -> Result:
     date = q.date or max(dates, default=None) or fresh
     row = q.tx.row("batch", (q.batch_key, date))
     begun = Batch(q.name, q.total, moment(q.now), q.node, False, q.ids_key)
+    is_stream = q.total is None
     if row is None:
         empty = all(day != date for day, _ in q.tx.view().audit)
         row = begun._replace(clean=q.name is not None or empty)
-    elif row.finished:
-        row = begun._replace(name=row.name, ids_key=row.ids_key, clean=False)
-    same = row.ids_key is None or row.ids_key == q.ids_key
-    row = row._replace(total=q.total, ids_key=q.ids_key if same else b"")
+    else:
+        mixed = row.mixed or (row.finished if is_stream else row.ids_key != q.ids_key)
+        if row.finished:
+            kept = {"name": row.name, "before_key": row.before_key}
+            row = begun._replace(clean=False, **kept)
+        elif not is_stream:
+            row = row._replace(total=q.total, ids_key=q.ids_key)
+        row = row._replace(mixed=mixed)
     q.tx.write("batch", (q.batch_key, date), row)
     opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
     return Result(
@@ -276,11 +282,35 @@ def begin_batch(q: Asked) -> Result:
 
 
 @quick
+def advance_batch(q: Asked) -> Result:
+    row = q.tx.row("batch", (q.batch_key, q.date))
+    moved = (
+        row is not None and row.ids_key != q.ids_key and (row.ids_key == q.before_key or q.anyhow)
+    )
+    if moved:
+        mixed = row.mixed or (
+            row.ids_key != q.before_key and q.keeps("who works elsewhere says so before")
+        )
+        place = {"total": q.taken, "ids_key": q.ids_key, "before_key": q.before_key}
+        row = row._replace(**place, finished=False, mixed=mixed)
+        q.tx.write("batch", (q.batch_key, q.date), row)
+        if q.channel is not None:
+            q.tx.notices.append("batch")
+    there = row is not None and row.ids_key == q.ids_key
+    key = (q.batch_key, q.date, q.incarnation)
+    part = q.tx.row("batch_part", key) or Part(q.node)
+    q.tx.write("batch_part", key, part._replace(ids_key=q.ids_key, taken=q.taken))
+    told = "" if moved and q.channel is not None else None
+    return Result(rows("there pg_notify", [(there, told)]))
+
+
+@quick
 def finish_batch(q: Asked) -> Result:
     row = q.tx.row("batch", (q.batch_key, q.date))
     if row is None or row.finished or row.started_at != q.started_at:
         return Result()
-    q.tx.write("batch", (q.batch_key, q.date), row._replace(finished=True))
+    mixed = row.mixed or row.ids_key != q.ids_key
+    q.tx.write("batch", (q.batch_key, q.date), row._replace(finished=True, mixed=mixed))
     if q.channel is not None:
         q.tx.notices.append("batch")
     return Result(rows("pg_notify", [("" if q.channel is not None else None,)]))
@@ -302,9 +332,12 @@ def read_parts(q: Asked) -> Result:
     )
     uncounted = any(node.said_by != node.incarnation for node in view.node.values())
     counted = (sum(part.completed for part in parts), sum(part.otherwise for part in parts))
-    other_ids = row is None or row.ids_key != q.ids_key
-    told = (*counted, finished, others, other_ids, uncounted)
-    return Result(rows("completed otherwise finished other_dates other_ids uncounted", [told]))
+    there = row is not None and row.ids_key == q.ids_key
+    moved_on = row is not None and not there and row.before_key == q.ids_key
+    other_ids = row is None or row.mixed or not (there or moved_on)
+    told = (*counted, finished, others, other_ids, uncounted, moved_on)
+    names = "completed otherwise finished other_dates other_ids uncounted moved_on"
+    return Result(rows(names, [told]))
 
 
 def _runs(node: Node, run: dict[str, str | None]) -> bool:
@@ -334,3 +367,21 @@ def find_dates(q: Asked) -> Result:
             if date != q.date and q.name is not None:
                 found |= {(name, date) for name in names if _runs(view.node[name], says)}
     return Result(rows("node date", sorted(found)))
+
+
+@quick
+def find_strays(q: Asked) -> Result:
+    view, found = q.tx.view(), set()
+    for number in numbers(q.token_ids):
+        token = view.token.get(number)
+        for node in view.node.values() if token else ():
+            part = view.batch_part.get((q.batch_key, q.date, node.incarnation))
+            if (
+                node.incarnation == token.incarnation
+                and _runs(node, json.loads(q.this_run)[0])
+                and part is not None
+                and part.ids_key not in (None, q.ids_key)
+                and part.taken >= q.taken
+            ):
+                found.add((node.name,))
+    return Result(rows("node", sorted(found)))

@@ -7,6 +7,7 @@ import pytest
 import jobsync_async
 
 NAMES = {
+    "BatchCounts",
     "BatchResult",
     "Claim",
     "ClusterNotFormed",

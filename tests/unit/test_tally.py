@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobsync_async.core.batch_ids import HERE, BatchIds
-from jobsync_async.core.runs import Parts, Tally
+from jobsync_async.core.runs import Before, Parts, Tally
 from jobsync_async.work.others import Others
 
 
@@ -73,3 +73,59 @@ def test_all_is_never_taken_for_done_while_an_id_is_open(seed):
             something_happens()
             tally.looked(asked, now(), done)
     assert tally.may_be_done(now())
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_was_given_up_may_be_completed_yet_before_and_among_these_ids(seed):
+    """A portion of a stream, and some of what came before. An id may come twice: who begins it
+    again finds it complete, and counts that in another way."""
+    random, size = Random(seed), 8
+    earlier = [random.randrange(30) for _ in range(random.randrange(12))]
+    here = random.sample(range(30), size)
+    complete: set[int] = set()
+    failed: set[int] = set()
+    otherwise = 0
+
+    def end(number: int) -> None:
+        nonlocal otherwise
+        if number in complete:
+            otherwise += 1
+            return
+        failed.discard(number)
+        if random.random() < 0.2:
+            otherwise += 1
+            failed.add(number)
+        else:
+            complete.add(number)
+
+    def something_happens() -> None:
+        if random.random() < 0.6:
+            end(random.choice([*here, *failed]))
+
+    def look() -> None:
+        asked, seen = now(), 0
+        for number in here:
+            something_happens()
+            seen += number in complete
+        tally.looked(asked, now(), seen)
+
+    def now() -> Parts:
+        return parts(len(complete), otherwise)
+
+    for number in earlier:  # all of it is done with
+        end(number)
+    tally = Tally(size, Before(len(earlier), sum(number in failed for number in earlier)))
+    if otherwise:
+        look()
+    for _ in range(60):
+        something_happens()
+        assert tally.all_done(now()) <= (set(here) <= complete)
+        if random.random() < 0.2:
+            look()
+    assert tally.may_be_done(now()) or not set(here) <= complete | failed
+
+
+def test_who_has_moved_on_counts_other_ids_too():
+    tally = Tally(10)
+    assert tally.all_done(parts(10))
+    assert not tally.all_done(parts(10)._replace(moved_on=True))

@@ -16,6 +16,8 @@ SETTINGS = (
     f"{_SETTINGS}test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on",
 )
 AHEAD = ("tests/integration/test_batch_ahead.py",)
+STREAMS = ("tests/integration/test_batches_of_streams.py",)
+TALLY = ("tests/unit/test_tally.py",)
 POISON = ("tests/integration/test_poison.py",)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)

@@ -12,6 +12,8 @@ from tests.mutants.catalogue.suites import (
     QUERIES,
     SIMULATION,
     STATEMENTS,
+    STREAMS,
+    TALLY,
     UNIT,
     UNIT_RUNS,
     rule,
@@ -205,13 +207,64 @@ MUTANTS = (
         AHEAD,
     ),
     Mutant(
-        "what is done with is counted after it is asked how far the run is",
+        "what is complete is counted after it is asked how far the run is",
         "work/others.py",
-        "        done = len(self._ids) - self._ids.count(OPEN)\n"
-        "        self._tally.looked(asked, await self._run.read_parts(), done)",
+        "        complete = self._ids.count(HERE) + self._ids.count(ELSEWHERE)\n"
+        "        self._tally.looked(asked, await self._run.read_parts(), complete)",
         "        known = await self._run.read_parts()\n"
-        "        self._tally.looked(asked, known, len(self._ids) - self._ids.count(OPEN))",
-        ("tests/unit/test_tally.py",),
+        "        complete = self._ids.count(HERE) + self._ids.count(ELSEWHERE)\n"
+        "        self._tally.looked(asked, known, complete)",
+        TALLY,
+    ),
+    Mutant(
+        "what was given up counts as complete",
+        "work/others.py",
+        "complete = self._ids.count(HERE) + self._ids.count(ELSEWHERE)",
+        "complete = len(self._ids) - self._ids.count(OPEN)",
+        AHEAD,
+    ),
+    Mutant(
+        "what was given up before a portion is forgotten",
+        "core/runs.py",
+        "self._complete = complete - self._failed_before",
+        "self._complete = complete",
+        TALLY,
+        quick=True,
+    ),
+    Mutant(
+        "what is counted in the next portion counts in this one",
+        "core/runs.py",
+        "return not parts.moved_on and self.counted(parts)",
+        "return self.counted(parts)",
+        TALLY,
+    ),
+    Mutant(
+        "who begins ids elsewhere in a stream does not say so",
+        QUERIES,
+        "mixed = b.mixed OR b.ids_key <> %(before_key)s",
+        "mixed = b.mixed",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a shorter stream ends the run for those who are further",
+        QUERIES,
+        "SET finished_at = now(), mixed = mixed OR ids_key <> %(ids_key)s",
+        "SET finished_at = now()",
+        STATEMENTS,
+    ),
+    Mutant(
+        "a portion that the run has left is begun without a look",
+        "work/others.py",
+        "if there and self._run.opened.clean and not asked.otherwise:",
+        "if self._run.opened.clean and not asked.otherwise:",
+        STREAMS,
+    ),
+    Mutant(
+        "all of a stream is kept",
+        "work/batch.py",
+        "        self._ids.forget()\n",
+        "",
+        STREAMS,
     ),
     Mutant(
         "other ids under one name are counted as these",
@@ -223,9 +276,9 @@ MUTANTS = (
     Mutant(
         "who begins a batch over other ids leaves no trace",
         QUERIES,
-        "THEN excluded.ids_key ELSE '' END",
-        "THEN excluded.ids_key ELSE b.ids_key END",
-        AHEAD,
+        "ELSE b.ids_key <> excluded.ids_key END,",
+        "ELSE false END,",
+        STATEMENTS,
     ),
     Mutant(
         "what is set aside is told to its owner alone",
