@@ -172,14 +172,15 @@ class Ahead:
                 self._wanted.clear()
 
     def _take(self, most: int) -> list[Piece]:
-        pieces = []
-        for number in self._ids.take(most, self._worker.owns):
-            piece = self.hold(number)
-            piece.on_going = self._on_going
-            if self._worker.turns.first(piece.task) is None:
-                pieces.append(piece)
-            else:  # somebody else in this worker is at work on it
-                self._one_by_one(number)
+        pieces: list[Piece] = []
+        while not pieces and (numbers := self._ids.take(most, self._worker.owns)):
+            for number in numbers:
+                piece = self.hold(number)
+                piece.on_going = self._on_going
+                if self._worker.turns.first(piece.task) is None:
+                    pieces.append(piece)
+                else:  # somebody else in this worker is at work on it
+                    self._one_by_one(number)
         return pieces
 
     async def _begin(self, pieces: Sequence[Piece]) -> None:
