@@ -32,11 +32,11 @@ _YESTERDAY, _TODAY = "current_date - 1", "current_date"
 def measure(postgres: EmbeddedPostgres, sides: Sequence[Side], quick: bool) -> list[Result]:
     side, dsn = sides[0], postgres.dsn
     return [
+        *_waiting(postgres, side, quick),  # before the server has anything else to tidy up
         *_beside_others(dsn, side, quick),
         *_beside_the_ideal(dsn, side, quick),
         *_growing(dsn, side, quick),
         *_beside_old_rows(dsn, side, quick),
-        *_waiting(postgres, side, quick),
     ]
 
 

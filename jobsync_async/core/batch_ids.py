@@ -14,7 +14,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import compress, count
+from itertools import compress, count, islice
 
 from jobsync_async.core.hashing import ids_key, task_sum
 from jobsync_async.core.ids import id_texts, unequal_texts
@@ -39,11 +39,12 @@ class BatchIds:
     def __init__(self, before: int = 0) -> None:
         self.ids: Sequence[Hashable] = ()
         self.texts: Sequence[str] = ()
-        self._ids: list[Hashable] = []
-        self._texts: list[str] = []
         self.tokens = array("I")
         self.errors: dict[int, str] = {}
+        # By text, in the order of coming. Of plain strings nothing else is kept meanwhile: the
+        # collector looks through each list, each time.
         self._numbers: dict[str, int] = {}
+        self._ids: list[Hashable] | None = None
         # Ids that came together with some that are no strings: those may be equal to others.
         self._others: dict[Hashable, str] = {}
         self.sum = before
@@ -63,39 +64,40 @@ class BatchIds:
         """
         given = [task_id_of(each) for each in ids]
         texts = id_texts(given, codec)
-        if texts is given and not self._others:
-            new = dict.fromkeys(text for text in texts if text not in self._numbers)
-            self._add(new, new)
+        if texts is given and self._ids is None:
+            self._add(dict.fromkeys(text for text in texts if text not in self._numbers))
         else:
-            different = self._different(given, texts)
-            self._add(different, different.values())
+            if self._ids is None:
+                self._ids = list(self._numbers)
+            different = self._different(given, texts, self._ids)
+            self._add(different)
+            self._ids += different.values()
 
-    def _different(self, ids: Iterable[Hashable], texts: Iterable[str]) -> dict[str, Hashable]:
+    def _different(
+        self, ids: Iterable[Hashable], texts: Iterable[str], known: Sequence[Hashable]
+    ) -> dict[str, Hashable]:
         different: dict[str, Hashable] = {}
         for task_id, text in zip(ids, texts, strict=True):
             if text in self._numbers or text in different:
                 continue
             other = self._others.setdefault(task_id, text)
             number = self._numbers.get(task_id)  # type: ignore[call-overload]
-            if other == text and number is not None and self._ids[number] == task_id:
-                other = self._texts[number]
+            if other == text and number is not None and known[number] == task_id:
+                other = next(islice(self._numbers, number, None))
             if other != text:
                 raise unequal_texts(other, text)
             different[text] = task_id
         return different
 
-    def _add(self, texts: Collection[str], ids: Iterable[Hashable]) -> None:
-        self._numbers.update(zip(texts, count(len(self._ids))))
+    def _add(self, texts: Collection[str]) -> None:
+        self._numbers.update(zip(texts, count(len(self._numbers))))
         self.sum += sum(map(task_sum, texts))
-        self._ids += ids
-        self._texts += texts
 
     def complete(self) -> None:
         """All ids have been taken in."""
-        # The collector looks into lists each time, and into tuples of strings once.
-        self.texts = tuple(self._texts)
-        self.ids = tuple(self._ids) if self._others else self.texts
-        self._ids, self._texts, self._numbers, self._others = [], [], {}, {}
+        self.texts = tuple(self._numbers)
+        self.ids = self.texts if self._ids is None else tuple(self._ids)
+        self._ids, self._numbers, self._others = None, {}, {}
         self._state = bytearray(len(self.ids))
         self._counts[OPEN] = len(self.ids)
 

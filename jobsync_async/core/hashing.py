@@ -13,7 +13,7 @@ bytes of the digest, as a big-endian number, modulo the number of tokens. ``md5`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from struct import Struct
@@ -39,6 +39,7 @@ def _function(name: str, *modules: str) -> Callable[..., Any]:
 # they cost no memory.
 _sha256 = _function("sha256", "_sha2", "_sha256", "hashlib")
 _md5 = _function("md5", "_md5", "hashlib")
+_last_four: Callable[[bytes], tuple[int]] = Struct(">28xI").unpack
 _first_eight: Callable[[bytes], tuple[int]] = Struct(">Q").unpack_from  # a big-endian number
 
 
@@ -141,10 +142,11 @@ def task_key(text: str, batch: str | None = None) -> bytes:
     return key
 
 
-def key_end(key: bytes) -> int:
-    """The last four bytes of a task's key, as a big-endian number. Of the sum of these over many
-    keys, the last four bytes tell which keys they are, but once in four billion times."""
-    return int.from_bytes(key[-4:], "big")
+def key_ends(texts: Iterable[str], batch: str | None = None) -> int:
+    """The sum of the ends of these tasks' keys: of the last four bytes of each, as a big-endian
+    number. The sum tells which keys they are, but once in four billion times."""
+    before = b"" if batch is None else f"{batch}\0".encode()
+    return sum([_last_four(_sha256(before + text.encode()).digest())[0] for text in texts])
 
 
 def name_key(name: str) -> bytes:

@@ -135,7 +135,7 @@ class Complete(NamedTuple):
     Attributes:
         date: the run's.
         tasks: how many they are.
-        ends: the sum of the ends of their keys, see `core.hashing.key_end`.
+        ends: the sum of the ends of their keys, see `core.hashing.key_ends`.
     """
 
     date: dt.date

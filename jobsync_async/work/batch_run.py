@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from jobsync_async.core.batch_ids import BatchIds
-from jobsync_async.core.hashing import key_end, name_key
+from jobsync_async.core.hashing import key_ends, name_key
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.rows import TaskProgress, Work
 from jobsync_async.core.runs import (
@@ -155,7 +155,7 @@ class BatchRun:
             return False
         run, ends = Run(found.date, self._asked.name, self._key), 0
         for texts in portions(ids.texts):
-            ends += sum(key_end(run.key(text)) for text in texts)
+            ends += key_ends(texts, self._asked.name)
             await anyio.lowlevel.checkpoint()
         if ends != found.ends:
             return False

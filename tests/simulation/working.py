@@ -7,7 +7,6 @@ import datetime as dt
 import json
 from typing import Any
 
-from jobsync_async.core.hashing import key_end
 from tests.simulation.records import moment, quick
 from tests.simulation.statements import Asked, Locked, Result, keys, numbers, rows, statement, texts
 from tests.simulation.tables import Batch, Claim, Node, Part
@@ -248,7 +247,9 @@ def find_complete(q: Asked) -> Result:
     ):
         return Result()
     complete = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
-    return Result(rows("date tasks ends", [(date, len(complete), sum(map(key_end, complete)))]))
+    return Result(
+        rows("date tasks ends", [(date, len(complete), sum(_end(key) for key in complete))])
+    )
 
 
 @quick
