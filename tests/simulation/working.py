@@ -247,9 +247,8 @@ def find_complete(q: Asked) -> Result:
     ):
         return Result()
     complete = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
-    return Result(
-        rows("date tasks ends", [(date, len(complete), sum(_end(key) for key in complete))])
-    )
+    ends = sum(int.from_bytes(key[-4:], "big") for key in complete)
+    return Result(rows("date tasks ends", [(date, len(complete), ends)]))
 
 
 @quick
