@@ -63,7 +63,8 @@ async def agree(jobs: Cluster) -> None:
                 for worker, beat in zip(workers, beats, strict=True)
             )
             and all(
-                not job._engine.store._heartbeat_link._connection.closed
+                (connection := job._engine.store._heartbeat_link._connection) is not None
+                and not connection.closed
                 for job in jobs.jobs.values()
             )
         ):
