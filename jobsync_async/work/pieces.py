@@ -45,18 +45,11 @@ class Piece(Holding):
         on_going: called when that is so, once; None while its handler runs.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        ids: BatchIds,
-        number: int,
-        fence: str | None,
-        on_going: Callable[[Piece], None] | None,
-    ) -> None:
+    def __init__(self, worker: Worker, ids: BatchIds, number: int, fence: str | None) -> None:
         super().__init__(worker, ids.ids[number], ids.texts[number], ids.tokens[number], fence)
         self.number = number
         self.begun = self.going = False
-        self.on_going = on_going
+        self.on_going: Callable[[Piece], None] | None = None
 
     @property
     def work(self) -> Work:
@@ -151,7 +144,7 @@ class Ahead:
 
     def hold(self, number: int) -> Piece:
         """A piece for a number, not entered yet, that is not begun ahead."""
-        return Piece(self._worker, self._ids, number, self._fence, None)
+        return Piece(self._worker, self._ids, number, self._fence)
 
     def _on_going(self, piece: Piece) -> None:
         if piece.begun:  # else whoever begins it sees that

@@ -63,7 +63,9 @@ async def test_of_a_plan_that_is_given_up_half_way_nothing_is_lost(jobs, admin, 
     assert await cursor.fetchone() == (0,)
 
 
-async def test_what_a_plan_did_not_give_away_after_all_is_its_owners_again(config, monkeypatch):
+def plans_fail(monkeypatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """From now on, plans fail half way: set when one has, and to be set when they are not to any
+    more."""
     finish, failed, free = Leading._finish, asyncio.Event(), asyncio.Event()
 
     async def fail(self, *args):
@@ -72,8 +74,13 @@ async def test_what_a_plan_did_not_give_away_after_all_is_its_owners_again(confi
             raise StoreUnavailable("the disk is full")
         await finish(self, *args)
 
+    monkeypatch.setattr(Leading, "_finish", fail)
+    return failed, free
+
+
+async def test_what_a_plan_did_not_give_away_after_all_is_its_owners_again(config, monkeypatch):
     async with Job("a", config) as a:
-        monkeypatch.setattr(Leading, "_finish", fail)
+        failed, free = plans_fail(monkeypatch)
         joining = asyncio.ensure_future(Job("b", config).start())
         with anyio.fail_after(10):
             await failed.wait()
@@ -90,16 +97,8 @@ async def test_what_stays_after_all_is_had_at_once_where_the_next_plan_changes_n
     """The next plan is announced to nobody, and the next heartbeat is seconds away."""
     (a,) = await jobs.start("a")
     (b,) = await jobs.start("b")
-    finish, failed, free = Leading._finish, asyncio.Event(), asyncio.Event()
-
-    async def fail(self, *args):
-        if not free.is_set():
-            failed.set()
-            raise StoreUnavailable("the disk is full")
-        await finish(self, *args)
-
     task = next(task for task in range(10_000) if a.owns(task))
-    monkeypatch.setattr(Leading, "_finish", fail)
+    failed, free = plans_fail(monkeypatch)
     pinned_sec = 0.5
     await b.register_lock(str(task), "b", expires_in_days=pinned_sec / 86_400)
     with anyio.fail_after(10):
