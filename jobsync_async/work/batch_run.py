@@ -44,7 +44,7 @@ T = TypeVar("T")
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 _MOST_AT_ONCE = 10_000
 # The event loop is held for no longer than so many ids take.
-_AT_A_TIME = 2_000
+AT_A_TIME = 2_000
 # What holds up a token while others wait for it must be short.
 _LET_GO_SEC = 0.5
 
@@ -352,7 +352,7 @@ async def taken_in(ids: Iterable[TaskOrId], codec: str) -> BatchIds:
     """All ids of a batch, some at a time; without their tokens. Raises ConfigError for those that
     cannot be ids."""
     batch, every = BatchIds(), iter(ids)
-    while some := list(islice(every, _AT_A_TIME)):
+    while some := list(islice(every, AT_A_TIME)):
         batch.add(some, codec)
         await anyio.lowlevel.checkpoint()
     batch.complete()
@@ -363,7 +363,7 @@ async def all_of(batch: BatchIds, state: int) -> frozenset[Hashable]:
     """The ids in a state, as a set. That of many is made in a thread, and one by one, so that the
     thread lets the event loop go on."""
     found = batch.in_state(state)
-    if batch.count(state) <= 10 * _AT_A_TIME:
+    if batch.count(state) <= 10 * AT_A_TIME:
         return frozenset(found)
     # The limit of its own: user code may use up the other.
     limiter = anyio.CapacityLimiter(1)
@@ -372,5 +372,5 @@ async def all_of(batch: BatchIds, state: int) -> frozenset[Hashable]:
 
 async def find_tokens(batch: BatchIds, token_of: Callable[[Any], int]) -> None:
     """The tokens of all ids, some at a time. Raises ConfigError for ids that have none."""
-    while batch.hash_tokens(_AT_A_TIME, token_of):
+    while batch.hash_tokens(AT_A_TIME, token_of):
         await anyio.lowlevel.checkpoint()

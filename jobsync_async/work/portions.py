@@ -25,7 +25,7 @@ from jobsync_async.errors import UsageError
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.types import BatchCounts, TaskOrId
 from jobsync_async.work.batch import Batch
-from jobsync_async.work.batch_run import BatchRun, find_tokens
+from jobsync_async.work.batch_run import AT_A_TIME, BatchRun, find_tokens
 from jobsync_async.work.handlers import apart
 from jobsync_async.work.order import Order
 from jobsync_async.work.progress import BatchProgress, Reporter
@@ -34,8 +34,6 @@ PORTION = 50_000
 """So many ids are a portion, of whatever release the workers are: it is where they meet."""
 
 _MOST_ERRORS = 10_000
-# So many ids are taken in before other tasks have their turn.
-_AT_A_TIME = 2_000
 
 
 class Portions:
@@ -178,7 +176,7 @@ class _Source:
         some: list[TaskOrId] = []
         async for each in stream:
             some.append(each)
-            if len(some) < min(_AT_A_TIME, room):
+            if len(some) < min(AT_A_TIME, room):
                 continue
             into.add(some, codec)
             room -= len(some)
