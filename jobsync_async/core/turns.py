@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, TypeVar
 
 W = TypeVar("W")
@@ -16,11 +15,11 @@ class Turns(Generic[W]):
     """A line for each task, first come, first served; who stands first works."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[W]] = {}
+        self._lines: dict[str, list[W]] = {}
 
     def join(self, task: str, who: W) -> None:
         """`who` wants to work on the task."""
-        self._lines.setdefault(task, deque()).append(who)
+        self._lines.setdefault(task, []).append(who)
 
     def leave(self, task: str, who: W) -> bool:
         """`who` is done, or does not want to wait any more. True when somebody still stands in the

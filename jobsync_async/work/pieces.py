@@ -30,7 +30,7 @@ from jobsync_async.work.holding import Holding
 _MOST_AT_ONCE = 2_000
 _MOST_BEHIND = 4_000
 # Completions that come within this are recorded together, unless somebody waits for one.
-_PACE_SEC = 0.02
+_PACE_SEC = 0.05
 # How long a batch that is cut off waits for what its handlers have done to be recorded.
 _LAST_WORDS_SEC = 1.0
 
