@@ -101,7 +101,7 @@ class HandlerRunner:
             self._outcome(task, claim, cut=True)
             raise
         finally:
-            interruption.end()
+            holding.rests()
         if steps.blocked_sec:
             self._tell_blocked(claim, steps.blocked_sec)
         outcome = self._outcome(task, claim, cut=interruption.count > 0)

@@ -167,10 +167,7 @@ class Holding(Generic[Id_co]):
             worker.metrics.claims_lost += 1
             claim._why_lost = claim._why_lost or "the lease is over"
         claim._open = False
-        if self._interruption is not None:
-            self._interruption.end()
-            # Its task's context knows this. In a circle, all of it would wait for the collector.
-            self._interruption = None
+        self.rests()
         worker.metrics.claims_active -= 1
         if worker.ownership.leave(claim.token_id, self):
             worker.user_left()
@@ -204,6 +201,13 @@ class Holding(Generic[Id_co]):
             interruption.begin()
         elif self._on_revoke == "cancel" and self.claim.leaving is not None:
             interruption.once()
+
+    def rests(self) -> None:
+        """Nobody works on it, or not any more."""
+        if self._interruption is not None:
+            self._interruption.end()
+            # Its task's context knows this. In a circle, all of it would wait for the collector.
+            self._interruption = None
 
     def ask_to_end(self, why: Leaving) -> None:
         """Let `Claim.leaving` say why whoever works on it is to end."""
