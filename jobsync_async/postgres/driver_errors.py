@@ -31,6 +31,10 @@ _SCHEMA = (
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
 
 
+class TakesNoWrites(StoreUnavailable):
+    """The server is a standby, or was made read-only."""
+
+
 class VersionRefused(SchemaError):
     """The tables refuse this version: it does not help to wait."""
 
@@ -56,7 +60,7 @@ def translated() -> Iterator[None]:
             "database with ENCODING 'UTF8'"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
-        raise StoreUnavailable(
+        raise TakesNoWrites(
             "the server accepts no writes (a standby, or default_transaction_read_only is on); "
             "connect to the primary, for example with several hosts and "
             "target_session_attrs=read-write"

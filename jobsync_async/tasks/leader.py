@@ -22,6 +22,7 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.tasks.outages import LEADING
 from jobsync_async.tasks.rebalance import released
 from jobsync_async.tasks.worker import Worker
 
@@ -66,10 +67,12 @@ class LeaderMonitor:
         while True:
             try:
                 wait_until = await self._step()
-                failures = 0
+                if failures:
+                    failures = 0
+                    worker.outages.succeeded(LEADING)
             except StoreError as error:
                 failures += 1
-                wait_sec = worker.put_off("the leader's work is put off", error, failures, 0.5)
+                wait_sec = worker.outages.wait_after(LEADING, error, failures, 0.5)
                 # what was written is not known: read everything before deciding again
                 self._forget_state()
                 wait_until = worker.clock() + wait_sec
@@ -104,7 +107,8 @@ class LeaderMonitor:
         worker.look_schedule.done(worker.clock())
         try:
             beats = await self._membership.read_beats()
-        except StoreError:
+        except StoreError as error:
+            self._log.debug("cannot look at the others' beats: %s", error)
             # a heartbeat tries again, and has a session again, which is watched where that matters
             worker.beat_wanted.set()
             return
