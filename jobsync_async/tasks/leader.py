@@ -24,6 +24,7 @@ from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.tasks.outages import LEADING
 from jobsync_async.tasks.rebalance import released
+from jobsync_async.tasks.traces import traced
 from jobsync_async.tasks.worker import Worker
 
 # Every heartbeat's answer is checked against the picture. Once in so many check intervals the
@@ -207,9 +208,11 @@ class LeaderMonitor:
             return distribution
 
         try:
-            outcome = await self._leading.rebalance(
-                me, worker.term, expire, state.version, state.pin_version, decide
-            )
+            with traced(worker.tracer, "rebalance", term=worker.term) as facts:
+                outcome = await self._leading.rebalance(
+                    me, worker.term, expire, state.version, state.pin_version, decide
+                )
+                facts.update(_facts_of(outcome))
         finally:
             if given and worker.identity == me:
                 if outcome is None:  # what was committed is not known
@@ -290,3 +293,15 @@ class LeaderMonitor:
                     "matches"
                 )
                 self._log.warning(text, token, patterns, token_id=token, patterns=patterns)
+
+
+def _facts_of(outcome: RebalanceOutcome | None) -> dict[str, object]:
+    """For its span; none where nothing was written."""
+    if outcome is None or not outcome.wrote or (distribution := outcome.distribution) is None:
+        return {}
+    return {
+        "reason": distribution.reason,
+        "tokens": distribution.moved - outcome.skipped,
+        "workers": distribution.nodes_after,
+        "expired": outcome.expired or None,
+    }

@@ -83,6 +83,9 @@ def released(worker: Worker, tokens: Collection[int], waited_sec: float, took_se
     worker.metrics.handoffs += len(tokens)
     worker.metrics.handoff_sec = waited_sec
     worker.metrics.handoff_duration.observe(waited_sec + took_sec)
+    if worker.tracer is not None:
+        span = worker.tracer.begin("hand_off", ago_sec=waited_sec + took_sec, tokens=len(tokens))
+        span.end("completed")
     worker.wake_waiters()
 
 

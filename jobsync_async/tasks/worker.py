@@ -22,6 +22,7 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.metrics import Metrics
 from jobsync_async.tasks.outages import OutageLog
 from jobsync_async.tasks.runners import Runners
+from jobsync_async.tasks.traces import Tracer
 from jobsync_async.tasks.users import InTurn, Stream, User, work_of
 
 # When PostgreSQL is back, everybody is to have agreed again within a second.
@@ -50,6 +51,7 @@ class Worker:
         streams: the open readers of changes. runners: what it runs. turns: who works on which task
             here.
         outages: what knows whether PostgreSQL is out of reach, and says so.
+        tracer: what shows spans of what goes on here.
         batch_ends: how often it was told that a batch has ended somewhere.
         started: the job's start is over: what is refused from now on may be allowed again.
         ended: the worker has left and will not own anything again.
@@ -99,8 +101,14 @@ class Worker:
         self.lease_extended: asyncio.Event = asyncio.Event()
         self.runners: Runners = Runners(self.sync_wanted.set)
         self.outages: OutageLog = OutageLog(self)
+        self.tracer: Tracer | None = None
         self._changed: asyncio.Event = asyncio.Event()
         self._log = WorkerLog(__name__, name)
+
+    def shown_as(self, before: Worker) -> None:
+        """Whoever was shown that one is shown this one, which takes its place."""
+        self.tracer = before.tracer
+        self.metrics.shown_as(before.metrics)
 
     # -- what is true now --------------------------------------------------------------------------
 

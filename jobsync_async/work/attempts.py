@@ -16,6 +16,7 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.texts import error_text
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import Runner
 from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.work.pieces import Piece
 
@@ -27,11 +28,12 @@ class Attempts:
 
     Args:
         most: how often it may fail for an id.
+        name: the batch's.
     """
 
-    def __init__(self, worker: Worker, handler: Handler, most: int) -> None:
+    def __init__(self, worker: Worker, handler: Handler, most: int, name: str | None) -> None:
         self._log = WorkerLog(__name__, worker.identity.name)
-        self._runner = HandlerRunner(worker, handler)
+        self._runner = HandlerRunner(worker, handler, Runner("batch", name))
         self._attempts = most
         self._failures: Counter[int] = Counter()
         self._errors: dict[int, str] = {}
@@ -40,7 +42,7 @@ class Attempts:
         """Call the handler, again if it fails; the last error's text, None when it succeeded."""
         number = piece.number
         while self._failures[number] < self._attempts:
-            outcome = await self._runner.run(piece)
+            outcome = await self._runner.run(piece, self._failures[number] + 1)
             # Told in the log. It may have succeeded all the same, as the tables will say.
             if outcome.blocked_sec:
                 self._failures[number] += 1

@@ -46,7 +46,7 @@ class Batch:
         self._order = order
         self._worker = order.worker
         self._tell = tell
-        self._call = Attempts(order.worker, order.handler, order.attempts)
+        self._call = Attempts(order.worker, order.handler, order.attempts, order.asked.name)
         # Of those that are not begun ahead: how many wait for a slot, or have one.
         self._busy = 0
         self._gate = Gate()
