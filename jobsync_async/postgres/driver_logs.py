@@ -6,12 +6,13 @@ from __future__ import annotations
 import logging
 
 POOL_NAME = "jobsync_async"
-_OURS = logging.getLogger("jobsync_async")
 
 
 class _Details(logging.Filter):
-    """Args:
-    kind: what our connections are.
+    """Lets pass what is not about our connections, and the rest for whoever wants details.
+
+    Args:
+        kind: the class of our connections.
     """
 
     def __init__(self, kind: type) -> None:
@@ -22,7 +23,7 @@ class _Details(logging.Filter):
         if record.levelno <= logging.DEBUG or not self._about_ours(record.args):
             return True
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
-        return _OURS.isEnabledFor(logging.DEBUG)
+        return logging.getLogger("jobsync_async").isEnabledFor(logging.DEBUG)
 
     def _about_ours(self, args: object) -> bool:
         # A pool is told by its name. A transaction or a COPY has its connection.
