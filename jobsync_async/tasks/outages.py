@@ -106,17 +106,15 @@ class OutageLog:
 
     def _of_all(self, one: OutageNews) -> tuple[str, tuple[object, ...]]:
         ownership, left = self._worker.ownership, self._lease_left()
-        if one.over and ownership.known:
-            return "the outage is over after %.1f s: no token was lost", (one.seconds,)
         if one.over:
-            text = "the outage is over after %.1f s: the lease had ended, and its tokens are read"
-            return text, (one.seconds,)
+            lost = "its lease had ended, and it takes up its tokens again"
+            held = "no token was lost" if ownership.known else lost
+            return f"the outage is over after %.1f s: {held}", (one.seconds,)
+        began = "an outage began %.1f s ago: %s; "
         if left > 0:
-            text = (
-                "an outage began %.1f s ago: %s; %d tokens are held until the lease ends in %.1f s"
-            )
+            text = began + "%d tokens are held until the lease ends in %.1f s"
             return text, (one.seconds, one.error, len(ownership.grants), left)
-        return "an outage began %.1f s ago: %s; nothing is held", (one.seconds, one.error)
+        return began + "nothing is held", (one.seconds, one.error)
 
 
 def _of_one(one: OutageNews) -> tuple[str, tuple[object, ...]]:

@@ -111,7 +111,7 @@ async def test_a_lease_that_ends_in_an_outage_is_a_line_of_its_own(quick, caplog
     kinds = {"anna: an outage began", "anna: no heartbeat was ack", "anna: the outage is ove"}
     assert {next(kind for kind in kinds if line.startswith(kind)) for line in lines} == kinds
     assert len(lines) == 3
-    assert lines[-1].endswith("the lease had ended, and its tokens are read")
+    assert lines[-1].endswith("its lease had ended, and it takes up its tokens again")
 
 
 async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin, caplog):
