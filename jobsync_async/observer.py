@@ -13,14 +13,12 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.lease import Backoff
 from jobsync_async.core.observer_state import UNKNOWN, ClusterReading, ObserverState
-from jobsync_async.core.outages import OutageNews, Outages
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.host.finishing import finish_first
-from jobsync_async.postgres.observer import ObserverFeed
+from jobsync_async.postgres.observer import ObserverFeed, ObserverOutages
 from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.cluster_status import describe
-from jobsync_async.tasks.outages import kind_of
 from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 # A notification and a look by the clock may cross: only after this long is the notification taken
 # for missed.
 _CROSSING_SEC = 0.2
-_LOOKING = "looking"
 # After a notification that named a version that does not exist, others are not followed for so
 # long.
 _DISTRUST_SEC = 1.0
@@ -223,7 +220,7 @@ class _ClusterFollower:
         )
         self._due = 0.0
         self._tried_at: float | None = None  # when a look began that has not ended
-        self._outages = Outages(_LOOKING)
+        self._outages = ObserverOutages(self._channel, lease_clock)
         self._backoff = Backoff()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -293,39 +290,8 @@ class _ClusterFollower:
                 ):
                     raise
                 self.connected = False
-                logger.debug(
-                    "observing anew: %s",
-                    error,
-                    extra={"channel": self._channel, "failures": failures},
-                )
-                now, began = lease_clock(), self._tried_at
-                self._say(
-                    self._outages.failed(
-                        _LOOKING, kind_of(error), error, failures, began or now, now
-                    )
-                )
+                self._outages.failed(error, failures, self._tried_at)
                 await self._pause(wait_sec)
-
-    def _say(self, news: list[OutageNews]) -> None:
-        for one in news:
-            text = (
-                "the outage is over after %.1f s, in which %d looks failed"
-                if one.over
-                else "an outage began %.1f s ago, and %d looks have failed: %s"
-            )
-            logger.log(
-                logging.INFO if one.over else logging.WARNING,
-                text,
-                one.seconds,
-                one.failures,
-                *([] if one.over else [one.error]),
-                extra={
-                    "channel": self._channel,
-                    "outage": one.what,
-                    "seconds": round(one.seconds, 3),
-                    "failures": one.failures,
-                },
-            )
 
     async def _pause(self, seconds: float) -> None:
         """Wait for so long, or until `end`."""
@@ -383,7 +349,7 @@ class _ClusterFollower:
             look = await feed.read(UNKNOWN)
             state.update(look)
         self.connected, self._tried_at = True, None
-        self._say(self._outages.succeeded(_LOOKING, tried_at, lease_clock()))
+        self._outages.succeeded(tried_at)
         self._due = lease_clock() + self._interval_sec
         if state.looks != looks:
             self.tell()

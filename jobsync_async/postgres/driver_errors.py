@@ -9,7 +9,8 @@ import psycopg
 from psycopg import errors
 
 from jobsync_async import __version__
-from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
+from jobsync_async.core.outages import Kind
+from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.sql import TOO_OLD
 
 # What an SQLSTATE means for who sent a statement. Classes are its first two characters.
@@ -37,6 +38,13 @@ class TakesNoWrites(StoreUnavailable):
 
 class VersionRefused(SchemaError):
     """The tables refuse this version: it does not help to wait."""
+
+
+def kind_of(error: StoreError) -> Kind:
+    """Which kind of outage an error is a part of."""
+    if isinstance(error, SchemaError):
+        return "refused"
+    return "read-only" if isinstance(error, TakesNoWrites) else "away"
 
 
 @contextmanager

@@ -7,10 +7,10 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobsync_async.core.outages import Kind, OutageNews, Outages
+from jobsync_async.core.outages import OutageNews, Outages
 from jobsync_async.errors import SchemaError, StoreError
 from jobsync_async.host.logs import WorkerLog
-from jobsync_async.postgres.driver_errors import TakesNoWrites, VersionRefused
+from jobsync_async.postgres.driver_errors import VersionRefused, kind_of
 from jobsync_async.postgres.statement_context import ServerChanged
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ _MEANING = {
     PREDECESSOR: "nobody knows whether one is back",
     BATCH: "the batch waits",
 }
-
-
-def kind_of(error: StoreError) -> Kind:
-    """Which kind of outage an error is a part of."""
-    if isinstance(error, SchemaError):
-        return "refused"
-    return "read-only" if isinstance(error, TakesNoWrites) else "away"
 
 
 class OutageLog:

@@ -16,8 +16,7 @@ import pytest
 
 from jobsync_async import CoordinationConfig, Job, Observer, StoreUnavailable
 from jobsync_async.embedded import EmbeddedPostgres
-from jobsync_async.postgres.driver_errors import TakesNoWrites
-from jobsync_async.tasks.outages import kind_of
+from jobsync_async.postgres.driver_errors import TakesNoWrites, kind_of
 from jobsync_async.testing import Cluster
 from tests.handling import nothing
 
@@ -90,8 +89,8 @@ async def test_an_outage_of_five_seconds_is_two_lines_of_each_worker(caplog):
         assert over.failures > 5 and 5 <= over.seconds < 8
     looking = [record for record in said if not hasattr(record, "node")]
     assert [(r.name, r.levelname, r.outage) for r in looking] == [
-        ("jobsync_async.observer", "WARNING", "looking"),
-        ("jobsync_async.observer", "INFO", "looking"),
+        ("jobsync_async.postgres.observer", "INFO", "looking"),
+        ("jobsync_async.postgres.observer", "INFO", "looking"),
     ]
     details = {r.name for r in caplog.records if r.levelno == logging.DEBUG}
     assert {"psycopg.pool", "jobsync_async.tasks.outages"} <= details, "nothing is hidden"
@@ -123,7 +122,7 @@ async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin,
         await until(lambda: job.metrics.listener_reconnects > reconnects)
         await until(lambda: job.metrics.heartbeats > beats)
         await job.owner_of("x")
-        assert "heartbeat failed (1 in a row)" in caplog.text
+        assert "following changes failed (1 in a row)" in caplog.text
         assert texts(caplog) == []
 
 
