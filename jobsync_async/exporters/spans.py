@@ -6,7 +6,8 @@ a handler as a message is: ``messaging.…``. All else is ``jobsync.…``.
 * A call of a handler is the root of a trace of its own, with a link to what called ``run_batch`` or
   ``run_owned``. That is how the conventions have the processing of batches: one trace of all
   ids would be large, take hours, and be sampled as a whole.
-* All others are children of what goes on where they begin.
+* A claim is a child of what goes on around it.
+* What a worker does by itself is a root, whatever went on where it was started.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ from jobsync_async.tasks.traces import Outcome, Spanned
 class _Kind(NamedTuple):
     span: SpanKind
     operation: str | None = None
-    apart: bool = False
+    root: bool = True
+    linked: bool = False
 
 
 _KINDS: dict[Spanned, _Kind] = {
-    "claim": _Kind(SpanKind.CONSUMER, "process"),
-    "process": _Kind(SpanKind.CONSUMER, "process", apart=True),
+    "claim": _Kind(SpanKind.CONSUMER, "process", root=False),
+    "process": _Kind(SpanKind.CONSUMER, "process", linked=True),
     "hand_off": _Kind(SpanKind.INTERNAL),
     "rebalance": _Kind(SpanKind.INTERNAL),
 }
@@ -77,10 +79,10 @@ class _JobTracer:
         caller = get_current_span(before).get_span_context()
         span = self._tracer.start_span(
             f"{what} {facts['destination']}" if "destination" in facts else what,
-            context=set_span_in_context(INVALID_SPAN, before) if kind.apart else before,
+            context=set_span_in_context(INVALID_SPAN, before) if kind.root else before,
             kind=kind.span,
             attributes=attributes,
-            links=[Link(caller)] if kind.apart and caller.is_valid else None,
+            links=[Link(caller)] if kind.linked and caller.is_valid else None,
             start_time=time.time_ns() - round(ago_sec * 1e9),
         )
         return _Open(span, before)

@@ -58,6 +58,7 @@ class NeighbourWatch:
                         worker.outages.succeeded(DEATHS)
                 except StoreError as error:
                     failures += 1
+                    # a jitter
                     patience = worker.outages.wait_after(DEATHS, error, failures, random.random())  # noqa: S311
                 await signalled(worker.neighbours_wanted, patience)
         finally:

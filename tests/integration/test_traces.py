@@ -213,9 +213,10 @@ async def test_what_run_owned_ends_is_no_error_and_says_why(config, spans):
 
 async def test_a_rebalance_and_the_hand_off_that_follows_are_spans(jobs, config, spans):
     anna, berta = traced("anna", config), traced("berta", config)
-    for job in (anna, berta):
-        await job.start()
-        jobs.add(job)
+    with TRACER.start_as_current_span("starting"):
+        for job in (anna, berta):
+            await job.start()
+            jobs.add(job)
     await jobs.even()
     first, second = [s for s in spans.of("rebalance") if "jobsync.reason" in s.attributes]
     assert dict(second.attributes) == {
@@ -231,7 +232,8 @@ async def test_a_rebalance_and_the_hand_off_that_follows_are_spans(jobs, config,
     handed_on = spans.of("hand_off")
     assert sum(span.attributes["jobsync.tokens"] for span in handed_on) == 60
     assert {span.attributes["jobsync.worker"] for span in handed_on} == {"anna"}
-    assert all(span.kind is SpanKind.INTERNAL and span.parent is None for span in handed_on)
+    for span in (first, second, *handed_on):
+        assert (span.kind, span.parent, span.links) == (SpanKind.INTERNAL, None, ())
     assert all(0 < span.end_time - span.start_time < 20e9 for span in handed_on)
 
 
