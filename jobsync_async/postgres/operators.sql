@@ -34,6 +34,14 @@ FROM {token} t
 CROSS JOIN LATERAL (SELECT name, address FROM {node} WHERE incarnation = t.incarnation LIMIT 1) n
 WHERE t.token_id = ANY(%(token_ids)s)
 
+-- == history ======================================================================================
+
+-- name: record_event
+-- What a person does, in the transaction that does it. Where that takes a version, this comes after.
+INSERT INTO {history} (version, kind, node, incarnation, by, reason, details)
+SELECT version, %(kind)s, %(node)s, %(incarnation)s::uuid, %(by)s, %(reason)s, %(details)s::jsonb
+FROM {cluster} RETURNING id
+
 -- == explain ======================================================================================
 
 -- name: explain_token

@@ -172,7 +172,8 @@ FROM {cluster} c
 -- Nothing is left over in new tables.
 (SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version
  FROM {token}) tokens,
-(SELECT coalesce(max(version), 0) AS version FROM {rebalance}) rebalances,
+(SELECT greatest((SELECT max(version) FROM {rebalance}), (SELECT max(version) FROM {history}), 0)
+    AS version) told,
 (SELECT coalesce(max(joined), 0) AS joined FROM {node}) nodes
 
 -- name: insert_cluster
@@ -180,7 +181,7 @@ FROM {cluster} c
 INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation,
                        version, last_joined, server_identity)
 SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
-       tokens.generation + 1, greatest(tokens.version, rebalances.version), nodes.joined,
+       tokens.generation + 1, greatest(tokens.version, told.version), nodes.joined,
        {server} || '/' || to_regclass(%(cluster)s)::oid
 FROM {left_over}
 ON CONFLICT DO NOTHING
@@ -226,7 +227,7 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, time_zone,
                        generation, version, last_joined, longest_wait, longest_allowed)
 SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
-       %(time_zone)s, tokens.generation + 1, greatest(tokens.version, rebalances.version),
+       %(time_zone)s, tokens.generation + 1, greatest(tokens.version, told.version),
        nodes.joined, %(waited)s, %(waited)s
 FROM {left_over}
 ON CONFLICT DO NOTHING

@@ -23,6 +23,7 @@ TABLES = (
     "batch",
     "batch_part",
     "rebalance",
+    "history",
 )
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
@@ -35,7 +36,8 @@ WORKER_WRITES = {
     "audit": ("INSERT",),
     "batch": ("INSERT", "UPDATE"),
     "batch_part": ("INSERT", "UPDATE"),
-    "rebalance": ("INSERT",),
+    "rebalance": ("INSERT", "DELETE"),
+    "history": ("INSERT", "DELETE"),
 }
 GROWING = {
     "claim": "task_key",
@@ -58,6 +60,9 @@ INDEXES = (
     "lock_token_id_idx",
     "lock_expires_at_idx",
     "claim_failed_idx",
+    "history_at_idx",
+    "history_version_idx",
+    "history_term_idx",
 )
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it

@@ -30,6 +30,7 @@ from jobsync_async.postgres.work import WorkStore
 if TYPE_CHECKING:
     from jobsync_async.postgres.batch_runs import BatchRuns
     from jobsync_async.postgres.bounds import Bounds
+    from jobsync_async.postgres.history import HistoryStatements
     from jobsync_async.postgres.inspection import Inspection
     from jobsync_async.postgres.observer import ObserverFeed
     from jobsync_async.postgres.predecessor import Predecessor
@@ -172,6 +173,14 @@ class Store:
         from jobsync_async.postgres.batch_runs import BatchRuns  # noqa: PLC0415
 
         return BatchRuns(self._pool, self.queries)
+
+    @property
+    def history(self) -> HistoryStatements:
+        """The statements about what happened."""
+        # most workers do without
+        from jobsync_async.postgres.history import HistoryStatements  # noqa: PLC0415
+
+        return HistoryStatements(self._pool, self.queries)
 
     @property
     def pruning(self) -> Pruning:

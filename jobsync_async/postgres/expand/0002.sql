@@ -22,4 +22,6 @@ ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
+ALTER TABLE {rebalance}
+    ADD COLUMN IF NOT EXISTS causes bigint[];
 UPDATE {cluster} SET layout = 2 WHERE layout < 2;
