@@ -37,6 +37,7 @@ _NOT_IN_THE_MODEL = {
     "queue_usage",
     "total_tokens",
     "hash_function",
+    "id",
 }
 _CLUSTER = (
     "version",
@@ -132,6 +133,7 @@ class Both:
             "adopted_server": None,
             "adopted_generation": None,
             "channel": channel,
+            "by": self.random.choice(("a", "somebody")),
             **values,
         }
         self.sent.append(f"{name} {values}")
@@ -202,6 +204,11 @@ class Both:
         )
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
         await self._compare_records(view)
+        history = await self._rows(
+            "SELECT version, kind, node, incarnation, by, term, reason, silent_sec IS NOT NULL, "
+            f"details FROM {self.queries.table('history')}"
+        )
+        assert sorted(history, key=repr) == sorted(map(tuple, view.history.values()), key=repr)
 
     async def _compare_records(self, view: View) -> None:
         """Moments are compared by whether they are there."""
@@ -326,6 +333,7 @@ async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, iden
         "batch",
         "batch_part",
         "rebalance",
+        "history",
     ):
         await connection.execute(f"DELETE FROM {queries.table(name)}".encode())
     fresh = {name: getattr(Cluster(server_identity=identity), name) for name in _CLUSTER}

@@ -40,7 +40,7 @@ class Process(NamedTuple):
 class Announcement(NamedTuple):
     """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for
     one that drained before; `session_tag` is in the ``application_name`` of each of its
-    sessions."""
+    sessions. `reason` is for the history: why it joins, None for a start."""
 
     weight: float = 1.0
     address: str | None = None
@@ -51,6 +51,7 @@ class Announcement(NamedTuple):
     process_started: int | None = None
     state: str = "active"
     session_tag: str | None = None
+    reason: str | None = None
 
 
 class Neighbour(NamedTuple):
@@ -204,6 +205,16 @@ class TokenGroup(NamedTuple):
     incarnation: UUID | None
     next_node: str | None
     token_ids: Sequence[int]
+
+
+class Event(NamedTuple):
+    """A row of the history, as the leader needs it: what happened, and to which start of which
+    worker; None for no single one."""
+
+    id: int
+    kind: str
+    node: str | None
+    incarnation: UUID | None
 
 
 class ClusterRow(NamedTuple):

@@ -216,25 +216,50 @@ class Membership:
             await connection.execute(self._queries["lead_if_nobody_does"], values)
         return replaced
 
-    async def set_state(self, name: str, state: str, incarnation: UUID | None = None) -> bool:
+    async def set_state(
+        self,
+        name: str,
+        state: str,
+        incarnation: UUID | None = None,
+        *,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
         """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it,
-        not one that has its name by now. False when there is none or it is so already."""
+        not one that has its name by now. False when there is none or it is so already.
+
+        Args:
+            by, reason: what the history tells of it; None for whose statements these are.
+        """
+        told = {"by": self._context.by if by is None else by, "reason": reason}
 
         async def work(connection: Connection) -> bool:
             await self._take_version(connection)
-            values = {"name": name, "state": state, "incarnation": incarnation}
+            values = {"name": name, "state": state, "incarnation": incarnation, **told}
             cursor = await connection.execute(self._queries["set_state"], values)
             return cursor.rowcount == 1
 
         return await self._changes.transaction(work)
 
-    async def leave(self, me: Identity) -> None:
+    async def leave(self, me: Identity, error: BaseException | None = None) -> None:
         """Delete the row; what it still owns has no owner then, and the next in age leads if it
-        led. Safe to repeat."""
+        led. Safe to repeat.
+
+        Args:
+            error: what ended the job, None for its stop.
+        """
+        # Whatever the database's encoding is, it has these characters.
+        reason = error and ascii(f"its job ended with {type(error).__name__}")[1:-1]
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)
-            values = {**me._asdict(), "version": version, **self._context.values(connection.server)}
+            values = {
+                **me._asdict(),
+                "version": version,
+                "reason": reason,
+                "taken": True,
+                **self._context.values(connection.server),
+            }
             await connection.execute(self._queries["free_tokens_of"], values)
             await connection.execute(self._queries["delete_node"], values)
             await connection.execute(self._queries["lead_if_nobody_does"], values)

@@ -85,6 +85,9 @@ _SOUND = (
 # the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
+_SILENCE = sql.SQL(
+    "greatest(0, extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision)"
+)
 _PLACE = "width_bucket(t.token_id, %(token_ids)s::integer[])"
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
 
@@ -147,6 +150,7 @@ class Queries:
         }
         self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL, "place": sql.SQL(_PLACE)}
         self._names |= {"receiver": sql.SQL(f"(%(receivers)s::integer[])[{_PLACE}]")}
+        self._names |= {"silence": _SILENCE}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         self._statements: dict[str, bytes] = {}
 

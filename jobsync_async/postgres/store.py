@@ -104,10 +104,18 @@ class Store:
 
     @classmethod
     async def open(
-        cls, config: CoordinationConfig, node_name: str, *, observe: bool = False
+        cls,
+        config: CoordinationConfig,
+        node_name: str,
+        *,
+        observe: bool = False,
+        by: str | None = None,
     ) -> Store:
         """Connect, find or create the tables, and check that they fit; to `observe`, they must be
         there, and fit as they are.
+
+        Args:
+            by: whom the history names for what is done; None for the node.
 
         Raises StoreUnavailable, SchemaError or ConfigError.
         """
@@ -119,7 +127,7 @@ class Store:
                 f"{node_name} {purpose}", None if observe else tag, reads_only=observe
             )
 
-        context = StatementContext()
+        context = StatementContext(by or node_name)
         others = Connector(conninfo, config.bulk_limit_sec, context, pooled=not config.notify)
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec, context, pooled=others.pooled)

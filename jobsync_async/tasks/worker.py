@@ -315,7 +315,10 @@ class Worker:
         self.stop_acting(why)
         self.identity = Identity(self.identity.name, uuid4())
         # Who drained goes on draining.
-        self.announcement = self.announcement._replace(state=self.state or "active")
+        self.announcement = self.announcement._replace(
+            state=self.state or "active",
+            reason="joins anew, for it was not in the cluster any more",
+        )
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 

@@ -469,6 +469,7 @@ _TABLE = (
         _script(timing.beats_while_it_leaves),
         _signs_off_while_it_beats,
     ),
+    Rule("whoever goes is written down", "in the history", _USUAL),
     Rule("a claim left open is an owner lost", batches.LOST, _script(batches.killed_at_work)),
     Rule(
         "an orderly end is said before the token goes",

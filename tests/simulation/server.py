@@ -265,6 +265,7 @@ class Server:
         self.random = random
         self.timeline = 1
         self.numbers = count(1)
+        self.events = count(1)
         self.tables = Tables(f"{self.identity}/{TABLE_OID}")
         self.sessions: dict[Session, None] = {}
         self.up = True

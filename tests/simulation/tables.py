@@ -110,6 +110,18 @@ class Token(NamedTuple):
     version: int
 
 
+class Event(NamedTuple):
+    version: int
+    kind: str
+    node: str | None = None
+    incarnation: UUID | None = None
+    by: str | None = None
+    term: int | None = None
+    reason: str | None = None
+    silent: bool = False
+    details: Mapping[str, Any] | None = None
+
+
 TABLES = (
     "node",
     "token",
@@ -120,6 +132,7 @@ TABLES = (
     "batch",
     "batch_part",
     "rebalance",
+    "history",
 )
 Rows = Mapping[Any, Any]
 
@@ -138,6 +151,7 @@ class View:
     batch: Rows
     batch_part: Rows
     rebalance: Rows
+    history: Rows
 
     def alive(self, incarnation: UUID | None) -> bool:
         """Whether there is a node row with this incarnation."""
@@ -188,6 +202,7 @@ class Transaction:
     """Attributes:
     notices: payloads to announce with the commit.
     fenced: tokens that a user's fence holds, as (token, incarnation, epoch).
+    untold: sent by a library of before, which writes no history.
     snapshot: set, every statement sees this same moment.
     """
 
@@ -198,6 +213,7 @@ class Transaction:
     notices: list[str] = field(default_factory=list)
     fenced: list[tuple[int, UUID, int]] = field(default_factory=list)
     snapshot: View | None = None
+    untold: bool = False
     over: bool = False
     _savepoints: list[tuple[Any, ...]] = field(default_factory=list)
 
