@@ -1,4 +1,4 @@
-"""What happened to the cluster: writing down what people do, and reading it all.
+"""What happened to the cluster: writing down what people do, reading it all, and forgetting it.
 
 A worker's own statements write their rows themselves, in ``queries.sql``. Whatever writes a row
 does so in the transaction of the change.
@@ -6,12 +6,15 @@ does so in the transaction of the change.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from jobsync_async.postgres.connection import Connection
+from psycopg import AsyncCursor
+
+from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 
@@ -19,8 +22,8 @@ from jobsync_async.postgres.sql import Queries
 class HistoryStatements:
     """The statements about the history. All raise StoreUnavailable or SchemaError."""
 
-    def __init__(self, pool: Pool, queries: Queries) -> None:
-        self._pool = pool
+    def __init__(self, link: Link | Pool, queries: Queries) -> None:
+        self._link = link
         self._queries = queries
 
     async def record(
@@ -53,3 +56,31 @@ class HistoryStatements:
         row = await (await connection.execute(self._queries["record_event"], values)).fetchone()
         assert row is not None, "an INSERT of a row gives one back"
         return int(row.id)
+
+    async def forget(
+        self, most: int, *, days: float | None = None, before: dt.date | None = None
+    ) -> tuple[int, int]:
+        """Delete the oldest rows of the history, and the oldest distributions, up to `most` of
+        each; how many that were. The last change of the leader and the last distribution stay.
+
+        Args:
+            days: what is older than so many, by the server's clock.
+            before: in place of that, what is from before a date of the cluster.
+        """
+        values = {"most": most, "days": days, "before": before}
+        events, rebalances = [
+            await self._run(name, values) for name in ("forget_events", "forget_rebalances")
+        ]
+        return events.rowcount, rebalances.rowcount
+
+    async def count_before(self, before: dt.date) -> tuple[int, int]:
+        """How many rows and distributions `forget` would delete in the end."""
+        counted = await self._run("count_old", {"before": before, "days": None})
+        (row,) = await counted.fetchall()
+        return row.events, row.rebalances
+
+    async def _run(self, name: str, values: Mapping[str, Any]) -> AsyncCursor[Any]:
+        async def work(connection: Connection) -> AsyncCursor[Any]:
+            return await connection.execute(self._queries[name], values)
+
+        return await self._link.run(work)

@@ -221,15 +221,15 @@ class Membership:
         name: str,
         state: str,
         incarnation: UUID | None = None,
+        reason: str | None = None,
         *,
         by: str | None = None,
-        reason: str | None = None,
     ) -> bool:
         """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it,
         not one that has its name by now. False when there is none or it is so already.
 
         Args:
-            by, reason: what the history tells of it; None for whose statements these are.
+            reason, by: for the history; `by` is None for whose statements these are.
         """
         told = {"by": self._context.by if by is None else by, "reason": reason}
 

@@ -233,18 +233,15 @@ LEFT JOIN {batch} b ON b.date = r.date AND b.name IS NOT DISTINCT FROM r.name
 WHERE n.said_by = n.incarnation AND r.kind = 'batch' AND r.date < %(before)s
 ORDER BY date, name, batch_key
 
--- name: old_rebalances
--- Part of others: those before a date in the cluster's time zone, but the last one that there is.
-FROM {rebalance}
-WHERE at < (SELECT %(before)s::date::timestamp AT TIME ZONE coalesce(time_zone, 'UTC')
-            FROM {cluster})
-  AND version < (SELECT max(version) FROM {rebalance})
-
--- name: list_old_rebalances
-SELECT {old_rebalances}
-
--- name: delete_old_rebalances
-DELETE {old_rebalances}
+-- name: count_old
+-- What forget_events and forget_rebalances delete in the end.
+SELECT (
+    SELECT count(*) FROM {history} WHERE at < {long_ago} AND id IS DISTINCT FROM (
+        SELECT id FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT 1)
+) AS events, (
+    SELECT count(*) FROM {rebalance}
+    WHERE at < {long_ago} AND version < (SELECT max(version) FROM {rebalance})
+) AS rebalances
 
 -- == doctor =======================================================================================
 

@@ -770,6 +770,30 @@ VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes
         %(tokens_moved)s, %(duration_ms)s, %(causes)s::bigint[])
 ON CONFLICT DO NOTHING
 
+-- name: long_ago
+-- Part of others: what was before that is old. The beginning of a date of the cluster, if one is
+-- given, or so many days ago.
+coalesce((SELECT %(before)s::date::timestamp AT TIME ZONE coalesce(time_zone, 'UTC')
+          FROM {cluster}),
+         now() - %(days)s::double precision * interval '1 day')
+
+-- name: forget_events
+-- Some of what the history tells of long ago. The last change of the leader stays: it says since
+-- when who leads.
+DELETE FROM {history} WHERE id = ANY(ARRAY(
+    SELECT id FROM {history}
+    WHERE at < {long_ago} AND id IS DISTINCT FROM (
+        SELECT id FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT 1)
+    ORDER BY at LIMIT %(most)s))
+
+-- name: forget_rebalances
+-- Some of the old distributions. The last one stays: the next one is compared with it.
+DELETE FROM {rebalance} WHERE version = ANY(ARRAY(
+    SELECT version FROM (
+        SELECT version, at FROM {rebalance} ORDER BY version LIMIT %(most)s
+    ) oldest
+    WHERE at < {long_ago} AND version < (SELECT max(version) FROM {rebalance})))
+
 -- name: announce_plan
 -- To all that listen, when this is committed, with whom it concerns.
 SELECT CASE WHEN {announces}

@@ -32,6 +32,7 @@ from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.runtime.cluster_status import describe
+from jobsync_async.tasks.forgetting import forget_old
 from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
@@ -200,9 +201,9 @@ class Coordinator:
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading, store.membership).run,
             NeighbourWatch(worker, store.deaths).run,
+            partial(forget_old, worker, store.forgetting),
         ]
-        if store.sessions is not None:
-            # most workers do without
+        if store.sessions is not None:  # most workers do without
             from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415
 
             works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
@@ -342,12 +343,12 @@ class Coordinator:
         past the hand-off time-out is cancelled by the rebalance task. If it does not end even so,
         the row must stay: its tokens are this worker's until the lease is over.
         """
-        worker, name = self.worker, self.worker.identity.name
+        worker, me = self.worker, self.worker.identity
         worker.publish(worker.ownership.let_go(worker.clock()))
         if not await self._idle_within(_QUICK_LEAVE_SEC) and not self._hurry:
             # The lease goes on or not, in either case there is nothing more to say.
             with suppress(StoreError):
-                await store.membership.set_state(name, "draining", self.worker.identity.incarnation)
+                await store.membership.set_state(me.name, "draining", me.incarnation, "it leaves")
             await self._idle_within(worker.config.handoff_timeout_sec + 1)
         if self._hurry:
             for _, user in worker.ownership.users_of(worker.ownership.busy()):
@@ -375,9 +376,9 @@ class Coordinator:
     async def _delete_row(self, store: Store) -> None:
         """Try twice: the first time may find out that a connection broke while it was idle."""
         try:
-            await store.membership.leave(self.worker.identity)
+            await store.membership.leave(self.worker.identity, self.failure)
         except StoreUnavailable:
-            await store.membership.leave(self.worker.identity)
+            await store.membership.leave(self.worker.identity, self.failure)
 
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker

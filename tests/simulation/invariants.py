@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def untold(tx: Transaction, before: View, after: View) -> Iterable[str]:
     """What changed in a transaction, and the history does not tell, or tells otherwise."""
-    told = list(tx.written.get("history", {}).values())
+    told = [event for event in tx.written.get("history", {}).values() if event is not None]
     was, now = ({n.incarnation for n in view.node.values()} for view in (before, after))
     for incarnation in was - now:
         rows = [event.kind for event in told if _tells_of_end(event, incarnation)]

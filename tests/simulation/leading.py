@@ -130,6 +130,23 @@ def read_events(q: Asked) -> Any:
 
 
 @statement
+def forget_events(q: Asked) -> Any:
+    yield Take(0)
+    events = sorted(q.tx.view().history.items(), key=lambda item: item[1].at)
+    _, last = max(((e.term, n) for n, e in events if e.term is not None), default=(None, None))
+    old = [n for n, e in events if e.at < q.now - q.days * 86_400 and n != last][: q.most]
+    for number in old:
+        q.tx.write("history", number, None)
+    return Result((), len(old))
+
+
+@statement
+def forget_rebalances(q: Asked) -> Any:
+    yield Take(0)
+    return Result()  # there is only the last one
+
+
+@statement
 def expire_nodes(q: Asked) -> Any:
     gone = []
     for name, incarnation, beat in zip(q.names, q.incarnations, q.beats, strict=True):

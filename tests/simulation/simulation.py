@@ -100,6 +100,7 @@ class Simulation:
             rebalance_check_interval_sec=1,
             handoff_timeout_sec=2,
             failover="session" if profile.by_session else "lease",
+            keep_history_days=300 / 86_400,
         )
         self.faults = Faults(self)
         self._settled_sec = 0.0

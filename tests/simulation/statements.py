@@ -134,7 +134,7 @@ def tell(q: Asked, version: int, kind: str, **told: Any) -> None:
         q.tx.untold = True
     elif kind not in DEPARTURES or q.keeps("whoever goes is written down"):
         number = next(q.session.server.events)
-        q.tx.write("history", number, Event(version, kind, **told))
+        q.tx.write("history", number, Event(version, kind, **told, at=q.now))
 
 
 def tell_gone(q: Asked, node: Node, kind: str, reason: str | None = None) -> None:

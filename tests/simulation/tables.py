@@ -120,6 +120,7 @@ class Event(NamedTuple):
     reason: str | None = None
     silent: bool = False
     details: Mapping[str, Any] | None = None
+    at: float = 0.0
 
 
 TABLES = (
