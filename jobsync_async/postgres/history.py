@@ -57,6 +57,26 @@ class HistoryStatements:
         assert row is not None, "an INSERT of a row gives one back"
         return int(row.id)
 
+    async def events(
+        self, most: int, since_sec: float | None = None, node: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The latest rows, the newest first: of the last so many seconds, and of one worker, if
+        that is asked for."""
+        values = {"most": most, "since_sec": since_sec, "node": node}
+        return await self._rows("list_events", values)
+
+    async def rebalances(self, most: int, since_sec: float | None = None) -> list[dict[str, Any]]:
+        """The latest distributions, the newest first."""
+        return await self._rows("list_rebalances", {"most": most, "since_sec": since_sec})
+
+    async def leader(self) -> dict[str, Any]:
+        """Who is said to lead, in which term, and whether it is there."""
+        return (await self._rows("read_leader", {}))[0]
+
+    async def terms(self, most: int) -> list[dict[str, Any]]:
+        """The latest rows with which a term begins, the newest first."""
+        return await self._rows("list_terms", {"most": most})
+
     async def forget(
         self, most: int, *, days: float | None = None, before: dt.date | None = None
     ) -> tuple[int, int]:
@@ -75,9 +95,11 @@ class HistoryStatements:
 
     async def count_before(self, before: dt.date) -> tuple[int, int]:
         """How many rows and distributions `forget` would delete in the end."""
-        counted = await self._run("count_old", {"before": before, "days": None})
-        (row,) = await counted.fetchall()
-        return row.events, row.rebalances
+        (row,) = await self._rows("count_old", {"before": before, "days": None})
+        return row["events"], row["rebalances"]
+
+    async def _rows(self, name: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [row._asdict() for row in await (await self._run(name, values)).fetchall()]
 
     async def _run(self, name: str, values: Mapping[str, Any]) -> AsyncCursor[Any]:
         async def work(connection: Connection) -> AsyncCursor[Any]:

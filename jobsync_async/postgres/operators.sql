@@ -42,6 +42,43 @@ INSERT INTO {history} (version, kind, node, incarnation, by, reason, details)
 SELECT version, %(kind)s, %(node)s, %(incarnation)s::uuid, %(by)s, %(reason)s, %(details)s::jsonb
 FROM {cluster} RETURNING id
 
+-- name: list_events
+-- The latest that the history tells, of so many seconds, and of one worker, if that is asked for.
+SELECT id, at, version, kind, node, by, term, reason, silent_sec, details
+FROM {history}
+WHERE at >= {asked_since} AND (%(node)s::text IS NULL OR node = %(node)s)
+ORDER BY at DESC, id DESC LIMIT %(most)s
+
+-- name: asked_since
+-- Part of others: so many seconds ago, or ever.
+coalesce(now() - %(since_sec)s::double precision * interval '1 second', '-infinity')
+
+-- name: list_rebalances
+-- The latest distributions, of so many seconds if that is asked for, with the rows of the history
+-- that each answers.
+SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms,
+       causes
+FROM {rebalance} WHERE at >= {asked_since} ORDER BY version DESC LIMIT %(most)s
+
+-- name: read_leader
+-- Who is said to lead, and whether it is there.
+SELECT c.term, c.leader, n.address, n.incarnation IS NOT NULL AS present,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision
+           AS heartbeat_age_sec
+FROM {cluster} c LEFT JOIN {node} n ON n.incarnation = c.leader_incarnation
+
+-- name: list_terms
+-- The latest changes of the leader: how the leader before was gone, and when and how this one was.
+SELECT t.term, t.at, t.kind, t.node, t.by, t.details ->> 'how' AS how,
+       gone.at AS gone_at, gone.kind AS gone
+FROM (
+    SELECT * FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT %(most)s
+) t LEFT JOIN LATERAL (
+    SELECT at, kind FROM {history}
+    WHERE incarnation = t.incarnation AND kind IN ('left', 'died', 'expired', 'evicted') LIMIT 1
+) gone ON true
+ORDER BY t.term DESC
+
 -- == explain ======================================================================================
 
 -- name: explain_token

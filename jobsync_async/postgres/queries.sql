@@ -397,8 +397,8 @@ WITH led AS (
 {tell_who_leads}
 
 -- name: tell_who_leads
--- Part of others: who leads from now on, by `led`, and what has become of who led before. That is
--- told by a row of the same version, and so of the same transaction.
+-- Part of others: who leads from now on, by `led`, and what has become of who led before. Of a
+-- restart, that is told by a row of the same version, and so of the same transaction.
 INSERT INTO {history} (version, kind, node, incarnation, by, term, reason, details)
 SELECT led.version, 'took over', led.leader, led.leader_incarnation, %(by)s, led.term,
        CASE WHEN before.leader IS NULL THEN 'nobody led'
@@ -407,9 +407,9 @@ SELECT led.version, 'took over', led.leader, led.leader_incarnation, %(by)s, led
 FROM led CROSS JOIN (SELECT leader, leader_incarnation FROM {cluster}) before
 LEFT JOIN LATERAL (
     SELECT CASE kind WHEN 'joined' THEN 'restarted' ELSE kind END AS how FROM {history} h
-    WHERE h.version = led.version
-      AND (h.incarnation = before.leader_incarnation
-           OR h.details ->> 'replaced' = before.leader_incarnation::text)
+    WHERE h.incarnation = before.leader_incarnation
+            AND kind IN ('left', 'died', 'expired', 'evicted')
+       OR h.version = led.version AND h.details ->> 'replaced' = before.leader_incarnation::text
     ORDER BY id DESC LIMIT 1
 ) ended ON true
 
@@ -1361,7 +1361,3 @@ CROSS JOIN LATERAL (
     WHERE token_id = s.token_id AND incarnation = n.incarnation AND next_node IS NOT NULL LIMIT 1
 ) t
 ORDER BY seconds DESC
-
--- name: list_rebalances
-SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms
-FROM {rebalance} ORDER BY version DESC LIMIT %(most)s

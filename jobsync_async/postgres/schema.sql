@@ -233,3 +233,5 @@ CREATE TABLE IF NOT EXISTS {history} (
 CREATE INDEX IF NOT EXISTS {history_at_idx} ON {history} (at);
 CREATE INDEX IF NOT EXISTS {history_version_idx} ON {history} (version);
 CREATE INDEX IF NOT EXISTS {history_term_idx} ON {history} (term) WHERE term IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {history_gone_idx} ON {history} (incarnation)
+    WHERE kind IN ('left', 'died', 'expired', 'evicted');

@@ -63,6 +63,7 @@ INDEXES = (
     "history_at_idx",
     "history_version_idx",
     "history_term_idx",
+    "history_gone_idx",
 )
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it

@@ -1,4 +1,4 @@
-"""Reading the cluster for people and routers: nodes, owners, hand-offs, history."""
+"""Reading the cluster for people and routers: nodes, owners, hand-offs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,6 @@ class Status:
         """Revoked tokens that are still in use past the hand-off timeout, each with worker, task
         and seconds."""
         return [row._asdict() for row in await self._fetch("list_stuck")]
-
-    async def rebalances(self, most: int) -> list[dict[str, Any]]:
-        """The latest distributions, the newest first."""
-        return [row._asdict() for row in await self._fetch("list_rebalances", {"most": most})]
 
     async def _fetch(self, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:

@@ -157,9 +157,12 @@ def tell_who_leads(q: Asked, before: Cluster) -> None:
     now, was = view.cluster, before.leader_incarnation
     ended = [
         "restarted" if event.kind == "joined" else event.kind
-        for _, event in sorted(q.tx.written.get("history", {}).items())
+        for _, event in sorted(view.history.items())
         if was is not None
-        and (event.incarnation == was or (event.details or {}).get("replaced") == str(was))
+        and (
+            (event.incarnation == was and event.kind in DEPARTURES)
+            or (event.version == now.version and (event.details or {}).get("replaced") == str(was))
+        )
     ]
     how = ended[-1] if ended else None
     tell(
