@@ -1,4 +1,8 @@
-"""Whether a setting is a number that can work. Pure."""
+"""Whether a setting is a number that can work. Pure.
+
+* What is refused is refused with its name, what it may be, and what was given.
+* True and False are no numbers, and neither are infinity and what is not a number.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,11 @@ AHEAD = ("tests/integration/test_batch_ahead.py",)
 STREAMS = ("tests/integration/test_batches_of_streams.py",)
 TALLY = ("tests/unit/test_tally.py",)
 POISON = ("tests/integration/test_poison.py",)
+HISTORY = (
+    "tests/integration/test_history.py",
+    "tests/integration/test_simulated_tables.py",
+    "tests/unit/test_leader_state.py",
+)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)

@@ -107,8 +107,8 @@ MUTANTS = (
     Mutant(
         "a reported death does not compare the process",
         QUERIES,
-        "AND n.pid = d.pid\n  AND n.process_started = d.process_started\nRETURNING",
-        "AND n.pid = d.pid\nRETURNING",
+        "AND n.pid = d.pid\n      AND n.process_started = d.process_started\n    RETURNING",
+        "AND n.pid = d.pid\n    RETURNING",
         DEATHS,
     ),
     Mutant(
@@ -178,7 +178,7 @@ MUTANTS = (
         QUERIES,
         "to_regclass(%(cluster)s)::oid\nFROM {left_over}",
         "to_regclass(%(cluster)s)::oid\nFROM (SELECT 0 AS generation, 0 AS version) tokens, "
-        "(SELECT 0 AS version) rebalances, "
+        "(SELECT 0 AS version) told, "
         "(SELECT 0 AS joined) nodes",
         (
             "tests/integration/test_leftovers.py::test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left",
@@ -187,8 +187,8 @@ MUTANTS = (
     Mutant(
         "an old row of the history stops a rebalance",
         QUERIES,
-        "%(tokens_moved)s, %(duration_ms)s)\nON CONFLICT DO NOTHING",
-        "%(tokens_moved)s, %(duration_ms)s)",
+        "%(duration_ms)s, %(causes)s::bigint[])\nON CONFLICT DO NOTHING",
+        "%(duration_ms)s, %(causes)s::bigint[])",
         (
             "tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",
         ),
@@ -327,8 +327,8 @@ MUTANTS = (
     Mutant(
         "a worker takes a name over above a bound that was lowered meanwhile",
         QUERIES,
-        "\n  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double "
-        "precision)",
+        "\n      AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= "
+        "%(timeout_sec)s::double precision)",
         "",
         (*TIMES, *STATEMENTS),
     ),
