@@ -166,7 +166,7 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
     assert [one["causes"] for one in told["rebalances"]] == [[told["events"][0]["id"]]]
     await admin.execute("UPDATE sync_history SET at = at - interval '2 hours'")
     assert (await commands.json("history", "--since", "90min"))["events"] == []
-    assert "nothing is told" in (await commands("history", "--since", "1s")).stdout
+    assert "nothing is told" in (await commands("history", "--node", "nobody")).stdout
     assert "'soon' is no length" in (await commands("history", "--since", "soon", status=2)).stderr
 
     leader = await commands.json("leader")
@@ -282,7 +282,7 @@ async def test_the_history_names_who_typed_a_drain_or_who_is_given_and_why(
     text = (await commands("history")).stdout
     assert re.search(r" anna drained +ada +for the night *$", text, re.MULTILINE)
     for option in ("--by", "--reason"):
-        refused = await commands("drain", "anna", option, "nul\0", status=2)
+        refused = await commands("drain", "anna", option, "half \udcff", status=2)
         assert f"{option} must be text" in refused.stderr
 
 
@@ -395,8 +395,8 @@ async def test_people_get_tables_that_fit(commands, jobs, columns):
     await jobs.start("a-worker-with-a-rather-long-name", "another")
     await jobs["another"].register_lock("t\x1b[31mask" * 50, ["another", "%"], "because\nof")
     for command in (
-        ["status"], ["owner-of", "x", "y" * 500], ["explain", "x"], ["history"], ["leader"], ["locks", "list"],
-        ["plan", "--without", "another"], ["doctor"],
+        ["status"], ["owner-of", "x", "y" * 500], ["explain", "x"], ["history"], ["leader"],
+        ["locks", "list"], ["plan", "--without", "another"], ["doctor"],
     ):  # fmt: skip
         text = (await commands(*command, columns=columns)).stdout
         assert text.strip()

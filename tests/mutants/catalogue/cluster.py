@@ -72,7 +72,8 @@ MUTANTS = (
     Mutant(
         "an expiry does not compare the beat",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    RETURNING",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    "
+        "RETURNING",
         "WHERE n.name = w.name AND n.incarnation = w.incarnation\n    RETURNING",
         (
             "tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",
@@ -82,7 +83,8 @@ MUTANTS = (
     Mutant(
         "an expiry does not compare the incarnation",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    RETURNING",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    "
+        "RETURNING",
         "WHERE n.name = w.name AND n.beat = w.beat\n    RETURNING",
         STATEMENTS,
     ),
