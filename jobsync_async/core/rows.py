@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobsync_async.core.lease import Beat, Times
+from jobsync_async.types import Pause
 
 NO_TIMES = Times.said(None, None)
 PART = 20_000
@@ -170,6 +171,7 @@ class Snapshot(NamedTuple):
         crowd: how many workers there are.
         neighbours: the workers of this host, this one included, in order of age; None when they are
             as they were.
+        pause: the one that holds then.
     """
 
     incarnation: UUID
@@ -184,6 +186,7 @@ class Snapshot(NamedTuple):
     crowd: int = 1
     coming: bool = False
     neighbours: Sequence[Neighbour] | None = None
+    pause: Pause | None = None
 
 
 class Member(NamedTuple):
@@ -226,6 +229,20 @@ class ClusterRow(NamedTuple):
     generation: int
     pin_version: int
     planned_joined: int
+
+
+class Steered(NamedTuple):
+    """What came of a pause, or of its end.
+
+    Attributes:
+        changed: False when it was so already.
+        version: the cluster's, under which it was written.
+        pause: the one that holds now, or that is over now.
+    """
+
+    changed: bool
+    version: int
+    pause: Pause | None
 
 
 class Stuck(NamedTuple):

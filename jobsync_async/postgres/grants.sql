@@ -8,9 +8,9 @@ GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT,
     UPDATE (leader, leader_incarnation, term, version, announced, generation, pin_version,
             planned_joined, last_joined, tokens_since, server_identity, time_zone, longest_wait,
-            longest_allowed)
+            longest_allowed, paused_at, paused_by, pause_reason)
     ON {cluster} TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {lock} TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {node}, {evicted}, {lock} TO {role};
 GRANT SELECT, INSERT, UPDATE ON {token}, {claim}, {batch}, {batch_part} TO {role};
 GRANT SELECT, INSERT ON {audit} TO {role};
 GRANT SELECT, INSERT, DELETE ON {set_aside}, {rebalance}, {history} TO {role};
@@ -19,7 +19,7 @@ GRANT SELECT, INSERT, DELETE ON {set_aside}, {rebalance}, {history} TO {role};
 -- Reads everything, writes nothing.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT
-    ON {cluster}, {node}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch},
+    ON {cluster}, {node}, {evicted}, {token}, {lock}, {claim}, {set_aside}, {audit}, {batch},
        {batch_part}, {rebalance}, {history}
     TO {role};
 

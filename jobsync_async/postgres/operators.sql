@@ -79,6 +79,53 @@ FROM (
 ) gone ON true
 ORDER BY t.term DESC
 
+-- == evicting =====================================================================================
+
+-- name: find_evicted
+-- And what the row of the worker is called that was put out, while it is there.
+SELECT at, by, reason,
+       (SELECT n.name FROM {node} n WHERE n.incarnation = e.incarnation) AS row
+FROM {evicted} e WHERE e.name = %(name)s
+
+-- name: evict_node
+-- After take_version. The row gets another name, so that no heartbeat of this incarnation finds it
+-- from now on, whatever its library. Otherwise it stays: the tokens are this incarnation's until
+-- the row is expired, as any whose beat stands still. It is the youngest from now on, so that it
+-- leads only if there is nobody else; it takes no tokens; and nobody is sent to its address.
+WITH aged AS (
+    UPDATE {cluster} SET last_joined = last_joined + 1
+    WHERE EXISTS (SELECT FROM {node} WHERE name = %(name)s)
+    RETURNING last_joined
+)
+UPDATE {node} n
+SET name = n.name || ' (evicted, ' || last_joined || ')', joined = last_joined,
+    state = 'draining', address = NULL, stuck = NULL, runs = NULL
+FROM aged WHERE n.name = %(name)s
+RETURNING n.name, n.incarnation, n.said_by IS DISTINCT FROM n.incarnation AS older
+
+-- name: record_eviction
+-- None of this name joins any more; who joins waits for the cluster's row, and sees it then.
+INSERT INTO {evicted} (name, by, reason, incarnation)
+VALUES (%(name)s, %(by)s, %(reason)s, %(incarnation)s::uuid)
+ON CONFLICT (name) DO UPDATE
+SET at = now(), by = excluded.by, reason = excluded.reason, incarnation = excluded.incarnation
+
+-- name: lead_in_place_of
+-- If the one that was evicted leads, the oldest of the others does from now on.
+WITH led AS (
+    UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
+    FROM (
+        SELECT name, incarnation FROM {node} WHERE incarnation <> %(incarnation)s::uuid
+        ORDER BY joined LIMIT 1
+    ) n
+    WHERE c.leader_incarnation = %(incarnation)s::uuid
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+)
+{tell_who_leads}
+
+-- name: allow_again
+DELETE FROM {evicted} WHERE name = %(name)s
+
 -- == explain ======================================================================================
 
 -- name: explain_token
@@ -136,6 +183,12 @@ WITH released AS (
 ), forgotten AS (
     UPDATE {claim} c SET set_aside_at = NULL, owners_lost = 0, error = NULL
     FROM released r WHERE c.date = r.date AND c.task_key = r.task_key
+), told AS (
+    INSERT INTO {history} (version, kind, by, details)
+    SELECT version, 'released', %(by)s, jsonb_build_object(
+               'ids', (SELECT count(*) FROM released),
+               'first', (SELECT min(task_id) FROM released), 'batch', %(batch)s::text)
+    FROM {cluster} WHERE EXISTS (SELECT FROM released)
 )
 SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
@@ -220,13 +273,20 @@ said_by = incarnation AND runs @> jsonb_build_array(jsonb_build_object(
 -- Opened anew, in such a way that whoever continues it looks at all its ids; not while a worker
 -- says that it runs it, for that would not look again, nor while one does not say what it runs. Who
 -- still waits for the opening before does not finish this one.
-UPDATE {batch} b
-SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
-    completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p
-                        WHERE p.batch_key = b.batch_key AND p.date = b.date)
-WHERE batch_key = %(batch_key)s AND date = %(date)s
-  AND NOT EXISTS (SELECT FROM {node} n WHERE said_by IS DISTINCT FROM incarnation OR {runs_it})
-RETURNING started_at
+WITH reopened AS (
+    UPDATE {batch} b
+    SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
+        completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p
+                            WHERE p.batch_key = b.batch_key AND p.date = b.date)
+    WHERE batch_key = %(batch_key)s AND date = %(date)s
+      AND NOT EXISTS (SELECT FROM {node} n WHERE said_by IS DISTINCT FROM incarnation OR {runs_it})
+    RETURNING started_at, name, date
+), told AS (
+    INSERT INTO {history} (version, kind, by, details)
+    SELECT version, 'retried', %(by)s, jsonb_build_object('batch', r.name, 'date', r.date)
+    FROM reopened r CROSS JOIN {cluster}
+)
+SELECT started_at FROM reopened
 
 -- name: forget_failed
 -- Some of what was given up in a run of a batch, in the order of its keys, is forgotten, and is not

@@ -292,16 +292,18 @@ DELETE FROM {node}
 -- == membership ===================================================================================
 
 -- name: read_node
--- Who has a name, and which timeout a worker may have. Without a lock: what is written then says
--- whom it replaces.
+-- Who has a name, whether it was evicted, and which timeout a worker may have. Without a lock: what
+-- is written then says whom it replaces.
 SELECT n.incarnation, n.beat, concat_ws(' ', 'on host', n.host, 'with pid', n.pid) AS holder,
        n.host, n.pid, n.boot_id, n.pid_namespace, n.process_started, n.session_tag,
-       {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed
+       {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed,
+       e.at AS evicted_at, e.by AS evicted_by, e.reason AS evicted_reason
 FROM (
-    SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest_allowed
+    SELECT longest_wait, {sound} AS sound, CASE WHEN {sound} THEN longest_allowed END
+           AS longest_allowed
     FROM {cluster}
 ) c
-LEFT JOIN {node} n ON n.name = %(name)s
+LEFT JOIN {node} n ON n.name = %(name)s LEFT JOIN {evicted} e ON e.name = %(name)s AND c.sound
 
 -- name: take_version_to_join
 -- The same as take_version, and the next number in the order of joining. The first worker sets the
@@ -327,8 +329,8 @@ FROM taken
 
 -- name: insert_node
 -- A join under a free name, in one message with take_version_to_join before it and
--- lead_if_nobody_does after it: no row when somebody else has the name by then, when its timeout is
--- above the bound, or when what the first one found was not sound.
+-- lead_if_nobody_does after it: no row when somebody else has the name by then, when it was
+-- evicted, when its timeout is above the bound, or when what the first one found was not sound.
 WITH made AS (
     INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id,
                         pid_namespace, process_started, session_tag, timeout_sec, interval_sec,
@@ -341,6 +343,7 @@ WITH made AS (
     FROM (
         SELECT last_joined FROM {cluster}
         WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision
+          AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)
     ) c
     ON CONFLICT (name) DO NOTHING RETURNING joined
 ), told AS (
@@ -358,7 +361,8 @@ jsonb_strip_nulls(jsonb_build_object(
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it
--- still stands, and within the bound. The history is told of the row as it was before.
+-- still stands, it was not evicted, and within the bound. The history is told of the row as it was
+-- before.
 WITH replaced AS (
     UPDATE {node}
     SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(),
@@ -369,6 +373,7 @@ WITH replaced AS (
         layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
     WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
       AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
+      AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)
     RETURNING name, incarnation
 )
 INSERT INTO {history} (version, kind, node, incarnation, by, reason, silent_sec, details)
@@ -478,8 +483,9 @@ WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED))
 
 -- name: delete_node
+-- Whatever its row is called: that of a worker that was evicted has another name.
 WITH gone AS (
-    DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
+    DELETE FROM {node} WHERE incarnation = %(incarnation)s
     RETURNING name, incarnation, 'left' AS kind, %(reason)s::text AS reason,
               NULL::double precision AS silent_sec
 )
@@ -505,7 +511,8 @@ FROM {cluster}
 -- is tells: ages are never given twice. They are this one and the next after it in the ring, for it
 -- watches few; of its own process no other, for those die with it; and such as it cannot see only
 -- where there are not enough others.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
+SELECT c.version, c.term, c.leader_incarnation, c.paused_at, c.paused_by, c.pause_reason,
+       n.state, host.crowd, host.members, host.youngest,
        CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
            SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id,
                                             near.pid_namespace, near.host, near.pid,
@@ -914,6 +921,29 @@ DELETE FROM {lock} WHERE expires_at <= now()
 SELECT task_id, token_id, node_patterns, reason, created_at, created_by, expires_at
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
 
+-- == pauses =======================================================================================
+
+-- name: read_pause
+-- Since when, by whom and why nothing new is started; no row: it is.
+SELECT pause_reason AS reason, paused_by AS by, paused_at AS since
+FROM {cluster} WHERE paused_at IS NOT NULL
+
+-- name: pause
+-- After take_version, whose lock it needs. Whoever hears the word reads at once, as if the change
+-- were announced with his name: there are too many to name.
+WITH paused AS (
+    UPDATE {cluster} SET paused_at = now(), paused_by = %(by)s, pause_reason = %(reason)s
+    RETURNING 1
+)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'now') END AS pg_notify FROM paused
+
+-- name: resume
+-- The same: everything may be started again.
+WITH resumed AS (
+    UPDATE {cluster} SET paused_at = NULL, paused_by = NULL, pause_reason = NULL RETURNING 1
+)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'now') END AS pg_notify FROM resumed
+
 -- == claims and audit =============================================================================
 
 -- A fence locks the token's row FOR KEY SHARE, which every change of owner waits for or passes
@@ -1319,7 +1349,8 @@ WHERE o.runs @> jsonb_build_array(
 -- == for people ===================================================================================
 
 -- name: list_nodes
-SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens,
+SELECT n.name, CASE WHEN e.name IS NOT NULL THEN 'evicted' ELSE n.state END AS state, n.weight,
+       coalesce(t.tokens, 0) AS tokens,
        n.incarnation = c.leader_incarnation AS is_leader,
        n.address, n.host, n.pid, n.joined, n.created_on,
        extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec,
@@ -1334,7 +1365,12 @@ FROM {node} n CROSS JOIN {cluster} c
 LEFT JOIN (
     SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation
 ) t USING (incarnation)
+LEFT JOIN {evicted} e USING (incarnation)
 ORDER BY n.joined
+
+-- name: list_evicted
+-- Names under which no worker joins, the first that was evicted first.
+SELECT name, at, by, reason FROM {evicted} ORDER BY at, name
 
 -- name: read_status
 -- The cluster at a glance.

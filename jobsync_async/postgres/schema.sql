@@ -37,7 +37,11 @@ CREATE TABLE IF NOT EXISTS {cluster} (
     longest_wait      double precision,
     -- bound on heartbeat_timeout_sec: a worker above it is refused
     longest_allowed   double precision,
-    created_at        timestamptz NOT NULL DEFAULT now()
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    -- since when nothing new is started, by whom and why; null: it is
+    paused_at         timestamptz,
+    paused_by         text,
+    pause_reason      text
 );
 
 -- A worker. There is no index on last_heartbeat or beat, so that a heartbeat is a HOT update.
@@ -74,6 +78,16 @@ CREATE TABLE IF NOT EXISTS {node} (
     said_by           uuid
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX IF NOT EXISTS {node_owner_idx} ON {node} (incarnation);
+
+-- A worker that was evicted: none of this name joins until the row is gone. What it owned stays its
+-- own under another name, until its lease must be over.
+CREATE TABLE IF NOT EXISTS {evicted} (
+    name              text PRIMARY KEY,
+    at                timestamptz NOT NULL DEFAULT now(),
+    by                text NOT NULL,
+    reason            text,
+    incarnation       uuid                           -- which start of it; null: there was none
+);
 
 -- A token. Rows are made by the first distribution and never deleted.
 CREATE TABLE IF NOT EXISTS {token} (

@@ -15,6 +15,7 @@ from jobsync_async.errors import ConfigError
 TABLES = (
     "cluster",
     "node",
+    "evicted",
     "token",
     "lock",
     "claim",
@@ -29,6 +30,7 @@ TABLES = (
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),
     "node": ("INSERT", "UPDATE", "DELETE"),
+    "evicted": ("INSERT", "UPDATE", "DELETE"),
     "token": ("INSERT", "UPDATE"),
     "lock": ("INSERT", "UPDATE", "DELETE"),
     "claim": ("INSERT", "UPDATE"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jobsync_async.postgres.predecessor import Predecessor
     from jobsync_async.postgres.pruning import Pruning
     from jobsync_async.postgres.sessions import Sessions
+    from jobsync_async.postgres.steering import Steering
 
 _IDLE_SEC = 5.0
 
@@ -181,6 +182,14 @@ class Store:
     def history(self) -> HistoryStatements:
         """The statements about what happened, for people."""
         return HistoryStatements(self._pool, self.queries)
+
+    @property
+    def steering(self) -> Steering:
+        """The statements with which people steer the cluster."""
+        # most workers do without
+        from jobsync_async.postgres.steering import Steering  # noqa: PLC0415
+
+        return Steering(self._pool, self.queries, self._others.context, self.history)
 
     @property
     def pruning(self) -> Pruning:

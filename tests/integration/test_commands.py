@@ -116,13 +116,14 @@ CHANGING = {
     "contract",
     "bound",
 }
-# Those are held in tests/integration/test_batches_from_outside.py.
+# Those are held in test_steering_from_outside.py and test_batches_from_outside.py.
+STEERING = {"pause", "resume", "evict", "evict --allow"}
 BATCHES = {"batch", "batch NAME", "batch NAME --failed", "batch NAME --retry", "prune"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():
     # The rest are run as processes.
-    assert set(documented()) == LOOKING | CHANGING | BATCHES | {
+    assert set(documented()) == LOOKING | CHANGING | BATCHES | STEERING | {
         "watch",
         "demo",
         "init --clone",

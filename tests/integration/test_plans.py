@@ -42,6 +42,7 @@ from jobsync_async.postgres.pruning import Pruning
 from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import GROWING, TABLES
 from jobsync_async.postgres.status import Status
+from jobsync_async.postgres.steering import Steering
 from jobsync_async.postgres.tokens import PolledFeed
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.testing.databases import database
@@ -285,6 +286,8 @@ class Calls:
             "time_zone": "UTC",
         }
         self.failover = Failover(link, link, queries, context, fixed)
+        history = HistoryStatements(link, queries)
+        self.steering = Steering(link, queries, context, history)
         self.feed, self.handing_on = PolledFeed(connector), PolledFeed(connector)
         self.feed._link, self.handing_on._link = cast(Any, once), link
         self.observer = ObserverFeed(once.connection, connector)
@@ -467,11 +470,23 @@ class Calls:
         yield KEYS, lambda: self.inspection.owners_of(range(KEYS))
         yield 1, lambda: self.inspection.token(500)
         yield BATCHES, lambda: self.inspection.task("id-5", TODAY)
-        yield PINS, lambda: self.inspection.release(None, None, None)
-        yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY)
+        yield PINS, lambda: self.inspection.release(None, None, None, "me")
+        yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY, "me")
+        yield from self.of_steering()
         yield 1, lambda: self.bounds.set(20.0)
         yield 1, lambda: self.bounds.allow(15.0)
         yield 1, lambda: self.bounds.lagging("0/0")
+
+    def of_steering(self) -> Iterator[Call]:
+        async def there_and_back() -> None:
+            for act in (self.steering.pause, self.steering.resume):
+                await act("me")
+            await self.steering.evict("w0", "me")
+            await self.steering.allow("w0", "me")
+
+        yield 1, there_and_back
+        yield 1, self.status.pause
+        yield 1, self.status.evicted
 
     def of_history(self) -> Iterator[Call]:
         history, link = HistoryStatements(cast(Any, self.each), self.queries), self.each

@@ -249,6 +249,28 @@ def leave(q: Both) -> Steps:
     return True
 
 
+def steer(q: Both) -> Steps:
+    """Somebody pauses, resumes, evicts and allows."""
+    name = q.random.choice((*NAMES, *sorted(q.view.node)))
+    said = {"name": name, "by": "anna", "reason": q.random.choice(("slow", None))}
+    taken, _ = yield "take_version", _history(q)
+    if not taken:
+        return False
+    yield "find_evicted", said
+    chosen = q.random.random()
+    if chosen < 0.4:
+        rows, _ = yield "evict_node", said
+        worker = {**said, "incarnation": rows[0].incarnation if rows else None}
+        yield "record_eviction", worker
+        yield "lead_in_place_of", worker
+    elif chosen < 0.8:
+        yield "allow_again", said
+    else:
+        yield q.random.choice(("pause", "resume")), said
+    yield "read_pause", {}
+    return True
+
+
 def report(q: Both) -> Steps:
     nodes = [q.view.node[name] for name in sorted(q.view.node)]
     dead = q.random.sample(nodes, min(len(nodes), 2))
@@ -436,6 +458,7 @@ _KINDS = (
         take_over,
         leave,
         report,
+        steer,
     ),
     work,
 )

@@ -18,11 +18,16 @@ it notices: then only the epochs and the fences are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 from uuid import UUID
 
 from jobsync_async.core.server_history import AdoptedHistory
+from jobsync_async.host.interruption import Interruption
+from jobsync_async.work.holding import Holding
 from tests.simulation.process import shown
 from tests.simulation.statements import DEPARTURES, TABLE_OID
 from tests.simulation.tables import Event, Transaction, View
@@ -30,6 +35,10 @@ from tests.simulation.tables import Event, Transaction, View
 if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.server import Server
+
+
+# An eviction is told of a row that stays, under another name; how it ends, is told too.
+_ENDS = tuple(kind for kind in DEPARTURES if kind != "evicted")
 
 
 def untold(tx: Transaction, before: View, after: View) -> Iterable[str]:
@@ -43,7 +52,7 @@ def untold(tx: Transaction, before: View, after: View) -> Iterable[str]:
     joined = [event.incarnation for event in told if event.kind == "joined"]
     if set(joined) != now - was or len(joined) != len(now - was):
         yield f"{len(now - was)} joined, and the history has {len(joined)} rows of that"
-    if any(e.kind in DEPARTURES and e.incarnation not in was - now for e in told):
+    if any(e.kind in _ENDS and e.incarnation not in was - now for e in told):
         yield "the history tells of the end of a worker that is still there, or was not"
     terms = [event.term for event in told if event.term is not None]
     if terms != ([after.cluster.term] if after.cluster.term != before.cluster.term else []):
@@ -60,6 +69,25 @@ def _tells_of_end(event: Event, incarnation: UUID) -> bool:
 
 class Violation(Exception):
     """A promise was broken."""
+
+
+@contextmanager
+def nothing_starts_while_paused() -> Iterator[None]:
+    """Nobody begins to work on a task once the worker was told of a pause. Only what is revoked
+    may be written back."""
+    works = Holding.works
+
+    def checked(self: Holding, interruption: Interruption) -> None:
+        worker, token = self._worker, self.claim.token_id
+        if worker.paused is not None and worker.owns(token):
+            loop: Any = asyncio.get_running_loop()
+            loop.process.failures.append(
+                Violation(f"work on token {token} begins while the cluster is {worker.paused}")
+            )
+        works(self, interruption)
+
+    with patch.object(Holding, "works", checked):
+        yield
 
 
 class Invariants:
@@ -189,6 +217,8 @@ class Invariants:
         if changed and not self._only_fenced:
             for process in self._processes:
                 self._check(process, changed)
+        for name in after.evicted.keys() & after.node.keys():
+            self._report(f"{name} was evicted and has a row")
         for token in changed:
             if after.token[token].epoch < before.token[token].epoch:
                 self._report(f"the epoch of token {token} went back")
@@ -250,6 +280,8 @@ class Invariants:
             return "has no lease"
         if row is None or row.incarnation != worker.identity.incarnation:
             return "has no row"
+        if worker.paused is not None:
+            return "takes the cluster for paused"
         return None if row.state == "active" else "is draining"
 
     @staticmethod

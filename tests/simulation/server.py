@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 
 # they enter their statements
-from tests.simulation import failing, leading, owning, records, working  # noqa: F401
+from tests.simulation import failing, leading, owning, records, steering, working  # noqa: F401
 from tests.simulation.scheduler import Call, Scheduler
 from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result, in_turn
 from tests.simulation.tables import Tables, Transaction, View

@@ -276,8 +276,11 @@ def in_turn(names: Sequence[str]) -> Statement:
 _WHERE = ("host", "pid", "boot_id", "pid_namespace", "process_started", "session_tag")
 _Holder = namedtuple(
     "_Holder",
-    ("incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed"),
-)
+    (
+        "incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed",
+        "evicted_at", "evicted_by", "evicted_reason",
+    ),
+)  # fmt: skip
 
 
 @statement
@@ -290,14 +293,20 @@ def read_node(q: Asked) -> Any:
         if sound(q, cluster) and q.keeps("no worker joins above the bound")
         else None
     )
+    evicted = view.evicted.get(q.name) if sound(q, cluster) and not _may_return(q) else None
+    told = (None, None, None) if evicted is None else (evicted.at, evicted.by, evicted.reason)
     if row is None:
-        return Result(
-            [_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)]
-        )
+        where = (None for _ in _WHERE)
+        unheld = (None, None, "", *where, cluster.longest_wait, None, allowed, *told)
+        return Result([_Holder(*unheld)])
     where = (getattr(row, name) for name in _WHERE)
     holder = f"on host {row.host} with pid {row.pid}"
     return Result(
-        [_Holder(row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed)]
+        [
+            _Holder(
+                row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed, *told
+            )
+        ]
     )
 
 
@@ -319,7 +328,7 @@ def take_version_to_join(q: Asked) -> Any:
 @statement
 def insert_node(q: Asked) -> Any:
     cluster = q.tx.view().cluster
-    if not (sound(q, cluster) and _allowed(q, cluster)):
+    if not (sound(q, cluster) and _allowed(q, cluster)) or _is_evicted(q):
         return Result()
     yield Locked(("node", q.name))
     if q.tx.row("node", q.name) is not None:
@@ -327,6 +336,15 @@ def insert_node(q: Asked) -> Any:
     q.tx.write("node", q.name, _joining(q, cluster.last_joined))
     _tell_of_join(q, cluster.version, q.reason)
     return Result(rows("joined", [(cluster.last_joined,)]), 1)
+
+
+def _may_return(q: Asked) -> bool:
+    """Whether it joins under a name that was evicted."""
+    return q.session.client.process.old_library or not q.keeps("who was evicted does not come back")
+
+
+def _is_evicted(q: Asked) -> bool:
+    return q.name in q.tx.view().evicted and not _may_return(q)
 
 
 def _tell_of_join(q: Asked, version: int, reason: str | None, replaced: UUID | None = None) -> None:
@@ -380,6 +398,7 @@ def replace_node(q: Asked) -> Any:
         row is None
         or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat)
         or not _allowed(q, q.tx.view().cluster)
+        or _is_evicted(q)
     ):
         return Result()
     q.tx.write("node", q.name, _joining(q, q.joined, row)._replace(beat=row.beat + 1))
@@ -527,9 +546,14 @@ def free_tokens_of(q: Asked) -> Any:
 
 @statement
 def delete_node(q: Asked) -> Any:
-    return written_node(
-        q,
-        lambda node: node.incarnation == q.incarnation,
-        lambda node: None,
-        lambda node: tell_gone(q, node, "left", q.reason),
-    )
+    nodes = q.tx.view().node.values()
+    name = next((node.name for node in nodes if node.incarnation == q.incarnation), None)
+    if name is None:
+        return Result()
+    yield Locked(("node", name))
+    row = q.tx.row("node", name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    q.tx.write("node", name, None)
+    tell_gone(q, row, "left", q.reason)
+    return Result((), 1)

@@ -44,6 +44,9 @@ class Cluster(NamedTuple):
     longest_wait: float | None = None
     longest_allowed: float | None = None
     time_zone: str | None = "UTC"
+    paused_at: dt.datetime | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
 
 
 class Node(NamedTuple):
@@ -65,6 +68,13 @@ class Node(NamedTuple):
     timeout_sec: float | None = None
     interval_sec: float | None = None
     said_by: UUID | None = None
+
+
+class Evicted(NamedTuple):
+    by: str
+    reason: str | None
+    incarnation: UUID | None
+    at: dt.datetime
 
 
 class Claim(NamedTuple):
@@ -125,6 +135,7 @@ class Event(NamedTuple):
 
 TABLES = (
     "node",
+    "evicted",
     "token",
     "lock",
     "claim",
@@ -144,6 +155,7 @@ class View:
 
     cluster: Cluster
     node: Rows
+    evicted: Rows
     token: Rows
     lock: Rows
     claim: Rows

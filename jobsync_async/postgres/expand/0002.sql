@@ -6,7 +6,10 @@ ALTER TABLE {cluster}
     ADD COLUMN IF NOT EXISTS channel text,
     ADD COLUMN IF NOT EXISTS time_zone text,
     ADD COLUMN IF NOT EXISTS longest_wait double precision,
-    ADD COLUMN IF NOT EXISTS longest_allowed double precision;
+    ADD COLUMN IF NOT EXISTS longest_allowed double precision,
+    ADD COLUMN IF NOT EXISTS paused_at timestamptz,
+    ADD COLUMN IF NOT EXISTS paused_by text,
+    ADD COLUMN IF NOT EXISTS pause_reason text;
 ALTER TABLE {node}
     ADD COLUMN IF NOT EXISTS timeout_sec double precision,
     ADD COLUMN IF NOT EXISTS interval_sec double precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 QUERIES = "postgres/queries.sql"
+OPERATORS = "postgres/operators.sql"
 UNIT = ("tests/unit",)
 STATEMENTS = ("tests/integration/interleavings", "tests/integration/test_simulated_tables.py")
 CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/test_claims.py")
@@ -28,6 +29,8 @@ DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 LEASES = ("tests/unit/test_lease.py", "tests/unit/test_takeover.py", "tests/unit/test_worker.py")
+EVICTIONS = ("tests/integration/test_evictions.py",)
+PAUSES = ("tests/integration/test_pauses.py",)
 TIMES = ("tests/integration/test_times.py",)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.mutants.catalogue.suites import (
     _SETTINGS,
     DEATHS,
+    EVICTIONS,
     FAILOVER,
     LEASES,
+    OPERATORS,
+    PAUSES,
     QUERIES,
     SETTINGS,
     STATEMENTS,
@@ -360,6 +363,51 @@ MUTANTS = (
         "            if above and bound < (UNSAID_TIMEOUT_SEC if before is None else before):",
         "            if False:",
         TIMES,
+    ),
+    # -- evictions and pauses ----------------------------------------------------------------------
+    Mutant(
+        "an evicted worker's row keeps its name",
+        OPERATORS,
+        "SET name = n.name || ' (evicted, ' || last_joined || ')', joined = last_joined,\n",
+        "SET joined = last_joined,\n",
+        EVICTIONS,
+        quick=True,
+    ),
+    Mutant(
+        "an evicted leader goes on leading",
+        OPERATORS,
+        "    WHERE c.leader_incarnation = %(incarnation)s::uuid\n",
+        "    WHERE false AND c.leader_incarnation = %(incarnation)s::uuid\n",
+        EVICTIONS,
+    ),
+    Mutant(
+        "a join that waited for the lock passes an eviction",
+        QUERIES,
+        "          AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)\n    ) c\n",
+        "    ) c\n",
+        EVICTIONS,
+    ),
+    Mutant(
+        "an evicted worker signs off while somebody there is at work",
+        "runtime/coordinator.py",
+        "worker.before is not None and await self._unused_within(1):",
+        "worker.before is not None:",
+        EVICTIONS,
+    ),
+    Mutant(
+        "a claim begins while the cluster is paused",
+        "work/holding.py",
+        "        if self._held_up:\n            raise",
+        "        if False:\n            raise",
+        PAUSES,
+        quick=True,
+    ),
+    Mutant(
+        "a handler that failed is called again while the cluster is paused",
+        "work/attempts.py",
+        "            if self._worker.paused is not None:\n                raise HeldUp\n",
+        "",
+        PAUSES,
     ),
     # -- processes ---------------------------------------------------------------------------------
     Mutant(
