@@ -131,17 +131,19 @@ async def test_a_handler_that_ignores_its_end_keeps_others_waiting_for_its_lease
                     await over.wait()
 
     stubborn = asyncio.ensure_future(never_ends())
-    await entered.wait()
-    quick_jobs.watched = False  # the work goes on, as after any loss of a lease
-    began = time.monotonic()
-    await (await operator()).steering.evict("b", "anna")
-    del quick_jobs.jobs["b"]
-    await until(lambda: len(a.my_tokens) == TOTAL)
-    took = time.monotonic() - began
-    print(f"others had its tokens after {took:.2f} s")
-    assert took > quick.heartbeat_timeout_sec * 0.8
-    assert await rows(admin, "SELECT name FROM sync_node") == [("a",)]
-    over.set()
+    try:
+        await entered.wait()
+        quick_jobs.watched = False  # the work goes on, as after any loss of a lease
+        began = time.monotonic()
+        await (await operator()).steering.evict("b", "anna")
+        del quick_jobs.jobs["b"]
+        await until(lambda: len(a.my_tokens) == TOTAL)
+        took = time.monotonic() - began
+        print(f"others had its tokens after {took:.2f} s")
+        assert took > quick.heartbeat_timeout_sec * 0.8
+        assert await rows(admin, "SELECT name FROM sync_node") == [("a",)]
+    finally:
+        over.set()
     with pytest.raises(OwnershipLost):
         await stubborn
     with pytest.raises(CoordinationError, match="evicted by anna"):
