@@ -15,6 +15,7 @@ from jobsync_async import CoordinationError, Job, OwnershipLost
 from jobsync_async.postgres.store import Store
 from jobsync_async.testing import Cluster
 from tests.clusters import cluster
+from tests.handling import owned_by
 from tests.hands import hand
 from tests.integration.test_versions import old_row
 from tests.waiting import until
@@ -51,8 +52,7 @@ async def test_a_worker_that_listens_stops_at_once_and_others_have_its_tokens(
     held = asyncio.Event()
 
     async def hold() -> None:
-        task = next(n for n in range(1000) if b.owns(n))
-        async with b.claim(task):
+        async with b.claim(owned_by(b)[0]):
             held.set()
             await asyncio.sleep(60)
 
@@ -124,7 +124,7 @@ async def test_a_handler_that_ignores_its_end_keeps_others_waiting_for_its_lease
     over, entered = asyncio.Event(), asyncio.Event()
 
     async def never_ends() -> None:
-        async with b.claim(min(b.my_tokens)):
+        async with b.claim(owned_by(b)[0]):
             entered.set()
             while not over.is_set():
                 with suppress(asyncio.CancelledError):
