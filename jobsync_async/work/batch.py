@@ -48,7 +48,7 @@ class Batch:
         self._worker = order.worker
         self._log = WorkerLog(__name__, order.worker.identity.name)
         self._tell = tell
-        self._call = Attempts(order.worker, order.handler, order.attempts)
+        self._call = Attempts(order.worker, order.handler, order.attempts, order.asked.name)
         # Of those that are not begun ahead: how many wait for a slot, or have one.
         self._busy = 0
         self._gate = Gate()
