@@ -107,7 +107,8 @@ def _term(row: Mapping[str, Any], after: Mapping[str, Any] | None) -> dict[str, 
     follows = after is not None and after["at"] is not None and after["term"] == row["term"] + 1
     if after is not None and follows and until is None:
         until = after["at"]
-        ended = "generation" if after["kind"] == "generation" else after["how"] or "gone"
+        again = "restarted" if after["restarted"] else "gone"
+        ended = "generation" if after["kind"] == "generation" else again
     return {
         "term": row["term"],
         "node": row["node"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable
 from typing import Any
@@ -170,12 +171,17 @@ class Membership:
     ) -> dict[str, Any]:
         """What every statement of a join takes."""
         ours = {"library": __version__, "layout": LAYOUT, **self._times._asdict()}
+        about = {
+            **{name: getattr(announcement, name) for name in ("host", "pid", "weight", "state")},
+            "library": __version__,
+        }
         unsaid = {"unsaid_bound": max(self._times.timeout_sec, UNSAID_TIMEOUT_SEC)}
         return {
             **me._asdict(),
             **announcement._asdict(),
             **ours,
             **unsaid,
+            "about": json.dumps(about),
             **self._context.values(connection.server),
         }
 

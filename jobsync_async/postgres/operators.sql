@@ -68,9 +68,14 @@ SELECT c.term, c.leader, n.address, n.incarnation IS NOT NULL AS present,
 FROM {cluster} c LEFT JOIN {node} n ON n.incarnation = c.leader_incarnation
 
 -- name: list_terms
--- The latest changes of the leader: how the leader before was gone, and when and how this one was.
-SELECT t.term, t.at, t.kind, t.node, t.by, t.details ->> 'how' AS how,
-       gone.at AS gone_at, gone.kind AS gone
+-- The latest changes of the leader: when and how it was gone, and whether the leader before had
+-- been started again, which a row of the same version tells.
+SELECT t.term, t.at, t.kind, t.node, t.by, gone.at AS gone_at, gone.kind AS gone,
+       EXISTS (
+           SELECT FROM {history}
+           WHERE version = t.version
+             AND details ->> 'replaced' = t.details ->> 'incarnation_before'
+       ) AS restarted
 FROM (
     SELECT * FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT %(most)s
 ) t LEFT JOIN LATERAL (

@@ -348,16 +348,10 @@ WITH made AS (
     ON CONFLICT (name) DO NOTHING RETURNING joined
 ), told AS (
     INSERT INTO {history} (version, kind, node, incarnation, by, reason, details)
-    SELECT version, 'joined', %(name)s, %(incarnation)s::uuid, %(by)s, %(reason)s, {told_of_join}
+    SELECT version, 'joined', %(name)s, %(incarnation)s::uuid, %(by)s, %(reason)s, %(about)s::jsonb
     FROM made CROSS JOIN {cluster}
 )
 SELECT joined FROM made
-
--- name: told_of_join
--- Part of others: what the history tells of who joins.
-jsonb_strip_nulls(jsonb_build_object(
-    'host', %(host)s::text, 'pid', %(pid)s::integer, 'library', %(library)s::text,
-    'weight', %(weight)s::double precision, 'state', %(state)s::text))
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it
@@ -379,7 +373,7 @@ WITH replaced AS (
 INSERT INTO {history} (version, kind, node, incarnation, by, reason, silent_sec, details)
 SELECT %(version)s, 'joined', r.name, r.incarnation, %(by)s,
        'started again: the start before ended without leaving', {silence},
-       {told_of_join} || jsonb_build_object('replaced', n.incarnation)
+       %(about)s::jsonb || jsonb_build_object('replaced', n.incarnation)
 FROM replaced r JOIN {node} n USING (name)
 
 -- name: inherit_tokens
@@ -395,28 +389,23 @@ WHERE ctid = ANY(ARRAY(
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
 WITH led AS (
     UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
-    FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
+    FROM (
+        SELECT n.name, n.incarnation, b.leader, b.leader_incarnation
+        FROM {node} n, {cluster} b ORDER BY n.joined LIMIT 1
+    ) n
     WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) AND {sound}
-    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation,
+              n.leader AS before, n.leader_incarnation AS incarnation_before
 )
 {tell_who_leads}
 
 -- name: tell_who_leads
--- Part of others: who leads from now on, by `led`, and what has become of who led before. Of a
--- restart, that is told by a row of the same version, and so of the same transaction.
+-- Part of others: who leads from now on, by `led`, and in whose place.
 INSERT INTO {history} (version, kind, node, incarnation, by, term, reason, details)
-SELECT led.version, 'took over', led.leader, led.leader_incarnation, %(by)s, led.term,
-       CASE WHEN before.leader IS NULL THEN 'nobody led'
-            ELSE before.leader || ' ' || coalesce(ended.how, 'is gone') END,
-       jsonb_build_object('before', before.leader, 'how', ended.how)
-FROM led CROSS JOIN (SELECT leader, leader_incarnation FROM {cluster}) before
-LEFT JOIN LATERAL (
-    SELECT CASE kind WHEN 'joined' THEN 'restarted' ELSE kind END AS how FROM {history} h
-    WHERE h.incarnation = before.leader_incarnation
-            AND kind IN ('left', 'died', 'expired', 'evicted')
-       OR h.version = led.version AND h.details ->> 'replaced' = before.leader_incarnation::text
-    ORDER BY id DESC LIMIT 1
-) ended ON true
+SELECT version, 'took over', leader, leader_incarnation, %(by)s, term,
+       coalesce('in place of ' || before, 'nobody led'),
+       jsonb_build_object('before', before, 'incarnation_before', incarnation_before)
+FROM led
 
 -- name: tell_gone
 -- Part of others: workers are not in the cluster any more, by `gone`. The version of that is taken,
@@ -705,10 +694,12 @@ SELECT name, incarnation FROM gone
 WITH led AS (
     UPDATE {cluster} c
     SET leader = %(name)s, leader_incarnation = %(incarnation)s, term = c.term + 1
+    FROM {cluster} b
     WHERE c.term = %(term)s
       AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
       AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
-    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation,
+              b.leader AS before, b.leader_incarnation AS incarnation_before
 )
 {tell_who_leads}
 

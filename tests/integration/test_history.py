@@ -120,7 +120,8 @@ async def test_a_silent_worker_is_told_as_expired_with_its_silence_and_the_leade
         term + 1,
         expired["version"],
     )
-    assert led["details"] == {"before": "a", "how": "expired"}
+    assert led["details"] == {"before": "a", "incarnation_before": str(a.me.incarnation)}
+    assert led["reason"] == "in place of a"
     (silent,) = [beat for beat in (await b.beat()).beats if beat.name == "c"]
     outcome = await b.lead(expire=[silent])
     assert outcome is not None
@@ -139,11 +140,13 @@ async def test_a_start_in_the_place_of_a_dead_one_says_which_it_replaced(workers
         assert (joined["kind"], joined["incarnation"]) == ("joined", again.me.incarnation)
         assert joined["details"]["replaced"] == str(a.me.incarnation)
         assert "started again" in joined["reason"] and joined["silent_sec"] is not None
-        assert (led["reason"], led["node"], led["incarnation"]) == (
-            "a restarted",
+        assert (led["kind"], led["node"], led["incarnation"]) == (
+            "took over",
             "a",
             again.me.incarnation,
         )
+        ended = [(one["term"], one["ended"]) for one in (await leadership(again.store))["terms"]]
+        assert ended == [(2, None), (1, "restarted")]
 
 
 async def test_who_drained_a_worker_and_why_is_told_once(workers, admin):

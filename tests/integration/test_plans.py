@@ -71,7 +71,7 @@ ALL = {
 # What is not called here.
 ELSE = {
     **dict.fromkeys(
-        ("pinned", "left_over", "failed_ids", "runs_it", "told_of_join", "tell_who_leads",
+        ("pinned", "left_over", "failed_ids", "runs_it", "tell_who_leads",
          "tell_gone", "long_ago", "asked_since"), "a part of others"
     ),
     **dict.fromkeys(

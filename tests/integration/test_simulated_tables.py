@@ -59,6 +59,7 @@ def join(q: Both) -> Steps:
         "library": "9.9",
         "layout": 9,
         "reason": q.random.choice(("anew", None)),
+        "about": json.dumps({"host": host, "pid": 7}),
         **times,
         **history,
     }

@@ -8,6 +8,7 @@ switches it off to see that it is missed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import namedtuple
 from collections.abc import Callable, Generator, Sequence
@@ -153,18 +154,8 @@ def tell_gone(q: Asked, node: Node, kind: str, reason: str | None = None) -> Non
 
 def tell_who_leads(q: Asked, before: Cluster) -> None:
     """``{tell_who_leads}``; the cluster's row says already who does."""
-    view = q.tx.view()
-    now, was = view.cluster, before.leader_incarnation
-    ended = [
-        "restarted" if event.kind == "joined" else event.kind
-        for _, event in sorted(view.history.items())
-        if was is not None
-        and (
-            (event.incarnation == was and event.kind in DEPARTURES)
-            or (event.version == now.version and (event.details or {}).get("replaced") == str(was))
-        )
-    ]
-    how = ended[-1] if ended else None
+    now = q.tx.view().cluster
+    was = before.leader_incarnation
     tell(
         q,
         now.version,
@@ -173,8 +164,8 @@ def tell_who_leads(q: Asked, before: Cluster) -> None:
         incarnation=now.leader_incarnation,
         by=q.by,
         term=now.term,
-        reason="nobody led" if before.leader is None else f"{before.leader} {how or 'is gone'}",
-        details={"before": before.leader, "how": how},
+        reason="nobody led" if before.leader is None else f"in place of {before.leader}",
+        details={"before": before.leader, "incarnation_before": was and str(was)},
     )
 
 
@@ -348,14 +339,7 @@ def _is_evicted(q: Asked) -> bool:
 
 
 def _tell_of_join(q: Asked, version: int, reason: str | None, replaced: UUID | None = None) -> None:
-    about = {
-        "host": q.host,
-        "pid": q.pid,
-        "library": q.library,
-        "weight": q.weight,
-        "state": q.state,
-        "replaced": replaced and str(replaced),
-    }
+    about = json.loads(q.about) | ({} if replaced is None else {"replaced": str(replaced)})
     tell(
         q,
         version,
@@ -365,7 +349,7 @@ def _tell_of_join(q: Asked, version: int, reason: str | None, replaced: UUID | N
         by=q.by,
         reason=reason,
         silent=replaced is not None,
-        details={name: value for name, value in about.items() if value is not None},
+        details=about,
     )
 
 

@@ -44,7 +44,7 @@ JOINED = {"host": "here", "pid": 7, "library": "1.2", "weight": 1, "state": "dra
             "its process has ended, silent for 1.3 s",
         ),
         (event("expired", silent_sec=0.0), "anna expired", "silent for 0.0 s"),
-        (event("took over", term=3, reason="berta died"), "anna leads in term 3", "berta died"),
+        (event("took over", term=3, reason="nobody led"), "anna leads in term 3", "nobody led"),
         (event("generation", None, details={"generation": 9}), "generation 9 begins", ""),
         (event("paused", None, reason="for the night"), "paused", "for the night"),
         (REBALANCE, "5,000 tokens move, 2 → 1 workers, 9.8 ms", "anna died"),
@@ -62,7 +62,7 @@ def test_a_rebalance_stands_above_what_it_answers_and_the_newest_first():
 
 
 def begun(term: int, node: str | None, **told: Any) -> dict[str, Any]:
-    empty = dict.fromkeys(("by", "how", "gone_at", "gone"))
+    empty = {**dict.fromkeys(("by", "gone_at", "gone")), "restarted": False}
     return {"term": term, "node": node, "at": f"t{term}", "kind": "took over", **empty, **told}
 
 
@@ -73,8 +73,8 @@ def shown(leader: str | None, term: int, *rows: dict[str, Any]) -> list[tuple[An
 
 def test_a_term_ends_with_its_leader_or_with_the_next_one():
     rows = (
-        begun(4, "d", how="restarted"),
-        begun(3, "d", how="died"),
+        begun(4, "d", restarted=True),
+        begun(3, "d"),
         begun(2, "b", gone="died", gone_at="earlier"),
         begun(1, "a"),
     )

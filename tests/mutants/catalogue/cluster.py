@@ -24,11 +24,10 @@ MUTANTS = (
         quick=True,
     ),
     Mutant(
-        "a take-over does not know of a restart",
+        "a new start does not say which it replaced",
         QUERIES,
-        "\n       OR h.version = led.version AND h.details ->> 'replaced' = "
-        "before.leader_incarnation::text",
-        "",
+        "%(about)s::jsonb || jsonb_build_object('replaced', n.incarnation)",
+        "%(about)s::jsonb",
         HISTORY,
     ),
     Mutant(
