@@ -71,17 +71,18 @@ FROM {cluster} c LEFT JOIN {node} n ON n.incarnation = c.leader_incarnation
 -- The latest changes of the leader: when and how it was gone, and whether the leader before had
 -- been started again, which a row of the same version tells.
 SELECT t.term, t.at, t.kind, t.node, t.by, gone.at AS gone_at, gone.kind AS gone,
-       EXISTS (
-           SELECT FROM {history}
-           WHERE version = t.version
-             AND details ->> 'replaced' = t.details ->> 'incarnation_before'
-       ) AS restarted
+       again.restarted IS NOT NULL AS restarted
 FROM (
     SELECT * FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT %(most)s
 ) t LEFT JOIN LATERAL (
     SELECT at, kind FROM {history}
     WHERE incarnation = t.incarnation AND kind IN ('left', 'died', 'expired', 'evicted') LIMIT 1
 ) gone ON true
+LEFT JOIN LATERAL (
+    SELECT true AS restarted FROM {history}
+    WHERE version = t.version AND details ->> 'replaced' = t.details ->> 'incarnation_before'
+    LIMIT 1
+) again ON true
 ORDER BY t.term DESC
 
 -- == evicting =====================================================================================
