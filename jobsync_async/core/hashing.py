@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from struct import Struct
 from typing import Any
@@ -24,6 +25,7 @@ from jobsync_async.types import TaskOrId, task_id_of
 
 HASH_FUNCTIONS = ("double_sha256", "sha256", "md5", "modulo")
 MOST_TOKENS = 1_000_000
+_TOGETHER = 8  # how many bytes the keys of a named batch's tasks begin alike with
 
 
 def _function(name: str, *modules: str) -> Callable[..., Any]:
@@ -133,13 +135,28 @@ def task_text(task_id: Hashable) -> str:
 
 
 def task_key(text: str, batch: str | None = None) -> bytes:
-    """The key under which a task is stored: a SHA-256, so that texts of any length have one.
+    """The key under which a task is stored: 32 bytes, so that texts of any length have one.
 
-    What is hashed is the text, or, in a batch that has a name, the name, NUL and the text. Neither
-    holds a NUL. So what is hashed tells name and text, and no two tasks of any batches share it.
+    It is the SHA-256 of the text, or, in a batch that has a name, of the name, NUL and the text.
+    Neither holds a NUL. So what is hashed tells name and text, and no two tasks of any batches
+    share it. In a batch that has a name, the key begins like that of the batch: so its tasks lie
+    together in an index, and a statement over them touches few pages, however many others there
+    are.
     """
-    key: bytes = _sha256((text if batch is None else f"{batch}\0{text}").encode()).digest()
-    return key
+    if batch is None:
+        return bytes(_sha256(text.encode()).digest())
+    return _together(batch) + bytes(_sha256(f"{batch}\0{text}".encode()).digest()[_TOGETHER:])
+
+
+def key_range(batch: str | None) -> tuple[bytes, bytes]:
+    """Between which two the keys of a batch's tasks lie, neither being one of them."""
+    first = b"" if batch is None else _together(batch)
+    return first, first + b"\xff" * (33 - len(first))
+
+
+@lru_cache(maxsize=16)
+def _together(batch: str) -> bytes:
+    return name_key(batch)[:_TOGETHER]
 
 
 def key_ends(texts: Iterable[str], batch: str | None = None) -> int:

@@ -2,7 +2,8 @@
 
 * There are as many as handlers take in a tenth of a second, so that a statement carries many. A
   handler that takes long has few, which would all have to be let go of.
-* Where handlers had to wait, nobody knows how many they take: twice as many are begun next time.
+* Where handlers had to wait, nobody knows how many they take: twice as many are begun next time,
+  or what they took of late if that is more.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ class Window:
             now: when these were asked for, in seconds.
             dry: whether handlers have had to wait for these.
         """
-        before, self._before = self._before, (started, now)
-        most = min(2 * self.size, _MOST)
-        if dry:
-            self.size = max(self._least, most)
-        elif before is not None and now > before[1]:
-            a_second = (started - before[0]) / (now - before[1])
-            self.size = max(self._least, min(round(a_second * _AHEAD_SEC), most))
+        # As many at least have ended: those that were called first may all be running still.
+        ended, before = max(started - self._least, 0), self._before
+        self._before = (ended, now)
+        twice = 2 * self.size
+        a_second = 0.0
+        if before is not None and now > before[1]:
+            a_second = (ended - before[0]) / (now - before[1])
+        elif not dry:
+            return
+        take = round(a_second * _AHEAD_SEC)
+        self.size = max(self._least, min(max(twice, take) if dry else min(twice, take), _MOST))

@@ -25,17 +25,20 @@ _ANYIO = "anyio._backends._asyncio"
 class Interruption:
     """The way to interrupt what a task does from here on, until `end`.
 
+    Args:
+        fresh: the task has just been made for this, so all that is under way in it is inside.
+
     Attributes:
         task: the task.
         count: how often it was cancelled by this.
     """
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: asyncio.Task[Any], *, fresh: bool = False) -> None:
         self.count: int = 0
         self.task = task
         self._loop = task.get_loop()
-        self._outer = _scope_of(task)
-        self._at_entry = self._before = _cancelling(task)
+        self._outer = None if fresh else _scope_of(task)
+        self._at_entry = self._before = 0 if fresh else _cancelling(task)
         self._due = self._looking = self._ended = False
         self._again_sec: float | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -63,8 +63,11 @@ SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error,
 FROM (SELECT NULL AS name UNION SELECT name FROM {batch} WHERE date = %(date)s) b
 CROSS JOIN LATERAL (
     -- as core/hashing.py makes it
-    SELECT sha256(coalesce(convert_to(b.name, 'UTF8') || decode('00', 'hex'), '')
-                  || convert_to(%(task_id)s::text, 'UTF8')) AS task_key
+    SELECT CASE WHEN b.name IS NULL THEN sha256(convert_to(%(task_id)s::text, 'UTF8'))
+           ELSE substring(sha256(convert_to(b.name, 'UTF8')) FROM 1 FOR 8)
+                || substring(sha256(convert_to(b.name, 'UTF8') || decode('00', 'hex')
+                                    || convert_to(%(task_id)s::text, 'UTF8')) FROM 9)
+           END AS task_key
 ) k
 LEFT JOIN LATERAL (
     SELECT * FROM {claim} WHERE date = %(date)s AND task_key = k.task_key LIMIT 1

@@ -1014,25 +1014,29 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
 -- name: find_complete
 -- The run that begin_batch would open anew, if it ended with all its ids completed, and the rows
 -- are still there: their number, and the sum of the ends of their keys, which tells whose they are.
--- So nobody looks at single ids. Only for such a run are the rows of its date read, once.
+-- So nobody looks at single ids. Only for such a run are its rows read, once (of a batch without a
+-- name, those of its date): it is found first (MATERIALIZED), whatever the planner expects of it.
 WITH fresh AS (
     SELECT coalesce(%(date)s::date, %(default_date)s::date,
                     (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date) AS date FROM {cluster}
+), ended AS MATERIALIZED (
+    SELECT b.date FROM fresh JOIN {batch} b ON b.date = fresh.date AND b.batch_key = %(batch_key)s
+    WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s AND NOT b.mixed
+      AND (%(date)s::date IS NOT NULL
+           OR NOT EXISTS (SELECT FROM {batch} o
+                          WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL))
+      AND %(total)s::bigint <= (SELECT sum(completed) FROM {batch_part} p
+                                WHERE p.batch_key = %(batch_key)s AND p.date = b.date)
 )
-SELECT b.date, a.tasks, coalesce(a.ends, 0)::bigint AS ends
-FROM fresh JOIN {batch} b ON b.date = fresh.date AND b.batch_key = %(batch_key)s
-CROSS JOIN LATERAL (
+SELECT ended.date, a.tasks, coalesce(a.ends, 0)::bigint AS ends
+FROM ended CROSS JOIN LATERAL (
     SELECT count(*) AS tasks,
            sum(get_byte(task_key, 28) * 16777216::bigint + get_byte(task_key, 29) * 65536
                + get_byte(task_key, 30) * 256 + get_byte(task_key, 31)) AS ends
-    FROM {audit} a WHERE a.date = b.date AND a.batch IS NOT DISTINCT FROM %(name)s::text
+    FROM {audit} a
+    WHERE a.date = ended.date AND a.task_key > %(low)s AND a.task_key < %(high)s
+      AND a.batch IS NOT DISTINCT FROM %(name)s::text
 ) a
-WHERE b.finished_at IS NOT NULL AND b.ids_key = %(ids_key)s AND NOT b.mixed
-  AND (%(date)s::date IS NOT NULL
-       OR NOT EXISTS (SELECT FROM {batch} o
-                      WHERE o.batch_key = %(batch_key)s AND o.finished_at IS NULL))
-  AND %(total)s::bigint <= (SELECT sum(completed) FROM {batch_part} p
-                            WHERE p.batch_key = %(batch_key)s AND p.date = b.date)
 
 -- name: begin_batch
 -- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from jobsync_async.core.hashing import key_range
 from jobsync_async.core.rows import Identity, TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.core.texts import storable
@@ -134,8 +135,9 @@ class WorkStore:
     async def find_complete(
         self, key: bytes, ids_key: bytes, asked: Asked, total: int
     ) -> Complete | None:
+        low, high = key_range(asked.name)
         values = {**asked._asdict(), "batch_key": key, "ids_key": ids_key, "total": total}
-        rows = await self._fetch("find_complete", values)
+        rows = await self._fetch("find_complete", {**values, "low": low, "high": high})
         return Complete(*rows[0]) if rows else None
 
     async def finish_batch(self, run: Run, opened: Opened, ids_key: bytes) -> None:

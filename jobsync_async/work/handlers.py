@@ -88,7 +88,7 @@ class HandlerRunner:
             steps,
             f"jobsync_async {self._worker.identity.name} works on {holding.task:.100}",
         )
-        interruption = Interruption(task)
+        interruption = Interruption(task, fresh=True)
         holding.works(interruption)
 
         def stop() -> None:
@@ -96,12 +96,12 @@ class HandlerRunner:
             interruption.once(self._worker.config.handoff_timeout_sec)
 
         try:
-            await _to_its_end(task, stop)
+            await _to_its_end(task, steps.over, stop)
         except asyncio.CancelledError:
             self._outcome(task, claim, cut=True)
             raise
         finally:
-            interruption.end()
+            holding.rests()
         if steps.blocked_sec:
             self._tell_blocked(claim, steps.blocked_sec)
         outcome = self._outcome(task, claim, cut=interruption.count > 0)
@@ -198,9 +198,11 @@ async def apart(what: str, function: Callable[..., Any], *args: Any) -> Any:
         return await result if inspect.isawaitable(result) else result
 
     task = _started(copy_context(), called(), f"jobsync_async calls {what}")
-    interruption = Interruption(task)
+    over = asyncio.get_running_loop().create_future()
+    task.add_done_callback(lambda _: _end(over))
+    interruption = Interruption(task, fresh=True)
     try:
-        await _to_its_end(task, interruption.begin)
+        await _to_its_end(task, over, interruption.begin)
     finally:
         interruption.end()
     error = _error_of(task)
@@ -232,19 +234,13 @@ def _started(context: Context, coroutine: Coroutine[Any, Any, T], name: str) -> 
     return task
 
 
-async def _to_its_end(task: asyncio.Task[Any], interrupt: Callable[[], object]) -> None:
-    """Wait for the task; a caller that is cancelled has it interrupted, waits all the same, and is
-    cancelled then."""
+async def _to_its_end(
+    task: asyncio.Task[Any], over: asyncio.Future[None], interrupt: Callable[[], object]
+) -> None:
+    """Wait for the task, at whose end `over` is done; a caller that is cancelled has it
+    interrupted, waits all the same, and is cancelled then."""
     if task.done():
         return
-    # As asyncio.wait([task]) does, which takes several times as long.
-    over = asyncio.get_running_loop().create_future()
-
-    def end(_: object) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    task.add_done_callback(end)
     try:
         await over
     except asyncio.CancelledError:
@@ -254,6 +250,11 @@ async def _to_its_end(task: asyncio.Task[Any], interrupt: Callable[[], object]) 
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
         raise
+
+
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():  # whoever waited for it may have been cancelled
+        over.set_result(None)
 
 
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
@@ -271,10 +272,13 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     Attributes:
         blocked_sec: how long the step took that the lease ended in; 0 when none did.
+        over: done with its last step, at the end of which its task is done too. Callbacks of the
+            task come a turn of the event loop later.
     """
 
     def __init__(self, inner: Coroutine[Any, Any, Any], worker: Worker) -> None:
         self.blocked_sec = 0.0
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inner = inner
         self._worker = worker
 
@@ -299,6 +303,9 @@ class _Steps(Coroutine[Any, Any, Any]):
         began = clock()
         try:
             return go(*args)
+        except BaseException:  # its return, too; raised again
+            _end(self.over)
+            raise
         finally:
             ended = clock()
             if began < deadline <= ended and ended - began >= _BLOCKS_SEC:

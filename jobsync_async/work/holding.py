@@ -57,6 +57,7 @@ class Holding(Generic[Id_co]):
             UsageError: it was entered before; or whoever calls works on the task already, and would
                 wait for itself.
         """
+        self._check_caller()
         self._join()
         try:
             if (first := self._worker.turns.first(self.task)) is not self:
@@ -71,7 +72,8 @@ class Holding(Generic[Id_co]):
         return self.claim
 
     def enter_at_once(self) -> None:
-        """The same where nobody else in this worker works on the task."""
+        """The same for who works on nothing yet, where nobody else in this worker works on the
+        task."""
         self._join()
         try:
             assert self._worker.turns.first(self.task) is self, "nobody is before it"
@@ -80,21 +82,22 @@ class Holding(Generic[Id_co]):
             self._give_turn()
             raise
 
-    def _join(self) -> None:
+    def _check_caller(self) -> None:
         self._worker.home.require()
         if self._used:
             raise UsageError(
                 f"a claim can be entered once: call job.claim({self.claim.task_id!r:.200}) again"
             )
-        self._used = True
-        turns = self._worker.turns
-        if turns.first(self.task) in _HELD.get():
+        if self._worker.turns.first(self.task) in _HELD.get():
             raise UsageError(
                 f"task {self.claim.task_id!r:.200} is claimed already by what calls this, or by "
                 "what started it, so it would wait for itself: use the claim that is there, or let "
                 "it end first"
             )
-        turns.join(self.task, self)
+
+    def _join(self) -> None:
+        self._used = True
+        self._worker.turns.join(self.task, self)
 
     async def __aenter__(self) -> Claim[Id_co]:
         return await self.enter()
@@ -164,10 +167,7 @@ class Holding(Generic[Id_co]):
             worker.metrics.claims_lost += 1
             claim._why_lost = claim._why_lost or "the lease is over"
         claim._open = False
-        if self._interruption is not None:
-            self._interruption.end()
-            # Its task's context knows this. In a circle, all of it would wait for the collector.
-            self._interruption = None
+        self.rests()
         worker.metrics.claims_active -= 1
         if worker.ownership.leave(claim.token_id, self):
             worker.user_left()
@@ -201,6 +201,13 @@ class Holding(Generic[Id_co]):
             interruption.begin()
         elif self._on_revoke == "cancel" and self.claim.leaving is not None:
             interruption.once()
+
+    def rests(self) -> None:
+        """Nobody works on it, or not any more."""
+        if self._interruption is not None:
+            self._interruption.end()
+            # Its task's context knows this. In a circle, all of it would wait for the collector.
+            self._interruption = None
 
     def ask_to_end(self, why: Leaving) -> None:
         """Let `Claim.leaving` say why whoever works on it is to end."""

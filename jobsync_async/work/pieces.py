@@ -30,7 +30,7 @@ from jobsync_async.work.holding import Holding
 _MOST_AT_ONCE = 2_000
 _MOST_BEHIND = 4_000
 # Completions that come within this are recorded together, unless somebody waits for one.
-_PACE_SEC = 0.02
+_PACE_SEC = 0.05
 # How long a batch that is cut off waits for what its handlers have done to be recorded.
 _LAST_WORDS_SEC = 1.0
 
@@ -110,6 +110,8 @@ class Ahead:
         self._going: list[Piece] = []
         self._gone = asyncio.Event()
         self.ready: asyncio.Queue[Piece | int] = asyncio.Queue()
+        # Made once: one for each piece would be as much for the collector as the piece itself.
+        self._on_going = self._goes
 
     def want(self) -> None:
         """There may be something to begin."""
@@ -146,7 +148,7 @@ class Ahead:
         """A piece for a number, not entered yet, that is not begun ahead."""
         return Piece(self._worker, self._ids, number, self._fence)
 
-    def _on_going(self, piece: Piece) -> None:
+    def _goes(self, piece: Piece) -> None:
         if piece.begun:  # else whoever begins it sees that
             self._waiting.discard(piece)
             self._going.append(piece)
@@ -272,6 +274,7 @@ class Recorder:
         self._sent: Sequence[Piece] = ()
         self._there = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._on_going = self.hurry
 
     @property
     def idle(self) -> bool:
@@ -287,7 +290,7 @@ class Recorder:
         """Its handler has done it."""
         self._done.append(piece)
         self._there.set()
-        piece.on_going = self.hurry
+        piece.on_going = self._on_going
         if piece.going:
             self.hurry()
 

@@ -286,7 +286,7 @@ async def test_what_the_databases_encoding_lacks_is_escaped_in_texts_and_refused
 
     async def handle(claim) -> None:
         if claim.task_id == "bad":
-            await until(lambda: len(job._worker.turns._lines["bad"]) == batches)
+            await until(lambda: len(job._worker.turns._behind.get("bad", ())) == batches - 1)
             raise ValueError("5 € for naïve \0 \ud800")
 
     async with Job("ä", config, address="ö") as job:

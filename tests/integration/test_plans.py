@@ -415,7 +415,8 @@ class Calls:
             yield 1, partial(begun, self.named.batch_key, b"ids", Asked("batch-7", day), 5)
         yield 1, lambda: begun(b"new", b"ids", Asked("new"), 5)
         complete = partial(self.work.find_complete, self.named.batch_key)
-        yield self.many, lambda: complete(b"ids", Asked("batch-7", TODAY), 20)
+        yield self.many, lambda: complete(b"ids", Asked(None, TODAY), 20)
+        yield 1, lambda: complete(b"ids", Asked("batch-7", TODAY), 20)
         yield 1, lambda: complete(b"ids", Asked("batch-7", TODAY), 21)
         yield 1, lambda: complete(b"others", Asked("batch-7", TODAY), 20)
         for anyhow in (False, True):

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from jobsync_async.core.distribution import Moves
-from jobsync_async.core.hashing import task_key
+from jobsync_async.core.hashing import key_range, task_key
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.token_rows import token_rows
@@ -349,7 +349,8 @@ def batch(q: Both) -> Steps:
     if is_stream:
         asked |= {"total": None, "ids_key": b"none"}
     if not is_stream:
-        yield "find_complete", asked
+        low, high = key_range(batch)
+        yield "find_complete", {**asked, "low": low, "high": high}
     yield "lock_batch", {"lock": key.hex()}
     ((opened,), _) = yield "begin_batch", {**asked, "node": name}
     tokens = q.some()

@@ -246,7 +246,11 @@ def find_complete(q: Asked) -> Result:
         or sum(part.completed for part in parts) < q.total
     ):
         return Result()
-    complete = [key for (day, key), done in view.audit.items() if day == date and done[5] == q.name]
+    complete = [
+        key
+        for (day, key), done in view.audit.items()
+        if day == date and done[5] == q.name and q.low < key < q.high
+    ]
     ends = sum(int.from_bytes(key[-4:], "big") for key in complete)
     return Result(rows("date tasks ends", [(date, len(complete), ends)]))
 

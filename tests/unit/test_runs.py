@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobsync_async import ConfigError
-from jobsync_async.core.hashing import task_key
+from jobsync_async.core.hashing import key_range, name_key, task_key
 from jobsync_async.core.rows import TaskProgress
 from jobsync_async.core.runs import (
     Elsewhere,
@@ -44,6 +44,17 @@ def test_no_two_tasks_of_any_batches_share_a_key(name, text, other_name, other_t
         task_key(name + text[1:], text[:1]) != task_key(text[1:], name + text[:1])
         or text[:1] == name + text[:1]
     )
+
+
+@given(TEXTS, TEXTS, TEXTS)
+def test_the_tasks_of_a_named_batch_lie_together_and_apart_from_those_of_others(name, text, other):
+    low, high = key_range(name)
+    assert low < task_key(text, name) < high
+    assert low < name_key(name) < high
+    assert other == name or not low < task_key(text, other) < high
+    assert not low < task_key(text) < high or name == text
+    every, last = key_range(None)
+    assert every < task_key(text) < last
 
 
 def test_a_batch_without_a_name_is_its_set_of_ids_in_any_order():

@@ -36,6 +36,15 @@ def test_where_handlers_have_to_wait_twice_as_many_are_begun():
     assert sizes == [16, 32, 64, 128, 256, 512, 1_000, 1_000, 1_000]
 
 
+def test_where_handlers_have_to_wait_what_they_took_of_late_counts_if_that_is_more():
+    window = Window(8)
+    window.adapt(0, 0.0, dry=True)
+    window.adapt(8, 0.002, dry=True)
+    assert window.size == 32, "those that were called first may all be running still"
+    window.adapt(24, 0.004, dry=True)
+    assert window.size == 800
+
+
 def test_a_moment_of_many_does_not_make_it_large_at_once():
     window = Window(8)
     window.adapt(0, 0.0, dry=False)
