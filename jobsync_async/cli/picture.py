@@ -241,7 +241,7 @@ def _handoffs(seen: View, cut: Mapping[str, str]) -> Iterator[str]:
     for handoff in seen["handoffs"]:
         receiver = handoff["receiver"] and cut[handoff["receiver"]]
         yield (
-            f"{count(handoff['tokens'], 'token')} on the way from {cut[handoff['node']]} to "
+            f"{count(handoff['tokens'], 'token')} on the way from {cut.get(handoff['node'], '?')} to "
             f"{receiver or 'nobody'} for {handoff['oldest_sec']:.1f} s"
         )
 

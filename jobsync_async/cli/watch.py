@@ -22,7 +22,7 @@ from jobsync_async.cli.app import Json, Output, Timeout, app, complain, on_clust
 from jobsync_async.cli.keyboard import Keyboard
 from jobsync_async.cli.news import news
 from jobsync_async.cli.picture import Scroll, draw, frame
-from jobsync_async.cli.status import headline
+from jobsync_async.cli.status import headline, printable
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.task_groups import task_group
@@ -247,5 +247,5 @@ class Lines:
 
     def _print(self, text: str) -> None:
         # for people here
-        line = f"{dt.datetime.now():%H:%M:%S}  {text}"  # noqa: DTZ005
+        line = f"{dt.datetime.now():%H:%M:%S}  {printable(text)}"  # noqa: DTZ005
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
