@@ -121,11 +121,13 @@ SET at = now(), by = excluded.by, reason = excluded.reason, incarnation = exclud
 WITH led AS (
     UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
     FROM (
-        SELECT name, incarnation FROM {node} WHERE incarnation <> %(incarnation)s::uuid
-        ORDER BY joined LIMIT 1
+        SELECT n.name, n.incarnation, b.leader, b.leader_incarnation
+        FROM {node} n, {cluster} b WHERE n.incarnation <> %(incarnation)s::uuid
+        ORDER BY n.joined LIMIT 1
     ) n
     WHERE c.leader_incarnation = %(incarnation)s::uuid
-    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation,
+              n.leader AS before, n.leader_incarnation AS incarnation_before
 )
 {tell_who_leads}
 

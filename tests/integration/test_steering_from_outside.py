@@ -34,7 +34,7 @@ async def test_a_cluster_is_paused_and_resumed_and_a_worker_evicted_and_allowed(
     assert "already paused by anna" in again.stdout and "slow warehouse" in again.stdout
     assert "1 workers of 0.1.0 know no pause and go on: old" in again.stderr
     shown = await commands("status", status=0)
-    assert "paused by anna" in shown.stdout
+    assert "by anna: slow warehouse; nothing new starts" in shown.stdout
     resumed = await commands.json("resume")
     assert resumed["was_paused"]["by"] == "anna"
     await until(lambda: not a.paused and not b.paused)
@@ -50,7 +50,7 @@ async def test_a_cluster_is_paused_and_resumed_and_a_worker_evicted_and_allowed(
         await b.stop()
     status = await commands.json("status")
     assert [(one["name"], one["by"]) for one in status["evicted"]] == [("b", "anna")]
-    assert "evicted: b" in (await commands("status")).stdout
+    assert "no worker may join as b, evicted by anna" in (await commands("status")).stdout
     assert "was evicted already, by anna" in (await commands("evict", "b")).stdout
     assert (await commands.json("evict", "b", "--allow", shape="evict --allow"))["allowed"]
     await commands("evict", "b", "--allow", status=1)

@@ -14,6 +14,7 @@ BEFORE: dict[str, Any] = {
     "term": 1,
     "leader": "anna",
     "generation": 1,
+    "paused": None,
     "nodes": [
         {
             "name": "anna",
