@@ -76,7 +76,8 @@ FROM (
     SELECT * FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT %(most)s
 ) t LEFT JOIN LATERAL (
     SELECT at, kind FROM {history}
-    WHERE incarnation = t.incarnation AND kind IN ('left', 'died', 'expired', 'evicted') LIMIT 1
+    WHERE incarnation = t.incarnation AND kind IN ('left', 'died', 'expired', 'evicted')
+    ORDER BY id LIMIT 1
 ) gone ON true
 LEFT JOIN LATERAL (
     SELECT true AS restarted FROM {history}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # The cluster's table has this number, on every copy of the server.
 TABLE_OID = "16384"
-DEPARTURES = ("left", "died", "expired", "evicted")
+DEPARTURES = ("left", "died", "expired")
 
 
 class Locked(NamedTuple):
