@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async.core.hashing import HASH_FUNCTIONS
 from jobsync_async.core.lease import Times, lease_sec
+from jobsync_async.core.numbers import check_days, check_seconds, check_whole
 from jobsync_async.errors import ConfigError
 
 # PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of
@@ -86,6 +87,8 @@ class CoordinationConfig:
             docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
         time_zone: an IANA name, such as ``"Europe/Berlin"``. The cluster's date is what the
             server's clock says there. Every worker must give the same.
+        keep_history_days: the leader deletes what is older from the history (``jobsync-async
+            history``), by the server's clock; None keeps all of it.
 
     Raises:
         ConfigError: a value, or a relation between two, cannot work. The message says what to
@@ -114,6 +117,7 @@ class CoordinationConfig:
     failover: Literal["lease", "session"] = "lease"
     predecessor: str | None = None
     time_zone: str = "UTC"
+    keep_history_days: float | None = 30
 
     def __repr__(self) -> str:
         """What differs from the defaults; of a DSN, where it leads and nothing that could be
@@ -260,17 +264,19 @@ class CoordinationConfig:
             )
 
     def _check_numbers(self) -> None:
-        _whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)
-        _whole("minimum_nodes", self.minimum_nodes, 1, 100_000)
+        check_whole("total_tokens", self.total_tokens, 1, _MAX_TOKENS)
+        check_whole("minimum_nodes", self.minimum_nodes, 1, 100_000)
         for name in (
             "heartbeat_interval_sec",
             "heartbeat_timeout_sec",
             "rebalance_check_interval_sec",
             "poll_interval_sec",
         ):
-            _seconds(name, getattr(self, name), zero=False)
+            check_seconds(name, getattr(self, name), zero=False)
         for name in ("rebalance_delay_sec", "handoff_timeout_sec"):
-            _seconds(name, getattr(self, name), zero=True)
+            check_seconds(name, getattr(self, name), zero=True)
+        if self.keep_history_days is not None:
+            check_days("keep_history_days", self.keep_history_days)
         if 2 * self.heartbeat_interval_sec > self.lease_sec:
             raise ConfigError(
                 f"heartbeat_interval_sec={self.heartbeat_interval_sec:g} is too long for "
@@ -284,7 +290,7 @@ class CoordinationConfig:
         if self.dsn is not None and given:
             raise ConfigError(f"give either dsn or {', '.join(given)}, not both")
         if self.port is not None:
-            _whole("port", self.port, 1, 65535)
+            check_whole("port", self.port, 1, 65535)
         for name in ("host", "dbname", "user", "password"):
             value = getattr(self, name)
             if value is not None and not _is_text(value):
@@ -380,21 +386,3 @@ def _forgetful(init: Callable[..., None]) -> Callable[..., None]:
 
 
 CoordinationConfig.__init__ = _forgetful(CoordinationConfig.__init__)  # type: ignore[method-assign]
-
-
-def _whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(
-            f"{name} must be a whole number from {least:,} to {most:,}; got {value!r}"
-        )
-
-
-def _seconds(name: str, value: object, *, zero: bool) -> None:
-    number = (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
-    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise ConfigError(
-            f"{name} must be {'zero or ' if zero else ''}a positive number of seconds; got "
-            f"{value!r}"
-        )

@@ -13,6 +13,7 @@ from jobsync_async.api.batches import BatchCalls
 from jobsync_async.api.health import Health
 from jobsync_async.api.life import Life, OnEnd
 from jobsync_async.api.ownership import OwnershipCalls
+from jobsync_async.api.steering import SteeringCalls
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import id_text, items_of
@@ -25,7 +26,7 @@ from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
 from jobsync_async.work.claims import Claim
 from jobsync_async.work.engine import Engine
-from jobsync_async.work.holding import ClaimScope, Holding, OnRevoke
+from jobsync_async.work.holding import ClaimScope, Holding, IfPaused, OnRevoke
 from jobsync_async.work.task_log import TaskLog
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from jobsync_async.work.owned import Ids
 
 
-class Job(Life, OwnershipCalls, BatchCalls, Health):
+class Job(Life, OwnershipCalls, BatchCalls, SteeringCalls, Health):
     """One worker. It joins on entering ``async with`` (or `start`) and hands everything on when
     leaving it (or `stop`).
 
@@ -162,12 +163,12 @@ class Job(Life, OwnershipCalls, BatchCalls, Health):
     # -- beyond jobsync ----------------------------------------------------------------------------
 
     @overload
-    def claim(self, task: Task[Id]) -> ClaimScope[Id]: ...
+    def claim(self, task: Task[Id], *, if_paused: IfPaused = "raise") -> ClaimScope[Id]: ...
 
     @overload
-    def claim(self, task: Id) -> ClaimScope[Id]: ...
+    def claim(self, task: Id, *, if_paused: IfPaused = "raise") -> ClaimScope[Id]: ...
 
-    def claim(self, task: TaskOrId) -> ClaimScope:
+    def claim(self, task: TaskOrId, *, if_paused: IfPaused = "raise") -> ClaimScope:
         """``async with job.claim(task) as claim``: the body runs while the task is this worker's,
         and alone in this worker.
 
@@ -175,18 +176,28 @@ class Job(Life, OwnershipCalls, BatchCalls, Health):
         token is revoked the body may finish, for up to ``handoff_timeout_sec``; nobody else gets
         the token before it has. When ownership is lost, the body is cancelled, and again after
         growing waits if it goes on. A token that `token_changes` has just told to be revoked can be
-        claimed by the task that reads it, until it asks for the next change.
+        claimed by the task that reads it, until it asks for the next change, also while the cluster
+        is paused.
+
+        Args:
+            if_paused: what entering does while the cluster is paused: ``"raise"``, or ``"wait"``
+                for its end.
 
         Raises:
             NotOwner: on entering, when the task is not this worker's.
+            CoordinationError: on entering, when the cluster is paused: by whom, and why.
             OwnershipLost: on leaving, when it was not until the end.
             UsageError: on entering, when the scope was entered before, or by what works on the task
                 already.
-            ConfigError: the id cannot be one.
+            ConfigError: the id cannot be one, or `if_paused` is something else.
         """
-        return ClaimScope(self._hold(task_id_of(task)))
+        if if_paused not in ("raise", "wait"):
+            raise ConfigError(f'if_paused must be "raise" or "wait"; got {if_paused!r:.100}')
+        return ClaimScope(self._hold(task_id_of(task), if_paused=if_paused))
 
-    def _hold(self, task_id: Id, on_revoke: OnRevoke = "finish") -> Holding[Id]:
+    def _hold(
+        self, task_id: Id, on_revoke: OnRevoke = "finish", if_paused: IfPaused = "raise"
+    ) -> Holding[Id]:
         self._require_started()
         text = id_text(task_id, self._engine.codec)
         return Holding(
@@ -196,6 +207,7 @@ class Job(Life, OwnershipCalls, BatchCalls, Health):
             self._token_of(task_id),
             self._engine.fence_table,
             on_revoke,
+            if_paused,
         )
 
     async def fence(
@@ -237,7 +249,8 @@ class Job(Life, OwnershipCalls, BatchCalls, Health):
         claim is valid and its fence holds, for up to ``handoff_timeout_sec``; `Claim.leaving` says
         why. A plain function runs in a thread, which nothing can cancel: let it look at
         `Claim.leaving` now and then. A handler that raises starts again after growing waits; one
-        that returns has ended until the token goes and comes back.
+        that returns has ended until the token goes and comes back. None starts while the cluster is
+        paused.
 
         Args:
             ids: the ids of the whole cluster: an iterable, or a callable (plain or async) that
@@ -265,7 +278,7 @@ class Job(Life, OwnershipCalls, BatchCalls, Health):
             check_ids(ids)
         want = ids if callable(ids) else items_of(ids, self._token_of, codec)
         check_text("name", name)
-        hold = partial(self._hold, on_revoke="cancel")
+        hold = partial(self._hold, on_revoke="cancel", if_paused="wait")
         await OwnedRunner(
             self._worker, hold, self._token_of, self._ended, want, codec, handler, refresh_sec, name
         ).run()

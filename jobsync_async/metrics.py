@@ -83,6 +83,7 @@ class Metrics:
         handoffs, handoff_sec: tokens handed on, and how long the last one was revoked before.
         handoffs_overdue, handoff_overdue_sec: tokens that are still in use here past the hand-off
             timeout, at the last look, and how long ago the first of them was revoked.
+        paused: 1 while the cluster is paused, as far as this worker knows; else 0.
         ids_unserved: ids of what runs here that nobody serves, for their tokens' owners do not run
             it, at the last look.
         claims: claims begun. claims_lost: of these, those that were cancelled. claims_active: of
@@ -119,6 +120,7 @@ class Metrics:
     handoffs_overdue: int = 0
     handoff_overdue_sec: float = 0.0
     ids_unserved: int = 0
+    paused: int = 0
     claims: int = 0
     claims_lost: int = 0
     fences_rejected: int = 0

@@ -203,7 +203,7 @@ class NodeInfo(_Record):
 
     Attributes:
         name: its name.
-        state: ``"active"`` or ``"draining"``.
+        state: ``"active"``, ``"draining"``, or ``"evicted"`` while its lease may not be over.
         weight: its share relative to the others.
         tokens: how many tokens it owns.
         is_leader: whether it leads.
@@ -241,6 +241,25 @@ class NodeInfo(_Record):
     runs: tuple[Runner, ...] | None = None
     timeout_sec: float | None = None
     interval_sec: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing new is started in the whole cluster.
+
+    Attributes:
+        reason: why, for people; None where that was not said.
+        by: who asked for it.
+        since: the server's wall clock, for people.
+    """
+
+    reason: str | None
+    by: str
+    since: dt.datetime
+
+    def __str__(self) -> str:
+        why = "" if self.reason is None else f": {self.reason}"
+        return f"paused by {self.by} since {self.since:%Y-%m-%d %H:%M:%S%z}{why}"
 
 
 @dataclass(frozen=True, slots=True)

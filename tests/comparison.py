@@ -34,9 +34,13 @@ _NOT_IN_THE_MODEL = {
     "completed_at",
     "started_at",
     "at",
+    "since",
+    "paused_at",
+    "evicted_at",
     "queue_usage",
     "total_tokens",
     "hash_function",
+    "id",
 }
 _CLUSTER = (
     "version",
@@ -52,6 +56,8 @@ _CLUSTER = (
     "server_identity",
     "longest_wait",
     "longest_allowed",
+    "paused_by",
+    "pause_reason",
 )
 _NODE = tuple(name for name in Node._fields if name != "last_heartbeat")
 
@@ -132,6 +138,7 @@ class Both:
             "adopted_server": None,
             "adopted_generation": None,
             "channel": channel,
+            "by": self.random.choice(("a", "somebody")),
             **values,
         }
         self.sent.append(f"{name} {values}")
@@ -201,7 +208,17 @@ class Both:
             f"SELECT {', '.join(Token._fields)} FROM {token} ORDER BY token_id"
         )
         assert tokens == [tuple(view.token[number]) for number in sorted(view.token)]
+        evicted = await self._rows(
+            f"SELECT name, by, reason, incarnation FROM {self.queries.table('evicted')} ORDER BY 1"
+        )
+        assert evicted == [(name, *view.evicted[name][:3]) for name in sorted(view.evicted)]
         await self._compare_records(view)
+        history = await self._rows(
+            "SELECT version, kind, node, incarnation, by, term, reason, silent_sec IS NOT NULL, "
+            f"details FROM {self.queries.table('history')}"
+        )
+        modelled = [tuple(event)[:-1] for event in view.history.values()]
+        assert sorted(history, key=repr) == sorted(modelled, key=repr)
 
     async def _compare_records(self, view: View) -> None:
         """Moments are compared by whether they are there."""
@@ -319,6 +336,7 @@ async def some_tokens_locked(both: Both) -> AsyncIterator[None]:
 async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, identity: str) -> None:
     for name in (
         "node",
+        "evicted",
         "token",
         "claim",
         "set_aside",
@@ -326,8 +344,11 @@ async def empty(connection: psycopg.AsyncConnection[Any], queries: Queries, iden
         "batch",
         "batch_part",
         "rebalance",
+        "history",
     ):
         await connection.execute(f"DELETE FROM {queries.table(name)}".encode())
-    fresh = {name: getattr(Cluster(server_identity=identity), name) for name in _CLUSTER}
+    fresh = {
+        name: getattr(Cluster(server_identity=identity), name) for name in (*_CLUSTER, "paused_at")
+    }
     assigned = ", ".join(f"{name} = %({name})s" for name in fresh)
     await connection.execute(f"UPDATE {queries.table('cluster')} SET {assigned}".encode(), fresh)

@@ -62,6 +62,8 @@ class BatchCalls(Started):
 
         Of a stream the result tells how many, not which: `BatchCounts`.
 
+        While the cluster is paused, it waits: no handler is called.
+
         Run again, it resumes: what is complete is not begun again, and what was given up is tried
         anew. An id at work on which `attempts` workers (two at least) have ended is set aside: it
         is in `failed` until ``jobsync-async release``.

@@ -87,6 +87,7 @@ class Life(RecordCalls, PinCalls):
         Raises:
             UsageError: it is started already, `stop` was called meanwhile, or no asyncio event loop
                 runs here.
+            CoordinationError: this name was evicted.
             NodeNameTaken: another live worker has this name. ClusterNotFormed: `wait_on_enter` was
                 too short.
             ConfigError: the settings disagree with the cluster, or the server is behind a pooler in

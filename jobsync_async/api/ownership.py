@@ -14,9 +14,9 @@ class OwnershipCalls(Started):
     """Questions about tokens and tasks."""
 
     def can_claim_task(self, task: TaskOrId) -> bool:
-        """Whether work on the task may start here now: its token is owned, and the lease is valid
-        by the clock. No I/O. Raises UsageError before start, ConfigError for an id that cannot be
-        one.
+        """Whether work on the task may start here now: its token is owned, the lease is valid by
+        the clock, and the cluster is not paused. No I/O. Raises UsageError before start,
+        ConfigError for an id that cannot be one.
 
         A question about now, and no claim: it holds nothing, and says nothing of what is done
         already. Between two workers' starts the answer changes hands. `claim` holds it; `run_batch`
@@ -25,7 +25,11 @@ class OwnershipCalls(Started):
         worker = self._worker  # asked for every task of a batch
         token = self._token(task.id if isinstance(task, Task) else task)
         # In this order: see Worker.owns.
-        if worker.clock() < worker.lease.deadline and token in worker.ownership.grants:
+        if (
+            worker.clock() < worker.lease.deadline
+            and token in worker.ownership.grants
+            and worker.paused is None
+        ):
             return True
         self._require_alive()
         return False
@@ -41,7 +45,7 @@ class OwnershipCalls(Started):
         grants, token_of = self._worker.ownership.grants, self._token
         hashed = ((item, token_of(item.id if isinstance(item, Task) else item)) for item in ids)
         found = [(item, token) for item, token in hashed if token in grants]
-        owned = self._worker.owned_now()
+        owned = frozenset() if self._worker.paused else self._worker.owned_now()
         return [item for item, token in found if token in owned]
 
     def task_to_token(self, task: TaskOrId) -> int:
@@ -50,7 +54,7 @@ class OwnershipCalls(Started):
 
     @property
     def my_tokens(self) -> frozenset[int]:
-        """The tokens on which work may start here now. No I/O."""
+        """The tokens that are this worker's, and stay; also while the cluster is paused. No I/O."""
         return self._worker.owned_now()
 
     @property

@@ -23,7 +23,7 @@ class RecordCalls(Started):
     async def add_task(self, task: TaskOrId, *, date: dt.date | None = None) -> bool:
         """Record that work on the task begins here, and keep it for `write_audit`, which writes it
         under the same date. True when it may begin; False when it is complete for the date already,
-        and then nothing is recorded.
+        or the cluster is paused, and then nothing is recorded.
 
         Until it is written, its token stays here, for up to ``handoff_timeout_sec`` after it is
         wanted elsewhere.
@@ -48,7 +48,8 @@ class RecordCalls(Started):
         `write_audit`.
 
         A string, bytes, tuple, `Task` or anything that cannot be iterated over is one task. Raises
-        as `add_task`.
+        as `add_task`, and CoordinationError while the cluster is paused, unless this worker is at
+        work on it.
         """
         one = isinstance(task_or_tasks, (str, bytes, tuple, Task)) or not isinstance(
             task_or_tasks, Iterable

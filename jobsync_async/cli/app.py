@@ -21,7 +21,9 @@ from rich.text import Text
 
 from jobsync_async import __version__
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.ids import require_storable
 from jobsync_async.errors import ConfigError, JobSyncError
+from jobsync_async.host.person import person
 from jobsync_async.postgres.store import Store
 
 app = typer.Typer(
@@ -92,6 +94,13 @@ Timeout = Annotated[
         "own timeout.",
     ),
 ]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by", help="Who does it, for the history. Default: whoever types.", show_default=False
+    ),
+]
+Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
 _DEFAULT_APPNAME = "sync_"
 _WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
@@ -137,10 +146,17 @@ def _named(
 
 
 @asynccontextmanager
-async def opened(config: CoordinationConfig) -> AsyncIterator[Store]:
-    """The cluster's statements. The tables must be there; nothing joins."""
+async def opened(config: CoordinationConfig, by: str | None = None) -> AsyncIterator[Store]:
+    """The cluster's statements. The tables must be there; nothing joins.
+
+    Args:
+        by: whom the history names for what is done; None for whoever types.
+    """
     store = await Store.open(config, "command", observe=True)
     try:
+        if by is not None:
+            require_storable("--by", by, store.codec)
+        store.context.by = person(store.codec) if by is None else by
         yield store
     finally:
         await store.close()

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from jobsync_async.cli.app import (
+    By,
     Json,
     app,
     complain,
@@ -29,7 +30,6 @@ from jobsync_async.operations import batches
 from jobsync_async.postgres.batch_runs import MOST_FAILED
 
 _MOST_ROWS = 30
-_BY = "jobsync-async"
 
 
 @app.command()
@@ -68,6 +68,7 @@ async def batch(
             min=0.1, help="For how many seconds the rate of an open run is measured, with NAME."
         ),
     ] = 1.0,
+    by: By = None,
     as_json: Json = False,
 ) -> int:
     """Show the runs of batches: how far each is, and how much has failed. With NAME, one run in
@@ -79,7 +80,7 @@ async def batch(
     if failed and retry:
         raise typer.BadParameter("give either --failed or --retry")
     wanted, text = date_of(date), None if name is None else task_text(name)
-    async with opened(config) as store:
+    async with opened(config, by) as store:
         if text is None and not (failed or retry):
             told = await batches.list_runs(store, wanted, last)
             emit(told, rendered_runs(told), as_json)
@@ -96,7 +97,7 @@ async def batch(
             emit(told, rendered_failures(told), as_json)
             return 0
         if retry:
-            told = await batches.retry(store, run, _BY)
+            told = await batches.retry(store, run, store.context.by)
             if told["refused"] is not None:
                 complain(f"{batches.title(told)}: {told['refused']}")
             emit(told, rendered_retry(told), as_json)

@@ -3,14 +3,15 @@ from anywhere."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import anyio
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, complain, emit, on_cluster, opened
+from jobsync_async.cli.app import By, Json, Reason, app, complain, emit, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.ids import require_storable
 from jobsync_async.observer import Observer
 from jobsync_async.postgres.store import Store
 
@@ -23,12 +24,23 @@ Wait = Annotated[
 ]
 
 
+class Change(NamedTuple):
+    """Which state a worker is to have; who wants it, None for whoever types; and why."""
+
+    node: str
+    state: str
+    by: str | None
+    reason: str | None
+
+
 @app.command()
 @on_cluster
 async def drain(
     config: CoordinationConfig,
     node: Node,
     wait: Wait = 0,
+    by: By = None,
+    reason: Reason = None,
     as_json: Json = False,
 ) -> int:
     """Let a worker hand on every token and stay without any. It hears of it at once; a restart of
@@ -36,20 +48,27 @@ async def drain(
 
     Exits with 1 when there is no such worker, or it still has tokens after --wait.
     """
-    return await _set(config, node, "draining", wait, as_json)
+    return await _set(config, Change(node, "draining", by, reason), wait, as_json)
 
 
 @app.command()
 @on_cluster
-async def undrain(config: CoordinationConfig, node: Node, as_json: Json = False) -> int:
-    """Let a worker have tokens again. Exits with 1 when there is no such worker."""
-    return await _set(config, node, "active", 0, as_json)
-
-
-async def _set(
-    config: CoordinationConfig, name: str, state: str, wait_sec: float, as_json: bool
+async def undrain(
+    config: CoordinationConfig,
+    node: Node,
+    by: By = None,
+    reason: Reason = None,
+    as_json: Json = False,
 ) -> int:
-    async with opened(config) as store:
+    """Let a worker have tokens again. Exits with 1 when there is no such worker."""
+    return await _set(config, Change(node, "active", by, reason), 0, as_json)
+
+
+async def _set(config: CoordinationConfig, change: Change, wait_sec: float, as_json: bool) -> int:
+    name, state, by, reason = change
+    async with opened(config, by) as store:
+        if reason is not None:
+            require_storable("--reason", reason, store.codec)
         tokens = await _tokens(store, name)
         if tokens is None:
             complain(f"there is no worker named {name!r}; `jobsync-async status` lists them")
@@ -59,7 +78,7 @@ async def _set(
                 as_json,
             )
             return 1
-        changed = await store.membership.set_state(name, state)
+        changed = await store.membership.set_state(name, state, reason=reason)
         if wait_sec:
             await _emptied(config, store, name, wait_sec)
         tokens = await _tokens(store, name)

@@ -67,18 +67,22 @@ async def add_lock(
         float | None, typer.Option(help="Days until it expires. Default: never.")
     ] = None,
     by: Annotated[
-        str, typer.Option(help="In whose name; `locks clear --by` finds it by that.")
-    ] = "jobsync-async",
+        str | None,
+        typer.Option(
+            help="In whose name; `locks clear --by` finds it by that. Default: whoever types.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Pin a task to the workers that match; its token moves at once.
 
     Exits with 1 when another task on the same token is pinned elsewhere: that pin stays.
     """
-    async with opened(config) as store:
+    async with opened(config, by) as store:
         settings = await store.inspection.settings()
         token_of = token_hasher(settings.total_tokens, settings.hash_function)
-        refused = await PinRegistry(store.pins, token_of, task_text(by), store.codec).register(
+        refused = await PinRegistry(store.pins, token_of, store.context.by, store.codec).register(
             [(task_id, patterns, reason)], days
         )
     token = token_of(task_id)

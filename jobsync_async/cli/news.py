@@ -18,6 +18,9 @@ def news(before: dict[str, Any], after: dict[str, Any], timeout: float | None) -
     told = [*_workers(before, after, timeout)]
     if after["leader"] != before["leader"] or after["term"] != before["term"]:
         told.append(f"{after['leader'] or 'nobody'} leads in term {after['term']}")
+    if after["paused"] != before["paused"]:
+        pause = after["paused"]
+        told.append("the cluster goes on" if pause is None else f"paused by {pause['by']}")
     if after["generation"] != before["generation"]:
         told.append(f"generation {after['generation']} began: the server had lost commits")
     told += _handoffs(before, after)

@@ -23,6 +23,7 @@ _WHAT = {
     "batch_part": "shares of workers in runs of batches",
     "batch": "runs of batches",
     "rebalance": "distributions",
+    "history": "rows of the history",
 }
 
 
@@ -43,7 +44,7 @@ async def prune(
     as_json: Json = False,
 ) -> int:
     """Delete what was recorded on the days before a date: tasks begun and completed, runs of
-    batches, distributions.
+    batches, distributions, and the history.
 
     Days with an open run of a batch are kept; ids that are set aside stay so. It takes its time, in
     small pieces, and may be interrupted. The role needs more than a worker's rights: see `init

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, emit, on_cluster, opened, table, titled
+from jobsync_async.cli.app import By, Json, app, emit, on_cluster, opened, table, titled
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import task_text
@@ -27,6 +27,7 @@ async def release(
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only of the run of this date.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are set aside.")] = False,
+    by: By = None,
     as_json: Json = False,
 ) -> int:
     """Let ids be begun again that are set aside because one worker after the other ended while it
@@ -37,10 +38,9 @@ async def release(
     if bool(ids) == everything:
         raise typer.BadParameter("give either task ids, or --all")
     texts = [task_text(task_id) for task_id in ids] if ids else None
-    async with opened(config) as store:
-        released = [
-            plain(row) for row in await store.inspection.release(texts, batch, date_of(date))
-        ]
+    async with opened(config, by) as store:
+        rows = await store.inspection.release(texts, batch, date_of(date), store.context.by)
+    released = [plain(row) for row in rows]
     shown = table("task", "batch", "date")
     for one in released:
         shown.add_row(Text(shortened(one["task_id"])), Text(one["batch"] or ""), one["date"])

@@ -14,6 +14,7 @@ from jobsync_async.cli.app import (
     app,
     duration,
     emit,
+    moment,
     on_cluster,
     opened,
     table,
@@ -47,6 +48,7 @@ async def status(
 def rendered(seen: dict[str, Any], timeout: float | None) -> RenderableType:
     """What `describe` tells, for people."""
     parts: list[RenderableType] = [Text(headline(seen), style="bold")]
+    parts += [Text(one, style="yellow") for one in steered(seen)]
     if seen["nodes"]:
         parts.append(_nodes(seen, timeout))
     if seen["handoffs"]:
@@ -59,6 +61,17 @@ def rendered(seen: dict[str, Any], timeout: float | None) -> RenderableType:
         parts.append(_unserved(seen["unserved"]))
     parts += [Text(warning, style="yellow") for warning in seen["warnings"]]
     return Group(*parts)
+
+
+def steered(seen: dict[str, Any]) -> list[str]:
+    """That the cluster is paused, and who was evicted, each in one line."""
+    pause, said = seen["paused"], list[str]()
+    if pause is not None:
+        why = "" if pause["reason"] is None else f": {pause['reason']}"
+        said.append(f"paused by {pause['by']} since {moment(pause['since'])}{why}")
+    if seen["evicted"]:
+        said.append(f"evicted: {', '.join(one['name'] for one in seen['evicted'])}")
+    return [shortened(text) for text in said]
 
 
 def headline(seen: dict[str, Any]) -> str:

@@ -13,10 +13,15 @@ from typing import NamedTuple
 
 from jobsync_async.core.rows import NOBODY, PART
 
-REASONS = ("first", "expired", "left", "state", "pins", "joined", "astray")
-"""What a rebalance can be for: a new leader's first look, workers that were expired, left, changed
-their state or weight, or joined, changed pins, and tokens that are not where they were planned to
-be. Of several, the one that comes first here."""
+GONE = ("expired", "died", "evicted", "left", "gone")
+"""How a worker can have gone; the last one stands for what no row of the history tells."""
+REASONS = ("first", *GONE, "state", "pins", "joined", "astray")
+"""What a rebalance can be for: a new leader's first look, workers that are gone in one of these
+ways, that changed their state or weight, or joined, changed pins, and tokens that are not where
+they were planned to be. Of several, the one that comes first here."""
+PINS = ("pinned", "unpinned")
+CAUSES = (*GONE, "joined", "drained", "undrained", *PINS, "took over", "generation")
+"""What in the history can be the cause of a rebalance."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ class Distribution:
     nodes_before: int
     nodes_after: int
     planned_joined: int
+    causes: Sequence[int] = ()
     kind: str = "joined"
     names: list[str] = field(default_factory=list)
     create: Moves = field(default_factory=Moves)
@@ -97,8 +103,10 @@ class Distribution:
 
 class RebalanceReason(NamedTuple):
     """Why a rebalance is due: for people, and as one of `REASONS`. `urgent` is False when nothing
-    but joins asks for it, which may wait for more of them."""
+    but joins asks for it, which may wait for more of them. `causes` are numbers of rows of the
+    history."""
 
     reasons: tuple[str, ...]
     urgent: bool
     reason: str = "joined"
+    causes: tuple[int, ...] = ()

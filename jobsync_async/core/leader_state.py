@@ -14,14 +14,14 @@ The picture is kept from one reading to the next, so that a reading brings only 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
 from jobsync_async.core.assignment import PlanNode, plan
-from jobsync_async.core.distribution import Distribution, Moves, RebalanceReason
-from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
+from jobsync_async.core.distribution import GONE, PINS, Distribution, Moves, RebalanceReason
+from jobsync_async.core.rows import NOBODY, ClusterRow, Event, Member, TokenGroup
 
 UNKNOWN = -1
 
@@ -44,13 +44,15 @@ class PinRow(NamedTuple):
 
 class Reading(NamedTuple):
     """What the leader read. `groups` are the tokens changed since the picture's version; `pins` is
-    None if unchanged."""
+    None if unchanged; `events` are what the history tells since the last plan was written, if that
+    was asked for."""
 
     cluster: ClusterRow
     members: Sequence[Member]
     groups: Sequence[TokenGroup]
     pins: Sequence[PinRow] | None
     youngest: int
+    events: Sequence[Event] = ()
 
 
 class LeaderState:
@@ -84,6 +86,7 @@ class LeaderState:
         self._planned: list[str | None] | None = None
         self._planned_members: dict[str, tuple[UUID, float, bool]] = {}
         self._pins_changed = False
+        self._events: Sequence[Event] = ()
         self._astray = False
         self._youngest = 0
         self._planned_joined = 0
@@ -96,6 +99,7 @@ class LeaderState:
         self._receivers = {member.name for member in reading.members if member.active}
         self._youngest = reading.youngest
         self._planned_joined = reading.cluster.planned_joined
+        self._events = reading.events
         if reading.pins is not None:
             self._update_pins(reading.pins)
             self.pin_version = reading.cluster.pin_version
@@ -166,11 +170,12 @@ class LeaderState:
         joined = sorted(
             name for name, now in members.items() if name not in before or before[name][0] != now[0]
         )
-        gone = sorted(before.keys() - members.keys())
+        gone = self._ways_gone({name: before[name][0] for name in before.keys() - members.keys()})
         changed = sorted(
             name for name in members.keys() & before.keys() if members[name][1:] != before[name][1:]
         )
-        urgent = [*_named("left", gone), *_named("changed state", changed)]
+        urgent = [part for way, names in gone.items() for part in _named(way, names)]
+        urgent += _named("changed state", changed)
         if self._pins_changed:
             urgent.append("pins changed")
         if self._planned is None:
@@ -183,7 +188,7 @@ class LeaderState:
             reason = "first"
         else:
             found = (
-                ("left", gone),
+                *gone.items(),
                 ("state", changed),
                 ("pins", self._pins_changed),
                 ("joined", joined),
@@ -191,8 +196,33 @@ class LeaderState:
             )
             reason = next((kind for kind, so in found if so), "joined")
         return RebalanceReason(
-            (*urgent, *_named("joined", joined)), urgent=bool(urgent), reason=reason
+            (*urgent, *_named("joined", joined)),
+            urgent=bool(urgent),
+            reason=reason,
+            causes=self._causes({*chain(joined, changed, *gone.values())}),
         )
+
+    def _ways_gone(self, gone: Mapping[str, UUID]) -> dict[str, list[str]]:
+        """In which ways they went, and who in each."""
+        told = {event.incarnation: event.kind for event in self._events}
+        ways: dict[str, list[str]] = {way: [] for way in GONE}
+        for name in sorted(gone):
+            way = told.get(gone[name], GONE[-1])
+            ways[way if way in ways else GONE[-1]].append(name)
+        return ways
+
+    def _causes(self, concerned: Set[str]) -> tuple[int, ...]:
+        """What happened to these workers, and to the pins if they are others. A new leader looks at
+        all that has happened."""
+
+        def counts(event: Event) -> bool:
+            if self._planned is None:
+                return True
+            if event.kind in PINS:
+                return self._pins_changed
+            return event.kind != "took over" and event.node in concerned
+
+        return tuple(event.id for event in self._events if counts(event))
 
     def _forming(self) -> bool:
         active = sum(member.active for member in self.members.values())
@@ -275,6 +305,7 @@ class LeaderState:
             nodes_before=len(self._counted_in()),
             nodes_after=len(members),
             planned_joined=self._youngest,
+            causes=need.causes,
             kind=need.reason,
         )
         self._fill(distribution, destinations, result.gains)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobsync_async.core.lease import Beat, Times
+from jobsync_async.types import Pause
 
 NO_TIMES = Times.said(None, None)
 PART = 20_000
@@ -40,7 +41,7 @@ class Process(NamedTuple):
 class Announcement(NamedTuple):
     """What a worker says of itself when it joins. `state` is ``"active"``, or ``"draining"`` for
     one that drained before; `session_tag` is in the ``application_name`` of each of its
-    sessions."""
+    sessions. `reason` is for the history: why it joins, None for a start."""
 
     weight: float = 1.0
     address: str | None = None
@@ -51,6 +52,7 @@ class Announcement(NamedTuple):
     process_started: int | None = None
     state: str = "active"
     session_tag: str | None = None
+    reason: str | None = None
 
 
 class Neighbour(NamedTuple):
@@ -169,6 +171,7 @@ class Snapshot(NamedTuple):
         crowd: how many workers there are.
         neighbours: the workers of this host, this one included, in order of age; None when they are
             as they were.
+        pause: the one that holds then.
     """
 
     incarnation: UUID
@@ -183,6 +186,7 @@ class Snapshot(NamedTuple):
     crowd: int = 1
     coming: bool = False
     neighbours: Sequence[Neighbour] | None = None
+    pause: Pause | None = None
 
 
 class Member(NamedTuple):
@@ -206,6 +210,16 @@ class TokenGroup(NamedTuple):
     token_ids: Sequence[int]
 
 
+class Event(NamedTuple):
+    """A row of the history, as the leader needs it: what happened, and to which start of which
+    worker; None for no single one."""
+
+    id: int
+    kind: str
+    node: str | None
+    incarnation: UUID | None
+
+
 class ClusterRow(NamedTuple):
     """The one row about the cluster."""
 
@@ -215,6 +229,20 @@ class ClusterRow(NamedTuple):
     generation: int
     pin_version: int
     planned_joined: int
+
+
+class Steered(NamedTuple):
+    """What came of a pause, or of its end.
+
+    Attributes:
+        changed: False when it was so already.
+        version: the cluster's, under which it was written.
+        pause: the one that holds now, or that is over now.
+    """
+
+    changed: bool
+    version: int
+    pause: Pause | None
 
 
 class Stuck(NamedTuple):

@@ -54,6 +54,15 @@ class ServerReading(NamedTuple):
         their leases."""
         return self.recorded is not None and self.recorded == self.actual
 
+    @property
+    def why_anew(self) -> str:
+        """Why a generation is begun on this server, for people."""
+        if self.actual is None:
+            return "the cluster's row was missing"
+        if self.recorded is None:
+            return "the cluster's tables are a copy, or older than what a worker had seen of them"
+        return "PostgreSQL was failed over, restored or replaced"
+
     def adoptable(self, known: AdoptedHistory | None, version: int) -> AdoptedHistory | None:
         """The history to adopt, None when none may be: the row was begun on another server, or is
         older than what is known.

@@ -172,6 +172,13 @@ METRICS = (
         _of("ids_unserved"),
     ),
     Metric(
+        "jobsync.paused",
+        "gauge",
+        "1",
+        "1 while the cluster is paused, as far as this worker knows, else 0",
+        _of("paused"),
+    ),
+    Metric(
         "jobsync.notifications",
         "counter",
         "{notification}",

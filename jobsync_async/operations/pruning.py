@@ -16,6 +16,8 @@ from jobsync_async.postgres.store import Store
 MOST_ROWS = 10_000
 """A piece: some tens of milliseconds, and a few megabytes of the server's log."""
 
+_HISTORY = ("history", "rebalance")
+
 Progress = Callable[[dt.date, int], None]
 """Told after each piece: at which day it is, and how many rows are done with."""
 
@@ -39,7 +41,7 @@ async def prune(
     """
     check(before, await store.work.read_date())
     pruning, delete = store.pruning, not dry_run
-    deleted = Counter(dict.fromkeys([*GROWING, "rebalance"], 0))
+    deleted = Counter(dict.fromkeys([*GROWING, *_HISTORY], 0))
 
     async def done_with(day: dt.date) -> bool:
         for table in GROWING:
@@ -63,7 +65,7 @@ async def prune(
         while day is not None:
             days += await done_with(day)
             day = await pruning.next_day(day, before)
-        deleted["rebalance"] = await pruning.old_rebalances(before, delete=delete)
+        deleted.update(await _old_history(store, before, most_rows, delete=delete))
     return {
         "before": before.isoformat(),
         "dry_run": dry_run,
@@ -79,6 +81,22 @@ async def prune(
         ],
         "older_workers": older,
     }
+
+
+async def _old_history(
+    store: Store, before: dt.date, most_rows: int, *, delete: bool
+) -> Counter[str]:
+    """How many rows of the history and distributions go, each up to its last."""
+    deleted = Counter[str]()
+    while True:
+        some = (
+            await store.history.forget(most_rows, before=before)
+            if delete
+            else await store.history.count_before(before)
+        )
+        deleted.update(dict(zip(_HISTORY, some, strict=True)))
+        if not delete or max(some) < most_rows:
+            return deleted
 
 
 def check(before: dt.date, today: dt.date) -> None:

@@ -80,13 +80,12 @@ async def delete_nodes(
         deleted: list[str] = []
         async with connection.transaction() as transaction:
             await take_version(connection, queries, context)
-            cursor = await connection.execute(queries[statement], values)
+            here = context.values(connection.server)
+            cursor = await connection.execute(queries[statement], {**values, **here, "taken": True})
             deleted = [name for (name,) in await cursor.fetchall()]
             if not deleted:
                 raise psycopg.Rollback(transaction)
-            await connection.execute(
-                queries["lead_if_nobody_does"], context.values(connection.server)
-            )
+            await connection.execute(queries["lead_if_nobody_does"], here)
         return deleted
 
     return await link.run(work)

@@ -128,6 +128,7 @@ class Failover:
             "known_version": version,
             "seen_wait": seen.longest_wait,
             "waited": waited_sec,
+            "reason": seen.why_anew,
         }
 
         async def work(connection: Connection) -> bool:

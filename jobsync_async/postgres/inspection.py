@@ -57,10 +57,15 @@ class Inspection:
         ]
 
     async def release(
-        self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None
+        self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None, by: str
     ) -> list[dict[str, Any]]:
-        """Let tasks be begun again that are set aside; which they were. None stands for all."""
-        values = {"task_ids": None if ids is None else list(ids), "batch": batch, "date": date}
+        """Let tasks be begun again that are set aside; which they were. None stands for all.
+
+        Args:
+            by: who asks for it, for the history.
+        """
+        texts = None if ids is None else list(ids)
+        values = {"task_ids": texts, "batch": batch, "date": date, "by": by}
         return [row._asdict() for row in await self._fetch("release_tasks", values)]
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Any]:

@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 from psycopg import errors
 
-from jobsync_async.core.distribution import Distribution
+from jobsync_async.core.distribution import CAUSES, Distribution
 from jobsync_async.core.leader_state import PinRow, Reading
 from jobsync_async.core.lease import Beat, Times
-from jobsync_async.core.rows import ClusterRow, Identity, Member, TokenGroup
+from jobsync_async.core.rows import ClusterRow, Event, Identity, Member, TokenGroup
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.cluster_version import concerned, take_version
@@ -23,6 +23,7 @@ from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows
 
 _READ = ("read_members", "read_token_groups")
+_KINDS = {"kinds": list(CAUSES)}
 
 
 class RebalanceOutcome(NamedTuple):
@@ -88,10 +89,12 @@ class Leading:
         async def work(connection: Connection) -> int | None:
             async with connection.transaction() as transaction:
                 await take_version(connection, self._queries, self._context)
+                here = self._context.values(connection.server)
                 if expire:
-                    await connection.execute(self._queries["expire_nodes"], _beats(expire))
+                    values = {**_beats(expire), **here, "taken": True}
+                    await connection.execute(self._queries["expire_nodes"], values)
                 cursor = await connection.execute(
-                    self._queries["take_over"], {**me._asdict(), "term": term}
+                    self._queries["take_over"], {**me._asdict(), **here, "term": term}
                 )
                 taken_over = cursor.rowcount == 1
                 if not taken_over:
@@ -124,15 +127,19 @@ class Leading:
                     **me._asdict(),
                     "term": term,
                     "since": since,
+                    "taken": False,
+                    **_KINDS,
                     **self._context.values(connection.server),
                 }
                 first = ("lock_as_leader", "expire_nodes") if expire else ("lock_as_leader",)
-                locked, *deleted, members, groups = await self._send(
-                    connection, (*first, *_READ), {**values, **_beats(expire)}
+                locked, *deleted, members, groups, events = await self._send(
+                    connection, (*first, *_READ, "read_events"), {**values, **_beats(expire)}
                 )
                 if not locked:  # what came after it was carried out all the same
                     raise psycopg.Rollback(transaction)
-                reading = await self._reading(connection, pin_version, locked, members, groups)
+                reading = await self._reading(
+                    connection, pin_version, locked, members, groups, events
+                )
                 expired = [row.name for rows in deleted for row in rows]
                 distribution = decide(reading)
                 kept = skipped = 0
@@ -163,6 +170,7 @@ class Leading:
         found: Sequence[Any],
         members: Sequence[Any],
         groups: Sequence[Any],
+        events: Sequence[Any] = (),
     ) -> Reading:
         """What the rows say, and the pins if they have changed."""
         cluster = ClusterRow(*found[0])
@@ -173,6 +181,7 @@ class Leading:
             groups=[TokenGroup(*group) for group in groups],
             pins=pins,
             youngest=max((m.joined for m in members), default=0),
+            events=[Event(*row) for row in events],
         )
 
     async def _read_pins(self, connection: Connection) -> list[PinRow]:
@@ -252,6 +261,7 @@ class Leading:
                 "nodes_after": planned.nodes_after,
                 "tokens_moved": planned.moved - outcome.skipped,
                 "duration_ms": outcome.duration_ms,
+                "causes": list(planned.causes),
             }
         names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
         await self._send(connection, names, values)

@@ -33,6 +33,7 @@ _ANNOUNCEMENT = re.compile(rb"([0-9]{1,18})((?: [0-9]{1,18}){0,%d})" % MOST_NAME
 
 
 _END_OF_BATCH = b"batch"
+_NOW = b"now"
 
 
 class Hearing:
@@ -59,6 +60,10 @@ class Hearing:
     def hear_of_end(self) -> None:
         """Somebody says that nothing is left of a batch."""
         self.batch_ends += 1
+
+    def hurry(self) -> None:
+        """What was heard of concerns everybody, and cannot wait."""
+        self.named = max(self.named, self.general)
 
     def take_heard(self) -> int:
         """`heard`; all three begin anew. A reading that begins after this shows all of what they
@@ -165,8 +170,11 @@ class Listener(Hearing):
         # Anybody may send thousands a second: what is not a version of ours is counted, and costs
         # nothing more.
         self.notifications += 1
-        if payload == _END_OF_BATCH and channel == self._channel:
+        if channel == self._channel and payload == _END_OF_BATCH:
             self.hear_of_end()
+            return
+        if channel == self._channel and payload == _NOW:
+            self.hurry()
             return
         if channel != self._channel or not (said := _ANNOUNCEMENT.fullmatch(payload)):
             return

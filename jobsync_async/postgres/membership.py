@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from jobsync_async import __version__
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, NameInUse
 from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
-from jobsync_async.errors import ConfigError
+from jobsync_async.errors import ConfigError, CoordinationError
 from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection, Link
 from jobsync_async.postgres.sql import LAYOUT, Queries
@@ -115,7 +116,7 @@ class Membership:
 
         Raises StoreUnavailable; the row may have been made, which trying again with the same
         identity finds out. Raises ConfigError when this worker's timeout is above the cluster's
-        bound.
+        bound, and CoordinationError when the name was evicted.
         """
 
         async def work(connection: Connection) -> NameInUse | None:
@@ -125,10 +126,11 @@ class Membership:
                     await connection.execute(self._queries["read_node"], values)
                 ).fetchone()
                 self._check_bound(None if row is None else row.longest_allowed)
+                _check_allowed(me.name, row)
                 if row is None or row.incarnation is None:
                     if await self._insert(connection, me, announcement):
                         return None
-                    continue  # somebody was faster, or lowered the bound
+                    continue  # somebody was faster, lowered the bound, or evicted the name
                 if row.incarnation == me.incarnation:
                     return None  # an earlier try was committed and its answer lost
                 in_use = self._in_use(me.name, row)
@@ -216,25 +218,50 @@ class Membership:
             await connection.execute(self._queries["lead_if_nobody_does"], values)
         return replaced
 
-    async def set_state(self, name: str, state: str, incarnation: UUID | None = None) -> bool:
+    async def set_state(
+        self,
+        name: str,
+        state: str,
+        incarnation: UUID | None = None,
+        reason: str | None = None,
+        *,
+        by: str | None = None,
+    ) -> bool:
         """Mark a worker ``"active"`` or ``"draining"``; with `incarnation`, only that start of it,
-        not one that has its name by now. False when there is none or it is so already."""
+        not one that has its name by now. False when there is none or it is so already.
+
+        Args:
+            reason, by: for the history; `by` is None for whose statements these are.
+        """
+        told = {"by": self._context.by if by is None else by, "reason": reason}
 
         async def work(connection: Connection) -> bool:
             await self._take_version(connection)
-            values = {"name": name, "state": state, "incarnation": incarnation}
+            values = {"name": name, "state": state, "incarnation": incarnation, **told}
             cursor = await connection.execute(self._queries["set_state"], values)
             return cursor.rowcount == 1
 
         return await self._changes.transaction(work)
 
-    async def leave(self, me: Identity) -> None:
+    async def leave(self, me: Identity, error: BaseException | None = None) -> None:
         """Delete the row; what it still owns has no owner then, and the next in age leads if it
-        led. Safe to repeat."""
+        led. Safe to repeat.
+
+        Args:
+            error: what ended the job, None for its stop.
+        """
+        # Whatever the database's encoding is, it has these characters.
+        reason = error and ascii(f"its job ended with {type(error).__name__}")[1:-1]
 
         async def work(connection: Connection) -> None:
             version = await self._take_version(connection)
-            values = {**me._asdict(), "version": version, **self._context.values(connection.server)}
+            values = {
+                **me._asdict(),
+                "version": version,
+                "reason": reason,
+                "taken": True,
+                **self._context.values(connection.server),
+            }
             await connection.execute(self._queries["free_tokens_of"], values)
             await connection.execute(self._queries["delete_node"], values)
             await connection.execute(self._queries["lead_if_nobody_does"], values)
@@ -243,6 +270,16 @@ class Membership:
 
     async def _take_version(self, connection: Connection) -> int:
         return await take_version(connection, self._queries, self._context)
+
+
+def _check_allowed(name: str, row: Any) -> None:
+    if row is not None and row.evicted_at is not None:
+        why = "" if row.evicted_reason is None else f" ({row.evicted_reason})"
+        raise CoordinationError(
+            f"{name!r} was evicted by {row.evicted_by} at {row.evicted_at:%Y-%m-%d %H:%M:%S%z}"
+            f"{why}: no worker joins under this name until somebody allows it, by "
+            f"`jobsync-async evict {shlex.quote(name)} --allow`"
+        )
 
 
 def _with_times(rows: Iterable[tuple[Any, ...]]) -> dict[Beat, Times]:

@@ -34,6 +34,98 @@ FROM {token} t
 CROSS JOIN LATERAL (SELECT name, address FROM {node} WHERE incarnation = t.incarnation LIMIT 1) n
 WHERE t.token_id = ANY(%(token_ids)s)
 
+-- == history ======================================================================================
+
+-- name: record_event
+-- What a person does, in the transaction that does it. Where that takes a version, this comes after.
+INSERT INTO {history} (version, kind, node, incarnation, by, reason, details)
+SELECT version, %(kind)s, %(node)s, %(incarnation)s::uuid, %(by)s, %(reason)s, %(details)s::jsonb
+FROM {cluster} RETURNING id
+
+-- name: list_events
+-- The latest that the history tells, of so many seconds, and of one worker, if that is asked for.
+SELECT id, at, version, kind, node, by, term, reason, silent_sec, details
+FROM {history}
+WHERE at >= {asked_since} AND (%(node)s::text IS NULL OR node = %(node)s)
+ORDER BY at DESC, id DESC LIMIT %(most)s
+
+-- name: asked_since
+-- Part of others: so many seconds ago, or ever.
+coalesce(now() - %(since_sec)s::double precision * interval '1 second', '-infinity')
+
+-- name: list_rebalances
+-- The latest distributions, of so many seconds if that is asked for, with the rows of the history
+-- that each answers.
+SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms,
+       causes
+FROM {rebalance} WHERE at >= {asked_since} ORDER BY version DESC LIMIT %(most)s
+
+-- name: read_leader
+-- Who is said to lead, and whether it is there.
+SELECT c.term, c.leader, n.address, n.incarnation IS NOT NULL AS present,
+       extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision
+           AS heartbeat_age_sec
+FROM {cluster} c LEFT JOIN {node} n ON n.incarnation = c.leader_incarnation
+
+-- name: list_terms
+-- The latest changes of the leader: how the leader before was gone, and when and how this one was.
+SELECT t.term, t.at, t.kind, t.node, t.by, t.details ->> 'how' AS how,
+       gone.at AS gone_at, gone.kind AS gone
+FROM (
+    SELECT * FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT %(most)s
+) t LEFT JOIN LATERAL (
+    SELECT at, kind FROM {history}
+    WHERE incarnation = t.incarnation AND kind IN ('left', 'died', 'expired', 'evicted') LIMIT 1
+) gone ON true
+ORDER BY t.term DESC
+
+-- == evicting =====================================================================================
+
+-- name: find_evicted
+-- And what the row of the worker is called that was put out, while it is there.
+SELECT at, by, reason,
+       (SELECT n.name FROM {node} n WHERE n.incarnation = e.incarnation) AS row
+FROM {evicted} e WHERE e.name = %(name)s
+
+-- name: evict_node
+-- After take_version. The row gets another name, so that no heartbeat of this incarnation finds it
+-- from now on, whatever its library. Otherwise it stays: the tokens are this incarnation's until
+-- the row is expired, as any whose beat stands still. It is the youngest from now on, so that it
+-- leads only if there is nobody else; it takes no tokens; and nobody is sent to its address.
+WITH aged AS (
+    UPDATE {cluster} SET last_joined = last_joined + 1
+    WHERE EXISTS (SELECT FROM {node} WHERE name = %(name)s)
+    RETURNING last_joined
+)
+UPDATE {node} n
+SET name = n.name || ' (evicted, ' || last_joined || ')', joined = last_joined,
+    state = 'draining', address = NULL, stuck = NULL, runs = NULL
+FROM aged WHERE n.name = %(name)s
+RETURNING n.name, n.incarnation, n.said_by IS DISTINCT FROM n.incarnation AS older
+
+-- name: record_eviction
+-- None of this name joins any more; who joins waits for the cluster's row, and sees it then.
+INSERT INTO {evicted} (name, by, reason, incarnation)
+VALUES (%(name)s, %(by)s, %(reason)s, %(incarnation)s::uuid)
+ON CONFLICT (name) DO UPDATE
+SET at = now(), by = excluded.by, reason = excluded.reason, incarnation = excluded.incarnation
+
+-- name: lead_in_place_of
+-- If the one that was evicted leads, the oldest of the others does from now on.
+WITH led AS (
+    UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
+    FROM (
+        SELECT name, incarnation FROM {node} WHERE incarnation <> %(incarnation)s::uuid
+        ORDER BY joined LIMIT 1
+    ) n
+    WHERE c.leader_incarnation = %(incarnation)s::uuid
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+)
+{tell_who_leads}
+
+-- name: allow_again
+DELETE FROM {evicted} WHERE name = %(name)s
+
 -- == explain ======================================================================================
 
 -- name: explain_token
@@ -91,6 +183,12 @@ WITH released AS (
 ), forgotten AS (
     UPDATE {claim} c SET set_aside_at = NULL, owners_lost = 0, error = NULL
     FROM released r WHERE c.date = r.date AND c.task_key = r.task_key
+), told AS (
+    INSERT INTO {history} (version, kind, by, details)
+    SELECT version, 'released', %(by)s, jsonb_build_object(
+               'ids', (SELECT count(*) FROM released),
+               'first', (SELECT min(task_id) FROM released), 'batch', %(batch)s::text)
+    FROM {cluster} WHERE EXISTS (SELECT FROM released)
 )
 SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
@@ -175,13 +273,20 @@ said_by = incarnation AND runs @> jsonb_build_array(jsonb_build_object(
 -- Opened anew, in such a way that whoever continues it looks at all its ids; not while a worker
 -- says that it runs it, for that would not look again, nor while one does not say what it runs. Who
 -- still waits for the opening before does not finish this one.
-UPDATE {batch} b
-SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
-    completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p
-                        WHERE p.batch_key = b.batch_key AND p.date = b.date)
-WHERE batch_key = %(batch_key)s AND date = %(date)s
-  AND NOT EXISTS (SELECT FROM {node} n WHERE said_by IS DISTINCT FROM incarnation OR {runs_it})
-RETURNING started_at
+WITH reopened AS (
+    UPDATE {batch} b
+    SET finished_at = NULL, clean = false, started_at = clock_timestamp(), started_by = %(by)s,
+        completed_before = (SELECT coalesce(sum(completed), 0) FROM {batch_part} p
+                            WHERE p.batch_key = b.batch_key AND p.date = b.date)
+    WHERE batch_key = %(batch_key)s AND date = %(date)s
+      AND NOT EXISTS (SELECT FROM {node} n WHERE said_by IS DISTINCT FROM incarnation OR {runs_it})
+    RETURNING started_at, name, date
+), told AS (
+    INSERT INTO {history} (version, kind, by, details)
+    SELECT version, 'retried', %(by)s, jsonb_build_object('batch', r.name, 'date', r.date)
+    FROM reopened r CROSS JOIN {cluster}
+)
+SELECT started_at FROM reopened
 
 -- name: forget_failed
 -- Some of what was given up in a run of a batch, in the order of its keys, is forgotten, and is not
@@ -225,18 +330,15 @@ LEFT JOIN {batch} b ON b.date = r.date AND b.name IS NOT DISTINCT FROM r.name
 WHERE n.said_by = n.incarnation AND r.kind = 'batch' AND r.date < %(before)s
 ORDER BY date, name, batch_key
 
--- name: old_rebalances
--- Part of others: those before a date in the cluster's time zone, but the last one that there is.
-FROM {rebalance}
-WHERE at < (SELECT %(before)s::date::timestamp AT TIME ZONE coalesce(time_zone, 'UTC')
-            FROM {cluster})
-  AND version < (SELECT max(version) FROM {rebalance})
-
--- name: list_old_rebalances
-SELECT {old_rebalances}
-
--- name: delete_old_rebalances
-DELETE {old_rebalances}
+-- name: count_old
+-- What forget_events and forget_rebalances delete in the end.
+SELECT (
+    SELECT count(*) FROM {history} WHERE at < {long_ago} AND id IS DISTINCT FROM (
+        SELECT id FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT 1)
+) AS events, (
+    SELECT count(*) FROM {rebalance}
+    WHERE at < {long_ago} AND version < (SELECT max(version) FROM {rebalance})
+) AS rebalances
 
 -- == doctor =======================================================================================
 

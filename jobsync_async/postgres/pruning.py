@@ -1,4 +1,4 @@
-"""Deleting old days: what was begun and completed, the runs of batches, and the distributions.
+"""Deleting old days: what was begun and completed, and the runs of batches.
 
 * A day is kept on which a run of a batch is open, or that a worker says it runs. So nothing is
   deleted that somebody may still look at to learn what is complete.
@@ -86,16 +86,6 @@ class Pruning:
             return DayRows(done.rowcount, piece.last)
 
         return await self._pool.transaction(work)
-
-    async def old_rebalances(self, before: dt.date, *, delete: bool) -> int:
-        """How many distributions were made before a date, the last one that there is left out. They
-        are deleted if that is asked for."""
-        statement = self._queries["delete_old_rebalances" if delete else "list_old_rebalances"]
-
-        async def work(connection: Connection) -> int:
-            return (await connection.execute(statement, {"before": before})).rowcount
-
-        return await self._pool.run(work)
 
     async def _kept(self, connection: Connection, before: dt.date) -> list[Kept]:
         cursor = await connection.execute(self._queries["list_kept"], {"before": before})

@@ -8,7 +8,10 @@
 -- notifications is full. {timeout} and {interval} are what a worker's row `n` says of its times. A
 -- row that an older library made says none, also where it took one over that did: its timeout
 -- counts as the bound of the cluster's row `c`. {place} is the place of the token `t` in the list
--- of tokens, which is in order, and {receiver} the number of its receiver.
+-- of tokens, which is in order, and {receiver} the number of its receiver. {silence} is for how long
+-- the worker's row `n` has had no heartbeat, by the server's clock, for people. `by` is the name of
+-- whoever sends the statement. What changes who is in the cluster, or who leads, writes that into
+-- the history itself: so a row is there exactly if its change was committed.
 
 -- name: pinned
 -- What the statements rely on, whatever role, database or server set by default; those that this
@@ -172,7 +175,8 @@ FROM {cluster} c
 -- Nothing is left over in new tables.
 (SELECT coalesce(max(epoch) >> 32, 0) AS generation, coalesce(max(version), 0) AS version
  FROM {token}) tokens,
-(SELECT coalesce(max(version), 0) AS version FROM {rebalance}) rebalances,
+(SELECT greatest((SELECT max(version) FROM {rebalance}), (SELECT max(version) FROM {history}), 0)
+    AS version) told,
 (SELECT coalesce(max(joined), 0) AS joined FROM {node}) nodes
 
 -- name: insert_cluster
@@ -180,7 +184,7 @@ FROM {cluster} c
 INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, generation,
                        version, last_joined, server_identity)
 SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
-       tokens.generation + 1, greatest(tokens.version, rebalances.version), nodes.joined,
+       tokens.generation + 1, greatest(tokens.version, told.version), nodes.joined,
        {server} || '/' || to_regclass(%(cluster)s)::oid
 FROM {left_over}
 ON CONFLICT DO NOTHING
@@ -226,7 +230,7 @@ FROM (VALUES (1)) AS always (one) LEFT JOIN {cluster} c ON true
 INSERT INTO {cluster} (schema_version, layout, total_tokens, hash_function, channel, time_zone,
                        generation, version, last_joined, longest_wait, longest_allowed)
 SELECT %(schema_version)s, %(layout)s, %(total_tokens)s, %(hash_function)s, %(channel)s,
-       %(time_zone)s, tokens.generation + 1, greatest(tokens.version, rebalances.version),
+       %(time_zone)s, tokens.generation + 1, greatest(tokens.version, told.version),
        nodes.joined, %(waited)s, %(waited)s
 FROM {left_over}
 ON CONFLICT DO NOTHING
@@ -259,7 +263,14 @@ WITH begun AS (
       AND (%(actual)s::text IS NULL OR (generation = %(seen_generation)s::bigint
            AND longest_wait IS NOT DISTINCT FROM %(seen_wait)s::double precision
            AND %(actual)s::text = coalesce(%(here)s::text, {server}) || '/' || tableoid))
-    RETURNING version, generation
+    RETURNING version, generation, term, server_identity
+), told AS (
+    INSERT INTO {history} (version, kind, by, term, reason, details)
+    SELECT version, 'generation', %(by)s, term, %(reason)s, jsonb_build_object(
+               'generation', generation, 'server', server_identity,
+               'server_before', %(recorded)s::text,
+               'workers', (SELECT json_agg(name ORDER BY joined) FROM {node}))
+    FROM begun
 )
 SELECT version, generation,
        CASE WHEN {announces} THEN pg_notify(%(channel)s, version::text) END AS pg_notify
@@ -281,16 +292,18 @@ DELETE FROM {node}
 -- == membership ===================================================================================
 
 -- name: read_node
--- Who has a name, and which timeout a worker may have. Without a lock: what is written then says
--- whom it replaces.
+-- Who has a name, whether it was evicted, and which timeout a worker may have. Without a lock: what
+-- is written then says whom it replaces.
 SELECT n.incarnation, n.beat, concat_ws(' ', 'on host', n.host, 'with pid', n.pid) AS holder,
        n.host, n.pid, n.boot_id, n.pid_namespace, n.process_started, n.session_tag,
-       {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed
+       {timeout} AS timeout_sec, {interval} AS interval_sec, c.longest_allowed,
+       e.at AS evicted_at, e.by AS evicted_by, e.reason AS evicted_reason
 FROM (
-    SELECT longest_wait, CASE WHEN {sound} THEN longest_allowed END AS longest_allowed
+    SELECT longest_wait, {sound} AS sound, CASE WHEN {sound} THEN longest_allowed END
+           AS longest_allowed
     FROM {cluster}
 ) c
-LEFT JOIN {node} n ON n.name = %(name)s
+LEFT JOIN {node} n ON n.name = %(name)s LEFT JOIN {evicted} e ON e.name = %(name)s AND c.sound
 
 -- name: take_version_to_join
 -- The same as take_version, and the next number in the order of joining. The first worker sets the
@@ -316,34 +329,58 @@ FROM taken
 
 -- name: insert_node
 -- A join under a free name, in one message with take_version_to_join before it and
--- lead_if_nobody_does after it: no row when somebody else has the name by then, when its timeout is
--- above the bound, or when what the first one found was not sound.
-INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id,
-                    pid_namespace, process_started, session_tag, timeout_sec, interval_sec,
-                    library, layout, runs, said_by)
-SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision,
-       %(address)s, %(host)s, %(pid)s::integer, %(boot_id)s, %(pid_namespace)s,
-       %(process_started)s::bigint, %(session_tag)s, %(timeout_sec)s::double precision,
-       %(interval_sec)s::double precision, %(library)s, %(layout)s::integer, '[]',
-       %(incarnation)s::uuid
-FROM (
-    SELECT last_joined FROM {cluster}
-    WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision
-) c
-ON CONFLICT (name) DO NOTHING RETURNING joined
+-- lead_if_nobody_does after it: no row when somebody else has the name by then, when it was
+-- evicted, when its timeout is above the bound, or when what the first one found was not sound.
+WITH made AS (
+    INSERT INTO {node} (name, incarnation, joined, state, weight, address, host, pid, boot_id,
+                        pid_namespace, process_started, session_tag, timeout_sec, interval_sec,
+                        library, layout, runs, said_by)
+    SELECT %(name)s, %(incarnation)s::uuid, c.last_joined, %(state)s, %(weight)s::double precision,
+           %(address)s, %(host)s, %(pid)s::integer, %(boot_id)s, %(pid_namespace)s,
+           %(process_started)s::bigint, %(session_tag)s, %(timeout_sec)s::double precision,
+           %(interval_sec)s::double precision, %(library)s, %(layout)s::integer, '[]',
+           %(incarnation)s::uuid
+    FROM (
+        SELECT last_joined FROM {cluster}
+        WHERE {sound} AND longest_allowed >= %(timeout_sec)s::double precision
+          AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)
+    ) c
+    ON CONFLICT (name) DO NOTHING RETURNING joined
+), told AS (
+    INSERT INTO {history} (version, kind, node, incarnation, by, reason, details)
+    SELECT version, 'joined', %(name)s, %(incarnation)s::uuid, %(by)s, %(reason)s, {told_of_join}
+    FROM made CROSS JOIN {cluster}
+)
+SELECT joined FROM made
+
+-- name: told_of_join
+-- Part of others: what the history tells of who joins.
+jsonb_strip_nulls(jsonb_build_object(
+    'host', %(host)s::text, 'pid', %(pid)s::integer, 'library', %(library)s::text,
+    'weight', %(weight)s::double precision, 'state', %(state)s::text))
 
 -- name: replace_node
 -- A join under the name of an incarnation whose beat stood still, or that is known dead: only if it
--- still stands, and within the bound.
-UPDATE {node}
-SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(),
-    last_heartbeat = now(), state = %(state)s, weight = %(weight)s, address = %(address)s,
-    host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s, pid_namespace = %(pid_namespace)s,
-    process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
-    timeout_sec = %(timeout_sec)s, interval_sec = %(interval_sec)s, library = %(library)s,
-    layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
-WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
-  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
+-- still stands, it was not evicted, and within the bound. The history is told of the row as it was
+-- before.
+WITH replaced AS (
+    UPDATE {node}
+    SET incarnation = %(incarnation)s, joined = %(joined)s, beat = beat + 1, created_on = now(),
+        last_heartbeat = now(), state = %(state)s, weight = %(weight)s, address = %(address)s,
+        host = %(host)s, pid = %(pid)s, boot_id = %(boot_id)s, pid_namespace = %(pid_namespace)s,
+        process_started = %(process_started)s, session_tag = %(session_tag)s, stuck = NULL,
+        timeout_sec = %(timeout_sec)s, interval_sec = %(interval_sec)s, library = %(library)s,
+        layout = %(layout)s, runs = '[]', said_by = %(incarnation)s
+    WHERE name = %(name)s AND incarnation = %(old_incarnation)s AND beat = %(old_beat)s
+      AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double precision)
+      AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)
+    RETURNING name, incarnation
+)
+INSERT INTO {history} (version, kind, node, incarnation, by, reason, silent_sec, details)
+SELECT %(version)s, 'joined', r.name, r.incarnation, %(by)s,
+       'started again: the start before ended without leaving', {silence},
+       {told_of_join} || jsonb_build_object('replaced', n.incarnation)
+FROM replaced r JOIN {node} n USING (name)
 
 -- name: inherit_tokens
 -- A restarted worker takes over what its old incarnation owned, under new epochs. A token that a
@@ -356,9 +393,38 @@ WHERE ctid = ANY(ARRAY(
 
 -- name: lead_if_nobody_does
 -- The leader's row is gone, or there never was one: the oldest worker leads, under the next term.
-UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
-FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
-WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) AND {sound}
+WITH led AS (
+    UPDATE {cluster} c SET leader = n.name, leader_incarnation = n.incarnation, term = c.term + 1
+    FROM (SELECT name, incarnation FROM {node} ORDER BY joined LIMIT 1) n
+    WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation) AND {sound}
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+)
+{tell_who_leads}
+
+-- name: tell_who_leads
+-- Part of others: who leads from now on, by `led`, and what has become of who led before. Of a
+-- restart, that is told by a row of the same version, and so of the same transaction.
+INSERT INTO {history} (version, kind, node, incarnation, by, term, reason, details)
+SELECT led.version, 'took over', led.leader, led.leader_incarnation, %(by)s, led.term,
+       CASE WHEN before.leader IS NULL THEN 'nobody led'
+            ELSE before.leader || ' ' || coalesce(ended.how, 'is gone') END,
+       jsonb_build_object('before', before.leader, 'how', ended.how)
+FROM led CROSS JOIN (SELECT leader, leader_incarnation FROM {cluster}) before
+LEFT JOIN LATERAL (
+    SELECT CASE kind WHEN 'joined' THEN 'restarted' ELSE kind END AS how FROM {history} h
+    WHERE h.incarnation = before.leader_incarnation
+            AND kind IN ('left', 'died', 'expired', 'evicted')
+       OR h.version = led.version AND h.details ->> 'replaced' = before.leader_incarnation::text
+    ORDER BY id DESC LIMIT 1
+) ended ON true
+
+-- name: tell_gone
+-- Part of others: workers are not in the cluster any more, by `gone`. The version of that is taken,
+-- or it is the next one.
+INSERT INTO {history} (version, kind, node, incarnation, by, reason, silent_sec)
+SELECT CASE WHEN %(taken)s THEN version ELSE version + 1 END,
+       kind, name, incarnation, %(by)s, reason, silent_sec
+FROM gone CROSS JOIN {cluster}
 
 -- name: heartbeat
 -- The proof of life, in one statement: no row means that this incarnation was expired or replaced,
@@ -397,8 +463,15 @@ FROM (SELECT longest_wait FROM {cluster} WHERE {sound}) c CROSS JOIN {node} n OR
 -- name: set_state
 -- By name, so that it can be asked for from anywhere; a worker that says it of itself names its
 -- incarnation too.
-UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
-  AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
+WITH changed AS (
+    UPDATE {node} SET state = %(state)s WHERE name = %(name)s AND state <> %(state)s
+      AND incarnation = coalesce(%(incarnation)s::uuid, incarnation)
+    RETURNING name, incarnation
+)
+INSERT INTO {history} (version, kind, node, incarnation, by, reason)
+SELECT version, CASE %(state)s WHEN 'draining' THEN 'drained' ELSE 'undrained' END,
+       name, incarnation, %(by)s, %(reason)s
+FROM changed CROSS JOIN {cluster}
 
 -- name: free_tokens_of
 -- What a leaving worker still owns has no owner from then on. A token that a fence locks follows
@@ -410,7 +483,13 @@ WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {token} WHERE incarnation = %(incarnation)s FOR UPDATE SKIP LOCKED))
 
 -- name: delete_node
-DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s
+-- Whatever its row is called: that of a worker that was evicted has another name.
+WITH gone AS (
+    DELETE FROM {node} WHERE incarnation = %(incarnation)s
+    RETURNING name, incarnation, 'left' AS kind, %(reason)s::text AS reason,
+              NULL::double precision AS silent_sec
+)
+{tell_gone}
 
 -- == the worker's own tokens ======================================================================
 
@@ -432,7 +511,8 @@ FROM {cluster}
 -- is tells: ages are never given twice. They are this one and the next after it in the ring, for it
 -- watches few; of its own process no other, for those die with it; and such as it cannot see only
 -- where there are not enough others.
-SELECT c.version, c.term, c.leader_incarnation, n.state, host.crowd, host.members, host.youngest,
+SELECT c.version, c.term, c.leader_incarnation, c.paused_at, c.paused_by, c.pause_reason,
+       n.state, host.crowd, host.members, host.youngest,
        CASE WHEN host.members <> %(members)s OR host.youngest <> %(youngest)s THEN (
            SELECT json_agg(json_build_array(near.name, near.incarnation, near.boot_id,
                                             near.pid_namespace, near.host, near.pid,
@@ -591,20 +671,46 @@ SELECT task_id, node_patterns,
        extract(epoch FROM expires_at - now())::double precision AS expires_in
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
 
+-- name: read_events
+-- What has happened since the last plan was written, the oldest first: only such kinds as may be
+-- the cause of the next one, and, where nothing is planned for long, the latest of it.
+SELECT id, kind, node, incarnation FROM (
+    SELECT id, kind, node, incarnation FROM {history}
+    WHERE version > coalesce((
+              SELECT r.version FROM {rebalance} r
+              WHERE r.version <= (SELECT version FROM {cluster})
+              ORDER BY r.version DESC LIMIT 1
+          ), 0)
+      AND kind = ANY(%(kinds)s)
+    ORDER BY version DESC, id DESC LIMIT 1000
+) latest
+ORDER BY id
+
 -- name: expire_nodes
 -- Deletes a worker only if its beat is still the one that was watched: the row lock makes a
 -- heartbeat under way either come first, and then nothing is deleted, or find no row.
-DELETE FROM {node} n
-USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
-      AS w(name, incarnation, beat)
-WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
-RETURNING n.name, n.incarnation
+WITH gone AS (
+    DELETE FROM {node} n
+    USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
+          AS w(name, incarnation, beat)
+    WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
+    RETURNING n.name, n.incarnation, 'expired' AS kind, NULL AS reason, {silence} AS silent_sec
+), told AS (
+    {tell_gone}
+)
+SELECT name, incarnation FROM gone
 
 -- name: take_over
 -- A new leader, if the old one is gone from the table and nobody else took over in between.
-UPDATE {cluster} c SET leader = %(name)s, leader_incarnation = %(incarnation)s, term = c.term + 1
-WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
-  AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
+WITH led AS (
+    UPDATE {cluster} c
+    SET leader = %(name)s, leader_incarnation = %(incarnation)s, term = c.term + 1
+    WHERE c.term = %(term)s
+      AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)
+      AND EXISTS (SELECT FROM {node} WHERE incarnation = %(incarnation)s)
+    RETURNING c.version, c.term, c.leader, c.leader_incarnation
+)
+{tell_who_leads}
 
 -- name: copy_tokens
 -- New rows, as PostgreSQL loads many of them fastest. Only under the cluster row's lock are there
@@ -666,10 +772,34 @@ SET version = %(version)s, announced = CASE WHEN {announces} THEN %(version)s EL
 -- For people, if there is a plan. A row that is there already, of a cluster that was before on
 -- these tables, stops nothing.
 INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved,
-                         duration_ms)
+                         duration_ms, causes)
 VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s,
-        %(tokens_moved)s, %(duration_ms)s)
+        %(tokens_moved)s, %(duration_ms)s, %(causes)s::bigint[])
 ON CONFLICT DO NOTHING
+
+-- name: long_ago
+-- Part of others: what was before that is old. The beginning of a date of the cluster, if one is
+-- given, or so many days ago.
+coalesce((SELECT %(before)s::date::timestamp AT TIME ZONE coalesce(time_zone, 'UTC')
+          FROM {cluster}),
+         now() - %(days)s::double precision * interval '1 day')
+
+-- name: forget_events
+-- Some of what the history tells of long ago. The last change of the leader stays: it says since
+-- when who leads.
+DELETE FROM {history} WHERE id = ANY(ARRAY(
+    SELECT id FROM {history}
+    WHERE at < {long_ago} AND id IS DISTINCT FROM (
+        SELECT id FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT 1)
+    ORDER BY at LIMIT %(most)s))
+
+-- name: forget_rebalances
+-- Some of the old distributions. The last one stays: the next one is compared with it.
+DELETE FROM {rebalance} WHERE version = ANY(ARRAY(
+    SELECT version FROM (
+        SELECT version, at FROM {rebalance} ORDER BY version LIMIT %(most)s
+    ) oldest
+    WHERE at < {long_ago} AND version < (SELECT max(version) FROM {rebalance})))
 
 -- name: announce_plan
 -- To all that listen, when this is committed, with whom it concerns.
@@ -692,14 +822,20 @@ WHERE datname = current_database() AND usename = session_user AND pg_has_role(us
 -- name: delete_dead
 -- Workers whose processes were seen dead: each only as the very start, in the very process, that
 -- was seen.
-DELETE FROM {node} n
-USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[],
-             %(namespaces)s::text[], %(pids)s::integer[], %(started)s::bigint[])
-      AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
-WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id
-  AND n.pid_namespace = d.pid_namespace AND n.pid = d.pid
-  AND n.process_started = d.process_started
-RETURNING n.name
+WITH gone AS (
+    DELETE FROM {node} n
+    USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(boot_ids)s::text[],
+                 %(namespaces)s::text[], %(pids)s::integer[], %(started)s::bigint[])
+          AS d(name, incarnation, boot_id, pid_namespace, pid, process_started)
+    WHERE n.name = d.name AND n.incarnation = d.incarnation AND n.boot_id = d.boot_id
+      AND n.pid_namespace = d.pid_namespace AND n.pid = d.pid
+      AND n.process_started = d.process_started
+    RETURNING n.name, n.incarnation, 'died' AS kind, 'its process has ended' AS reason,
+              {silence} AS silent_sec
+), told AS (
+    {tell_gone}
+)
+SELECT name FROM gone
 
 -- == sessions =====================================================================================
 
@@ -727,21 +863,27 @@ FROM pg_stat_activity a LEFT JOIN {node} n ON true WHERE a.pid = pg_backend_pid(
 -- name: expire_sessionless
 -- Deletes a worker whose lock was seen gone, if it still is, its beat is the one that was seen, and
 -- neither server nor session has changed.
-DELETE FROM {node} n
-USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
-      AS w(name, incarnation, beat)
-WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
-  AND NOT EXISTS (
-      SELECT FROM pg_locks
-      WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint << 32 | objid::bigint
-            = hashtextextended(%(key)s || n.incarnation::text, 0))
-  AND pg_postmaster_start_time() = %(server_started)s
-  AND EXISTS (
-      SELECT FROM pg_stat_activity
-      WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
-RETURNING n.name
+WITH gone AS (
+    DELETE FROM {node} n
+    USING unnest(%(names)s::text[], %(incarnations)s::uuid[], %(beats)s::bigint[])
+          AS w(name, incarnation, beat)
+    WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat
+      AND NOT EXISTS (
+          SELECT FROM pg_locks
+          WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND classid::bigint << 32 | objid::bigint
+                = hashtextextended(%(key)s || n.incarnation::text, 0))
+      AND pg_postmaster_start_time() = %(server_started)s
+      AND EXISTS (
+          SELECT FROM pg_stat_activity
+          WHERE pid = pg_backend_pid() AND pid = %(pid)s AND backend_start = %(backend_start)s)
+    RETURNING n.name, n.incarnation, 'died' AS kind, 'its session has ended' AS reason,
+              {silence} AS silent_sec
+), told AS (
+    {tell_gone}
+)
+SELECT name FROM gone
 
 -- == pins =========================================================================================
 
@@ -778,6 +920,29 @@ DELETE FROM {lock} WHERE expires_at <= now()
 -- name: list_pins
 SELECT task_id, token_id, node_patterns, reason, created_at, created_by, expires_at
 FROM {lock} WHERE expires_at IS NULL OR expires_at > now() ORDER BY created_at, task_id
+
+-- == pauses =======================================================================================
+
+-- name: read_pause
+-- Since when, by whom and why nothing new is started; no row: it is.
+SELECT pause_reason AS reason, paused_by AS by, paused_at AS since
+FROM {cluster} WHERE paused_at IS NOT NULL
+
+-- name: pause
+-- After take_version, whose lock it needs. Whoever hears the word reads at once, as if the change
+-- were announced with his name: there are too many to name.
+WITH paused AS (
+    UPDATE {cluster} SET paused_at = now(), paused_by = %(by)s, pause_reason = %(reason)s
+    RETURNING 1
+)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'now') END AS pg_notify FROM paused
+
+-- name: resume
+-- The same: everything may be started again.
+WITH resumed AS (
+    UPDATE {cluster} SET paused_at = NULL, paused_by = NULL, pause_reason = NULL RETURNING 1
+)
+SELECT CASE WHEN {announces} THEN pg_notify(%(channel)s, 'now') END AS pg_notify FROM resumed
 
 -- == claims and audit =============================================================================
 
@@ -1184,7 +1349,8 @@ WHERE o.runs @> jsonb_build_array(
 -- == for people ===================================================================================
 
 -- name: list_nodes
-SELECT n.name, n.state, n.weight, coalesce(t.tokens, 0) AS tokens,
+SELECT n.name, CASE WHEN e.name IS NOT NULL THEN 'evicted' ELSE n.state END AS state, n.weight,
+       coalesce(t.tokens, 0) AS tokens,
        n.incarnation = c.leader_incarnation AS is_leader,
        n.address, n.host, n.pid, n.joined, n.created_on,
        extract(epoch FROM clock_timestamp() - n.created_on)::double precision AS age_sec,
@@ -1199,7 +1365,12 @@ FROM {node} n CROSS JOIN {cluster} c
 LEFT JOIN (
     SELECT incarnation, count(*) AS tokens FROM {token} GROUP BY incarnation
 ) t USING (incarnation)
+LEFT JOIN {evicted} e USING (incarnation)
 ORDER BY n.joined
+
+-- name: list_evicted
+-- Names under which no worker joins, the first that was evicted first.
+SELECT name, at, by, reason FROM {evicted} ORDER BY at, name
 
 -- name: read_status
 -- The cluster at a glance.
@@ -1226,7 +1397,3 @@ CROSS JOIN LATERAL (
     WHERE token_id = s.token_id AND incarnation = n.incarnation AND next_node IS NOT NULL LIMIT 1
 ) t
 ORDER BY seconds DESC
-
--- name: list_rebalances
-SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms
-FROM {rebalance} ORDER BY version DESC LIMIT %(most)s

@@ -224,7 +224,7 @@ async def _fits(connection: Connection, queries: Queries) -> bool:
     row = await (await connection.execute(queries["read_settings"])).fetchone()
     # The tables were made from a printed script: what came last tells of which version it was.
     if row is None:
-        return await _table_exists(connection, queries, queries.table("batch"))
+        return await _table_exists(connection, queries, queries.table("history"))
     return bool(row.layout >= LAYOUT or row.schema_version > LAYOUT)
 
 
@@ -282,13 +282,16 @@ async def _create_alone(
             return False
         await connection.execute(queries["bound_transaction"], values)
         there = await _exists(connection, queries)
+        new = set[str]()
         for made in queries.creations():
             # To create an index that is there already would lock its table, which workers use.
             if not await _table_exists(connection, queries, made.name) and (
                 made.name == made.table
+                or made.table in new
                 or await _may_be_indexed(connection, queries, made, config.channel)
             ):
                 await connection.execute(made.statement)
+                new.add(made.name)
         if not there:
             await insert_cluster_row(connection, queries, config)
     return True

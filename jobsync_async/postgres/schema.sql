@@ -1,6 +1,7 @@
 -- The tables of one cluster, as this version of the library makes them. `jobsync-async init --sql`
 -- prints this, and what is in the folder expand, with your schema and prefix filled in. Running it
--- again changes nothing. Wall-clock columns are for people to read: no decision is made by them.
+-- again changes nothing. Wall-clock columns are for people to read: nothing that decides who may
+-- act looks at them.
 
 -- The cluster: exactly one row. Its row lock orders every transaction that changes membership,
 -- tokens or pins.
@@ -36,7 +37,11 @@ CREATE TABLE IF NOT EXISTS {cluster} (
     longest_wait      double precision,
     -- bound on heartbeat_timeout_sec: a worker above it is refused
     longest_allowed   double precision,
-    created_at        timestamptz NOT NULL DEFAULT now()
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    -- since when nothing new is started, by whom and why; null: it is
+    paused_at         timestamptz,
+    paused_by         text,
+    pause_reason      text
 );
 
 -- A worker. There is no index on last_heartbeat or beat, so that a heartbeat is a HOT update.
@@ -73,6 +78,16 @@ CREATE TABLE IF NOT EXISTS {node} (
     said_by           uuid
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX IF NOT EXISTS {node_owner_idx} ON {node} (incarnation);
+
+-- A worker that was evicted: none of this name joins until the row is gone. What it owned stays its
+-- own under another name, until its lease must be over.
+CREATE TABLE IF NOT EXISTS {evicted} (
+    name              text PRIMARY KEY,
+    at                timestamptz NOT NULL DEFAULT now(),
+    by                text NOT NULL,
+    reason            text,
+    incarnation       uuid                           -- which start of it; null: there was none
+);
 
 -- A token. Rows are made by the first distribution and never deleted.
 CREATE TABLE IF NOT EXISTS {token} (
@@ -203,5 +218,34 @@ CREATE TABLE IF NOT EXISTS {rebalance} (
     nodes_before      integer NOT NULL,
     nodes_after       integer NOT NULL,
     tokens_moved      integer NOT NULL,
-    duration_ms       double precision NOT NULL
+    duration_ms       double precision NOT NULL,
+    -- numbers of the rows of history that it answers; null where a library of before wrote it
+    causes            bigint[]
 );
+
+-- What happened to the cluster: each change of membership, each change of the leader, and what
+-- people did. For people alone. Each row is written in the transaction of the change that it tells
+-- of, so that it is there exactly if the change is. Old rows go by age.
+CREATE TABLE IF NOT EXISTS {history} (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at                timestamptz NOT NULL DEFAULT now(),
+    -- the cluster's: the one that the change took, or else the present one
+    version           bigint NOT NULL,
+    -- joined, left, died, expired, evicted, drained, undrained, 'took over', generation, and acts of
+    -- people: allowed, paused, resumed, pinned, unpinned, retried, released
+    kind              text NOT NULL,
+    node              text,                          -- the worker it is about, null: all of them
+    incarnation       uuid,                          -- which start of it
+    -- the worker that saw or did it, or the person who asked
+    by                text,
+    term              bigint,                        -- the one that begins with it
+    reason            text,                          -- why, in words
+    -- since its last heartbeat, by the server's clock
+    silent_sec        double precision,
+    details           jsonb
+);
+CREATE INDEX IF NOT EXISTS {history_at_idx} ON {history} (at);
+CREATE INDEX IF NOT EXISTS {history_version_idx} ON {history} (version);
+CREATE INDEX IF NOT EXISTS {history_term_idx} ON {history} (term) WHERE term IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {history_gone_idx} ON {history} (incarnation)
+    WHERE kind IN ('left', 'died', 'expired', 'evicted');

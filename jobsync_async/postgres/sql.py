@@ -15,6 +15,7 @@ from jobsync_async.errors import ConfigError
 TABLES = (
     "cluster",
     "node",
+    "evicted",
     "token",
     "lock",
     "claim",
@@ -23,11 +24,13 @@ TABLES = (
     "batch",
     "batch_part",
     "rebalance",
+    "history",
 )
 # What a worker writes, as grants.sql grants it.
 WORKER_WRITES = {
     "cluster": ("INSERT", "UPDATE"),
     "node": ("INSERT", "UPDATE", "DELETE"),
+    "evicted": ("INSERT", "UPDATE", "DELETE"),
     "token": ("INSERT", "UPDATE"),
     "lock": ("INSERT", "UPDATE", "DELETE"),
     "claim": ("INSERT", "UPDATE"),
@@ -35,7 +38,8 @@ WORKER_WRITES = {
     "audit": ("INSERT",),
     "batch": ("INSERT", "UPDATE"),
     "batch_part": ("INSERT", "UPDATE"),
-    "rebalance": ("INSERT",),
+    "rebalance": ("INSERT", "DELETE"),
+    "history": ("INSERT", "DELETE"),
 }
 GROWING = {
     "claim": "task_key",
@@ -58,6 +62,10 @@ INDEXES = (
     "lock_token_id_idx",
     "lock_expires_at_idx",
     "claim_failed_idx",
+    "history_at_idx",
+    "history_version_idx",
+    "history_term_idx",
+    "history_gone_idx",
 )
 
 # See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it
@@ -80,6 +88,9 @@ _SOUND = (
 # the head of queries.sql.
 _TIMEOUT = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.timeout_sec ELSE c.longest_wait END")
 _INTERVAL = sql.SQL("CASE WHEN n.said_by = n.incarnation THEN n.interval_sec END")
+_SILENCE = sql.SQL(
+    "greatest(0, extract(epoch FROM clock_timestamp() - n.last_heartbeat)::double precision)"
+)
 _PLACE = "width_bucket(t.token_id, %(token_ids)s::integer[])"
 _ANNOUNCES = "%(channel)s::text IS NOT NULL"
 
@@ -142,6 +153,7 @@ class Queries:
         }
         self._names |= {"timeout": _TIMEOUT, "interval": _INTERVAL, "place": sql.SQL(_PLACE)}
         self._names |= {"receiver": sql.SQL(f"(%(receivers)s::integer[])[{_PLACE}]")}
+        self._names |= {"silence": _SILENCE}
         self._names |= {"too_old": sql.Identifier(TOO_OLD)}
         self._statements: dict[str, bytes] = {}
 

@@ -26,6 +26,7 @@ class StatementContext:
     """What the statements of one worker require of server and cluster row.
 
     Attributes:
+        by: whose statements these are, for the history.
         history: what the worker has adopted; None requires only that server and row agree.
         channel: on which changes are announced, as the cluster row says.
         announces: False while the server's queue of notifications is full: then changes are made
@@ -33,21 +34,23 @@ class StatementContext:
         on_change: told when a connection leads elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, by: str = "") -> None:
+        self.by: str = by
         self.history: AdoptedHistory | None = None
         self.channel: str = ""
         self.announces: bool = True
         self.on_change: Callable[[], None] = lambda: None
 
     def values(self, server: str | None) -> dict[str, Any]:
-        """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`; None where
-        each statement has to look."""
+        """The parameters of ``{sound}`` and ``{announces}`` on a connection to `server`, None where
+        each statement has to look; and whose statement it is."""
         history = self.history
         return {
             "here": server,
             "adopted_server": None if history is None else history.server,
             "adopted_generation": None if history is None else history.generation,
             "channel": self.channel if self.announces else None,
+            "by": self.by,
         }
 
     def check(self, server: str | None) -> None:

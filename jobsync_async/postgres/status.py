@@ -1,4 +1,4 @@
-"""Reading the cluster for people and routers: nodes, owners, hand-offs, history."""
+"""Reading the cluster for people and routers: nodes, owners, hand-offs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.tokens import runs_of
-from jobsync_async.types import NodeInfo, Owner
+from jobsync_async.types import NodeInfo, Owner, Pause
 
 
 def node_info(row: Any) -> NodeInfo:
@@ -37,6 +37,15 @@ class Status:
         """The cluster row and counts, as a dictionary."""
         return dict((await self._fetch("read_status"))[0]._asdict())
 
+    async def pause(self) -> Pause | None:
+        """The pause that holds now."""
+        rows = await self._fetch("read_pause")
+        return Pause(*rows[0]) if rows else None
+
+    async def evicted(self) -> list[dict[str, Any]]:
+        """The names under which no worker joins."""
+        return [row._asdict() for row in await self._fetch("list_evicted")]
+
     async def handoffs(self) -> list[dict[str, Any]]:
         """Tokens on their way, grouped by owner and receiver, the longest first."""
         return [row._asdict() for row in await self._fetch("list_handoffs")]
@@ -45,10 +54,6 @@ class Status:
         """Revoked tokens that are still in use past the hand-off timeout, each with worker, task
         and seconds."""
         return [row._asdict() for row in await self._fetch("list_stuck")]
-
-    async def rebalances(self, most: int) -> list[dict[str, Any]]:
-        """The latest distributions, the newest first."""
-        return [row._asdict() for row in await self._fetch("list_rebalances", {"most": most})]
 
     async def _fetch(self, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:

@@ -16,6 +16,7 @@ from jobsync_async.postgres.cluster_row import settings
 from jobsync_async.postgres.connection import Connector, Link, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
+from jobsync_async.postgres.history import HistoryStatements
 from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import PinStatements
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jobsync_async.postgres.predecessor import Predecessor
     from jobsync_async.postgres.pruning import Pruning
     from jobsync_async.postgres.sessions import Sessions
+    from jobsync_async.postgres.steering import Steering
 
 _IDLE_SEC = 5.0
 
@@ -44,6 +46,7 @@ class Store:
 
     Attributes:
         membership, leading, deaths, pins, work, status: the statements, by what they are about.
+        forgetting: those about the history, on a connection that nothing else waits for.
         failover: those about the server itself.
         sessions: those of failover by session; None without it.
         tag: in the ``application_name`` of each of its sessions, so that they can be ended when the
@@ -71,6 +74,7 @@ class Store:
         self._leader_link = Link(others, "leader", idle_sec=_IDLE_SEC)
         # Its own, for the leader's may be waiting for a lock that a dead worker's session holds.
         self._deaths_link = Link(others, "deaths", idle_sec=_IDLE_SEC)
+        self._forgetting_link = Link(others, "forgetting", idle_sec=_IDLE_SEC)
         self._pool = Pool(others, idle_sec=_IDLE_SEC)
         key = (
             f"{queries.schema}.{config.appname} session " if config.failover == "session" else None
@@ -80,6 +84,7 @@ class Store:
         )
         self.leading: Leading = Leading(self._leader_link, queries, context)
         self.deaths: Deaths = Deaths(self._deaths_link, queries, context)
+        self.forgetting: HistoryStatements = HistoryStatements(self._forgetting_link, queries)
         self._sessions_link = Link(others, "sessions", idle_sec=_IDLE_SEC)
         self.sessions: Sessions | None = None
         if key is not None:  # most workers do without, and without the memory that it takes
@@ -118,7 +123,7 @@ class Store:
                 f"{node_name} {purpose}", None if observe else tag, reads_only=observe
             )
 
-        context = StatementContext()
+        context = StatementContext(node_name)
         others = Connector(conninfo, config.bulk_limit_sec, context, pooled=not config.notify)
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec, context, pooled=others.pooled)
@@ -174,6 +179,19 @@ class Store:
         return BatchRuns(self._pool, self.queries)
 
     @property
+    def history(self) -> HistoryStatements:
+        """The statements about what happened, for people."""
+        return HistoryStatements(self._pool, self.queries)
+
+    @property
+    def steering(self) -> Steering:
+        """The statements with which people steer the cluster."""
+        # most workers do without
+        from jobsync_async.postgres.steering import Steering  # noqa: PLC0415
+
+        return Steering(self._pool, self.queries, self._others.context, self.history)
+
+    @property
     def pruning(self) -> Pruning:
         """The statements that delete old days, for the command line."""
         # a worker has no use for it
@@ -210,5 +228,6 @@ class Store:
         await self._pool.close()
         await self._sessions_link.close()
         await self._deaths_link.close()
+        await self._forgetting_link.close()
         await self._leader_link.close()
         await self._heartbeat_link.close()

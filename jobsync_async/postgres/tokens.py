@@ -21,7 +21,7 @@ from jobsync_async.postgres.connection import Connection, Connector, Link
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
-from jobsync_async.types import Runner
+from jobsync_async.types import Pause, Runner
 
 T = TypeVar("T")
 
@@ -101,6 +101,7 @@ class TokenFeed(Hearing, ABC):
                 others=row.others or (),
                 crowd=row.crowd,
                 neighbours=self._neighbours(me, row),
+                pause=_pause_of(row),
             )
 
         return await self.run(work)
@@ -252,6 +253,10 @@ class PolledFeed(TokenFeed):
 
     async def close(self) -> None:
         await self._link.close()
+
+
+def _pause_of(row: Any) -> Pause | None:
+    return row.paused_at and Pause(row.pause_reason, row.paused_by, row.paused_at)
 
 
 def _as_json(runs: Collection[Runner]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobsync_async.core.patterns import eligible
 from jobsync_async.core.serving import gaps
+from jobsync_async.errors import ClusterNotFormed
 from jobsync_async.postgres.store import Store
 from jobsync_async.types import LockInfo, NodeInfo
 
@@ -27,8 +28,11 @@ async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, 
     nodes = await store.status.nodes()
     pins = await store.pins.list()
     live = [node for node in nodes if not silent(plain(node), timeout_sec)]
+    pause = await store.status.pause()
     return {
         **cluster,
+        "paused": None if pause is None else plain(asdict(pause)),
+        "evicted": [plain(one) for one in await store.status.evicted()],
         "active_nodes": len(live),
         "nodes": [plain(node) for node in nodes],
         "handoffs": await store.status.handoffs(),
@@ -39,8 +43,27 @@ async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, 
             {**gap._asdict(), "runner": str(gap.runner), "run_by": list(gap.run_by)}
             for gap in gaps(live)
         ],
-        "warnings": warnings(nodes, cluster["schema_version"]),
+        "warnings": [
+            *warnings(nodes, cluster["schema_version"]),
+            *([] if pause is None else deaf_to_pauses(nodes)),
+        ],
     }
+
+
+async def not_formed(store: Store, minimum: int, waited_sec: float) -> ClusterNotFormed:
+    """The error for a start that has waited so long. Raises StoreUnavailable."""
+    live = len([node for node in await store.status.nodes() if node.state == "active"])
+    missing = (
+        f"{live} of {minimum} workers are there"
+        if live < minimum
+        else "the first tokens have not come"
+    )
+    return ClusterNotFormed(
+        f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, "
+        "lower minimum_nodes, or raise wait_on_enter",
+        live_nodes=live,
+        minimum_nodes=minimum,
+    )
 
 
 def versions(nodes: Iterable[NodeInfo]) -> list[dict[str, Any]]:
@@ -67,6 +90,14 @@ def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
             f"workers are too old for these tables, which were contracted: stop {', '.join(late)}"
         )
     return said
+
+
+def deaf_to_pauses(nodes: Sequence[NodeInfo]) -> list[str]:
+    """Workers that know no pause: what is to be said of them while one holds."""
+    deaf = [node.name for node in nodes if node.library == "0.1.0"]
+    return deaf and [
+        f"{len(deaf)} workers of 0.1.0 know no pause and go on: {', '.join(deaf)}; stop them"
+    ]
 
 
 def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockInfo]:

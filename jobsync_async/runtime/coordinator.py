@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.ids import require_storable
-from jobsync_async.core.rows import Announcement
+from jobsync_async.core.rows import Announcement, Identity
 from jobsync_async.errors import (
-    ClusterNotFormed,
     ConfigError,
     StoreError,
     StoreUnavailable,
@@ -31,10 +30,12 @@ from jobsync_async.postgres.pooler import require_push
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
 from jobsync_async.postgres.work import WorkStore
-from jobsync_async.runtime.cluster_status import describe
+from jobsync_async.runtime.cluster_status import describe, not_formed
+from jobsync_async.tasks.forgetting import forget_old
 from jobsync_async.tasks.heartbeat import enter, guard_lease, keep_beating
 from jobsync_async.tasks.leader import LeaderMonitor
 from jobsync_async.tasks.neighbours import NeighbourWatch
+from jobsync_async.tasks.overdue import stuck_tokens
 from jobsync_async.tasks.rebalance import follow_changes
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
@@ -42,6 +43,7 @@ from jobsync_async.work.callbacks import Callback, RebalanceCallback
 from jobsync_async.work.pins import PinRegistry
 
 if TYPE_CHECKING:
+    from jobsync_async.postgres.steering import Steering
     from jobsync_async.tasks.predecessor import PredecessorWatch
 
 # Idle tokens of several owners arrive one owner after the other; start waits so long for the rest
@@ -95,6 +97,10 @@ class Coordinator:
         config = self.worker.config
         token_of = token_hasher(config.total_tokens, config.hash_function)
         return PinRegistry(self._opened().pins, token_of, self.worker.identity.name, self.codec)
+
+    @property
+    def steering(self) -> Steering:
+        return self._opened().steering
 
     @property
     def fence_table(self) -> str:
@@ -166,23 +172,8 @@ class Coordinator:
         if not await worker.until(
             lambda: self.failure or worker.settled or worker.ownership.grants, wait_sec
         ):
-            await self._raise_not_formed(store, wait_sec)
+            raise await not_formed(store, worker.config.minimum_nodes, wait_sec)
         await worker.until(lambda: self.failure or worker.settled, _REST_OF_FIRST_TOKENS_SEC)
-
-    async def _raise_not_formed(self, store: Store, waited_sec: float) -> None:
-        minimum = self.worker.config.minimum_nodes
-        live = len([node for node in await store.status.nodes() if node.state == "active"])
-        missing = (
-            f"{live} of {minimum} workers are there"
-            if live < minimum
-            else "the first tokens have not come"
-        )
-        raise ClusterNotFormed(
-            f"the cluster did not form within {waited_sec:g} s: {missing}; start more workers, "
-            "lower minimum_nodes, or raise wait_on_enter",
-            live_nodes=live,
-            minimum_nodes=minimum,
-        )
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -200,9 +191,9 @@ class Coordinator:
             partial(follow_changes, worker, store, feed, self._fail),
             LeaderMonitor(worker, store.leading, store.membership).run,
             NeighbourWatch(worker, store.deaths).run,
+            partial(forget_old, worker, store.forgetting),
         ]
-        if store.sessions is not None:
-            # most workers do without
+        if store.sessions is not None:  # most workers do without
             from jobsync_async.tasks.sessions import SessionMonitor  # noqa: PLC0415
 
             works.append(SessionMonitor(worker, store.sessions, store.deaths).run)
@@ -223,7 +214,10 @@ class Coordinator:
                     await self._callback.end()
             # With no heartbeat under way any more, which would find the row gone and join anew.
             if idle:
-                await self._sign_off(store)
+                await self._sign_off(store, worker.identity)
+            elif self._broken and worker.before is not None and await self._unused_within(1):
+                # It was evicted: with that nobody need wait for the end of its lease.
+                await self._sign_off(store, worker.before)
         finally:
             worker.end()
             await feed.close()
@@ -330,7 +324,7 @@ class Coordinator:
         if store is None:
             return
         with suppress(StoreError):
-            await self._delete_row(store)
+            await self._delete_row(store, self.worker.identity)
         self.worker.end()
         await store.close()
 
@@ -342,12 +336,12 @@ class Coordinator:
         past the hand-off time-out is cancelled by the rebalance task. If it does not end even so,
         the row must stay: its tokens are this worker's until the lease is over.
         """
-        worker, name = self.worker, self.worker.identity.name
+        worker, me = self.worker, self.worker.identity
         worker.publish(worker.ownership.let_go(worker.clock()))
         if not await self._idle_within(_QUICK_LEAVE_SEC) and not self._hurry:
             # The lease goes on or not, in either case there is nothing more to say.
             with suppress(StoreError):
-                await store.membership.set_state(name, "draining", self.worker.identity.incarnation)
+                await store.membership.set_state(me.name, "draining", me.incarnation, "it leaves")
             await self._idle_within(worker.config.handoff_timeout_sec + 1)
         if self._hurry:
             for _, user in worker.ownership.users_of(worker.ownership.busy()):
@@ -364,27 +358,32 @@ class Coordinator:
             self._log.warning(text, len(busy), busy[0], timeout, tokens_busy=len(busy))
         return not busy
 
-    async def _sign_off(self, store: Store) -> None:
+    async def _sign_off(self, store: Store, me: Identity) -> None:
         try:
-            await self._delete_row(store)
+            await self._delete_row(store, me)
         except StoreError as error:
             self._log.warning("could not sign off, the others notice in a while: %s", error)
         else:
             self._log.info("left")
 
-    async def _delete_row(self, store: Store) -> None:
+    async def _delete_row(self, store: Store, me: Identity) -> None:
         """Try twice: the first time may find out that a connection broke while it was idle."""
         try:
-            await store.membership.leave(self.worker.identity)
+            await store.membership.leave(me, self.failure)
         except StoreUnavailable:
-            await store.membership.leave(self.worker.identity)
+            await store.membership.leave(me, self.failure)
+
+    async def _unused_within(self, seconds: float) -> bool:
+        users = self.worker.ownership.users
+        return await self.worker.until(lambda: not any(users()), seconds)
 
     async def _idle_within(self, seconds: float) -> bool:
         worker = self.worker
         # What has ignored its cancellation is not waited for once more.
         await worker.until(
             lambda: (
-                self._hurry or len(worker.ownership.busy()) == len(worker.stuck(worker.clock()))
+                self._hurry
+                or len(worker.ownership.busy()) == len(stuck_tokens(worker, worker.clock()))
             ),
             seconds,
         )

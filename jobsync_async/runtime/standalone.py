@@ -11,11 +11,19 @@ from typing import Any, Literal
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.pins import Pin
-from jobsync_async.core.rows import Announcement, Identity, Snapshot, TaskProgress, TokenRow, Work
+from jobsync_async.core.rows import (
+    Announcement,
+    Identity,
+    Snapshot,
+    Steered,
+    TaskProgress,
+    TokenRow,
+    Work,
+)
 from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import LockInfo, NodeInfo, Owner
+from jobsync_async.types import LockInfo, NodeInfo, Owner, Pause
 from jobsync_async.work.callbacks import Callback, RebalanceCallback
 from jobsync_async.work.pins import PinRegistry
 
@@ -32,6 +40,7 @@ class Standalone:
         self.worker: Worker = Worker(CoordinationConfig(), name, announcement, lease_clock)
         self.failure: BaseException | None = None
         self.work: MemoryWork = MemoryWork()
+        self.steering: OwnPauses = OwnPauses(self.worker)
         self.locks: PinRegistry = PinRegistry(
             NoPins(),
             token_hasher(self.worker.config.total_tokens, self.worker.config.hash_function),
@@ -74,7 +83,9 @@ class Standalone:
             if not going or held(token)
         ]
         worker.snapshot_read(
-            Snapshot(me, worker.ownership.version, version, 0, me, state, not going, rows, ())
+            Snapshot(
+                me, worker.ownership.version, version, 0, me, state, not going, rows, ()
+            )._replace(pause=worker.paused)
         )
 
     def begin_to_stop(self, by: asyncio.Task[Any] | None) -> None:
@@ -137,6 +148,23 @@ class Standalone:
         """Let go of the tokens on which nobody works any more."""
         ownership = self.worker.ownership
         ownership.released([token for token, _ in ownership.releasable()])
+
+
+class OwnPauses:
+    """Pauses of one process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def pause(self, by: str, reason: str | None = None) -> Steered:
+        before = self._worker.paused
+        self._worker.heed(before or Pause(reason, by, _now()))
+        return Steered(before is None, self._worker.version, self._worker.paused)
+
+    async def resume(self, by: str) -> Steered:
+        before = self._worker.paused
+        self._worker.heed(None)
+        return Steered(before is not None, self._worker.version, before)
 
 
 class NoPins:

@@ -36,7 +36,8 @@ async def keep_beating(
     worker: Worker, membership: Membership, failover: Failover, deaths: Deaths
 ) -> None:
     """Send heartbeats for ever. When it has to join anew, raises NodeNameTaken if the name is
-    another's by then, and ConfigError if its timeout is above the cluster's bound."""
+    another's by then, CoordinationError if it was evicted, and ConfigError if its timeout is above
+    the cluster's bound."""
     log = WorkerLog(__name__, worker.identity.name)
     failures = 0
     while True:
@@ -89,8 +90,8 @@ async def guard_lease(worker: Worker) -> None:
 
 
 async def enter(worker: Worker, membership: Membership, failover: Failover, deaths: Deaths) -> None:
-    """Adopt the history of a server, and join. Raises NodeNameTaken, ConfigError, or
-    StoreUnavailable after several tries."""
+    """Adopt the history of a server, and join. Raises what `join` does, and StoreUnavailable after
+    several tries."""
     await agree(worker, failover)
     await join(worker, membership, deaths)
 
@@ -159,6 +160,7 @@ async def join(worker: Worker, membership: Membership, deaths: Deaths) -> None:
 
     Raises:
         NodeNameTaken: the other incarnation's beat moves.
+        CoordinationError: the name was evicted.
         ConfigError: this worker's timeout is above the cluster's bound.
         StoreUnavailable: after several tries.
     """

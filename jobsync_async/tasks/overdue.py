@@ -17,6 +17,23 @@ from jobsync_async.tasks.worker import Worker
 _MOST_SHOWN = 10
 
 
+def revoked_before(worker: Worker, moment: float) -> list[int]:
+    """Tokens that were revoked before, and are still in use here, in order."""
+    revoking = worker.ownership.revoking
+    return [token for token in worker.ownership.busy() if revoking[token].since <= moment]
+
+
+def stuck_tokens(worker: Worker, now: float) -> list[int]:
+    """Revoked tokens whose work has ignored its cancellation."""
+    return revoked_before(worker, now - _stuck_after_sec(worker))
+
+
+def _stuck_after_sec(worker: Worker) -> float:
+    """How long after its revocation a token counts as stuck: its work was cancelled, and had a
+    heartbeat's time to end."""
+    return worker.config.handoff_timeout_sec + worker.config.heartbeat_interval_sec
+
+
 class Overdue:
     """Looks after revoked tokens that are still in use here past the hand-off time-out.
 
@@ -39,7 +56,7 @@ class Overdue:
         says that it does.
         """
         worker = self._worker
-        tokens = worker.overdue(now)
+        tokens = revoked_before(worker, now - worker.config.handoff_timeout_sec)
         limit = worker.config.handoff_timeout_sec
         for _, user in worker.ownership.users_of(tokens):
             user.lost(f"still at work {limit:g} s after its token was revoked")
@@ -47,7 +64,7 @@ class Overdue:
         worker.metrics.handoffs_overdue = len(tokens)
         worker.metrics.handoff_overdue_sec = max(ages, default=0.0)
         stuck = [Stuck(token, self._task_of(token)) for token in tokens[:_MOST_SHOWN]]
-        if tokens and worker.stuck(now):
+        if tokens and stuck_tokens(worker, now):
             self._give_up(stuck[0], max(ages))
         return None if stuck == list(self._shown) else stuck
 
@@ -68,7 +85,7 @@ class Overdue:
         worker = self._worker
         waits = [worker.config.handoff_timeout_sec]
         if worker.config.on_handoff_timeout == "leave":
-            waits.append(worker.stuck_after_sec)
+            waits.append(_stuck_after_sec(worker))
         dues = (
             revocation.since + wait
             for revocation in worker.ownership.revoking.values()

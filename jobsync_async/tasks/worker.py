@@ -26,6 +26,7 @@ from jobsync_async.metrics import Metrics
 from jobsync_async.postgres.driver_errors import VersionRefused
 from jobsync_async.tasks.runners import Runners
 from jobsync_async.tasks.users import InTurn, Stream, User, work_of
+from jobsync_async.types import Pause
 
 # When PostgreSQL is back, everybody is to have agreed again within a second.
 _MOST_BACKOFF_SEC = 0.5
@@ -35,7 +36,7 @@ class Worker:
     """The shared state of one worker.
 
     Attributes:
-        identity: name and incarnation; another incarnation after every rejoin.
+        identity: name and incarnation; another after every rejoin. before: the last one before.
         lease: the right to act, extended by the heartbeat task alone.
         ownership: the tokens, changed by the rebalance task and by whoever ends the lease.
         watch: since when the beats of others have stood still.
@@ -47,6 +48,7 @@ class Worker:
         version: the cluster's version at the last reading; seen: the same, or a later one under
             which this worker is known to have handed tokens on; hinted, announced: what the last
             heartbeat told of: the cluster's version, and the one that was announced last.
+        paused: the pause that holds, by the last reading: then nothing new starts here.
         state, settled: what the own row said at the last reading, and whether the last plan counted
             this worker in.
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
@@ -71,6 +73,7 @@ class Worker:
             most_sec=min(_MOST_BACKOFF_SEC, config.heartbeat_interval_sec / 4)
         )
         self.identity: Identity = Identity(name, uuid4())
+        self.before: Identity | None = None
         self.lease: Lease = Lease(config.lease_sec)
         self.ownership: Ownership[User] = Ownership(self.identity.incarnation)
         self.watch: BeatWatch = BeatWatch()
@@ -85,6 +88,7 @@ class Worker:
         self.seen: int = -1
         self.hinted: int = -1
         self.announced: int = -1
+        self.paused: Pause | None = None
         self.state: str | None = None
         self.settled: bool = False
         self.neighbours: Sequence[Neighbour] = ()
@@ -116,12 +120,16 @@ class Worker:
         return self.lease.valid(self.clock())
 
     def owns(self, token: int) -> bool:
-        """Whether work on the token may start now. Safe in any thread: the lease is looked at
+        """Whether the token is this worker's, and stays. Safe in any thread: the lease is looked at
         first, so what is granted afterwards is granted under that lease or a later one."""
         return self.clock() < self.lease.deadline and token in self.ownership.grants
 
+    def may_start(self, token: int) -> bool:
+        """Whether work on the token may start now. Safe in any thread."""
+        return self.owns(token) and self.paused is None
+
     def owned_now(self) -> frozenset[int]:
-        """The tokens on which work may start now. Safe in any thread."""
+        """The tokens of which `owns` is true. Safe in any thread."""
         return self.ownership.owned if self.may_act() else frozenset()
 
     def use_by(self, task: asyncio.Task[Any], *, readers: bool = True) -> str | None:
@@ -143,24 +151,6 @@ class Worker:
         """Who owns a token that is not free for work here, where it is known without I/O: this
         worker, while it hands it on."""
         return self.identity.name if self.may_act() and token in self.ownership.revoking else None
-
-    @property
-    def stuck_after_sec(self) -> float:
-        """How long after its revocation a token counts as stuck: its work was cancelled, and had a
-        heartbeat's time to end."""
-        return self.config.handoff_timeout_sec + self.config.heartbeat_interval_sec
-
-    def overdue(self, now: float) -> list[int]:
-        """Revoked tokens that are still in use here past the hand-off time-out, in order."""
-        return self._revoked_before(now - self.config.handoff_timeout_sec)
-
-    def stuck(self, now: float) -> list[int]:
-        """Those of them whose work has ignored its cancellation."""
-        return self._revoked_before(now - self.stuck_after_sec)
-
-    def _revoked_before(self, moment: float) -> list[int]:
-        revoking = self.ownership.revoking
-        return [token for token in self.ownership.busy() if revoking[token].since <= moment]
 
     # -- what the tasks tell each other ------------------------------------------------------------
 
@@ -263,6 +253,7 @@ class Worker:
             return  # of an incarnation that is over, perhaps on another server
         self.version = max(self.version, snapshot.version)
         self.seen = max(self.seen, snapshot.version)
+        self.heed(snapshot.pause)
         self.learn_leader(snapshot.term, snapshot.leader)
         if snapshot.neighbours is not None:
             self.neighbours = snapshot.neighbours
@@ -280,6 +271,15 @@ class Worker:
             self.state, self.settled = snapshot.state, snapshot.settled
             self.publish(change, news=news)
         self.lead_wanted.set()
+
+    def heed(self, pause: Pause | None) -> None:
+        """This pause holds from now on, or none does."""
+        if pause == self.paused:
+            return
+        said = f"is {pause}; nothing new starts here" if pause else f"goes on; it was {self.paused}"
+        self._log.info("the cluster %s", said)
+        self.paused, self.metrics.paused = pause, int(pause is not None)
+        self.wake_waiters()
 
     def learn_leader(self, term: int, leader: UUID | None) -> None:
         """Somebody leads in a term; older terms are ignored."""
@@ -313,9 +313,11 @@ class Worker:
         """Continue under a new incarnation, after the old one was expired or its server
         replaced."""
         self.stop_acting(why)
+        self.before = self.identity
         self.identity = Identity(self.identity.name, uuid4())
         # Who drained goes on draining.
-        self.announcement = self.announcement._replace(state=self.state or "active")
+        anew = "joins anew, for it was not in the cluster any more"
+        self.announcement = self.announcement._replace(state=self.state or "active", reason=anew)
         self.ownership.begin(self.identity.incarnation)
         self.watch.forget()
 

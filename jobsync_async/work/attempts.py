@@ -3,6 +3,7 @@
 * How often it may fail is counted by id, over all its stays at this worker.
 * A handler that blocks the event loop until its lease is over has failed by that.
 * Between two calls there is a wait, which grows, and ends when the claim does.
+* While the cluster is paused, none is begun.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from jobsync_async.work.pieces import Piece
 _BACKOFF = Backoff(first_sec=0.2, most_sec=10)
 
 
+class HeldUp(Exception):
+    """The cluster is paused: the handler is not called now."""
+
+
 class Attempts:
     """Calls one handler.
 
@@ -30,6 +35,7 @@ class Attempts:
     """
 
     def __init__(self, worker: Worker, handler: Handler, most: int) -> None:
+        self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
         self._runner = HandlerRunner(worker, handler)
         self._attempts = most
@@ -37,9 +43,12 @@ class Attempts:
         self._errors: dict[int, str] = {}
 
     async def run(self, piece: Piece) -> str | None:
-        """Call the handler, again if it fails; the last error's text, None when it succeeded."""
+        """Call the handler, again if it fails; the last error's text, None when it succeeded.
+        Raises OwnershipLost or HeldUp."""
         number = piece.number
         while self._failures[number] < self._attempts:
+            if self._worker.paused is not None:
+                raise HeldUp
             outcome = await self._runner.run(piece)
             # Told in the log. It may have succeeded all the same, as the tables will say.
             if outcome.blocked_sec:

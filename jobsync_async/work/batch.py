@@ -21,9 +21,10 @@ from jobsync_async.core.rows import Work
 from jobsync_async.core.runs import NOTHING_BEFORE, Before, Begun
 from jobsync_async.errors import NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.gate import Gate
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.types import BatchResult, TaskOrId
-from jobsync_async.work.attempts import Attempts
+from jobsync_async.types import BatchResult, Pause, TaskOrId
+from jobsync_async.work.attempts import Attempts, HeldUp
 from jobsync_async.work.batch_run import BatchRun, Grouped, all_of, find_tokens, lost, taken_in
 from jobsync_async.work.order import Order
 from jobsync_async.work.others import Others
@@ -45,6 +46,7 @@ class Batch:
     def __init__(self, order: Order, tell: Callable[[], None] = lambda: None) -> None:
         self._order = order
         self._worker = order.worker
+        self._log = WorkerLog(__name__, order.worker.identity.name)
         self._tell = tell
         self._call = Attempts(order.worker, order.handler, order.attempts)
         # Of those that are not begun ahead: how many wait for a slot, or have one.
@@ -166,17 +168,30 @@ class Batch:
     # -- what is done here -------------------------------------------------------------------------
 
     async def _watch_ownership(self) -> None:
-        """Offer the ids whose tokens come here."""
+        """Offer the ids whose tokens come here; when the cluster is paused, put back what waits."""
         worker = self._worker
         seen: frozenset[int] = frozenset()
+        paused = None
         while not worker.ended:
             owned = worker.ownership.owned
             if owned is not seen:
                 self._ids.offer(owned)
-                self._ahead.want()
                 seen = owned
+            if worker.paused != paused:
+                paused = worker.paused
+                self._tell_pause(paused)
+            self._ahead.want()
             await worker.changed()
         self._news.set()
+
+    def _tell_pause(self, pause: Pause | None) -> None:
+        date, name, _ = self._run.run
+        fields = {"batch": name, "date": date.isoformat()}
+        if pause is not None:
+            self._ahead.put_back()
+            self._log.info("%s waits: the cluster is %s", self._run.runner, pause, **fields)
+        else:
+            self._log.info("%s goes on", self._run.runner, **fields)
 
     def _one_by_one(self, number: int) -> None:
         """To be begun when a slot is free, and not ahead."""
@@ -286,7 +301,7 @@ class Batch:
     async def _do(self, piece: Piece) -> None:
         """Call the handler of a task that was begun, and see to it that it is recorded how it
         ended."""
-        me, over = self._worker.identity, False
+        me, over, held_up = self._worker.identity, False, False
         try:
             error = await self._call.run(piece)
             if error is not None:
@@ -296,6 +311,8 @@ class Batch:
             over = True
         except OwnershipLost as error:  # of this claim: what the handler raises does not come here
             self._refused(piece.number, error)
+        except HeldUp:
+            held_up = True
         finally:
             # A lease that is over is the end of an incarnation, in whose work this task was.
             if not over and self._worker.may_act() and self._worker.identity == me:
@@ -304,6 +321,8 @@ class Batch:
                 piece.leave()
         if over and self._ids.is_open(piece.number):
             self._recorder.add(piece)
+        elif held_up:
+            self._give_back(piece.number)
 
     async def _recorded(self, pieces: Sequence[tuple[Piece, bool | None]]) -> None:
         """These were done here; of each, whether it was completed by that."""

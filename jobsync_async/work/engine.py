@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from jobsync_async.core.rows import Identity, TaskProgress, Work
+from jobsync_async.core.rows import Identity, Steered, TaskProgress, Work
 from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import NodeInfo, Owner
@@ -110,13 +110,23 @@ class WorkRecords(Protocol):
         or further."""
 
 
+class Pauses(Protocol):
+    """Pausing and resuming the cluster. Both raise StoreUnavailable."""
+
+    async def pause(self, by: str, reason: str | None = None) -> Steered:
+        """Let nothing new be started; a pause that holds already stays."""
+
+    async def resume(self, by: str) -> Steered:
+        """Let everything be started again."""
+
+
 class Engine(Protocol):
     """`Coordinator` and `Standalone`, for one life of a job: from one start to its end.
 
     Attributes:
         worker: what is owned, and the lease.
         failure: what ended the job, None while it runs or when it ended in order.
-        work, locks: claims and completions, and pins; there after `open`.
+        work, locks, steering: claims and completions, pins, and pauses; there after `open`.
         fence_table: quoted name of the table to fence with; None without one.
         codec: Python's name for the encoding of what can be stored; known after `open`.
     """
@@ -128,6 +138,8 @@ class Engine(Protocol):
     def work(self) -> WorkRecords: ...
     @property
     def locks(self) -> PinRegistry: ...
+    @property
+    def steering(self) -> Pauses: ...
     @property
     def fence_table(self) -> str | None: ...
     @property

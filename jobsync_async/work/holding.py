@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Generic, Literal
 
-from jobsync_async.errors import NotOwner, UsageError
+from jobsync_async.errors import CoordinationError, NotOwner, UsageError
 from jobsync_async.host.interruption import Interruption, give_way
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
@@ -16,6 +16,7 @@ from jobsync_async.types import Id_co
 from jobsync_async.work.claims import Claim, Leaving
 
 OnRevoke = Literal["finish", "cancel"]
+IfPaused = Literal["raise", "wait"]
 
 _LONG_WAIT_SEC = 10.0
 
@@ -38,6 +39,7 @@ class Holding(Generic[Id_co]):
         token_id: int,
         fence: str | None,
         on_revoke: OnRevoke = "finish",
+        if_paused: IfPaused = "wait",
     ) -> None:
         self.claim: Claim[Id_co] = Claim(worker, task_id, token_id, fence)
         self.task: str = text
@@ -45,15 +47,17 @@ class Holding(Generic[Id_co]):
         self._gone: asyncio.Event | None = None
         self._worker = worker
         self._on_revoke = on_revoke
+        self._if_paused = if_paused
         self._interruption: Interruption | None = None
         self._used = False
 
     async def enter(self) -> Claim[Id_co]:
         """Wait until nobody else in this worker works on the task, and claim it. Does not suspend
-        when nobody does.
+        when nobody does, and the cluster is not paused.
 
         Raises:
             NotOwner: the task is not this worker's, or not any more.
+            CoordinationError: the cluster is paused, and that is not to be waited for.
             UsageError: it was entered before; or whoever calls works on the task already, and would
                 wait for itself.
         """
@@ -65,6 +69,8 @@ class Holding(Generic[Id_co]):
                 if first is not None:
                     first.give_way()
                 await self._turn()
+            if self._if_paused == "wait" and self._held_up:
+                await self._worker.until(lambda: not self._held_up)
             self._register()
         except BaseException:  # cleaned up, and raised again
             self._give_turn()
@@ -131,6 +137,11 @@ class Holding(Generic[Id_co]):
 
     def _register(self) -> None:
         worker, claim = self._worker, self.claim
+        if self._held_up:
+            raise CoordinationError(
+                f"task {claim.task_id!r:.200} is not begun, for the cluster is {worker.paused}; "
+                'try again when it goes on, or wait for that with job.claim(…, if_paused="wait")'
+            )
         # From here to the registration nothing is awaited: a revocation comes before and is seen,
         # or after and sees us.
         epoch = (
@@ -159,6 +170,12 @@ class Holding(Generic[Id_co]):
         return worker.may_act() and any(
             stream.lets_go_of(token, asyncio.current_task()) for stream in tuple(worker.streams)
         )
+
+    @property
+    def _held_up(self) -> bool:
+        """Whether nothing but a pause keeps it from being entered. Whoever writes back what is
+        revoked begins nothing new."""
+        return self._worker.paused is not None and self._worker.owns(self.claim.token_id)
 
     def leave(self) -> None:
         """The work has ended."""

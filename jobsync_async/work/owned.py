@@ -132,7 +132,8 @@ class OwnedRunner:
             text: stay for text, stay in self._finished.items() if grants.get(stay[0]) == stay[1]
         }
         for text, item in self._wanted.items():
-            if worker.owns(item.token) and text not in self._running and text not in self._finished:
+            started = text in self._running or text in self._finished
+            if not started and worker.may_start(item.token):
                 run = self._running[text] = _Run(item)
                 group.start_soon(self._keep_running, run)
         for text in self._running.keys() - self._wanted.keys():
@@ -145,10 +146,10 @@ class OwnedRunner:
                 if self._failures[text]:
                     # a jitter
                     await anyio.sleep(_BACKOFF.wait_sec(self._failures[text], random.random()))  # noqa: S311
-                started_at = worker.clock()
                 run.holding = self._hold(task_id)
                 try:
                     async with run.holding:
+                        started_at = worker.clock()
                         grant = worker.ownership.grants.get(token)
                         outcome = await self._runner.run(run.holding)
                         kept = run.holding.claim.valid

@@ -5,7 +5,7 @@ and recorded in large groups.
 * Only a piece that has lost no owner is begun ahead. So an id that ends its workers makes none
   suspicious but those that were begun with it, once, and these are then begun one by one.
 * A piece that was begun and waits for its handler holds up no token: when that is to go, it is let
-  go of at once.
+  go of at once. So it is when the cluster is paused.
 * What a handler has done is recorded also when its claim did not last. The statement's fence says
   whether it counts.
 """
@@ -124,6 +124,8 @@ class Ahead:
 
     def start(self, piece: Piece) -> bool:
         """The handler of a piece from `ready` is called now; False when it was let go of."""
+        if self._worker.paused is not None:
+            piece.give_way()
         if piece.going:
             return False
         piece.on_going = None
@@ -134,15 +136,19 @@ class Ahead:
         return True
 
     def pause(self) -> None:
-        """Begin nothing, and let go of what waits: one is to run alone."""
+        """Begin nothing: one is to run alone."""
         self._paused = True
-        for piece in tuple(self._waiting):
-            piece.give_way()
+        self.put_back()
 
     def resume(self) -> None:
         """Go on."""
         self._paused = False
         self._wanted.set()
+
+    def put_back(self) -> None:
+        """Let go of what waits for its handler; it is begun again."""
+        for piece in tuple(self._waiting):
+            piece.give_way()
 
     def hold(self, number: int) -> Piece:
         """A piece for a number, not entered yet, that is not begun ahead."""
@@ -159,7 +165,8 @@ class Ahead:
         while True:
             room = self._window.size - len(self._waiting)
             full = room <= self._window.size // 2 or self._behind() > _MOST_BEHIND
-            taken = [] if self._paused or full else self._take(room)
+            held_back = full or self._paused or self._worker.paused is not None
+            taken = [] if held_back else self._take(room)
             if taken:
                 await self._begin(taken)
             else:
@@ -210,7 +217,7 @@ class Ahead:
             if answer is None or not answer.begun:
                 piece.leave()
                 not_begun.append((piece, answer))
-            elif piece.going:
+            elif piece.going or self._worker.paused is not None:
                 late.append(piece)
             else:
                 piece.begun = True
@@ -231,8 +238,7 @@ class Ahead:
 
     async def let_go_of_all(self) -> None:
         """The batch is cut off: nothing of it is at work here any more."""
-        for piece in tuple(self._waiting):
-            piece.give_way()
+        self.put_back()
         left, self._going = self._going, []
         if left:
             await self._let_go(left)

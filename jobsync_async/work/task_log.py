@@ -15,7 +15,7 @@ from typing import Any
 from jobsync_async.core.ids import id_text
 from jobsync_async.core.rows import Work
 from jobsync_async.core.runs import Run, date_of
-from jobsync_async.errors import NotOwner, OwnershipLost, StoreUnavailable
+from jobsync_async.errors import CoordinationError, NotOwner, OwnershipLost, StoreUnavailable
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Id, TaskOrId, task_id_of
@@ -75,8 +75,10 @@ class TaskLog:
 
     async def add(self, tasks: Iterable[Id], date: object) -> list[Id]:
         """Begin tasks, and keep them for `write`; those that may begin, for they are not complete
-        for the date already."""
+        for the date already, and the cluster is not paused."""
         given = list(tasks)
+        if self._held_up(given):
+            return []
         added: list[_Added] = []
         try:
             day, held = await self._begin(
@@ -91,8 +93,24 @@ class TaskLog:
 
     async def begin(self, tasks: Iterable[TaskOrId], date: object) -> None:
         """Record that tasks begin, all or none. Raises NotOwner or OwnershipLost, with the owner as
-        the tables have it, or StoreUnavailable."""
-        await self._begin(tasks, date)
+        the tables have it, CoordinationError while the cluster is paused, or StoreUnavailable."""
+        given = list(tasks)
+        if self._held_up(given):
+            raise CoordinationError(
+                f"nothing is begun, for the cluster is {self._engine.worker.paused}; nothing was "
+                "recorded"
+            )
+        await self._begin(given, date)
+
+    def _held_up(self, tasks: Iterable[TaskOrId]) -> bool:
+        """Whether the cluster is paused, and one of these would begin by this: nobody here works on
+        it."""
+        worker, codec = self._engine.worker, self._engine.codec
+        if worker.paused is None:
+            return False
+        ids = [task_id_of(task) for task in tasks]
+        at_work = {user.task for user in worker.ownership.users()}
+        return not at_work.issuperset(id_text(task_id, codec) for task_id in ids)
 
     async def _begin(
         self,

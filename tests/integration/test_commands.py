@@ -103,7 +103,7 @@ def commands(dsn) -> Commands:
     return Commands(dsn)
 
 
-LOOKING = {"status", "owner-of", "history", "plan", "doctor"}
+LOOKING = {"status", "owner-of", "history", "leader", "plan", "doctor"}
 CHANGING = {
     "locks add",
     "locks list",
@@ -116,13 +116,14 @@ CHANGING = {
     "contract",
     "bound",
 }
-# Those are held in tests/integration/test_batches_from_outside.py.
+# Those are held in test_steering_from_outside.py and test_batches_from_outside.py.
+STEERING = {"pause", "resume", "evict", "evict --allow"}
 BATCHES = {"batch", "batch NAME", "batch NAME --failed", "batch NAME --retry", "prune"}
 
 
 def test_every_shape_on_the_page_is_held_against_an_answer():
     # The rest are run as processes.
-    assert set(documented()) == LOOKING | CHANGING | BATCHES | {
+    assert set(documented()) == LOOKING | CHANGING | BATCHES | STEERING | {
         "watch",
         "demo",
         "init --clone",
@@ -161,6 +162,17 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
         ("first look; anna joined", 120),
     ]
     assert len((await commands.json("history", "--last", "1"))["rebalances"]) == 1
+    told = await commands.json("history", "--since", "1h", "--node", "berta")
+    assert [(one["kind"], one["node"]) for one in told["events"]] == [("joined", "berta")]
+    assert [one["causes"] for one in told["rebalances"]] == [[told["events"][0]["id"]]]
+    await admin.execute("UPDATE sync_history SET at = at - interval '2 hours'")
+    assert (await commands.json("history", "--since", "90min"))["events"] == []
+    assert "nothing is told" in (await commands("history", "--node", "nobody")).stdout
+    assert "'soon' is no length" in (await commands("history", "--since", "soon", status=2)).stderr
+
+    leader = await commands.json("leader")
+    assert (leader["leader"], leader["term"], leader["present"]) == ("anna", 1, True)
+    assert [(one["node"], one["until"]) for one in leader["terms"]] == [("anna", None)]
 
     before = await (await admin.execute("SELECT * FROM sync_token ORDER BY 1")).fetchall()
     plan = await commands.json("plan")
@@ -256,6 +268,25 @@ async def test_a_worker_is_drained_from_anywhere_and_sees_it_at_once(commands, j
     assert commands.seen == {"drain", "undrain"}
 
 
+async def test_the_history_names_who_typed_a_drain_or_who_is_given_and_why(
+    commands, jobs, admin, monkeypatch
+):
+    monkeypatch.setenv("LOGNAME", "ada")
+    await jobs.start("anna")
+    await commands("drain", "anna", "--reason", "for the night")
+    await commands("undrain", "anna", "--by", "the night shift")
+    rows = "SELECT kind, node, by, reason FROM sync_history WHERE kind LIKE '%drained' ORDER BY id"
+    assert await (await admin.execute(rows)).fetchall() == [
+        ("drained", "anna", "ada", "for the night"),
+        ("undrained", "anna", "the night shift", None),
+    ]
+    text = (await commands("history")).stdout
+    assert re.search(r" anna drained +ada +for the night *$", text, re.MULTILINE)
+    for option in ("--by", "--reason"):
+        refused = await commands("drain", "anna", option, "half \udcff", status=2)
+        assert f"{option} must be text" in refused.stderr
+
+
 async def test_init_tells_what_it_made(commands):
     await commands.json("init", "--total-tokens", "120")
     script = json.loads((await commands("init", "--sql", "--json")).stdout)
@@ -348,6 +379,7 @@ async def test_a_role_that_may_only_select_can_look_but_not_write(commands, jobs
             ["owner-of", "x"],
             ["explain", "x"],
             ["history"],
+            ["leader"],
             ["locks", "list"],
             ["plan"],
         ):
@@ -364,8 +396,8 @@ async def test_people_get_tables_that_fit(commands, jobs, columns):
     await jobs.start("a-worker-with-a-rather-long-name", "another")
     await jobs["another"].register_lock("t\x1b[31mask" * 50, ["another", "%"], "because\nof")
     for command in (
-        ["status"], ["owner-of", "x", "y" * 500], ["explain", "x"], ["history"], ["locks", "list"],
-        ["plan", "--without", "another"], ["doctor"],
+        ["status"], ["owner-of", "x", "y" * 500], ["explain", "x"], ["history"], ["leader"],
+        ["locks", "list"], ["plan", "--without", "another"], ["doctor"],
     ):  # fmt: skip
         text = (await commands(*command, columns=columns)).stdout
         assert text.strip()

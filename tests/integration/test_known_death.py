@@ -76,14 +76,14 @@ async def test_whoever_is_killed_is_replaced_at_once(config, admin):
         rows = await (
             await admin.execute("SELECT reason FROM sync_rebalance ORDER BY version")
         ).fetchall()
-        left = {
+        died = {
             name
             for (reason,) in rows
             for part in reason.split("; ")
-            if part.endswith(" left")
+            if part.endswith(" died")
             for name in part[:-5].split(", ")
         }
-        assert left == {"a", "b", "c", "e"}, (
+        assert died == {"a", "b", "c", "e"}, (
             f"the history names all who died, also when it was the leader: {rows}"
         )
 

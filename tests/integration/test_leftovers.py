@@ -18,7 +18,7 @@ from jobsync_async.postgres.store import Store
 from tests.clusters import cluster
 from tests.handling import nothing
 
-TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance")
+TABLES = ("cluster", "node", "token", "lock", "claim", "audit", "rebalance", "history")
 QUICK = {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 1.5}
 
 

@@ -32,6 +32,7 @@ from jobsync_async.postgres.bounds import Bounds
 from jobsync_async.postgres.connection import PLAN_EACH_TIME, PLAN_ONCE, Connector
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
+from jobsync_async.postgres.history import HistoryStatements
 from jobsync_async.postgres.inspection import Inspection
 from jobsync_async.postgres.leader import Leading
 from jobsync_async.postgres.membership import Membership
@@ -41,6 +42,7 @@ from jobsync_async.postgres.pruning import Pruning
 from jobsync_async.postgres.sessions import Sessions
 from jobsync_async.postgres.sql import GROWING, TABLES
 from jobsync_async.postgres.status import Status
+from jobsync_async.postgres.steering import Steering
 from jobsync_async.postgres.tokens import PolledFeed
 from jobsync_async.postgres.work import WorkStore
 from jobsync_async.testing.databases import database
@@ -63,12 +65,14 @@ ALL = {
     "list_nodes": "counts everybody's tokens, for people",
     "read_status": "counts all, for people",
     "read_audit": "all of a date",
+    "count_old": "counts all that is old, for people",
 }
 
 # What is not called here.
 ELSE = {
     **dict.fromkeys(
-        ("pinned", "left_over", "failed_ids", "runs_it", "old_rebalances"), "a part of others"
+        ("pinned", "left_over", "failed_ids", "runs_it", "told_of_join", "tell_who_leads",
+         "tell_gone", "long_ago", "asked_since"), "a part of others"
     ),
     **dict.fromkeys(
         ("read_committed", "one_snapshot", "copy_tokens", "refuse_older", "hold_runs"), "no plan"
@@ -137,6 +141,13 @@ _REST = f"""
     INSERT INTO sync_batch_part (batch_key, date, incarnation, node, completed)
     SELECT b.batch_key, b.date, n.incarnation, n.name, 1
     FROM sync_batch b JOIN sync_node n ON n.joined <= 20;
+    INSERT INTO sync_history (at, version, kind, node, incarnation, term)
+    SELECT now() - ({{many}} - i) * interval '30 days' / {{many}}, i::bigint * {VERSION} / {{many}},
+           CASE WHEN i % 1000 = 0 THEN 'took over'
+                ELSE (ARRAY['joined', 'left', 'died'])[1 + i % 3] END,
+           'w' || i % {WORKERS}, {_UUID.format(f"i + {WORKERS}")},
+           CASE WHEN i % 1000 = 0 THEN i / 1000 END
+    FROM generate_series(1, {{many}}) i;
     INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason)
     SELECT sha256(('id-' || i)::bytea), 'id-' || i, '{YESTERDAY}', 3, 'lost'
     FROM generate_series(1, {PINS}) i;
@@ -253,7 +264,7 @@ class Calls:
 
     def __init__(self, tables: Tables, connector: Connector, each: Watched, once: Watched) -> None:
         queries, context, link = tables.queries, connector.context, cast(Any, each)
-        self.many = tables.many
+        self.many, self.queries = tables.many, queries
         self.each = each
         self.me = Identity("w0", uuid_of(0))
         self.membership = Membership(link, link, queries, context, Times.said(15.0, 5.0))
@@ -275,6 +286,8 @@ class Calls:
             "time_zone": "UTC",
         }
         self.failover = Failover(link, link, queries, context, fixed)
+        history = HistoryStatements(link, queries)
+        self.steering = Steering(link, queries, context, history)
         self.feed, self.handing_on = PolledFeed(connector), PolledFeed(connector)
         self.feed._link, self.handing_on._link = cast(Any, once), link
         self.observer = ObserverFeed(once.connection, connector)
@@ -441,7 +454,6 @@ class Calls:
         yield 2 * BATCHES, lambda: self.pruning.kept(tomorrow)
         yield 2 * BATCHES, lambda: self.pruning.next_day(None, tomorrow)
         for delete in (False, True):
-            yield VERSION, partial(self.pruning.old_rebalances, tomorrow, delete=delete)
             for table in GROWING:
                 yield (
                     2 * BATCHES,
@@ -453,16 +465,44 @@ class Calls:
         yield 1, self.status.cluster
         yield 1, self.status.handoffs
         yield 1, self.status.stuck_handoffs
-        yield 20, lambda: self.status.rebalances(20)
+        yield from self.of_history()
         yield 1, self.inspection.settings
         yield KEYS, lambda: self.inspection.owners_of(range(KEYS))
         yield 1, lambda: self.inspection.token(500)
         yield BATCHES, lambda: self.inspection.task("id-5", TODAY)
-        yield PINS, lambda: self.inspection.release(None, None, None)
-        yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY)
+        yield PINS, lambda: self.inspection.release(None, None, None, "me")
+        yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY, "me")
+        yield from self.of_steering()
         yield 1, lambda: self.bounds.set(20.0)
         yield 1, lambda: self.bounds.allow(15.0)
         yield 1, lambda: self.bounds.lagging("0/0")
+
+    def of_steering(self) -> Iterator[Call]:
+        async def there_and_back() -> None:
+            for act in (self.steering.pause, self.steering.resume):
+                await act("me")
+            await self.steering.evict("w0", "me")
+            await self.steering.allow("w0", "me")
+
+        yield 1, there_and_back
+        yield 1, self.status.pause
+        yield 1, self.status.evicted
+
+    def of_history(self) -> Iterator[Call]:
+        history, link = HistoryStatements(cast(Any, self.each), self.queries), self.each
+        yield 1, lambda: link.run(lambda to: history.record(cast(Any, to), "paused", by="me"))
+        yield 20, lambda: history.events(20)
+        yield self.many / 720, lambda: history.events(2 * KEYS, since_sec=3600)
+        yield WORKERS, lambda: history.events(1, node="w7")
+        yield 20, lambda: history.rebalances(20)
+        yield VERSION, lambda: history.rebalances(20, since_sec=3600)
+        yield 1, history.leader
+        yield 20, lambda: history.terms(20)
+        for most in (KEYS, 10):
+            yield most, partial(history.forget, most, days=29)
+            yield most, partial(history.forget, most, before=dt.date.max)
+            yield most, partial(history.forget, most, days=31)
+        yield self.many, lambda: history.count_before(dt.date.max)
 
 
 def beat(worker: int) -> Beat:

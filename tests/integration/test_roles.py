@@ -195,7 +195,9 @@ MORE_THAN_A_WORKER = [
     "DELETE FROM public.sync_claim",
     "UPDATE public.sync_audit SET node = 'me'",
     "DELETE FROM public.sync_audit",
-    "DELETE FROM public.sync_rebalance",
+    "UPDATE public.sync_rebalance SET reason = 'none'",
+    "UPDATE public.sync_history SET by = 'somebody else'",
+    "TRUNCATE public.sync_history",
     "CREATE ROLE another",
 ]
 MORE_THAN_AN_OBSERVER = [
@@ -219,6 +221,7 @@ MORE_THAN_TO_PRUNE = [
     "DELETE FROM public.sync_node",
     "DELETE FROM public.sync_set_aside",
     "DELETE FROM public.sync_lock",
+    "INSERT INTO public.sync_history (version, kind) VALUES (1, 'left')",
     "SELECT FROM public.sync_token",
     "UPDATE public.sync_claim SET error = NULL",
 ]

@@ -217,13 +217,25 @@ async def indexed(admin) -> bool:
 
 async def make_old(admin) -> None:
     """Take the columns and tables away that are not of 0.1.0."""
-    await admin.execute("DROP TABLE sync_batch, sync_batch_part, sync_set_aside")
+    await admin.execute(
+        "DROP TABLE sync_evicted, sync_batch, sync_batch_part, sync_set_aside, sync_history"
+    )
     await admin.execute("DROP INDEX sync_claim_failed_idx")
     for table, columns in {
-        "cluster": ("layout", "channel", "time_zone", "longest_wait", "longest_allowed"),
+        "cluster": (
+            "layout",
+            "channel",
+            "time_zone",
+            "longest_wait",
+            "longest_allowed",
+            "paused_at",
+            "paused_by",
+            "pause_reason",
+        ),
         "node": ("timeout_sec", "interval_sec", "library", "layout", "runs", "said_by"),
         "claim": ("batch", "incarnation", "open", "owners_lost", "set_aside_at"),
         "audit": ("batch",),
+        "rebalance": ("causes",),
     }.items():
         for column in columns:
             await admin.execute(f"ALTER TABLE sync_{table} DROP COLUMN {column}")

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobsync_async.core.distribution import Moves
+from jobsync_async.core.distribution import CAUSES, Moves
 from jobsync_async.core.hashing import key_range, task_key
 from jobsync_async.core.rows import Identity
 from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
@@ -58,6 +58,7 @@ def join(q: Both) -> Steps:
         "session_tag": f"tag of {name}",
         "library": "9.9",
         "layout": 9,
+        "reason": q.random.choice(("anew", None)),
         **times,
         **history,
     }
@@ -150,6 +151,7 @@ _RECORD = {
     "nodes_after": 2,
     "tokens_moved": 3,
     "duration_ms": 4.0,
+    "causes": [3, 4],
 }
 
 
@@ -163,7 +165,8 @@ def lead(q: Both) -> Steps:
     if not locked:
         return False
     if q.random.random() < 0.3:
-        yield "expire_nodes", _beats(q)
+        yield "expire_nodes", _beats(q, taken=False)
+    yield "read_events", {"kinds": q.random.choice((list(CAUSES), ["joined", "expired"]))}
     moves = q.moves()
     missing = [
         token for token in range(TOKENS) if token not in q.view.token and q.random.random() < 0.8
@@ -188,19 +191,20 @@ def lead(q: Both) -> Steps:
     return True
 
 
-def _beats(q: Both) -> dict[str, Any]:
+def _beats(q: Both, *, taken: bool) -> dict[str, Any]:
     nodes = [q.view.node[name] for name in sorted(q.view.node)][:2]
     return {
         "names": [node.name for node in nodes],
         "incarnations": [node.incarnation for node in nodes],
         "beats": [q.near(node.beat) for node in nodes],
+        "taken": taken,
     }
 
 
 def take_over(q: Both) -> Steps:
     name, incarnation = q.somebody()
     taken, _ = yield "take_version", _history(q)
-    yield "expire_nodes", _beats(q)
+    yield "expire_nodes", _beats(q, taken=True)
     _, count = yield (
         "take_over",
         {"name": name, "incarnation": incarnation, "term": q.near(q.view.cluster.term)},
@@ -235,12 +239,35 @@ def leave(q: Both) -> Steps:
     if not taken:
         return False
     values = {"name": name, "incarnation": incarnation, "version": taken[0].version}
+    values |= {"reason": q.random.choice(("why", None)), "taken": True}
     if q.random.random() < 0.5:
         yield "set_state", {**values, "state": q.random.choice(("active", "draining"))}
     else:
         yield "free_tokens_of", values
         yield "delete_node", values
         yield "lead_if_nobody_does", {}
+    return True
+
+
+def steer(q: Both) -> Steps:
+    """Somebody pauses, resumes, evicts and allows."""
+    name = q.random.choice((*NAMES, *sorted(q.view.node)))
+    said = {"name": name, "by": "anna", "reason": q.random.choice(("slow", None))}
+    taken, _ = yield "take_version", _history(q)
+    if not taken:
+        return False
+    yield "find_evicted", said
+    chosen = q.random.random()
+    if chosen < 0.4:
+        rows, _ = yield "evict_node", said
+        worker = {**said, "incarnation": rows[0].incarnation if rows else None}
+        yield "record_eviction", worker
+        yield "lead_in_place_of", worker
+    elif chosen < 0.8:
+        yield "allow_again", said
+    else:
+        yield q.random.choice(("pause", "resume")), said
+    yield "read_pause", {}
     return True
 
 
@@ -257,6 +284,7 @@ def report(q: Both) -> Steps:
         "namespaces": [node.pid_namespace for node in dead],
         "pids": [node.pid for node in dead],
         "started": [node.process_started for node in dead],
+        "taken": True,
     }
     deleted, _ = yield "delete_dead", values
     yield "lead_if_nobody_does", {}
@@ -399,6 +427,7 @@ def begin(q: Both) -> Steps:
     waits = {
         "waited": q.random.choice((4.0, 20.0)),
         "seen_wait": q.random.choice((cluster.longest_wait, 20.0)),
+        "reason": "failed over",
     }
     yield "condemn_history", {**seen, **known}
     if q.random.random() < 0.5:
@@ -429,6 +458,7 @@ _KINDS = (
         take_over,
         leave,
         report,
+        steer,
     ),
     work,
 )

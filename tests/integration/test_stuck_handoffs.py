@@ -10,6 +10,7 @@ import pytest
 
 from jobsync_async import Job
 from jobsync_async.errors import CoordinationError
+from jobsync_async.tasks.overdue import stuck_tokens
 from tests.clusters import cluster
 
 
@@ -130,7 +131,7 @@ async def test_a_worker_leaves_only_if_so_configured(hasty):
         (shown,) = await stuck_of(b)
         assert shown["task_id"] == "0"
         with anyio.fail_after(5):
-            while not a._worker.stuck(a._worker.clock()):  # by then it would have left
+            while not stuck_tokens(a._worker, a._worker.clock()):  # by then it would have left
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert a.am_i_healthy()

@@ -260,6 +260,26 @@ async def undrain(job: Job) -> None:
     await job.undrain()
 
 
+async def pause(job: Job) -> None:
+    """And whoever waits for its end, who must not begin before."""
+    waiting = None
+    try:
+        await job.pause("to look at something")
+        waiting = asyncio.ensure_future(claim_when_it_goes_on(job))
+        waiting.set_name("interrupted's")
+        await anyio.sleep(0.1)
+        await job.resume()
+        await waiting
+    finally:
+        if waiting is not None and not waiting.done():
+            waiting.cancel()
+
+
+async def claim_when_it_goes_on(job: Job) -> None:
+    async with job.claim(min(job.my_tokens), if_paused="wait"):
+        await anyio.sleep(0.05)
+
+
 async def pins(job: Job) -> None:
     await job.register_lock("3", "a")
     await job.register_locks_bulk([("4", "b", None)])
@@ -277,6 +297,6 @@ async def status(job: Job) -> None:
 
 _MADE: tuple[Make, ...] = (
     stop, body, claim, fence, add_tasks, token_changes, run_owned, run_batch, run_stream, drain,
-    undrain, pins, status
+    undrain, pause, pins, status
 )  # fmt: skip
 COROUTINES: dict[str, Make | None] = {"start": None, **{make.__name__: make for make in _MADE}}  # type: ignore[attr-defined]

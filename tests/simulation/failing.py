@@ -17,8 +17,10 @@ from tests.simulation.statements import (
     locked_cluster,
     rows,
     statement,
+    tell,
+    tell_gone,
 )
-from tests.simulation.tables import Cluster, Node
+from tests.simulation.tables import Cluster, Node, in_order
 
 if TYPE_CHECKING:
     from tests.simulation.server import Session
@@ -56,8 +58,10 @@ def delete_dead(q: Asked) -> Any:
         if not _is_dead(q, q.tx.view().node.get(name), seen):
             continue
         yield Locked(("node", name))
-        if _is_dead(q, q.tx.row("node", name), seen):
+        row = q.tx.row("node", name)
+        if _is_dead(q, row, seen):
             q.tx.write("node", name, None)
+            tell_gone(q, row, "died", "its process has ended")
             gone.append((name,))
     return Result(rows("name", gone), len(gone))
 
@@ -98,6 +102,7 @@ def expire_sessionless(q: Asked) -> Any:
             continue
         yield Locked(("node", name))
         if _sessionless(q, name, seen):
+            tell_gone(q, q.tx.row("node", name), "died", "its session has ended")
             q.tx.write("node", name, None)
             gone.append((name,))
     return Result(rows("name", gone), len(gone))
@@ -178,6 +183,14 @@ def begin_generation(q: Asked) -> Any:
         longest_wait=q.waited,
     )
     announce(q, begun)
+    details = {
+        "generation": begun.generation,
+        "server": begun.server_identity,
+        "server_before": q.recorded,
+        "workers": [node.name for node in in_order(q.tx.view().node.values())] or None,
+    }
+    told = {"by": q.by, "term": begun.term, "reason": q.reason, "details": details}
+    tell(q, version, "generation", **told)
     return Result(rows("version generation", [(begun.version, begun.generation)]), 1)
 
 

@@ -35,6 +35,8 @@ _WEIGHTS: Mapping[str, float] = {
     "session": 1,
     "cancel": 2,
     "drain": 1,
+    "halt": 0.7,
+    "evict": 0.7,
     "pin": 1,
     "forge": 0.7,
     "storm": 0.3,
@@ -402,6 +404,21 @@ class Faults:
         if process is None:
             return False
         process.spawn("drain", self._simulation.users[process].drain)
+        return None
+
+    def _halt(self, process: Process | None) -> bool | None:
+        """Somebody pauses the cluster for a while."""
+        if process is None:
+            return False
+        process.spawn("halt", self._simulation.users[process].halt)
+        return None
+
+    def _evict(self, process: Process | None) -> bool | None:
+        """Somebody evicts a worker, and most often allows it again."""
+        if process is None:
+            return False
+        name = self._random.choice(self._simulation.profile.names)
+        process.spawn("evict", lambda: self._simulation.users[process].evict(name))
         return None
 
     def _pin(self, process: Process | None) -> bool | None:

@@ -9,28 +9,85 @@ After a failover of the server that is not so for a while: what was held under t
 go on until its lease ends, whatever the tables say by now. Then two who hold one token are looked
 for. And whatever happens, no two starts of a worker ever hold a token under one epoch.
 
+Whatever changes who is in the cluster, or who leads, is told by the history: by one row, of a
+fitting kind, of the same transaction.
+
 With failover by session a worker that lives may be taken for dead, and hold what is another's until
 it notices: then only the epochs and the fences are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 from uuid import UUID
 
 from jobsync_async.core.server_history import AdoptedHistory
+from jobsync_async.host.interruption import Interruption
+from jobsync_async.work.holding import Holding
 from tests.simulation.process import shown
-from tests.simulation.statements import TABLE_OID
-from tests.simulation.tables import Transaction, View
+from tests.simulation.statements import DEPARTURES, TABLE_OID
+from tests.simulation.tables import Event, Transaction, View
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.server import Server
 
 
+# An eviction is told of a row that stays, under another name; how it ends, is told too.
+_ENDS = tuple(kind for kind in DEPARTURES if kind != "evicted")
+
+
+def untold(tx: Transaction, before: View, after: View) -> Iterable[str]:
+    """What changed in a transaction, and the history does not tell, or tells otherwise."""
+    told = [event for event in tx.written.get("history", {}).values() if event is not None]
+    was, now = ({n.incarnation for n in view.node.values()} for view in (before, after))
+    for incarnation in was - now:
+        rows = [event.kind for event in told if _tells_of_end(event, incarnation)]
+        if len(rows) != 1:
+            yield f"a start of a worker went with the rows {rows} in the history, not with one"
+    joined = [event.incarnation for event in told if event.kind == "joined"]
+    if set(joined) != now - was or len(joined) != len(now - was):
+        yield f"{len(now - was)} joined, and the history has {len(joined)} rows of that"
+    if any(e.kind in _ENDS and e.incarnation not in was - now for e in told):
+        yield "the history tells of the end of a worker that is still there, or was not"
+    terms = [event.term for event in told if event.term is not None]
+    if terms != ([after.cluster.term] if after.cluster.term != before.cluster.term else []):
+        yield f"the history tells of the terms {terms}, and {after.cluster.term} has begun"
+
+
+def _tells_of_end(event: Event, incarnation: UUID) -> bool:
+    return (
+        (event.kind in DEPARTURES and event.incarnation == incarnation)
+        or (event.details or {}).get("replaced") == str(incarnation)
+        or event.kind == "generation"
+    )
+
+
 class Violation(Exception):
     """A promise was broken."""
+
+
+@contextmanager
+def nothing_starts_while_paused() -> Iterator[None]:
+    """Nobody begins to work on a task once the worker was told of a pause. Only what is revoked
+    may be written back."""
+    works = Holding.works
+
+    def checked(self: Holding, interruption: Interruption) -> None:
+        worker, token = self._worker, self.claim.token_id
+        if worker.paused is not None and worker.owns(token):
+            loop: Any = asyncio.get_running_loop()
+            loop.process.failures.append(
+                Violation(f"work on token {token} begins while the cluster is {worker.paused}")
+            )
+        works(self, interruption)
+
+    with patch.object(Holding, "works", checked):
+        yield
 
 
 class Invariants:
@@ -154,9 +211,14 @@ class Invariants:
             and (old.incarnation, old.epoch)
             != (after.token[token].incarnation, after.token[token].epoch)
         ]
+        if not tx.untold:
+            for what in untold(tx, before, after):
+                self._report(what)
         if changed and not self._only_fenced:
             for process in self._processes:
                 self._check(process, changed)
+        for name in after.evicted.keys() & after.node.keys():
+            self._report(f"{name} was evicted and has a row")
         for token in changed:
             if after.token[token].epoch < before.token[token].epoch:
                 self._report(f"the epoch of token {token} went back")
@@ -218,6 +280,8 @@ class Invariants:
             return "has no lease"
         if row is None or row.incarnation != worker.identity.incarnation:
             return "has no row"
+        if worker.paused is not None:
+            return "takes the cluster for paused"
         return None if row.state == "active" else "is draining"
 
     @staticmethod

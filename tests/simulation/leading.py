@@ -19,6 +19,8 @@ from tests.simulation.statements import (
     rows,
     sound,
     statement,
+    tell_gone,
+    tell_who_leads,
     times,
 )
 from tests.simulation.tables import CLUSTER, Node, Token, View, in_order
@@ -112,14 +114,49 @@ def read_token_groups(q: Asked) -> Any:
 
 
 @statement
+def read_events(q: Asked) -> Any:
+    yield Take(0)
+    view = q.tx.view()
+    planned = [row[0] for row in view.rebalance.values() if row[0] <= view.cluster.version]
+    since = max(planned, default=0)
+    events = [
+        (number, event)
+        for number, event in sorted(view.history.items())
+        if event.version > since and event.kind in q.kinds
+    ]
+    return Result(
+        rows("id kind node incarnation", ((n, e.kind, e.node, e.incarnation) for n, e in events))
+    )
+
+
+@statement
+def forget_events(q: Asked) -> Any:
+    yield Take(0)
+    events = sorted(q.tx.view().history.items(), key=lambda item: item[1].at)
+    _, last = max(((e.term, n) for n, e in events if e.term is not None), default=(None, None))
+    old = [n for n, e in events if e.at < q.now - q.days * 86_400 and n != last][: q.most]
+    for number in old:
+        q.tx.write("history", number, None)
+    return Result((), len(old))
+
+
+@statement
+def forget_rebalances(q: Asked) -> Any:
+    yield Take(0)
+    return Result()  # there is only the last one
+
+
+@statement
 def expire_nodes(q: Asked) -> Any:
     gone = []
     for name, incarnation, beat in zip(q.names, q.incarnations, q.beats, strict=True):
         if not _stands_still(q, q.tx.view().node.get(name), incarnation, beat):
             continue
         yield Locked(("node", name))
-        if _stands_still(q, q.tx.row("node", name), incarnation, beat):
+        row = q.tx.row("node", name)
+        if _stands_still(q, row, incarnation, beat):
             q.tx.write("node", name, None)
+            tell_gone(q, row, "expired")
             gone.append((name, incarnation))
     return Result(rows("name incarnation", gone), len(gone))
 
@@ -141,6 +178,7 @@ def take_over(q: Asked) -> Any:
     ):
         return Result()
     q.tx.update(leader=q.name, leader_incarnation=q.incarnation, term=view.cluster.term + 1)
+    tell_who_leads(q, view.cluster)
     return Result((), 1)
 
 

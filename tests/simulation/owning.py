@@ -25,8 +25,8 @@ from tests.simulation.tables import Node, Token, View, in_order
 _COLUMNS = ("boot_id", "pid_namespace", "host", "pid", "process_started", "session_tag")
 _Changes = namedtuple(
     "_Changes",
-    "version term leader_incarnation state settled joined coming mine others crowd members "
-    "youngest neighbours",
+    "version term leader_incarnation paused_at paused_by pause_reason state settled joined coming "
+    "mine others crowd members youngest neighbours",
 )
 
 
@@ -74,6 +74,9 @@ def read_changes(q: Asked) -> Any:
         cluster.version,
         cluster.term,
         cluster.leader_incarnation,
+        cluster.paused_at,
+        cluster.paused_by,
+        cluster.pause_reason,
         node.state if node else None,
         False if coming else node.joined <= cluster.planned_joined if node else None,
         node.joined if node else None,
@@ -192,6 +195,7 @@ def read_idlers(q: Asked) -> Any:
         for n in in_order(q.tx.view().node.values())
         if n.incarnation != q.incarnation
         and n.said_by == n.incarnation
+        and n.runs is not None
         and not all(run in n.runs for run in asked)
     ]
     return Result(rows("name incarnation runs", idle))

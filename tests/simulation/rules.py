@@ -26,6 +26,7 @@ from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.tasks import heartbeat
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.work.holding import Holding
 from tests.simulation import batches, scripts, timing
 from tests.simulation.faults import GOOD, Profile
 from tests.simulation.mixes import QUICK, SLOW, USUAL
@@ -316,6 +317,7 @@ _USUAL = replace(Profile().but(failover=0, bound=0), hosts=(), polling=(0,), mix
 _CUT = _USUAL.but(partition=8, pause=5, impostor=2)
 _SLUGGISH = replace(_CUT, weathers=(GOOD, Weather(slow=0.15, slow_sec=0.35)))
 _FENCES = _USUAL.but(use=30, drain=4)
+_EVICTED, _BACK = _CUT.but(evict=8), "was evicted and has a row"
 
 
 def _script(script: Callable[[Any], None]) -> Profile:
@@ -468,6 +470,16 @@ _TABLE = (
         "joined anew",
         _script(timing.beats_while_it_leaves),
         _signs_off_while_it_beats,
+    ),
+    Rule("whoever goes is written down", "in the history", _USUAL),
+    Rule("an evicted worker's tokens wait for its lease", _HOLDS, _EVICTED),
+    Rule("no heartbeat of an evicted worker counts", _BACK, _EVICTED),
+    Rule("who was evicted does not come back", _BACK, _EVICTED),
+    Rule(
+        "nothing starts once a pause is known",
+        "begins while the cluster is paused",
+        _USUAL.but(use=30, halt=8),
+        lambda: patch.object(Holding, "_held_up", False),
     ),
     Rule("a claim left open is an owner lost", batches.LOST, _script(batches.killed_at_work)),
     Rule(

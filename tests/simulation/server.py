@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors
 
 # they enter their statements
-from tests.simulation import failing, leading, owning, records, working  # noqa: F401
+from tests.simulation import failing, leading, owning, records, steering, working  # noqa: F401
 from tests.simulation.scheduler import Call, Scheduler
 from tests.simulation.statements import STATEMENTS, TABLE_OID, Asked, Locked, Result, in_turn
 from tests.simulation.tables import Tables, Transaction, View
@@ -265,6 +265,7 @@ class Server:
         self.random = random
         self.timeline = 1
         self.numbers = count(1)
+        self.events = count(1)
         self.tables = Tables(f"{self.identity}/{TABLE_OID}")
         self.sessions: dict[Session, None] = {}
         self.up = True

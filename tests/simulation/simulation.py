@@ -9,21 +9,22 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
 
 from jobsync_async import (
-    ClusterNotFormed,
     ConfigError,
     CoordinationConfig,
+    CoordinationError,
     NodeNameTaken,
     StoreUnavailable,
 )
 from jobsync_async.core.lease import Times
 from tests.simulation.faults import Faults, Profile
 from tests.simulation.hosts import Hosts
-from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.invariants import Invariants, Violation, nothing_starts_while_paused
 from tests.simulation.mixes import Mix
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
@@ -41,7 +42,7 @@ _ENDS_WITHIN_SEC = 15.0
 _LEFT_BEHIND_SEC = 20.0
 _LOOK_SEC = 0.25
 _MOST_STATES = 100
-START_FAILURES = (NodeNameTaken, ClusterNotFormed, StoreUnavailable, ConfigError)
+START_FAILURES = (CoordinationError, StoreUnavailable, ConfigError)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Simulation:
             rebalance_check_interval_sec=1,
             handoff_timeout_sec=2,
             failover="session" if profile.by_session else "lease",
+            keep_history_days=300 / 86_400,
         )
         self.faults = Faults(self)
         self._settled_sec = 0.0
@@ -193,7 +195,7 @@ class Simulation:
             assert process.job is not None
             try:
                 await process.job.stop()
-            except (NodeNameTaken, ConfigError, StoreUnavailable) as error:
+            except START_FAILURES as error:
                 process.trace(f"ended with {type(error).__name__}")
             finally:
                 process.over = True
@@ -256,7 +258,8 @@ class Simulation:
                 failure = process.job._engine.failure
                 # A server that was failed over to may not know yet that longer timeouts are
                 # allowed.
-                if not isinstance(failure, (NodeNameTaken, ConfigError)):
+                evicted = isinstance(failure, CoordinationError) and "was evicted" in str(failure)
+                if not evicted and not isinstance(failure, (NodeNameTaken, ConfigError)):
                     raise Violation(f"{process.name} failed: {failure!r}") from failure
                 self.leave(process)
 
@@ -273,6 +276,7 @@ class Simulation:
                 stack.enter_context(
                     installed(self.seed, lambda: self.scheduler.now, _own_clock, self.hosts)
                 )
+                stack.enter_context(nothing_starts_while_paused())
                 try:
                     self._run()
                 except (Violation, Livelock) as error:
@@ -361,8 +365,13 @@ class Simulation:
         again."""
         for process in self.running:
             users = self.users[process]
-            if self.server.tables.committed.lock:
+            view = self.server.tables.committed
+            if view.lock:
                 process.spawn("clear", users.clear, public=False)
+            if view.cluster.paused_at is not None:
+                process.spawn("resume", users.resume, public=False)
+            for name in view.evicted:
+                process.spawn("allow", partial(users.allow, name), public=False)
             if process.drained:
                 process.drained = False
                 process.spawn("undrain", users.undrain, public=False)

@@ -15,13 +15,26 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.simulation.tables import CLUSTER, Cluster, Key, Mode, Node, Token, Transaction, in_order
+from tests.simulation.tables import (
+    CLUSTER,
+    Cluster,
+    Event,
+    Key,
+    Mode,
+    Node,
+    Token,
+    Transaction,
+    in_order,
+)
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tests.simulation.server import Session
 
 # The cluster's table has this number, on every copy of the server.
 TABLE_OID = "16384"
+DEPARTURES = ("left", "died", "expired", "evicted")
 
 
 class Locked(NamedTuple):
@@ -115,6 +128,56 @@ def announced(q: Asked, version: int) -> int:
     return version if q.channel is not None else q.tx.view().cluster.announced
 
 
+def tell(q: Asked, version: int, kind: str, **told: Any) -> None:
+    """Write a row of the history."""
+    if q.session.client.process.old_library:
+        q.tx.untold = True
+    elif kind not in DEPARTURES or q.keeps("whoever goes is written down"):
+        number = next(q.session.server.events)
+        q.tx.write("history", number, Event(version, kind, **told, at=q.now))
+
+
+def tell_gone(q: Asked, node: Node, kind: str, reason: str | None = None) -> None:
+    """``{tell_gone}``, for one worker."""
+    tell(
+        q,
+        q.tx.view().cluster.version + (not q.taken),
+        kind,
+        node=node.name,
+        incarnation=node.incarnation,
+        by=q.by,
+        reason=reason,
+        silent=kind != "left",
+    )
+
+
+def tell_who_leads(q: Asked, before: Cluster) -> None:
+    """``{tell_who_leads}``; the cluster's row says already who does."""
+    view = q.tx.view()
+    now, was = view.cluster, before.leader_incarnation
+    ended = [
+        "restarted" if event.kind == "joined" else event.kind
+        for _, event in sorted(view.history.items())
+        if was is not None
+        and (
+            (event.incarnation == was and event.kind in DEPARTURES)
+            or (event.version == now.version and (event.details or {}).get("replaced") == str(was))
+        )
+    ]
+    how = ended[-1] if ended else None
+    tell(
+        q,
+        now.version,
+        "took over",
+        node=now.leader,
+        incarnation=now.leader_incarnation,
+        by=q.by,
+        term=now.term,
+        reason="nobody led" if before.leader is None else f"{before.leader} {how or 'is gone'}",
+        details={"before": before.leader, "how": how},
+    )
+
+
 def actual(q: Asked) -> str:
     """The identity of the server that answers, and of the table there."""
     return f"{q.here or q.session.server.identity}/{TABLE_OID}"
@@ -159,9 +222,12 @@ def locked_cluster(
 
 
 def written_node(
-    q: Asked, matches: Callable[[Node], bool], to: Callable[[Node], Node | None]
+    q: Asked,
+    matches: Callable[[Node], bool],
+    to: Callable[[Node], Node | None],
+    told: Callable[[Node], None] = lambda node: None,
 ) -> Any:
-    """The row of the worker `q.name` becomes another, or, for None, goes."""
+    """The row of the worker `q.name` becomes another, or, for None, goes; the history is told."""
     row = q.tx.view().node.get(q.name)
     if row is None or not matches(row):
         return Result()
@@ -170,6 +236,7 @@ def written_node(
     if row is None or not matches(row):
         return Result()
     q.tx.write("node", q.name, to(row))
+    told(row)
     return Result((), 1)
 
 
@@ -209,8 +276,11 @@ def in_turn(names: Sequence[str]) -> Statement:
 _WHERE = ("host", "pid", "boot_id", "pid_namespace", "process_started", "session_tag")
 _Holder = namedtuple(
     "_Holder",
-    ("incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed"),
-)
+    (
+        "incarnation", "beat", "holder", *_WHERE, "timeout_sec", "interval_sec", "longest_allowed",
+        "evicted_at", "evicted_by", "evicted_reason",
+    ),
+)  # fmt: skip
 
 
 @statement
@@ -223,14 +293,20 @@ def read_node(q: Asked) -> Any:
         if sound(q, cluster) and q.keeps("no worker joins above the bound")
         else None
     )
+    evicted = view.evicted.get(q.name) if sound(q, cluster) and not _may_return(q) else None
+    told = (None, None, None) if evicted is None else (evicted.at, evicted.by, evicted.reason)
     if row is None:
-        return Result(
-            [_Holder(None, None, "", *(None for _ in _WHERE), cluster.longest_wait, None, allowed)]
-        )
+        where = (None for _ in _WHERE)
+        unheld = (None, None, "", *where, cluster.longest_wait, None, allowed, *told)
+        return Result([_Holder(*unheld)])
     where = (getattr(row, name) for name in _WHERE)
     holder = f"on host {row.host} with pid {row.pid}"
     return Result(
-        [_Holder(row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed)]
+        [
+            _Holder(
+                row.incarnation, row.beat, holder, *where, *times(q, cluster, row), allowed, *told
+            )
+        ]
     )
 
 
@@ -252,13 +328,45 @@ def take_version_to_join(q: Asked) -> Any:
 @statement
 def insert_node(q: Asked) -> Any:
     cluster = q.tx.view().cluster
-    if not (sound(q, cluster) and _allowed(q, cluster)):
+    if not (sound(q, cluster) and _allowed(q, cluster)) or _is_evicted(q):
         return Result()
     yield Locked(("node", q.name))
     if q.tx.row("node", q.name) is not None:
         return Result()
     q.tx.write("node", q.name, _joining(q, cluster.last_joined))
+    _tell_of_join(q, cluster.version, q.reason)
     return Result(rows("joined", [(cluster.last_joined,)]), 1)
+
+
+def _may_return(q: Asked) -> bool:
+    """Whether it joins under a name that was evicted."""
+    return q.session.client.process.old_library or not q.keeps("who was evicted does not come back")
+
+
+def _is_evicted(q: Asked) -> bool:
+    return q.name in q.tx.view().evicted and not _may_return(q)
+
+
+def _tell_of_join(q: Asked, version: int, reason: str | None, replaced: UUID | None = None) -> None:
+    about = {
+        "host": q.host,
+        "pid": q.pid,
+        "library": q.library,
+        "weight": q.weight,
+        "state": q.state,
+        "replaced": replaced and str(replaced),
+    }
+    tell(
+        q,
+        version,
+        "joined",
+        node=q.name,
+        incarnation=q.incarnation,
+        by=q.by,
+        reason=reason,
+        silent=replaced is not None,
+        details={name: value for name, value in about.items() if value is not None},
+    )
 
 
 def _allowed(q: Asked, cluster: Cluster) -> bool:
@@ -290,9 +398,12 @@ def replace_node(q: Asked) -> Any:
         row is None
         or (row.incarnation, row.beat) != (q.old_incarnation, q.old_beat)
         or not _allowed(q, q.tx.view().cluster)
+        or _is_evicted(q)
     ):
         return Result()
     q.tx.write("node", q.name, _joining(q, q.joined, row)._replace(beat=row.beat + 1))
+    why = "started again: the start before ended without leaving"
+    _tell_of_join(q, q.version, why, row.incarnation)
     return Result((), 1)
 
 
@@ -342,6 +453,7 @@ def lead_if_nobody_does(q: Asked) -> Any:
     q.tx.update(
         leader=oldest[0].name, leader_incarnation=oldest[0].incarnation, term=view.cluster.term + 1
     )
+    tell_who_leads(q, view.cluster)
     return Result((), 1)
 
 
@@ -406,7 +518,18 @@ def set_state(q: Asked) -> Any:
     def matches(node: Node) -> bool:
         return node.state != q.state and q.incarnation in (None, node.incarnation)
 
-    return written_node(q, matches, lambda node: node._replace(state=q.state))
+    def told(node: Node) -> None:
+        tell(
+            q,
+            q.tx.view().cluster.version,
+            "drained" if q.state == "draining" else "undrained",
+            node=node.name,
+            incarnation=node.incarnation,
+            by=q.by,
+            reason=q.reason,
+        )
+
+    return written_node(q, matches, lambda node: node._replace(state=q.state), told)
 
 
 @statement
@@ -423,4 +546,14 @@ def free_tokens_of(q: Asked) -> Any:
 
 @statement
 def delete_node(q: Asked) -> Any:
-    return written_node(q, lambda node: node.incarnation == q.incarnation, lambda node: None)
+    nodes = q.tx.view().node.values()
+    name = next((node.name for node in nodes if node.incarnation == q.incarnation), None)
+    if name is None:
+        return Result()
+    yield Locked(("node", name))
+    row = q.tx.row("node", name)
+    if row is None or row.incarnation != q.incarnation:
+        return Result()
+    q.tx.write("node", name, None)
+    tell_gone(q, row, "left", q.reason)
+    return Result((), 1)

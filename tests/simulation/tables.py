@@ -44,6 +44,9 @@ class Cluster(NamedTuple):
     longest_wait: float | None = None
     longest_allowed: float | None = None
     time_zone: str | None = "UTC"
+    paused_at: dt.datetime | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
 
 
 class Node(NamedTuple):
@@ -65,6 +68,13 @@ class Node(NamedTuple):
     timeout_sec: float | None = None
     interval_sec: float | None = None
     said_by: UUID | None = None
+
+
+class Evicted(NamedTuple):
+    by: str
+    reason: str | None
+    incarnation: UUID | None
+    at: dt.datetime
 
 
 class Claim(NamedTuple):
@@ -110,8 +120,22 @@ class Token(NamedTuple):
     version: int
 
 
+class Event(NamedTuple):
+    version: int
+    kind: str
+    node: str | None = None
+    incarnation: UUID | None = None
+    by: str | None = None
+    term: int | None = None
+    reason: str | None = None
+    silent: bool = False
+    details: Mapping[str, Any] | None = None
+    at: float = 0.0
+
+
 TABLES = (
     "node",
+    "evicted",
     "token",
     "lock",
     "claim",
@@ -120,6 +144,7 @@ TABLES = (
     "batch",
     "batch_part",
     "rebalance",
+    "history",
 )
 Rows = Mapping[Any, Any]
 
@@ -130,6 +155,7 @@ class View:
 
     cluster: Cluster
     node: Rows
+    evicted: Rows
     token: Rows
     lock: Rows
     claim: Rows
@@ -138,6 +164,7 @@ class View:
     batch: Rows
     batch_part: Rows
     rebalance: Rows
+    history: Rows
 
     def alive(self, incarnation: UUID | None) -> bool:
         """Whether there is a node row with this incarnation."""
@@ -188,6 +215,7 @@ class Transaction:
     """Attributes:
     notices: payloads to announce with the commit.
     fenced: tokens that a user's fence holds, as (token, incarnation, epoch).
+    untold: sent by a library of before, which writes no history.
     snapshot: set, every statement sees this same moment.
     """
 
@@ -198,6 +226,7 @@ class Transaction:
     notices: list[str] = field(default_factory=list)
     fenced: list[tuple[int, UUID, int]] = field(default_factory=list)
     snapshot: View | None = None
+    untold: bool = False
     over: bool = False
     _savepoints: list[tuple[Any, ...]] = field(default_factory=list)
 

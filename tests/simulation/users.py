@@ -15,14 +15,14 @@ from typing import Any
 import anyio
 import psycopg
 
-from jobsync_async import Job, NotOwner, OwnershipLost, StoreUnavailable, UsageError
+from jobsync_async import CoordinationError, Job, StoreUnavailable, UsageError
 from jobsync_async.types import RebalanceEvent
 from jobsync_async.work.claims import Claim
 from tests.simulation.driver import Connection
 from tests.simulation.process import Process
 
 # What a user has to expect; anything else that comes out of the library is a defect.
-EXPECTED = (NotOwner, OwnershipLost, StoreUnavailable, UsageError, psycopg.OperationalError)
+EXPECTED = (CoordinationError, StoreUnavailable, UsageError, psycopg.OperationalError)
 
 
 @asynccontextmanager
@@ -72,7 +72,8 @@ class Users:
 
     def _own_id(self) -> int | None:
         job = self._job
-        owned = [task for task in range(self._tokens) if job.owns(task)]
+        # Also while the cluster is paused.
+        owned = [task for task in range(self._tokens) if job.task_to_token(task) in job.my_tokens]
         return self._random.choice(owned) if owned else None
 
     # -- claims and fences -------------------------------------------------------------------------
@@ -231,11 +232,44 @@ class Users:
             pass
         await self.undrain()
 
+    async def halt(self) -> None:
+        """Pauses the cluster for a while."""
+        try:
+            await self._job.pause("to look at something")
+            await self._work(self._random.choice((0.5, 5)))
+        except EXPECTED:
+            pass
+        await self.resume()
+
+    async def resume(self) -> None:
+        """Lets all go on, as soon as that can be said."""
+        await self._until_said(self._job.resume)
+
+    async def evict(self, name: str) -> None:
+        """Puts a worker out, perhaps the one that this runs in, and allows it again some time."""
+        job, answers = self._job, self._random.random() < 0.8
+        self._process.trace(f"evicts {name}")
+        try:
+            await job._engine.steering.evict(name, "somebody")  # type: ignore[attr-defined]
+            await self._work(self._random.choice((0.5, 6)))
+        except EXPECTED:
+            pass
+        if answers:
+            await self.allow(name)
+
+    async def allow(self, name: str) -> None:
+        """Lets workers of this name join again, as soon as that can be said."""
+        steering: Any = self._job._engine.steering
+        await self._until_said(lambda: steering.allow(name, "somebody"))
+
     async def undrain(self) -> None:
         """Takes tokens again, as soon as that can be said."""
-        while True:
+        await self._until_said(self._job.undrain)
+
+    async def _until_said(self, say: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        while self._job._state != "stopped":  # then its connections are closed
             try:
-                await self._job.undrain()
+                await say()
             except StoreUnavailable:
                 await asyncio.sleep(0.3)
             except UsageError:

@@ -30,6 +30,7 @@ from jobsync_async import ConfigError, CoordinationConfig
         *(("rebalance_check_interval_sec", value) for value in [0, None]),
         *(("rebalance_delay_sec", value) for value in [-0.1, None]),
         *(("handoff_timeout_sec", value) for value in [-1, "x"]),
+        *(("keep_history_days", value) for value in [0, -1, True, "30", float("nan"), 1e9]),
         *(("port", value) for value in [0, 65536, "5432"]),
         *(("host", value) for value in [7, "nul\0"]),
         *(("failover", value) for value in ["other", "", None]),

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from jobsync_async.core.distribution import Distribution
+from jobsync_async.core.distribution import GONE, Distribution
 from jobsync_async.core.leader_state import LeaderState, PinRow, Reading
 from jobsync_async.core.patterns import eligible
-from jobsync_async.core.rows import NOBODY, ClusterRow, Member, TokenGroup
+from jobsync_async.core.rows import NOBODY, ClusterRow, Event, Member, TokenGroup
 
 TOTAL = 60
 
@@ -28,21 +28,31 @@ class Tables:
         # token: node, incarnation, next_node, version, epoch
         self.tokens: dict[int, tuple[str | None, UUID | None, str | None, int, int]] = {}
         self.pins: dict[str, tuple[str, ...]] = {}
+        self.events: list[Event] = []
+        self.numbers = count(1)
 
     def join(self, name: str, weight: float = 1.0) -> None:
         self.version += 1
         self.youngest += 1
         self.members[name] = Member(name, uuid4(), 0, weight, True, self.youngest)
         self.joined[name] = self.youngest
+        self.tell("joined", name)
 
-    def die(self, name: str) -> None:
+    def tell(self, kind: str, name: str | None) -> None:
+        start = self.members[name].incarnation if name else None
+        self.events.append(Event(next(self.numbers), kind, name, start))
+
+    def die(self, name: str, how: str | None = "died") -> None:
         self.version += 1
+        if how is not None:
+            self.tell(how, name)
         del self.members[name]
 
     def drain(self, name: str, active: bool) -> None:
         self.version += 1
         m = self.members[name]
         self.members[name] = Member(m.name, m.incarnation, m.beat, m.weight, active, m.age)
+        self.tell("undrained" if active else "drained", name)
 
     def pin(self, task: str, patterns: tuple[str, ...] | None) -> None:
         self.version += 1
@@ -63,6 +73,7 @@ class Tables:
             [TokenGroup(*key, tokens) for key, tokens in groups.items()],
             pins if self.pin_version != state.pin_version else None,
             max((self.joined[name] for name in self.members), default=0),
+            self.events,
         )
 
     def alive(self, incarnation: UUID | None) -> bool:
@@ -81,6 +92,7 @@ class Tables:
 
     def write(self, distribution: Distribution, locked: set[int]) -> int:
         self.version += 1
+        self.events = []
         self.planned_joined = distribution.planned_joined
         skipped = 0
 
@@ -241,7 +253,7 @@ def test_joins_are_not_urgent_and_deaths_are():
     tables.die("a")
     state.update(tables.read(state))
     assert state.rebalance_reason().urgent
-    assert state.rebalance_reason().reasons == ("a left", "c joined")
+    assert state.rebalance_reason().reasons == ("a died", "c joined")
 
 
 def test_a_new_leader_says_who_left_and_who_joined_since_the_distribution_of_the_one_before():
@@ -251,7 +263,7 @@ def test_a_new_leader_says_who_left_and_who_joined_since_the_distribution_of_the
     come_to_rest(tables, LeaderState(TOTAL, token_of))
     tables.die("c")
     after_a_death = lead(tables, LeaderState(TOTAL, token_of))
-    assert (after_a_death.reason, after_a_death.kind) == ("first look; c left", "first")
+    assert (after_a_death.reason, after_a_death.kind) == ("first look; c died", "first")
     assert (after_a_death.nodes_before, after_a_death.nodes_after) == (3, 2)
     tables.die("a")
     tables.join("a")
@@ -305,3 +317,47 @@ def test_a_rebalance_concerns_those_who_give_get_or_no_longer_get_a_token():
     after = lead(tables, state)
     assert after is not None
     assert "b" not in after.concerned
+
+
+@pytest.mark.parametrize("way", GONE)
+def test_a_rebalance_says_in_which_way_a_worker_went(way):
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
+    for name in "abc":
+        tables.join(name)
+    come_to_rest(tables, state)
+    tables.die("b", None if way == "gone" else way)
+    tables.die("c", "left")
+    after = lead(tables, state)
+    expected = (
+        "b, c left"
+        if way == "left"
+        else "; ".join(
+            f"{name} {how}" for name, how in sorted([("b", way), ("c", "left")], key=_in_order)
+        )
+    )
+    assert after.reason == expected
+    assert after.kind == min((way, "left"), key=GONE.index)
+
+
+def _in_order(pair: tuple[str, str]) -> int:
+    return GONE.index(pair[1])
+
+
+def test_a_rebalance_names_as_its_causes_what_it_answers_and_nothing_else():
+    tables, state = Tables(), LeaderState(TOTAL, token_of)
+    for name in "abc":
+        tables.join(name)
+    assert lead(tables, state).causes == (1, 2, 3)
+    tables.join("d")
+    tables.die("d")  # as if it had never been there
+    tables.die("b", "expired")
+    tables.tell("took over", None)
+    tables.tell("pinned", None)
+    assert (tables.events[2].kind, lead(tables, state).causes) == ("expired", (6,))
+    tables.drain("a", active=False)
+    tables.pin("7", ("c",))
+    tables.tell("pinned", None)
+    assert lead(tables, state).causes == (9, 10)
+    tables.die("c")
+    tables.tell("took over", None)
+    assert lead(tables, LeaderState(TOTAL, token_of)).causes == (11, 12), "a new leader's first"

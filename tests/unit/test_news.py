@@ -35,6 +35,7 @@ BEFORE: dict[str, Any] = {
     "handoffs": [],
     "stuck_handoffs": [],
     "unmatched_pins": [],
+    "paused": None,
 }
 CARLA = {
     "name": "carla",
@@ -72,6 +73,7 @@ def change(seen: dict[str, Any], number: int, **values: Any) -> None:
         (lambda s: s.update(handoffs=[HANDOFF]), ["20 tokens are being handed on"]),
         (lambda s: s.update(stuck_handoffs=[STUCK]), ["anna does not let go of token 3, task '7'"]),
         (lambda s: s.update(unmatched_pins=[{}]), ["1 pin matches no live worker"]),
+        (lambda s: s.update(paused={"by": "anna"}), ["paused by anna"]),
         (lambda s: s.update(unmatched_pins=[{}, {}]), ["2 pins match no live worker"]),
     ],
 )

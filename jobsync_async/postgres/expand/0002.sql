@@ -6,7 +6,10 @@ ALTER TABLE {cluster}
     ADD COLUMN IF NOT EXISTS channel text,
     ADD COLUMN IF NOT EXISTS time_zone text,
     ADD COLUMN IF NOT EXISTS longest_wait double precision,
-    ADD COLUMN IF NOT EXISTS longest_allowed double precision;
+    ADD COLUMN IF NOT EXISTS longest_allowed double precision,
+    ADD COLUMN IF NOT EXISTS paused_at timestamptz,
+    ADD COLUMN IF NOT EXISTS paused_by text,
+    ADD COLUMN IF NOT EXISTS pause_reason text;
 ALTER TABLE {node}
     ADD COLUMN IF NOT EXISTS timeout_sec double precision,
     ADD COLUMN IF NOT EXISTS interval_sec double precision,
@@ -22,4 +25,6 @@ ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
+ALTER TABLE {rebalance}
+    ADD COLUMN IF NOT EXISTS causes bigint[];
 UPDATE {cluster} SET layout = 2 WHERE layout < 2;

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue.suites import FAILOVER, QUERIES, RUNNERS, STATEMENTS, UNIT, VERSIONS
+from tests.mutants.catalogue.suites import (
+    FAILOVER,
+    HISTORY,
+    QUERIES,
+    RUNNERS,
+    STATEMENTS,
+    UNIT,
+    VERSIONS,
+)
 from tests.mutants.workshop import Mutant
 
 MUTANTS = (
+    # -- the history -------------------------------------------------------------------------------
+    Mutant(
+        "an expiry is not told",
+        QUERIES,
+        "), told AS (\n    {tell_gone}\n)\nSELECT name, incarnation FROM gone",
+        ")\nSELECT name, incarnation FROM gone",
+        HISTORY,
+        quick=True,
+    ),
+    Mutant(
+        "a take-over does not know of a restart",
+        QUERIES,
+        "\n       OR h.version = led.version AND h.details ->> 'replaced' = "
+        "before.leader_incarnation::text",
+        "",
+        HISTORY,
+    ),
+    Mutant(
+        "whatever has happened is the cause of a rebalance",
+        "core/leader_state.py",
+        'return event.kind != "took over" and event.node in concerned',
+        "return True",
+        UNIT,
+    ),
+    Mutant(
+        "the last change of the leader goes by age",
+        QUERIES,
+        "    WHERE at < {long_ago} AND id IS DISTINCT FROM (\n"
+        "        SELECT id FROM {history} WHERE term IS NOT NULL ORDER BY term DESC LIMIT 1)\n",
+        "    WHERE at < {long_ago}\n",
+        HISTORY,
+    ),
     # -- leading -----------------------------------------------------------------------------------
     Mutant(
         "a leader of an old term writes",
@@ -32,9 +72,9 @@ MUTANTS = (
     Mutant(
         "an expiry does not compare the beat",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING "
-        "n.name, n.incarnation",
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    "
+        "RETURNING",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation\n    RETURNING",
         (
             "tests/integration/interleavings/test_leaders.py::test_a_leader_that_beats_is_not_replaced",
         ),
@@ -43,25 +83,24 @@ MUTANTS = (
     Mutant(
         "an expiry does not compare the incarnation",
         QUERIES,
-        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\nRETURNING "
-        "n.name, n.incarnation",
-        "WHERE n.name = w.name AND n.beat = w.beat\nRETURNING n.name, n.incarnation",
+        "WHERE n.name = w.name AND n.incarnation = w.incarnation AND n.beat = w.beat\n    "
+        "RETURNING",
+        "WHERE n.name = w.name AND n.beat = w.beat\n    RETURNING",
         STATEMENTS,
     ),
     Mutant(
         "a take-over does not compare the term",
         QUERIES,
-        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = "
-        "c.leader_incarnation)",
-        "WHERE NOT EXISTS (SELECT FROM {node} WHERE incarnation = c.leader_incarnation)",
+        "    WHERE c.term = %(term)s\n      AND NOT EXISTS",
+        "    WHERE NOT EXISTS",
         STATEMENTS,
     ),
     Mutant(
         "a take-over of a leader that lives",
         QUERIES,
-        "WHERE c.term = %(term)s AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = "
+        "    WHERE c.term = %(term)s\n      AND NOT EXISTS (SELECT FROM {node} WHERE incarnation = "
         "c.leader_incarnation)\n",
-        "WHERE c.term = %(term)s\n",
+        "    WHERE c.term = %(term)s\n",
         STATEMENTS,
     ),
     Mutant(

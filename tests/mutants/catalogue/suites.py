@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 QUERIES = "postgres/queries.sql"
+OPERATORS = "postgres/operators.sql"
 UNIT = ("tests/unit",)
 STATEMENTS = ("tests/integration/interleavings", "tests/integration/test_simulated_tables.py")
 CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/test_claims.py")
@@ -19,10 +20,17 @@ AHEAD = ("tests/integration/test_batch_ahead.py",)
 STREAMS = ("tests/integration/test_batches_of_streams.py",)
 TALLY = ("tests/unit/test_tally.py",)
 POISON = ("tests/integration/test_poison.py",)
+HISTORY = (
+    "tests/integration/test_history.py",
+    "tests/integration/test_simulated_tables.py",
+    "tests/unit/test_leader_state.py",
+)
 DATES = ("tests/integration/test_dates.py",)
 UNIT_RUNS = ("tests/unit/test_runs.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 LEASES = ("tests/unit/test_lease.py", "tests/unit/test_takeover.py", "tests/unit/test_worker.py")
+EVICTIONS = ("tests/integration/test_evictions.py",)
+PAUSES = ("tests/integration/test_pauses.py",)
 TIMES = ("tests/integration/test_times.py",)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.mutants.catalogue.suites import (
     _SETTINGS,
     DEATHS,
+    EVICTIONS,
     FAILOVER,
     LEASES,
+    OPERATORS,
+    PAUSES,
     QUERIES,
     SETTINGS,
     STATEMENTS,
@@ -107,8 +110,8 @@ MUTANTS = (
     Mutant(
         "a reported death does not compare the process",
         QUERIES,
-        "AND n.pid = d.pid\n  AND n.process_started = d.process_started\nRETURNING",
-        "AND n.pid = d.pid\nRETURNING",
+        "AND n.pid = d.pid\n      AND n.process_started = d.process_started\n    RETURNING",
+        "AND n.pid = d.pid\n    RETURNING",
         DEATHS,
     ),
     Mutant(
@@ -178,7 +181,7 @@ MUTANTS = (
         QUERIES,
         "to_regclass(%(cluster)s)::oid\nFROM {left_over}",
         "to_regclass(%(cluster)s)::oid\nFROM (SELECT 0 AS generation, 0 AS version) tokens, "
-        "(SELECT 0 AS version) rebalances, "
+        "(SELECT 0 AS version) told, "
         "(SELECT 0 AS joined) nodes",
         (
             "tests/integration/test_leftovers.py::test_a_cluster_row_that_is_made_again_begins_above_all_that_is_left",
@@ -187,8 +190,8 @@ MUTANTS = (
     Mutant(
         "an old row of the history stops a rebalance",
         QUERIES,
-        "%(tokens_moved)s, %(duration_ms)s)\nON CONFLICT DO NOTHING",
-        "%(tokens_moved)s, %(duration_ms)s)",
+        "%(duration_ms)s, %(causes)s::bigint[])\nON CONFLICT DO NOTHING",
+        "%(duration_ms)s, %(causes)s::bigint[])",
         (
             "tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",
         ),
@@ -327,8 +330,8 @@ MUTANTS = (
     Mutant(
         "a worker takes a name over above a bound that was lowered meanwhile",
         QUERIES,
-        "\n  AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= %(timeout_sec)s::double "
-        "precision)",
+        "\n      AND EXISTS (SELECT FROM {cluster} WHERE longest_allowed >= "
+        "%(timeout_sec)s::double precision)",
         "",
         (*TIMES, *STATEMENTS),
     ),
@@ -360,6 +363,51 @@ MUTANTS = (
         "            if above and bound < (UNSAID_TIMEOUT_SEC if before is None else before):",
         "            if False:",
         TIMES,
+    ),
+    # -- evictions and pauses ----------------------------------------------------------------------
+    Mutant(
+        "an evicted worker's row keeps its name",
+        OPERATORS,
+        "SET name = n.name || ' (evicted, ' || last_joined || ')', joined = last_joined,\n",
+        "SET joined = last_joined,\n",
+        EVICTIONS,
+        quick=True,
+    ),
+    Mutant(
+        "an evicted leader goes on leading",
+        OPERATORS,
+        "    WHERE c.leader_incarnation = %(incarnation)s::uuid\n",
+        "    WHERE false AND c.leader_incarnation = %(incarnation)s::uuid\n",
+        EVICTIONS,
+    ),
+    Mutant(
+        "a join that waited for the lock passes an eviction",
+        QUERIES,
+        "          AND NOT EXISTS (SELECT FROM {evicted} WHERE name = %(name)s)\n    ) c\n",
+        "    ) c\n",
+        EVICTIONS,
+    ),
+    Mutant(
+        "an evicted worker signs off while somebody there is at work",
+        "runtime/coordinator.py",
+        "worker.before is not None and await self._unused_within(1):",
+        "worker.before is not None:",
+        EVICTIONS,
+    ),
+    Mutant(
+        "a claim begins while the cluster is paused",
+        "work/holding.py",
+        "        if self._held_up:\n            raise",
+        "        if False:\n            raise",
+        PAUSES,
+        quick=True,
+    ),
+    Mutant(
+        "a handler that failed is called again while the cluster is paused",
+        "work/attempts.py",
+        "            if self._worker.paused is not None:\n                raise HeldUp\n",
+        "",
+        PAUSES,
     ),
     # -- processes ---------------------------------------------------------------------------------
     Mutant(
