@@ -158,6 +158,11 @@ class Observer:
         return self._store
 
 
+def store_of(observer: Observer) -> Store:
+    """The statements of an open observer, for `operations/`, which asks more than it tells."""
+    return observer._opened()
+
+
 class ClusterChanges:
     """An asynchronous iterator of `ClusterChange`, made by `Observer.changes`; also an
     ``async with``."""

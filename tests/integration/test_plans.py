@@ -458,6 +458,8 @@ class Calls:
         yield KEYS, lambda: self.inspection.owners_of(range(KEYS))
         yield 1, lambda: self.inspection.token(500)
         yield BATCHES, lambda: self.inspection.task("id-5", TODAY)
+        yield PINS, lambda: self.inspection.count_set_aside(PINS)
+        yield 20, lambda: self.inspection.connected([f"w{number}" for number in range(20)])
         yield PINS, lambda: self.inspection.release(None, None, None)
         yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY)
         yield 1, lambda: self.bounds.set(20.0)
