@@ -76,6 +76,19 @@ def problems(view: View, timeout_sec: float | None = None) -> list[Problem]:
     return sorted(ordered, key=lambda problem: problem.severity != "wrong")
 
 
+def changed(before: Iterable[Problem], after: Iterable[Problem]) -> list[str]:
+    """What has begun, or has become worse, and what is over, in words. Times and numbers that go on
+    are no change."""
+    then = {problem.key: problem for problem in before}
+    now = {problem.key: problem for problem in after}
+    begun = [
+        f"{problem.severity}: {problem.text}"
+        for key, problem in now.items()
+        if key not in then or then[key].severity != problem.severity
+    ]
+    return begun + [f"over: {problem.text}" for key, problem in then.items() if key not in now]
+
+
 def worst(found: Iterable[Problem]) -> list[Problem]:
     """Those that are wrong."""
     return [problem for problem in found if problem.severity == "wrong"]
@@ -89,7 +102,6 @@ _ORDER = (
     "silent",
     "paused",
     "leader",
-    "late",
     "unserved",
     "failed",
     "standstill",
@@ -105,7 +117,7 @@ Nodes = Sequence[View]
 def _owners(view: View, live: Nodes) -> Iterator[Problem]:
     """Tokens without an owner, by why."""
     takers = [node for node in live if node["state"] == "active"]
-    unowned = lacking(dict(view))
+    unowned = lacking(view)
     tokens = f"{_count(unowned, 'token')} {_has(unowned)} no owner"
     if not live:
         there = "is alive" if view["nodes"] else "is there"
@@ -170,7 +182,7 @@ def _stuck(view: View, live: Nodes) -> Iterator[Problem]:
             "stuck",
             "wrong",
             f"{node} does not let go of {what}{more} for {_span(first['seconds'])}",
-            f"{why} holds it: see the log of {node}, and restart it",
+            f"{why} holds it: see that worker's log, and restart it",
             nodes=(node,),
             task_id=task,
         )
@@ -197,7 +209,7 @@ def _late(node: View, timeout_sec: float | None) -> Iterator[Problem]:
     elif tokens:
         text += f"; nobody works on its {_count(tokens, 'token')}"
     yield Problem(
-        "silent" if over else "late",
+        "silent",
         "wrong" if over and tokens else "notice",
         text,
         advice,
@@ -255,7 +267,7 @@ def _batches(view: View, live: Nodes) -> Iterator[Problem]:
                 "--failed",
             )
     opened = [run for run in runs if run["finished_at"] is None]
-    still = [run for run in opened if run["run_by"] and run.get("still_sec", 0) >= STILL_SEC]
+    still = [run for run in opened if run["run_by"] and (run.get("still_sec") or 0) >= STILL_SEC]
     for run in still:
         text = f"{title(run)} stands still for {_span(run['still_sec'])}"
         yield _of_run(run, "standstill", text + _left(run))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobsync_async.operations.problems import STILL_SEC, Problem, problems, worst
+from jobsync_async.operations.problems import STILL_SEC, Problem, changed, problems, worst
 
 
 def node(name: str, **values: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str, str, str]] = {
     ),
     "stuck": (
         with_(stuck_handoffs=[STUCK]),
-        "stuck", "wrong", "berta does not let go of task 'invoice-7' for 61 s", "log of berta",
+        "stuck", "wrong", "berta does not let go of task 'invoice-7' for 61 s", "worker's log",
     ),
     "stuck at a reader, and more": (
         with_(stuck_handoffs=[{**STUCK, "task_id": None, "seconds": 400.0}, STUCK]),
@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str, str, str]] = {
     ),
     "late": (
         berta(heartbeat_age_sec=9.5),
-        "late", "notice", "berta is silent for 10 s; its lease ends in 2 s", "look there",
+        "silent", "notice", "berta is silent for 10 s; its lease ends in 2 s", "look there",
     ),
     "paused": (
         with_(paused_at="2026-01-05T12:00:00+01:00", paused_by="ann", pause_reason="disk"),
@@ -260,13 +260,21 @@ def test_the_worst_comes_first_whatever_there_is():
     assert [problem.kind for problem in worst(found)] == ["unowned", "pin", "stuck", "silent"]
 
 
-def test_a_problem_stays_the_same_while_its_numbers_go_on():
-    def stuck(seconds: float) -> Problem:
-        (found,) = problems(view(with_(stuck_handoffs=[{**STUCK, "seconds": seconds}])))
-        return found
+def test_what_begins_and_what_is_over_is_told_and_numbers_that_go_on_are_not():
+    def at(seconds: float) -> list[Problem]:
+        return problems(view(with_(stuck_handoffs=[{**STUCK, "seconds": seconds}])))
 
-    assert stuck(61).text != stuck(62).text
-    assert stuck(61).key == stuck(62).key
+    begun, over = changed([], at(61)), changed(at(90), [])
+    assert begun == ["wrong: berta does not let go of task 'invoice-7' for 61 s"]
+    assert over == ["over: berta does not let go of task 'invoice-7' for 90 s"]
+    assert at(61)[0].text != at(62)[0].text
+    assert changed(at(61), at(62)) == []
+
+
+def test_what_becomes_worse_is_told_again():
+    late, silent = (problems(view(berta(heartbeat_age_sec=sec))) for sec in (10.0, 13.0))
+    (told,) = changed(late, silent)
+    assert told.startswith("wrong: berta is silent for 13 s")
 
 
 def test_another_timeout_may_be_given_to_judge_by():
