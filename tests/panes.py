@@ -29,6 +29,7 @@ KEYS = {
     "^C": b"\x03",
     "^Z": b"\x1a",
 }
+_SIZES = ("COLUMNS", "LINES")  # they would stand for the terminal's own
 # The command gets the pseudoterminal as its controlling terminal. Keys that end programs do so,
 # also where whoever runs the tests in the background ignores them.
 _RUN = """
@@ -50,6 +51,7 @@ class Pane:
 
     def __init__(self, command: Sequence[str], *, columns: int = 80, lines: int = 24) -> None:
         self.told = b""
+        self._gone = False
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._keyboard, self._inner = pty.openpty()
@@ -71,11 +73,19 @@ class Pane:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._keyboard)
+        if not self._gone:
+            asyncio.get_running_loop().remove_reader(self._keyboard)
         self.process.kill()
         await anyio.to_thread.run_sync(self.process.wait)
-        os.close(self._keyboard)
+        if not self._gone:
+            os.close(self._keyboard)
         os.close(self._inner)
+
+    def hang_up(self) -> None:
+        """Take the terminal away, as when its window is closed."""
+        asyncio.get_running_loop().remove_reader(self._keyboard)
+        os.close(self._keyboard)
+        self._gone = True
 
     @property
     def lines(self) -> list[str]:
@@ -84,7 +94,7 @@ class Pane:
 
     @property
     def restored(self) -> bool:
-        """Whether the terminal is as it was: its settings, the cursor, and what was on it before."""
+        """Whether the terminal is as it was: its settings, its cursor, what was on it."""
         return (
             termios.tcgetattr(self._inner) == self._settings
             and self.told.rfind(b"\x1b[?1049l") > self.told.rfind(b"\x1b[?1049h")
@@ -111,7 +121,8 @@ class Pane:
     async def ended(self, seconds: float = 20) -> int:
         """Wait until the command has ended; with which status."""
         await until(lambda: self.process.poll() is not None, seconds)
-        self._read()
+        if not self._gone:
+            self._read()
         assert self.process.returncode is not None
         return self.process.returncode
 
@@ -126,6 +137,3 @@ class Pane:
                 self._stream.feed(got)
         except OSError:  # no more now, or nobody has it open
             return
-
-
-_SIZES = ("COLUMNS", "LINES")

@@ -232,7 +232,8 @@ def _batches(seen: View) -> Iterator[str]:
         if run["finished_at"] is None:
             total = "" if run["total"] is None else f" of {run['total']:,}"
             failed = f", {run['failed']:,} failed" if run["failed"] else ""
-            by = "" if run["run_by"] is None else f", at {len(run['run_by'])} workers"
+            workers = len(run["run_by"] or ())
+            by = f", at {workers} worker{'' if workers == 1 else 's'}" if workers else ""
             yield f"{shortened(title(run))}: {run['done']:,}{total} done{failed}{by}"
 
 
