@@ -27,6 +27,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.task_groups import task_group
 from jobsync_async.observer import Observer, store_of
+from jobsync_async.operations.places import placed
 from jobsync_async.operations.problems import Problem, changed, problems
 from jobsync_async.operations.survey import Stillness, survey
 
@@ -60,12 +61,12 @@ async def watch(
         async with Observer(config, name="watch") as cluster:
             if as_json or not console.is_terminal or console.is_dumb_terminal:
                 group.start_soon(_look_for_reader)
-                await _follow(cluster, Lines(console, as_json), timeout, every)
+                await _follow(config, cluster, Lines(console, as_json), timeout, every)
             else:
                 with Picture(console) as picture:
                     group.start_soon(picture.follow_terminal)
                     group.start_soon(picture.follow_keys, group.cancel_scope)
-                    await _follow(cluster, picture, timeout, every)
+                    await _follow(config, cluster, picture, timeout, every)
     return 0
 
 
@@ -75,11 +76,17 @@ class Screen(Protocol):
     def show(self, seen: dict[str, Any], found: Sequence[Problem]) -> None:
         """Show what `survey` returned, and what is wrong in it."""
 
-    def unavailable(self, error: StoreUnavailable) -> None:
+    def unavailable(self, why: str) -> None:
         """The server cannot be reached; what is shown is old."""
 
 
-async def _follow(cluster: Observer, screen: Screen, timeout: float | None, every: float) -> None:
+async def _follow(
+    config: CoordinationConfig,
+    cluster: Observer,
+    screen: Screen,
+    timeout: float | None,
+    every: float,
+) -> None:
     news_came = anyio.Event()
     still = Stillness()
     known: dict[str, Any] | None = None
@@ -99,7 +106,7 @@ async def _follow(cluster: Observer, screen: Screen, timeout: float | None, ever
                 still.note(known, time.monotonic())
                 screen.show(known, problems(known, timeout))
             except StoreUnavailable as error:
-                screen.unavailable(error)
+                screen.unavailable(placed(config, error))
             with anyio.move_on_after(every):
                 await news_came.wait()
                 await anyio.sleep(_GATHER_SEC)
@@ -131,7 +138,7 @@ class Picture:
         self._keyboard = Keyboard()
         self._scroll = Scroll()
         self._seen: tuple[dict[str, Any], Sequence[Problem]] | None = None
-        self._error: StoreUnavailable | None = None
+        self._alarm: str | None = None
 
     def __enter__(self) -> Picture:
         self._keyboard.open()
@@ -146,11 +153,11 @@ class Picture:
             self._keyboard.close()
 
     def show(self, seen: dict[str, Any], found: Sequence[Problem]) -> None:
-        self._seen, self._error = (seen, found), None
+        self._seen, self._alarm = (seen, found), None
         self._draw()
 
-    def unavailable(self, error: StoreUnavailable) -> None:
-        self._error = error
+    def unavailable(self, why: str) -> None:
+        self._alarm = f"this is old: {why}"
         self._draw()
 
     async def follow_keys(self, scope: anyio.CancelScope) -> None:
@@ -181,9 +188,8 @@ class Picture:
         if self._seen is None:
             return
         drawn = draw(*self._seen, self._console)
-        alarm = None if self._error is None else f"this is old: {self._error}"
         lines = frame(
-            drawn, self._scroll, self._console, alarm=alarm, keyboard=self._keyboard.there
+            drawn, self._scroll, self._console, alarm=self._alarm, keyboard=self._keyboard.there
         )
         with _gone_is_closed():
             self._live.update(Group(*lines), refresh=True)
@@ -225,10 +231,10 @@ class Lines:
         for line in trouble:
             self._print(line)
 
-    def unavailable(self, error: StoreUnavailable) -> None:
+    def unavailable(self, why: str) -> None:
         if not self._cut_off:
             self._cut_off = True
-            complain(str(error))
+            complain(why)
 
     def _print(self, text: str) -> None:
         # for people here
