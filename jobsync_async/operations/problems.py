@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from jobsync_async.core.lease import lease_sec
 from jobsync_async.operations.batches import title
+from jobsync_async.operations.wording import and_more, count, has, name_list, quoted, span
 from jobsync_async.runtime.cluster_status import lacking, silent
 
 Severity = Literal["wrong", "notice"]
@@ -106,6 +107,7 @@ _ORDER = (
     "failed",
     "standstill",
     "set aside",
+    "evicted",
     "versions",
     "times",
     "drained",
@@ -118,7 +120,7 @@ def _owners(view: View, live: Nodes) -> Iterator[Problem]:
     """Tokens without an owner, by why."""
     takers = [node for node in live if node["state"] == "active"]
     unowned = lacking(view)
-    tokens = f"{_count(unowned, 'token')} {_has(unowned)} no owner"
+    tokens = f"{count(unowned, 'token')} {has(unowned)} no owner"
     if not live:
         there = "is alive" if view["nodes"] else "is there"
         yield Problem(
@@ -132,13 +134,13 @@ def _owners(view: View, live: Nodes) -> Iterator[Problem]:
             "workers",
             "wrong",
             "no worker takes tokens: all that live are draining",
-            f"start others, or `jobsync-async undrain {_word(live[0]['name'])}`",
+            f"start others, or `jobsync-async undrain {shlex.quote(live[0]['name'])}`",
         )
     elif not view["distributed"]:
         yield Problem(
             "workers",
             "wrong",
-            f"no token is handed out: {_count(len(takers), 'worker')} wait for more",
+            f"no token is handed out: {count(len(takers), 'worker')} wait for more",
             "start as many workers as their setting minimum_nodes says",
         )
     elif unowned > (pinned := len({pin["token_id"] for pin in view["unmatched_pins"]})):
@@ -157,13 +159,13 @@ def _pins(view: View, live: Nodes) -> Iterator[Problem]:
     for pin in view["unmatched_pins"]:
         tasks[tuple(pin["node_patterns"])].append(pin["task_id"])
     for patterns, pinned in tasks.items():
-        what = f"task {_quoted(pinned[0])}" + _more(pinned, "task")
+        what = f"task {quoted(pinned[0])}" + and_more(pinned, "task")
         yield Problem(
             "pin",
             "wrong",
-            f"no worker matches {_quoted(', '.join(patterns))}, the pin of {what}",
+            f"no worker matches {quoted(', '.join(patterns))}, the pin of {what}",
             "start a worker that does and takes tokens, or "
-            f"`jobsync-async locks clear {_word(pinned[0])}`",
+            f"`jobsync-async locks clear {shlex.quote(pinned[0])}`",
             task_id=pinned[0],
         )
 
@@ -174,14 +176,14 @@ def _stuck(view: View, live: Nodes) -> Iterator[Problem]:
     for one in view["stuck_handoffs"]:
         held[one["node"]].append(one)
     for node, tokens in held.items():
-        first, more = tokens[0], _more(tokens, "token")
+        first, more = tokens[0], and_more(tokens, "token")
         task = first["task_id"]
-        what = f"token {first['token_id']}" if task is None else f"task {_quoted(task)}"
+        what = f"token {first['token_id']}" if task is None else f"task {quoted(task)}"
         why = "a reader of changes" if task is None else "work that ignores its cancellation"
         yield Problem(
             "stuck",
             "wrong",
-            f"{node} does not let go of {what}{more} for {_span(first['seconds'])}",
+            f"{node} does not let go of {what}{more} for {span(first['seconds'])}",
             f"{why} holds it: see that worker's log, and restart it",
             nodes=(node,),
             task_id=task,
@@ -194,8 +196,10 @@ def _late(node: View, timeout_sec: float | None) -> Iterator[Problem]:
     unheard_sec, tokens = node["heartbeat_age_sec"], node["tokens"]
     if limit_sec is None or unheard_sec < _LATE * lease_sec(limit_sec):
         return
+    if node["state"] == "evicted":  # others wait for the end of its lease
+        return
     connected = node.get("connected")
-    text = f"{node['name']} is silent for {_span(unheard_sec)}" + (
+    text = f"{node['name']} is silent for {span(unheard_sec)}" + (
         "" if connected is None else ", but connected" if connected else " and not connected"
     )
     advice = {
@@ -205,9 +209,9 @@ def _late(node: View, timeout_sec: float | None) -> Iterator[Problem]:
     }[connected]
     over = unheard_sec >= lease_sec(limit_sec)
     if not over:
-        text += f"; its lease ends in {_span(lease_sec(limit_sec) - unheard_sec)}"
+        text += f"; its lease ends in {span(lease_sec(limit_sec) - unheard_sec)}"
     elif tokens:
-        text += f"; nobody works on its {_count(tokens, 'token')}"
+        text += f"; nobody works on its {count(tokens, 'token')}"
     yield Problem(
         "silent",
         "wrong" if over and tokens else "notice",
@@ -218,17 +222,34 @@ def _late(node: View, timeout_sec: float | None) -> Iterator[Problem]:
 
 
 def _paused(view: View, live: Nodes) -> Iterator[Problem]:
-    if (since := view.get("paused_at")) is None:
+    if (pause := view.get("paused")) is None:
         return
-    moment = dt.datetime.fromisoformat(since) if isinstance(since, str) else since
-    by, reason = view.get("paused_by"), view.get("pause_reason")
+    since = dt.datetime.fromisoformat(pause["since"]).astimezone(dt.timezone.utc)
+    by, reason = pause["by"], pause["reason"]
+    deaf = [node["name"] for node in live if node["library"] == _FIRST]
     yield Problem(
         "paused",
         "notice",
-        f"paused since {moment.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M} UTC"
-        f"{f' by {by}' if by else ''}{f': {reason}' if reason else ''}; nothing new starts",
+        f"paused since {since:%Y-%m-%d %H:%M} UTC{f' by {by}' if by else ''}"
+        f"{f': {reason}' if reason else ''}; nothing new starts"
+        + (f", but at {count(len(deaf), 'worker')} of {_FIRST}" if deaf else ""),
         "`jobsync-async resume`",
+        nodes=tuple(deaf),
     )
+
+
+def _evicted(view: View, live: Nodes) -> Iterator[Problem]:
+    if names := view.get("evicted"):
+        first = names[0]
+        by, reason = first["by"], first["reason"]
+        yield Problem(
+            "evicted",
+            "notice",
+            f"no worker may join as {first['name']}{and_more(names, 'name')}, evicted"
+            f"{f' by {by}' if by else ''}{f': {reason}' if reason else ''}",
+            f"`jobsync-async evict {shlex.quote(first['name'])} --allow`",
+            nodes=tuple(one["name"] for one in names),
+        )
 
 
 def _leader(view: View, live: Nodes) -> Iterator[Problem]:
@@ -243,7 +264,7 @@ def _leader(view: View, live: Nodes) -> Iterator[Problem]:
 
 def _unserved(view: View, live: Nodes) -> Iterator[Problem]:
     for gap in view["unserved"]:
-        others = gap["run_by"][0] + _more(gap["run_by"], "worker")
+        others = gap["run_by"][0] + and_more(gap["run_by"], "worker")
         yield Problem(
             "unserved",
             "notice",
@@ -262,20 +283,20 @@ def _batches(view: View, live: Nodes) -> Iterator[Problem]:
             yield _of_run(
                 run,
                 "failed",
-                f"{many}{_count(run['failed'], 'id')}{total} {_has(run['failed'])} failed in "
+                f"{many}{count(run['failed'], 'id')}{total} {has(run['failed'])} failed in "
                 f"{title(run)}",
                 "--failed",
             )
     opened = [run for run in runs if run["finished_at"] is None]
     still = [run for run in opened if run["run_by"] and (run.get("still_sec") or 0) >= STILL_SEC]
     for run in still:
-        text = f"{title(run)} stands still for {_span(run['still_sec'])}"
+        text = f"{title(run)} stands still for {span(run['still_sec'])}"
         yield _of_run(run, "standstill", text + _left(run))
     # 0.1.0 does not tell what it runs
     idle = [run for run in opened if run["run_by"] == []]
     if idle:
         text = f"nobody runs {title(idle[0])}"
-        yield _of_run(idle[0], "standstill", text + (_more(idle, "open run") or _left(idle[0])))
+        yield _of_run(idle[0], "standstill", text + (and_more(idle, "open run") or _left(idle[0])))
 
 
 def _of_run(run: View, kind: str, text: str, option: str = "") -> Problem:
@@ -292,7 +313,7 @@ def _of_run(run: View, kind: str, text: str, option: str = "") -> Problem:
 
 
 def _left(run: View) -> str:
-    return "" if run["remaining"] is None else f", which has {_count(run['remaining'], 'id')} left"
+    return "" if run["remaining"] is None else f", which has {count(run['remaining'], 'id')} left"
 
 
 def _set_aside(view: View, live: Nodes) -> Iterator[Problem]:
@@ -300,7 +321,7 @@ def _set_aside(view: View, live: Nodes) -> Iterator[Problem]:
         yield Problem(
             "set aside",
             "notice",
-            f"{_count(ids, 'id')} {'is' if ids == 1 else 'are'} set aside: "
+            f"{count(ids, 'id')} {'is' if ids == 1 else 'are'} set aside: "
             f"{'its' if ids == 1 else 'their'} workers ended while at work",
             "`jobsync-async batch --failed`, then `jobsync-async release ID`",
         )
@@ -311,11 +332,11 @@ def _versions(view: View, live: Nodes) -> Iterator[Problem]:
     first = any(one["library"] == _FIRST for one in versions)
     if len(versions) < 2 and not first:
         return
-    each = ", ".join(f"{one['library']} ({_names(one['nodes'])})" for one in versions)
+    each = ", ".join(f"{one['library']} ({name_list(one['nodes'])})" for one in versions)
     refused = [node["name"] for node in view["nodes"] if node["layout"] < view["schema_version"]]
     advice = "finish the deploy, or go back: docs/how-to/upgrade.md"
     if refused:
-        advice = f"stop {_names(refused)}: these tables were contracted"
+        advice = f"stop {name_list(refused)}: these tables were contracted"
     elif first:
         advice += f"; {_FIRST} does not tell what it runs"
     yield Problem(
@@ -336,7 +357,7 @@ def _times(view: View, live: Nodes) -> Iterator[Problem]:
             names[node["timeout_sec"], node["interval_sec"]].append(node["name"])
     if len(names) > 1:
         each = ", ".join(
-            f"{timeout:g} s/{interval:g} s ({_names(of)})"
+            f"{timeout:g} s/{interval:g} s ({name_list(of)})"
             for (timeout, interval), of in names.items()
         )
         fewest = min(names.values(), key=len)
@@ -355,8 +376,8 @@ def _drained(view: View, live: Nodes) -> Iterator[Problem]:
         yield Problem(
             "drained",
             "notice",
-            f"{_names(done)} {'is' if len(done) == 1 else 'are'} drained and may be stopped",
-            f"stop the process, or `jobsync-async undrain {_word(done[0])}`",
+            f"{name_list(done)} {'is' if len(done) == 1 else 'are'} drained and may be stopped",
+            f"stop the process, or `jobsync-async undrain {shlex.quote(done[0])}`",
             nodes=tuple(done),
         )
 
@@ -370,47 +391,8 @@ _LOOKS: tuple[Callable[[View, Nodes], Iterator[Problem]], ...] = (
     _unserved,
     _batches,
     _set_aside,
+    _evicted,
     _versions,
     _times,
     _drained,
 )
-
-
-# -- words -----------------------------------------------------------------------------------------
-
-
-def _count(many: int, what: str) -> str:
-    return f"{many:,} {what}{'' if many == 1 else 's'}"
-
-
-def _has(many: int) -> str:
-    return "has" if many == 1 else "have"
-
-
-def _more(all_of_them: Sequence[Any], what: str) -> str:
-    """What is said after the first of several."""
-    more = len(all_of_them) - 1
-    return f" and {_count(more, f'more {what}')}" if more else ""
-
-
-def _names(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{names[0]} and {len(names) - 1:,} more"
-
-
-def _span(seconds: float) -> str:
-    """A length of time, short."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"
-
-
-def _quoted(text: str, most: int = 40) -> str:
-    return repr(text if len(text) <= most else f"{text[: most - 1]}…")
-
-
-def _word(text: str) -> str:
-    """As one types it."""
-    return shlex.quote(text)

@@ -138,9 +138,22 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str, str, str]] = {
         "silent", "notice", "berta is silent for 10 s; its lease ends in 2 s", "look there",
     ),
     "paused": (
-        with_(paused_at="2026-01-05T12:00:00+01:00", paused_by="ann", pause_reason="disk"),
+        with_(paused={"since": "2026-01-05T12:00:00+01:00", "by": "ann", "reason": "disk"}),
         "paused", "notice",
         "paused since 2026-01-05 11:00 UTC by ann: disk; nothing new starts", "resume",
+    ),
+    "paused, and not all hear of it": (
+        lambda seen: (
+            berta(library="0.1.0")(seen),
+            seen.update(paused={"since": "2026-01-05T12:00:00+00:00", "by": None, "reason": None}),
+        ),
+        "paused", "notice",
+        "paused since 2026-01-05 12:00 UTC; nothing new starts, but at 1 worker of 0.1.0", "resume",
+    ),
+    "evicted": (
+        with_(evicted=[{"name": "carla", "by": "ann", "reason": "stuck"}, {"name": "dora"}]),
+        "evicted", "notice",
+        "no worker may join as carla and 1 more name, evicted by ann: stuck", "evict carla --allow",
     ),
     "nobody leads": (
         lambda seen: seen["nodes"][0].update(is_leader=False),
@@ -232,7 +245,8 @@ def test_each_thing_that_is_wrong_is_told_once_with_what_to_do(case):
         berta(state="draining"),  # not done
         berta(heartbeat_age_sec=8.9),  # longer than any interval that is allowed, and its answer
         berta(timeout_sec=15.0, interval_sec=None),  # of 0.1.0
-        with_(paused_at=None, paused_by=None, pause_reason=None),
+        with_(paused=None, evicted=[]),
+        berta(state="evicted", heartbeat_age_sec=14.0),
     ],
 )
 def test_what_is_well_is_not_told(change):
@@ -249,7 +263,7 @@ def test_the_worst_comes_first_whatever_there_is():
                 unowned=4,
                 set_aside=3,
                 batches=[run(failed=1)],
-                paused_at="2026-01-05T12:00:00+00:00",
+                paused={"since": "2026-01-05T12:00:00+00:00", "by": None, "reason": None},
                 unserved=[GAP],
             ),
         )
