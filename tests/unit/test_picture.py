@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from jobsync_async.cli.keyboard import keys
 from jobsync_async.cli.names import abridged, cut_names
 from jobsync_async.cli.picture import Drawn, Scroll, draw, folded, frame
 from jobsync_async.operations.problems import problems
+from tests.documents.blocks import blocks_of
 from tests.unit.test_problems import PIN, STUCK, WELL, node, run
 
 PODS = [f"ingest-eu-central-1{zone}-deployment-7f9c6d5b8-{pod}" for zone in "ab" for pod in "xyz"]
@@ -142,3 +144,61 @@ def test_without_a_keyboard_it_says_so_and_what_is_old_is_said_first():
         Drawn(draw(cluster(), [], shown).head, []), Scroll(), shown, alarm="no", keyboard=False
     )
     assert (lines[0].plain, lines[-1].plain.rstrip()) == ("no", "Ctrl-C ends")
+
+
+# -- the screen on the page ------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+
+def scene() -> dict[str, Any]:
+    """Ten workers, three of them in trouble; a pin that nobody matches, and a batch."""
+    pods = [
+        f"ingest-eu-central-1a-deployment-7f9c6d5b8-{pod}"
+        for pod in ["x2k4p", "9qz7m", "h5tvw", "b8n3r"]
+    ]
+    pods += [name.replace("-1a-", "-1b-") for name in pods] + [
+        "ingest-eu-central-1c-deployment-7f9c6d5b8-k6jdl"
+    ]
+    nodes = [
+        node(
+            name,
+            tokens=1_111,
+            is_leader=not number,
+            age_sec=9_000.0 - number,
+            heartbeat_age_sec=0.4 + number % 5,
+            host="box",
+            pid=4711,
+            weight=1.0,
+        )
+        for number, name in enumerate(pods)
+    ]
+    nodes[2] |= {"heartbeat_age_sec": 12.6, "connected": False}
+    nodes[7] |= {"state": "draining", "tokens": 0}
+    return {
+        **WELL,
+        "nodes": nodes,
+        "leader": pods[0],
+        "term": 1,
+        "version": 42,
+        "active_nodes": 9,
+        "total_tokens": 10_000,
+        "distributed": 10_000,
+        "unowned": 1,
+        "unmatched_pins": [PIN],
+        "stuck_handoffs": [{**STUCK, "node": pods[5]}],
+        "handoffs": [{"node": pods[5], "receiver": pods[1], "tokens": 1, "oldest_sec": 61.2}],
+        "batches": [run(total=100_000, done=41_214, failed=12, run_by=pods)],
+    }
+
+
+def test_the_screen_on_the_page_is_the_one_that_is_drawn():
+    shown = console(80, 24)
+    lines = frame(
+        draw(scene(), problems(scene()), shown), Scroll(), shown, alarm=None, keyboard=True
+    )
+    drawn = "\n".join(line.plain.rstrip() for line in lines)
+    (block,) = [
+        block.text for block in blocks_of(PAGE) if block.text.startswith("9 live workers, ")
+    ]
+    assert block.strip() == drawn.strip()
