@@ -113,7 +113,8 @@ class Observer:
 
     async def status(self) -> dict[str, Any]:
         """The cluster at a glance: what ``jobsync-async status --json`` prints and
-        docs/command-line.md describes.
+        docs/command-line.md describes, without what is wrong, batches, what is set aside, and who
+        is connected.
 
         A few statements. Raises StoreUnavailable.
         """
