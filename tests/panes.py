@@ -29,7 +29,6 @@ KEYS = {
     "^C": b"\x03",
     "^Z": b"\x1a",
 }
-_SIZES = ("COLUMNS", "LINES")  # they would stand for the terminal's own
 # The command gets the pseudoterminal as its controlling terminal. Keys that end programs do so,
 # also where whoever runs the tests in the background ignores them.
 _RUN = """
@@ -57,13 +56,13 @@ class Pane:
         self._keyboard, self._inner = pty.openpty()
         self._resize(columns, lines)
         self._settings = termios.tcgetattr(self._inner)
-        kept = {name: value for name, value in os.environ.items() if name not in _SIZES}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _RUN, *command],
             stdin=self._inner,
             stdout=self._inner,
             stderr=self._inner,
-            env={**kept, "TERM": "xterm-256color"},
+            # a size that shells have exported once is not the terminal's
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "40", "LINES": "9"},
             start_new_session=True,
         )
 

@@ -15,6 +15,7 @@ from jobsync_async.cli.names import abridged, cut_names
 from jobsync_async.cli.status import STYLES, gist, headline, shortened
 from jobsync_async.operations.batches import title
 from jobsync_async.operations.problems import Problem
+from jobsync_async.operations.wording import count
 
 _MOST_ALIKE = 3  # problems of one kind: the rest of them is counted
 _LEAST_NAME = 12
@@ -232,8 +233,7 @@ def _batches(seen: View) -> Iterator[str]:
         if run["finished_at"] is None:
             total = "" if run["total"] is None else f" of {run['total']:,}"
             failed = f", {run['failed']:,} failed" if run["failed"] else ""
-            workers = len(run["run_by"] or ())
-            by = f", at {workers} worker{'' if workers == 1 else 's'}" if workers else ""
+            by = f", at {count(len(run['run_by']), 'worker')}" if run["run_by"] else ""
             yield f"{shortened(title(run))}: {run['done']:,}{total} done{failed}{by}"
 
 
@@ -241,7 +241,7 @@ def _handoffs(seen: View, cut: Mapping[str, str]) -> Iterator[str]:
     for handoff in seen["handoffs"]:
         receiver = handoff["receiver"] and cut[handoff["receiver"]]
         yield (
-            f"{handoff['tokens']:,} tokens on their way from {cut[handoff['node']]} to "
+            f"{count(handoff['tokens'], 'token')} on the way from {cut[handoff['node']]} to "
             f"{receiver or 'nobody'} for {handoff['oldest_sec']:.1f} s"
         )
 

@@ -10,12 +10,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Protocol
 
 import anyio
 import typer
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 
 from jobsync_async.cli.app import Json, Output, Timeout, app, complain, on_cluster
@@ -184,9 +184,17 @@ class Picture:
                     self.__enter__()
                 self._draw()
 
+    def _follow_size(self) -> None:
+        """Take the terminal's own size: shells that export COLUMNS and LINES say what was once."""
+        with suppress(OSError):  # it is gone, which the next line that is written finds
+            columns, lines = os.get_terminal_size(sys.stdout.fileno())
+            if columns and lines:
+                self._console.size = ConsoleDimensions(columns, lines)
+
     def _draw(self) -> None:
         if self._seen is None:
             return
+        self._follow_size()
         drawn = draw(*self._seen, self._console)
         lines = frame(
             drawn, self._scroll, self._console, alarm=self._alarm, keyboard=self._keyboard.there

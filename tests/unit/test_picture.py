@@ -128,7 +128,7 @@ def test_a_worker_in_trouble_stands_above_the_others_with_the_rest_below():
     assert text[table + 1].split()[1] == "stuck"
     assert text[table + 2].split()[0].endswith("x")
     assert "batch 'nightly' of 2026-01-05: 60 of 100 done, 2 failed, at 1 worker" in text
-    assert text[-1].startswith("3 tokens on their way from ingest-eu-central-1b")
+    assert text[-1].startswith("3 tokens on the way from ingest-eu-central-1b")
 
 
 def test_many_problems_of_one_kind_leave_room_for_the_others():
