@@ -113,7 +113,8 @@ class Observer:
 
     async def status(self) -> dict[str, Any]:
         """The cluster at a glance: what ``jobsync-async status --json`` prints and
-        docs/command-line.md describes.
+        docs/command-line.md describes, without what is wrong, batches, what is set aside, and who
+        is connected.
 
         A few statements. Raises StoreUnavailable.
         """
@@ -156,6 +157,11 @@ class Observer:
                 "the Observer is not open: use `async with Observer(config) as cluster:`"
             )
         return self._store
+
+
+def store_of(observer: Observer) -> Store:
+    """The statements of an open observer, for `operations/`, which asks more than it tells."""
+    return observer._opened()
 
 
 class ClusterChanges:

@@ -22,13 +22,13 @@ from rich.text import Text
 from jobsync_async import __version__
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.ids import require_storable
-from jobsync_async.errors import ConfigError, JobSyncError
+from jobsync_async.errors import ConfigError, JobSyncError, StoreError
 from jobsync_async.host.person import person
+from jobsync_async.operations.places import placed
 from jobsync_async.postgres.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Look after a cluster of jobsync_async workers.",
@@ -129,7 +129,7 @@ def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., N
     @functools.wraps(work)
     def command(**given: Any) -> None:
         cluster = {name: given.pop(name) for name in which}
-        run(lambda: work(_named(**cluster), **given))
+        run(lambda: _placed(functools.partial(work, **given), cluster))
 
     shown = [*list(own.values())[1:], *which.values()]
     signature = inspect.Signature(
@@ -137,6 +137,23 @@ def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., N
     )
     command.__signature__ = signature  # type: ignore[attr-defined]
     return command
+
+
+async def _placed(
+    work: Callable[[CoordinationConfig], Coroutine[Any, Any, int]], cluster: dict[str, Any]
+) -> int:
+    """What does not work at the server is told with where that is, and how to name another."""
+    try:
+        config = _named(**cluster)
+    except ConfigError as error:
+        if "dsn" in str(error):
+            raise ConfigError(f"{error}; it comes from --dsn or JOBSYNC_DSN") from error
+        raise
+    try:
+        return await work(config)
+    except StoreError as error:
+        tell(placed(config, error))
+        return 1
 
 
 def _named(
@@ -254,11 +271,12 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
 
 def fail(error: JobSyncError) -> NoReturn:
     """Print an error and exit: with 2 when what was given cannot work, with 1 when it did not."""
-    Console(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] {_escaped(str(error))}", highlight=False
-    )
+    tell(str(error))
     raise typer.Exit(2 if isinstance(error, ConfigError) else 1)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+def tell(error: str) -> None:
+    """Print an error."""
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text("error: ", style="bold red"), end="")
+    console.print(error, markup=False, highlight=False)

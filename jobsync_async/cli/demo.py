@@ -9,10 +9,13 @@ from typing import Annotated
 import anyio
 import typer
 
-from jobsync_async.cli.app import Json, Output, app, emit, run
+from jobsync_async.cli.app import Json, Output, app, emit, run, tell
+from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo.conductor import Demo, DemoFailed, server
 from jobsync_async.demo.display import result, shown
 from jobsync_async.host.task_groups import task_group
+from jobsync_async.operations.places import tried, why
+from jobsync_async.postgres.schema import Unreachable
 
 
 @app.command()
@@ -34,7 +37,17 @@ def demo(
 
     Exits with 1 when one of them was not kept.
     """
-    run(lambda: _demo(dsn, files, as_json))
+    run(lambda: _placed(dsn, files, as_json))
+
+
+async def _placed(dsn: str | None, files: int | None, as_json: bool) -> int:
+    try:
+        return await _demo(dsn, files, as_json)
+    except Unreachable as error:
+        if dsn is None:
+            raise
+        tell(f"{why(error)}; tried {tried(CoordinationConfig(dsn=dsn))}: give another with --dsn")
+        return 1
 
 
 async def _demo(dsn: str | None, files: int | None, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,14 +15,17 @@ from jobsync_async.cli.app import (
     app,
     duration,
     emit,
-    moment,
     on_cluster,
     opened,
     table,
     titled,
 )
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.runtime.cluster_status import describe, lacking, silent
+from jobsync_async.operations.problems import Problem, problems, worst
+from jobsync_async.operations.survey import survey
+from jobsync_async.runtime.cluster_status import lacking, silent
+
+STYLES = {"wrong": "bold red", "notice": "yellow"}
 
 _MOST_ROWS = 20
 _MOST_CHARACTERS = 200
@@ -34,21 +38,26 @@ async def status(
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
-    """Show the workers and their shares, the leader, hand-offs under way and stuck, and pins that
-    match nobody.
+    """Show what is wrong, the worst first, then the workers and their shares, hand-offs under way
+    and stuck, pins that match nobody, and open batches.
 
-    Exits with 1 when a token has no live owner.
+    Exits with 1 when something is stuck or has no owner, with 0 when there are notices only.
     """
     async with opened(config) as store:
-        seen = await describe(store, timeout)
-    emit(seen, rendered(seen, timeout), as_json)
-    return 0 if seen["active_nodes"] and lacking(seen) == 0 else 1
+        seen = await survey(store, timeout)
+    found = problems(seen, timeout)
+    told = {**seen, "problems": [problem.plain() for problem in found]}
+    emit(told, rendered(seen, found, timeout), as_json)
+    return 1 if worst(found) else 0
 
 
-def rendered(seen: dict[str, Any], timeout: float | None) -> RenderableType:
-    """What `describe` tells, for people."""
+def rendered(
+    seen: dict[str, Any], found: Sequence[Problem], timeout: float | None
+) -> RenderableType:
+    """What `survey` tells and what is wrong in it, for people."""
     parts: list[RenderableType] = [Text(headline(seen), style="bold")]
-    parts += [Text(one, style="yellow") for one in steered(seen)]
+    if found:
+        parts.append(_problems(found))
     if seen["nodes"]:
         parts.append(_nodes(seen, timeout))
     if seen["handoffs"]:
@@ -59,32 +68,46 @@ def rendered(seen: dict[str, Any], timeout: float | None) -> RenderableType:
         parts.append(_unmatched(seen["unmatched_pins"]))
     if seen["unserved"]:
         parts.append(_unserved(seen["unserved"]))
-    parts += [Text(warning, style="yellow") for warning in seen["warnings"]]
+    if opened_runs := [run for run in seen["batches"] if run["finished_at"] is None]:
+        parts.append(_runs(opened_runs))
     return Group(*parts)
 
 
-def steered(seen: dict[str, Any]) -> list[str]:
-    """That the cluster is paused, and who was evicted, each in one line."""
-    pause, said = seen["paused"], list[str]()
-    if pause is not None:
-        why = "" if pause["reason"] is None else f": {pause['reason']}"
-        said.append(f"paused by {pause['by']} since {moment(pause['since'])}{why}")
-    if seen["evicted"]:
-        said.append(f"evicted: {', '.join(one['name'] for one in seen['evicted'])}")
-    return [shortened(text) for text in said]
-
-
-def headline(seen: dict[str, Any]) -> str:
+def headline(seen: Mapping[str, Any]) -> str:
     """The cluster in one line."""
+    term = f" in term {seen['term']}" if seen["leader"] else ""
+    return f"{gist(seen, seen['leader'])}{term}; version {seen['version']}"
+
+
+def gist(seen: Mapping[str, Any], leader: str | None) -> str:
+    """The same, shorter, with the leader's name as it is given."""
     live, unowned = seen["active_nodes"], lacking(seen)
     workers = "1 live worker" if live == 1 else f"{live} live workers"
     owned = "all owned" if unowned == 0 else f"{unowned:,} owned by nobody"
-    leader = (
-        f"led by {seen['leader']} in term {seen['term']}" if seen["leader"] else "without a leader"
-    )
-    return (
-        f"{workers}, {seen['total_tokens']:,} tokens, {owned}; {leader}; version {seen['version']}"
-    )
+    leads = f"led by {leader}" if leader else "without a leader"
+    return f"{workers}, {seen['total_tokens']:,} tokens, {owned}; {leads}"
+
+
+def _problems(found: Sequence[Problem]) -> Table:
+    shown = table("", "what is wrong or to be known")
+    for problem in found:
+        text = Text(shortened(problem.text)).append(f"\n→ {problem.advice}", style="italic")
+        shown.add_row(Text(problem.severity, style=STYLES[problem.severity]), text)
+    return shown
+
+
+def _runs(runs: list[dict[str, Any]]) -> RenderableType:
+    shown = table("batch", "date", ">done", ">of", ">failed", ">workers")
+    for run in runs:
+        shown.add_row(
+            Text(shortened(run["key"][:12] if run["name"] is None else run["name"])),
+            run["date"],
+            f"{run['done']:,}",
+            "?" if run["total"] is None else f"{run['total']:,}",
+            f"{run['failed']:,}{'' if run['all_counted'] else '+'}",
+            "?" if run["run_by"] is None else str(len(run["run_by"])),
+        )
+    return titled("open batches", shown)
 
 
 def _nodes(seen: dict[str, Any], timeout: float | None) -> Table:

@@ -20,6 +20,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
+from jobsync_async.operations.places import HOW, tried
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
@@ -42,7 +43,7 @@ async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
         connection = await connector.open("calls")
     except StoreError as error:
         yield Check(
-            "connection", "fail", str(error), "look at host, port, user, password and pg_hba.conf"
+            "connection", "fail", f"{error}; tried {tried(config)}", f"{HOW}, or see pg_hba.conf"
         )
         return
     async with AsyncExitStack() as stack:

@@ -80,10 +80,17 @@ class BatchRuns:
         self._pool = pool
         self._queries = queries
 
-    async def find(self, sought: Sought | None, date: dt.date | None, most: int) -> list[RunRow]:
-        """The runs of batches, the open ones first, then the newest. None stands for all."""
+    async def find(
+        self,
+        sought: Sought | None,
+        date: dt.date | None,
+        most: int,
+        most_failed: int = MOST_FAILED,
+    ) -> list[RunRow]:
+        """The runs of batches, the open ones first, then the newest. None stands for all. Failures
+        are counted up to `most_failed` in each."""
         keys = dict.fromkeys(Sought._fields) if sought is None else sought._asdict()
-        values = {**keys, "date": date, "most": most, "most_failed": MOST_FAILED}
+        values = {**keys, "date": date, "most": most, "most_failed": most_failed}
         return [RunRow(*row) for row in await self._fetch("list_runs", values)]
 
     async def failed(self, run: RunRow) -> list[FailedRow]:

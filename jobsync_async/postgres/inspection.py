@@ -56,6 +56,17 @@ class Inspection:
             for row in await self._fetch("explain_task", {"task_id": text, "date": date})
         ]
 
+    async def count_set_aside(self, most: int) -> int:
+        """How many tasks are set aside, counted up to a bound."""
+        (row,) = await self._fetch("count_set_aside", {"most": most})
+        return int(row.ids)
+
+    async def connected(self, names: Sequence[str]) -> dict[str, bool]:
+        """Of some workers, whether they have sessions on the server; without those of whom that is
+        not known."""
+        rows = await self._fetch("connected", {"names": list(names)})
+        return {row.name: row.connected for row in rows}
+
     async def release(
         self, ids: Sequence[str] | None, batch: str | None, date: dt.date | None, by: str
     ) -> list[dict[str, Any]]:

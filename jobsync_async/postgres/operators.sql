@@ -192,6 +192,19 @@ WITH released AS (
 )
 SELECT task_id, batch, date FROM released ORDER BY date, batch NULLS FIRST, task_id
 
+-- name: count_set_aside
+-- How many ids are set aside, counted up to a bound.
+SELECT count(*) AS ids FROM (SELECT FROM {set_aside} LIMIT %(most)s) s
+
+-- name: connected
+-- Of some workers, by their names, whether they have sessions on this server: known by their tags.
+-- Whose row has none is left out.
+SELECT n.name, EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND strpos(application_name, n.session_tag) > 0
+) AS connected
+FROM {node} n WHERE n.name = ANY(%(names)s) AND length(n.session_tag) > 8
+
 -- == batches ======================================================================================
 
 -- name: failed_ids

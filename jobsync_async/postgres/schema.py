@@ -50,6 +50,18 @@ second, in which they cannot write there."""
 _MOST_TRIES = 5
 
 
+class Unreachable(StoreUnavailable):
+    """There was no connection at the start.
+
+    Attributes:
+        reason: why, without what to look at.
+    """
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(f"{reason} - {hint}")
+        self.reason = reason
+
+
 async def open_schema(
     connector: Connector,
     config: CoordinationConfig,
@@ -78,7 +90,7 @@ async def open_schema(
             "is it running there, and do host, port, dbname, user and password of the "
             "CoordinationConfig (or PGHOST, …) fit?"
         )
-        raise StoreUnavailable(f"{error} - {hint}") from error.__cause__
+        raise Unreachable(str(error), hint) from error.__cause__
     try:
         if config.notify and await shares_sessions(connector, connection):
             if not (upgrade or observe):

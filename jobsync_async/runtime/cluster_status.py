@@ -126,6 +126,6 @@ def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def lacking(seen: dict[str, Any]) -> int:
+def lacking(seen: Mapping[str, Any]) -> int:
     """How many tokens have no live owner, in what `describe` returned."""
     return int(seen["total_tokens"] - seen["distributed"] + seen["unowned"])

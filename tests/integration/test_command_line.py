@@ -90,16 +90,60 @@ def test_init_refuses_other_settings_than_the_clusters(empty_dsn):
 def test_a_bad_setting_is_misuse_and_the_password_is_not_shown():
     done = run("status", "--dsn", "postgresql://u:s3cret@localhost:port/x")
     assert done.returncode == 2
-    assert "dsn" in done.stderr
+    assert "--dsn or JOBSYNC_DSN" in done.stderr
     assert "s3cret" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_not_there_is_an_error_of_one_line():
-    done = run("status", "--dsn", "host=127.0.0.1 port=1 user=x dbname=x connect_timeout=2")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error:")
-    assert "Traceback" not in done.stderr
+NOWHERE = "host=127.0.0.1 port=1 user=u dbname=d password=s3cret connect_timeout=2"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "watch", "plan", "explain x", "drain anna", "locks list", "init", "contract"],
+)
+def test_a_server_that_is_not_there_is_an_error_of_one_line_that_says_how_to_name_another(command):
+    done = run(*command.split(), "--dsn", NOWHERE)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: PostgreSQL is not available")
+    assert line.endswith(
+        "; tried host 127.0.0.1, port 1, database d, user u: give another with --dsn or JOBSYNC_DSN"
+    )
+    assert "s3cret" not in line
+
+
+def test_where_was_looked_is_told_as_libpq_takes_it_from_everywhere():
+    done = run("status", PGHOST="127.0.0.1", PGPORT="1", PGUSER="u", PGCONNECT_TIMEOUT="2")
+    assert "tried host 127.0.0.1, port 1, database u, user u:" in done.stderr
+    done = run("doctor", "--dsn", NOWHERE, COLUMNS="400")
+    assert "tried host 127.0.0.1, port 1, database d, user u" in done.stdout
+    assert "give another with --dsn or JOBSYNC_DSN" in done.stdout
+    done = run("demo", "--dsn", NOWHERE)
+    assert (
+        "tried host 127.0.0.1, port 1, database d, user u: give another with --dsn" in done.stderr
+    )
+    assert "s3cret" not in done.stderr
+
+
+def test_a_shell_completes_commands_and_options():
+    complete = {"_JOBSYNC_ASYNC_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    script = (
+        "import sys; from jobsync_async.__main__ import main; sys.argv = ['jobsync-async']; main()"
+    )
+
+    def completed(typed: str, word: int) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **complete, "COMP_WORDS": typed, "COMP_CWORD": str(word)},
+        )
+        return done.stdout.split()
+
+    assert completed("jobsync-async sta", 1) == ["status"]
+    assert completed("jobsync-async status --ti", 2) == ["--timeout"]
 
 
 def test_status_of_a_cluster_that_is_not_there_says_so_and_creates_nothing(empty_dsn):

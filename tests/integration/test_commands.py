@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -361,13 +362,63 @@ async def test_a_stuck_handoff_is_shown_with_its_task(commands, jobs, admin):
         "WHERE token_id = %s",
         [token],
     )
-    status = await commands.json("status")
+    status = await commands.json("status", status=1)
     assert [(s["node"], s["token_id"], s["task_id"]) for s in status["stuck_handoffs"]] == [
         ("anna", token, "7")
     ]
-    text = (await commands("status")).stdout
+    (problem,) = status["problems"]
+    assert (problem["kind"], problem["severity"], problem["nodes"]) == ("stuck", "wrong", ["anna"])
+    text = (await commands("status", status=1)).stdout
+    assert "anna does not let go of task '7' for 9" in text.splitlines()[2]
     assert "stuck" in text
     assert re.search(r"\b[9]\d s ago", text)
+
+
+async def test_what_is_only_to_be_known_is_told_and_is_no_failure(commands, jobs, admin):
+    anna, berta = await jobs.start("anna", "berta")
+    await jobs.even()
+
+    async def failing(claim) -> None:
+        raise ValueError("no such file")
+
+    async with anyio.create_task_group() as group:
+        for job in (anna, berta):
+            group.start_soon(partial(job.run_batch, range(9), failing, name="b", attempts=1))
+    await admin.execute(
+        "INSERT INTO sync_set_aside (task_key, task_id, date, owners_lost, reason) "
+        "VALUES ('x', 'x', '2026-01-01', 3, 'lost')"
+    )
+    await berta.drain()
+    await jobs.settled(workers=["anna"])
+    status = await commands.json("status")
+    assert [(one["kind"], one["severity"]) for one in status["problems"]] == [
+        ("failed", "notice"),
+        ("set aside", "notice"),
+        ("drained", "notice"),
+    ]
+    ((run,), aside) = status["batches"], status["set_aside"]
+    assert (run["failed"], run["all_counted"], run["run_by"], aside) == (9, True, [], 1)
+
+
+async def test_of_a_worker_that_is_late_it_is_told_whether_it_is_connected(commands, jobs, admin):
+    await jobs.start("anna", "berta")
+    await jobs.even()
+    await jobs.crash("berta")
+    late = "UPDATE sync_node SET last_heartbeat = now() - interval '13 seconds'"
+    await admin.execute(f"{late}, session_tag = NULL WHERE name = 'anna'")
+    await admin.execute(f"{late} WHERE name = 'berta'")
+    status = await commands.json("status", status=1)
+    assert {one["name"]: one["connected"] for one in status["nodes"]} == {
+        "anna": None,
+        "berta": False,
+    }
+    await admin.execute(
+        "UPDATE sync_node SET session_tag = %s WHERE name = 'anna'",
+        [jobs["anna"]._engine.store.tag],
+    )
+    told = (await commands("status", status=1)).stdout
+    assert re.search("anna is silent for 1. s, but connected; nobody works on its 60 tokens", told)
+    assert re.search("berta is silent for 1. s and not connected", told)
 
 
 async def test_a_role_that_may_only_select_can_look_but_not_write(commands, jobs, dsn, dsn_with):

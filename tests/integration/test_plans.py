@@ -473,6 +473,8 @@ class Calls:
         yield PINS, lambda: self.inspection.release(None, None, None, "me")
         yield PINS, lambda: self.inspection.release(["id-5"], None, YESTERDAY, "me")
         yield from self.of_steering()
+        yield PINS, lambda: self.inspection.count_set_aside(PINS)
+        yield 20, lambda: self.inspection.connected([f"w{number}" for number in range(20)])
         yield 1, lambda: self.bounds.set(20.0)
         yield 1, lambda: self.bounds.allow(15.0)
         yield 1, lambda: self.bounds.lagging("0/0")
