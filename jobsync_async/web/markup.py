@@ -68,6 +68,8 @@ def link(page: str, *content: Content, to: dict[str, Any] | None = None, **more:
 
 def printable(text: str) -> str:
     """The text, with a mark in place of each character that cannot be shown."""
+    if text.isprintable():  # as nearly all are
+        return text
     return "".join(c if c.isprintable() or c in "\n " else "\ufffd" for c in text)
 
 
