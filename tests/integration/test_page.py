@@ -21,7 +21,7 @@ from starlette.routing import Mount
 
 from jobsync_async import CoordinationConfig, Job
 from jobsync_async.testing.proxy import Proxy, endpoint, through
-from jobsync_async.web import cluster_page
+from jobsync_async.web import cluster_page, hub
 from tests.integration.test_observer import (
     read_only_role,
     sessions_named,
@@ -31,6 +31,12 @@ from tests.pages import served
 from tests.unit.test_page import HOSTILE, Tags
 
 PAGES = ("", "task?id=7", "batches", "history")
+
+
+@pytest.fixture(autouse=True)
+def pulse(monkeypatch) -> None:
+    """A look at heartbeats as often as tests like it."""
+    monkeypatch.setattr(hub, "PULSE_SEC", 0.2)
 
 
 def person(request) -> str | None:
@@ -416,6 +422,7 @@ async def test_all_viewers_share_one_listener_and_nothing_is_connected_when_all_
 
 
 async def test_when_nothing_happens_one_statement_a_second_is_enough(jobs, config, monkeypatch):
+    monkeypatch.setattr(hub, "PULSE_SEC", 2.4)
     await jobs.start("anna", "berta")
     await jobs.even()
     sent = []
