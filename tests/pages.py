@@ -21,7 +21,9 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 async def served(app: ASGIApp, *, port: int = 0, **options: Any) -> AsyncIterator[str]:
     """The application on a port of this machine, a free one by default; its address, which ends in
     a slash."""
-    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, **options)
+    settings = uvicorn.Config(
+        app, ws="none", log_level="warning", timeout_graceful_shutdown=5, **options
+    )
     server = uvicorn.Server(settings)
     with socket.create_server(("127.0.0.1", port)) as listening:
         server.config.load()

@@ -13,8 +13,9 @@ import psycopg
 from benchmarks.browsers import CHROMIUM, MISSING, browser, until
 from benchmarks.page import LIVE, beat, crowd, served
 
-from jobsync_async import Claim, CoordinationConfig, Job
+from jobsync_async import Claim, CoordinationConfig, Job, Observer
 from jobsync_async.embedded import EmbeddedPostgres
+from jobsync_async.observer import store_of
 
 WIDE, PHONE = {"width": 1000, "height": 760}, {"width": 360, "height": 720}
 # The name of the picture, the page, the window, light or dark.
@@ -46,8 +47,10 @@ async def _draw(dsn: str, folder: Path) -> list[Path]:
             await page.goto(url + path)
             if await page.query_selector("#live"):
                 await until(page, LIVE)
-            for details in (await page.query_selector_all("details"))[:1]:
-                await details.evaluate("(element) => { element.open = true; }")
+            if opened := await page.query_selector(
+                "main > section details, li:has(.moved) details"
+            ):
+                await opened.evaluate("(element) => { element.open = true; }")
             to = folder / f"page-{name}.png"
             await page.screenshot(path=to)
             await context.close()
@@ -72,6 +75,11 @@ async def troubled(dsn: str) -> AsyncIterator[None]:
     async with Job("first", config) as job:
         ids = [f"invoice-{number}" for number in range(400)]
         await job.run_batch(ids, handle, name="invoices", attempts=1)
+        async with Job("second", config), Observer(config) as cluster:
+            for state, why in (("draining", "a new kernel"), ("active", None)):
+                store = store_of(cluster)
+                await store.membership.set_state("second", state, reason=why, by="ada")
+                await asyncio.sleep(0.5)
     await crowd(dsn, 20)
     beats = asyncio.create_task(beat(dsn, besides=1012))
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:

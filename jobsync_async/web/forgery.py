@@ -49,11 +49,11 @@ def cookie(request: Request, token: str) -> str:
 def forged(request: Request, form: Mapping[str, str]) -> str | None:
     """Why a form is not taken for ours; None when it is."""
     site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if site is not None and site != "same-origin":
         return "the browser says that this form comes from another site"
-    if site is None and origin is not None and urlsplit(origin).netloc != request.headers["host"]:
-        return f"this form comes from {origin:.100}, and the page is at {request.headers['host']}"
+    if site is None and origin is not None and urlsplit(origin).netloc != host:
+        return f"this form comes from {origin:.100}, and the page is at {host:.100}"
     sent, kept = form.get(FIELD, ""), request.cookies.get(COOKIE, "")
     if not _is_token(kept) or not secrets.compare_digest(sent.encode(), kept.encode()):
         return "this form is not of this page, or is too old: go back, load it anew, and try again"

@@ -88,7 +88,12 @@ async def serve(
     """
     page = ClusterPage(config, steer)
     settings = uvicorn.Config(
-        KnownHosts(page, names), host=host, port=port, log_level="warning", access_log=False
+        KnownHosts(page, names),
+        host=host,
+        port=port,
+        ws="none",
+        log_level="warning",
+        access_log=False,
     )
     try:
         listening = socket.create_server(
