@@ -24,13 +24,17 @@ def ours(appname: str) -> None:
 
 
 def least(connections: str, statements: str) -> None:
-    """The same answers, one after the other."""
+    """The same answers, one after the other, and the same columns of as many rows."""
     import psycopg
 
     held = [psycopg.connect("", autocommit=True) for _ in range(int(connections))]
     for _ in range(int(statements)):
         held[0].execute("SELECT 1").fetchall()
-    held[0].execute("UPDATE start_least SET epoch = epoch + 1, version = version + 1")
+    held[0].execute(
+        "UPDATE start_least SET node = 'worker', incarnation = %s, epoch = epoch + 1, "
+        "next_node = NULL, version = version + 1, assigned_at = now(), revoked_at = NULL",
+        ["00000000-0000-0000-0000-000000000001"],
+    )
     print("there", flush=True)
 
 

@@ -21,6 +21,7 @@ from jobsync_async.core.runs import date_of
 from jobsync_async.errors import ConfigError, UsageError
 from jobsync_async.host.process import announce
 from jobsync_async.runtime.coordinator import Coordinator
+from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Id, Owner, Task, TaskOrId, task_id_of
 from jobsync_async.work import claims
 from jobsync_async.work.callbacks import Callback
@@ -127,6 +128,7 @@ class Job(Life, OwnershipCalls, BatchCalls, SteeringCalls, Health):
         super().__init__()
 
     def _renew(self) -> None:
+        before: Worker | None = getattr(self, "_worker", None)
         announcement = announce(self._weight, self._address)
         self._engine: Engine
         if self._config is None:
@@ -139,6 +141,8 @@ class Job(Life, OwnershipCalls, BatchCalls, SteeringCalls, Health):
                 self._config, self.node_name, announcement, self._on_rebalance
             )
         self._worker = self._engine.worker
+        if before is not None:
+            self._worker.shown_as(before)
         self._token_of = token_hasher(
             self._worker.config.total_tokens, self._worker.config.hash_function
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 BOUNDS_SEC = (
     0.001,
@@ -130,3 +130,10 @@ class Metrics:
     rebalance_duration: Histogram = field(default_factory=Histogram)
     handoff_duration: Histogram = field(default_factory=Histogram)
     takeover_duration: Histogram = field(default_factory=Histogram)
+
+    def shown_as(self, before: Metrics) -> None:
+        """Whoever listens to the durations there listens to those here."""
+        for each in fields(self):
+            kept = getattr(self, each.name)
+            if isinstance(kept, Histogram):
+                kept.listeners = getattr(before, each.name).listeners

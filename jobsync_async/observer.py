@@ -16,7 +16,7 @@ from jobsync_async.core.observer_state import UNKNOWN, ClusterReading, ObserverS
 from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable, UsageError
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.host.finishing import finish_first
-from jobsync_async.postgres.observer import ObserverFeed
+from jobsync_async.postgres.observer import ObserverFeed, ObserverOutages
 from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.cluster_status import describe
 from jobsync_async.types import ClusterChange, Owner, TaskOrId, task_id_of
@@ -225,6 +225,8 @@ class _ClusterFollower:
             config.heartbeat_interval_sec if config.notify else config.poll_interval_sec
         )
         self._due = 0.0
+        self._tried_at: float | None = None  # when a look began that has not ended
+        self._outages = ObserverOutages(self._channel, lease_clock)
         self._backoff = Backoff()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -272,6 +274,7 @@ class _ClusterFollower:
         failures, begun = 0, 0.0
         while not self.ended:
             try:
+                self._tried_at = lease_clock()
                 feed, self._feed = self._feed or await self._store.observe(), None
                 try:
                     if not self.connected:
@@ -293,13 +296,7 @@ class _ClusterFollower:
                 ):
                     raise
                 self.connected = False
-                level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
-                logger.log(
-                    level,
-                    "observing anew: %s",
-                    error,
-                    extra={"channel": self._channel, "failures": failures},
-                )
+                self._outages.failed(error, failures, self._tried_at)
                 await self._pause(wait_sec)
 
     async def _pause(self, seconds: float) -> None:
@@ -352,11 +349,13 @@ class _ClusterFollower:
     async def _read_changes(self, feed: ObserverFeed) -> ClusterReading:
         state = self.state
         looks = state.looks
+        self._tried_at = tried_at = lease_clock()
         look = await feed.read(state.version)
         if not state.update(look):
             look = await feed.read(UNKNOWN)
             state.update(look)
-        self.connected = True
+        self.connected, self._tried_at = True, None
+        self._outages.succeeded(tried_at)
         self._due = lease_clock() + self._interval_sec
         if state.looks != looks:
             self.tell()

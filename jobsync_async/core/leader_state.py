@@ -311,7 +311,8 @@ class LeaderState:
         self._fill(distribution, destinations, result.gains)
         self._planned, self._planned_members = current, members
         self._astray = self._pins_changed = False
-        self.unmatched = result.unmatched
+        # Where nobody takes tokens, as when the last worker leaves, no pin is to blame.
+        self.unmatched = result.unmatched if nodes else {}
         return distribution
 
     def _fill(

@@ -1,5 +1,5 @@
-"""OpenTelemetry: instruments that show the metrics of jobs. Needs the extra ``otel``, which is the
-API alone."""
+"""OpenTelemetry: instruments that show the metrics of jobs, and spans of what they do. Needs the
+extra ``otel``, which is the API alone."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from functools import cache, partial
 from weakref import WeakKeyDictionary, ref
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+from opentelemetry.trace import Tracer
 
 from jobsync_async.exporters.catalogue import DURATIONS, LABELS, METRICS, Metric, label_values
+from jobsync_async.exporters.spans import trace_job
 from jobsync_async.job import Job
 from jobsync_async.metrics import BOUNDS_SEC
 
 Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
-def instrument(job: Job, meter: Meter | None = None) -> None:
-    """Show a job's metrics through a meter, from now on and until nobody refers to the job any
-    more. Does no I/O.
+def instrument(job: Job, meter: Meter | None = None, tracer: Tracer | None = None) -> None:
+    """Show a job's metrics through a meter, and what it does as spans of a tracer, from now on and
+    until nobody refers to the job any more. Does no I/O.
 
-    Call it once for each job, before or after its start; of a job that it knows it takes no notice.
+    Call it once for each job, before or after its start. Called again for the same meter, it adds
+    no metrics. The tracer of the last call counts.
 
     Args:
         meter: None is the global provider's, for ``jobsync_async``.
+        tracer: the same; a `NoOpTracer` shows no spans, and costs nothing.
     """
     meter = _own_meter() if meter is None else meter
     instruments = _instruments.get(meter)
     if instruments is None:
         instruments = _instruments[meter] = _Instruments(meter)
     instruments.show(job)
+    trace_job(job, tracer)
 
 
 class _Instruments:

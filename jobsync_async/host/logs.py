@@ -35,6 +35,7 @@ class WorkerLog:
         )
 
     # None of these has a frame of its own: so for all of them the caller is one level above `log`.
+    debug = partialmethod(log, logging.DEBUG)
     info = partialmethod(log, logging.INFO)
     warning = partialmethod(log, logging.WARNING)
     error = partialmethod(log, logging.ERROR)

@@ -29,6 +29,7 @@ from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
+from jobsync_async.postgres.driver_logs import take_for_details
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 
@@ -72,6 +73,9 @@ class Connection(AsyncConnection[Any]):
             for piece in pieces:
                 await copy.write(piece)
         return cursor.rowcount
+
+
+take_for_details(Connection)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import psycopg
 from psycopg import errors
 
 from jobsync_async import __version__
-from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
+from jobsync_async.core.outages import Kind
+from jobsync_async.errors import ConfigError, SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.sql import TOO_OLD
 
 # What an SQLSTATE means for who sent a statement. Classes are its first two characters.
@@ -31,8 +32,19 @@ _SCHEMA = (
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
 
 
+class TakesNoWrites(StoreUnavailable):
+    """The server is a standby, or was made read-only."""
+
+
 class VersionRefused(SchemaError):
     """The tables refuse this version: it does not help to wait."""
+
+
+def kind_of(error: StoreError) -> Kind:
+    """Which kind of outage an error is a part of."""
+    if isinstance(error, SchemaError):
+        return "refused"
+    return "read-only" if isinstance(error, TakesNoWrites) else "away"
 
 
 @contextmanager
@@ -56,7 +68,7 @@ def translated() -> Iterator[None]:
             "database with ENCODING 'UTF8'"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
-        raise StoreUnavailable(
+        raise TakesNoWrites(
             "the server accepts no writes (a standby, or default_transaction_read_only is on); "
             "connect to the primary, for example with several hosts and "
             "target_session_attrs=read-write"

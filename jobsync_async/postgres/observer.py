@@ -3,11 +3,20 @@ is enough."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from jobsync_async.core.observer_state import ClusterReading, SeenWorker
-from jobsync_async.errors import StoreUnavailable
+from jobsync_async.core.outages import OutageNews, Outages
+from jobsync_async.errors import SchemaError, StoreError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector
+from jobsync_async.postgres.driver_errors import kind_of
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
+
+logger = logging.getLogger(__name__)
+
+_LOOKING = "looking"
 
 
 class ObserverFeed(Listener):
@@ -50,3 +59,45 @@ class ObserverFeed(Listener):
             )
 
         return await self.run(lambda connection: self._connector.call(connection, work))
+
+
+class ObserverOutages:
+    """What an observer says of outages: two lines for each. Each failure is a line at DEBUG."""
+
+    def __init__(self, channel: str, clock: Callable[[], float]) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._outages = Outages(_LOOKING)
+
+    def failed(self, error: StoreError, failures: int, began: float | None) -> None:
+        """A look failed, the last of so many in a row; it began then, None for now."""
+        logger.debug(
+            "observing anew: %s", error, extra={"channel": self._channel, "failures": failures}
+        )
+        now = self._clock()
+        began = now if began is None else began
+        self._say(self._outages.failed(_LOOKING, kind_of(error), error, failures, began, now))
+
+    def succeeded(self, began: float) -> None:
+        """A look that began then succeeded."""
+        self._say(self._outages.succeeded(_LOOKING, began, self._clock()))
+
+    def _say(self, news: list[OutageNews]) -> None:
+        for one in news:
+            over = "the outage is over after %.1f s, in which %d looks failed; the last: %s"
+            begins = "an outage began %.1f s ago, and %d looks have failed; the last: %s"
+            # Whoever looks can ask for `connected`, too. A refusal wants somebody who ends it.
+            refused = isinstance(one.error, SchemaError) and not one.over
+            logger.log(
+                logging.WARNING if refused else logging.INFO,
+                over if one.over else begins,
+                one.seconds,
+                one.failures,
+                one.error,
+                extra={
+                    "channel": self._channel,
+                    "outage": one.what,
+                    "seconds": round(one.seconds, 3),
+                    "failures": one.failures,
+                },
+            )

@@ -17,6 +17,7 @@ from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
+from jobsync_async.postgres.driver_logs import POOL_NAME
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -61,7 +62,7 @@ class Pool:
             timeout=self._connector.patience_sec,
             reconnect_timeout=self._connector.patience_sec,
             open=False,
-            name="jobsync_async",
+            name=POOL_NAME,
         )
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:

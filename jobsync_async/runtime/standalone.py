@@ -22,6 +22,7 @@ from jobsync_async.core.rows import (
 )
 from jobsync_async.core.runs import Asked, Begun, Complete, Opened, Parts, Place, Run
 from jobsync_async.host.clock import lease_clock
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import LockInfo, NodeInfo, Owner, Pause
 from jobsync_async.work.callbacks import Callback, RebalanceCallback
@@ -55,6 +56,7 @@ class Standalone:
         self._over = asyncio.Event()
         self._hurry = False
         self._epoch = 0
+        self._log = WorkerLog(__name__, name)
 
     async def open(self) -> None:
         """There is nothing to connect to."""
@@ -68,6 +70,13 @@ class Standalone:
             await self.worker.until(lambda: callback.begun)
         if self.failure is not None:
             raise self.failure
+        tokens = self.worker.config.total_tokens
+        self._log.info(
+            "is standalone, for no coordination_config was given: it owns all %d tokens, and "
+            "coordinates with nobody",
+            tokens,
+            tokens=tokens,
+        )
 
     def _read(self, state: Literal["active", "draining"]) -> None:
         """Take in what tables would say: all tokens are here, or on their way to nobody."""

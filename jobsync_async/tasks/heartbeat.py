@@ -25,6 +25,7 @@ from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.tasks.outages import HEARTBEAT
 from jobsync_async.tasks.worker import Worker
 
 T = TypeVar("T")
@@ -48,15 +49,15 @@ async def keep_beating(
                 log.warning("is not in the cluster any more and joins anew")
                 worker.begin_incarnation("expired by the cluster, or its server is another one")
                 worker.metrics.rejoins += 1
+            worker.outages.succeeded(HEARTBEAT, sent_at)
+            if not alive:
                 await enter(worker, membership, failover, deaths)
                 continue
         except StoreError as error:
             failures += 1
-            wait_sec = worker.wait_after(error, failures, random.random())  # noqa: S311 - a jitter
+            chance = random.random()  # noqa: S311 - a jitter
+            wait_sec = worker.outages.wait_after(HEARTBEAT, error, failures, chance, sent_at)
             worker.metrics.heartbeats_failed += 1
-            remaining = worker.lease.remaining(worker.clock())
-            text = "heartbeat failed (%d in a row, %.1f s of the lease left): %s"
-            log.warning(text, failures, remaining, error, failures=failures, lease_sec=remaining)
             await signalled(worker.beat_wanted, wait_sec)
             continue
         failures = 0

@@ -22,7 +22,9 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.leader import Leading, RebalanceOutcome
 from jobsync_async.postgres.membership import Membership
+from jobsync_async.tasks.outages import LEADING
 from jobsync_async.tasks.rebalance import released
+from jobsync_async.tasks.traces import traced
 from jobsync_async.tasks.worker import Worker
 
 # Every heartbeat's answer is checked against the picture. Once in so many check intervals the
@@ -66,10 +68,12 @@ class LeaderMonitor:
         while True:
             try:
                 wait_until = await self._step()
-                failures = 0
+                if failures:
+                    failures = 0
+                    worker.outages.succeeded(LEADING)
             except StoreError as error:
                 failures += 1
-                wait_sec = worker.put_off("the leader's work is put off", error, failures, 0.5)
+                wait_sec = worker.outages.wait_after(LEADING, error, failures, 0.5)
                 # what was written is not known: read everything before deciding again
                 self._forget_state()
                 wait_until = worker.clock() + wait_sec
@@ -104,7 +108,8 @@ class LeaderMonitor:
         worker.look_schedule.done(worker.clock())
         try:
             beats = await self._membership.read_beats()
-        except StoreError:
+        except StoreError as error:
+            self._log.debug("cannot look at the others' beats: %s", error)
             # a heartbeat tries again, and has a session again, which is watched where that matters
             worker.beat_wanted.set()
             return
@@ -203,9 +208,11 @@ class LeaderMonitor:
             return distribution
 
         try:
-            outcome = await self._leading.rebalance(
-                me, worker.term, expire, state.version, state.pin_version, decide
-            )
+            with traced(worker.tracer, "rebalance", term=worker.term) as facts:
+                outcome = await self._leading.rebalance(
+                    me, worker.term, expire, state.version, state.pin_version, decide
+                )
+                facts.update(_facts_of(outcome))
         finally:
             if given and worker.identity == me:
                 if outcome is None:  # what was committed is not known
@@ -286,3 +293,15 @@ class LeaderMonitor:
                     "matches"
                 )
                 self._log.warning(text, token, patterns, token_id=token, patterns=patterns)
+
+
+def _facts_of(outcome: RebalanceOutcome | None) -> dict[str, object]:
+    """For its span; none where nothing was written."""
+    if outcome is None or not outcome.wrote or (distribution := outcome.distribution) is None:
+        return {}
+    return {
+        "reason": distribution.reason,
+        "tokens": distribution.moved - outcome.skipped,
+        "workers": distribution.nodes_after,
+        "expired": outcome.expired or None,
+    }

@@ -20,6 +20,7 @@ from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.process import has_ended, open_process, why_unwatchable
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.deaths import Deaths
+from jobsync_async.tasks.outages import DEATHS
 from jobsync_async.tasks.worker import Worker
 
 _MOST_SHOWN = 10
@@ -49,16 +50,16 @@ class NeighbourWatch:
         try:
             while True:
                 patience = float("inf")
-                if dead := self._watch_ring():
-                    try:
+                try:
+                    if dead := self._watch_ring():
                         await self._report(dead)
+                    if failures:  # or somebody else has reported it
                         failures = 0
-                    except StoreError as error:
-                        failures += 1
-                        chance = random.random()  # noqa: S311 - a jitter
-                        patience = worker.put_off(
-                            "a death is not reported yet", error, failures, chance
-                        )
+                        worker.outages.succeeded(DEATHS)
+                except StoreError as error:
+                    failures += 1
+                    # a jitter
+                    patience = worker.outages.wait_after(DEATHS, error, failures, random.random())  # noqa: S311
                 await signalled(worker.neighbours_wanted, patience)
         finally:
             for process in tuple(self._watched):

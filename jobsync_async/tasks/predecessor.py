@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from jobsync_async.core.predecessor import PredecessorBeats
-from jobsync_async.errors import ClusterNotFormed, SchemaError, StoreError, StoreUnavailable
+from jobsync_async.errors import ClusterNotFormed, StoreError, StoreUnavailable
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.predecessor import Predecessor
+from jobsync_async.tasks.outages import PREDECESSOR
 from jobsync_async.tasks.worker import Worker
 
 _LOOK_EVERY_SEC = 1.0
@@ -25,6 +25,7 @@ class PredecessorWatch:
         self._log = WorkerLog(__name__, worker.identity.name)
         self._predecessor = predecessor
         self._watch = PredecessorBeats(worker.config.heartbeat_timeout_sec)
+        self._failures = 0
 
     async def _live(self) -> list[str]:
         """The workers of jobsync that live. Raises StoreUnavailable or SchemaError."""
@@ -32,9 +33,12 @@ class PredecessorWatch:
             beats = await self._predecessor.beats()
         except StoreError as error:
             self._watch.missed()
-            level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
-            self._log.log(level, "cannot look for workers of jobsync: %s", error)
+            self._failures += 1
+            self._worker.outages.failed(PREDECESSOR, error, self._failures)
             raise
+        if self._failures:
+            self._failures = 0
+            self._worker.outages.succeeded(PREDECESSOR)
         return self._watch.observe(beats or {}, self._worker.clock())
 
     async def wait(self, seconds: float) -> None:

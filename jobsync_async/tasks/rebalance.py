@@ -16,6 +16,7 @@ from jobsync_async.core.rows import PART
 from jobsync_async.errors import CoordinationError, StoreError, StoreUnavailable
 from jobsync_async.postgres.store import Store
 from jobsync_async.postgres.tokens import TokenFeed
+from jobsync_async.tasks.outages import FOLLOWING
 from jobsync_async.tasks.overdue import Overdue
 from jobsync_async.tasks.runners import Announcer
 from jobsync_async.tasks.worker import Worker
@@ -57,10 +58,11 @@ async def follow_changes(
     while True:
         try:
             feed = feed or await store.listen()
-            failures = 0
+            follower = _ChangeFollower(worker, feed, overdue, announcer)
             try:
-                await _ChangeFollower(worker, feed, overdue, announcer).serve()
+                await follower.serve()
             finally:
+                failures = 0 if follower.served else failures
                 feed.abandon()
                 await feed.close()
                 feed = None
@@ -69,7 +71,7 @@ async def follow_changes(
             store.suspect()
             worker.metrics.listener_reconnects += 1
             # a jitter
-            wait_sec = worker.put_off("listening anew", error, failures, random.random())  # noqa: S311
+            wait_sec = worker.outages.wait_after(FOLLOWING, error, failures, random.random())  # noqa: S311
             # if the server is away or another one, the heartbeat is to know soon
             worker.beat_wanted.set()
             await asyncio.sleep(wait_sec)
@@ -81,11 +83,18 @@ def released(worker: Worker, tokens: Collection[int], waited_sec: float, took_se
     worker.metrics.handoffs += len(tokens)
     worker.metrics.handoff_sec = waited_sec
     worker.metrics.handoff_duration.observe(waited_sec + took_sec)
+    if worker.tracer is not None:
+        span = worker.tracer.begin("hand_off", ago_sec=waited_sec + took_sec, tokens=len(tokens))
+        span.end("completed")
     worker.wake_waiters()
 
 
 class _ChangeFollower:
-    """Serves one LISTEN connection until it breaks."""
+    """Serves one LISTEN connection until it breaks.
+
+    Attributes:
+        served: whether it has done once what was to be done.
+    """
 
     def __init__(
         self, worker: Worker, feed: TokenFeed, overdue: Overdue, announcer: Announcer
@@ -94,6 +103,7 @@ class _ChangeFollower:
         self._feed = feed
         self._overdue = overdue
         self._announcer = announcer
+        self.served = False
         self._first = True
         self._missed_since: float | None = None
         self._distrust_until = float("-inf")
@@ -118,6 +128,8 @@ class _ChangeFollower:
             await self._acknowledge()
             await self._check_overdue()
             await self._announcer.step(feed, worker.clock())
+            self.served = True
+            worker.outages.succeeded(FOLLOWING)
             worker.metrics.notifications += feed.notifications - heard_before
             # Also what came along with an answer, for which nobody is woken.
             heard_before = feed.notifications

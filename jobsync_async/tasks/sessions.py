@@ -14,6 +14,7 @@ from jobsync_async.errors import StoreError
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.sessions import Sessions
+from jobsync_async.tasks.outages import SESSIONS
 from jobsync_async.tasks.worker import Worker
 
 # A worker that lives connects again within a fraction of the grace.
@@ -42,14 +43,14 @@ class SessionMonitor:
             if worker.wants_all_beats() and worker.may_act():
                 try:
                     await self._read_locks()
-                    failures = 0
+                    if failures:
+                        failures = 0
+                        worker.outages.succeeded(SESSIONS)
                     wait_sec = max(0.01, min(_LOOK_SEC, watch.next_due() - worker.clock()))
                 except StoreError as error:
                     failures += 1
                     watch.forget()
-                    wait_sec = worker.put_off(
-                        "sessions cannot be watched now", error, failures, 0.5
-                    )
+                    wait_sec = worker.outages.wait_after(SESSIONS, error, failures, 0.5)
             else:
                 watch.forget()
             worker.metrics.sessions_watched = watch.watched

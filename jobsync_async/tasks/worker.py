@@ -4,9 +4,7 @@ cluster."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakSet
@@ -18,13 +16,13 @@ from jobsync_async.core.ownership import Change, Ownership
 from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Neighbour, Snapshot
 from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.core.turns import Turns
-from jobsync_async.errors import SchemaError, StoreError
 from jobsync_async.host.clock import Clock
 from jobsync_async.host.home import Home
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.metrics import Metrics
-from jobsync_async.postgres.driver_errors import VersionRefused
+from jobsync_async.tasks.outages import OutageLog
 from jobsync_async.tasks.runners import Runners
+from jobsync_async.tasks.traces import Tracer
 from jobsync_async.tasks.users import InTurn, Stream, User, work_of
 from jobsync_async.types import Pause
 
@@ -54,6 +52,8 @@ class Worker:
         neighbours: the workers of this host, in order of age, by the last reading that showed them.
         streams: the open readers of changes. runners: what it runs. turns: who works on which task
             here.
+        outages: what knows whether PostgreSQL is out of reach, and says so.
+        tracer: what shows spans of what goes on here.
         batch_ends: how often it was told that a batch has ended somewhere.
         started: the job's start is over: what is refused from now on may be allowed again.
         ended: the worker has left and will not own anything again.
@@ -104,8 +104,15 @@ class Worker:
         self.neighbours_wanted: asyncio.Event = asyncio.Event()
         self.lease_extended: asyncio.Event = asyncio.Event()
         self.runners: Runners = Runners(self.sync_wanted.set)
+        self.outages: OutageLog = OutageLog(self)
+        self.tracer: Tracer | None = None
         self._changed: asyncio.Event = asyncio.Event()
         self._log = WorkerLog(__name__, name)
+
+    def shown_as(self, before: Worker) -> None:
+        """Whoever was shown that one is shown this one, which takes its place."""
+        self.tracer = before.tracer
+        self.metrics.shown_as(before.metrics)
 
     # -- what is true now --------------------------------------------------------------------------
 
@@ -166,25 +173,6 @@ class Worker:
         late_at = self.look_schedule.late_at(within_sec) if too_rare else float("inf")
         looks_after_beats = self.leads or (self.answer is not None and self.answer.rank == 0)
         return min(self.look_schedule.due_at, late_at) if looks_after_beats else late_at
-
-    def wait_after(self, error: StoreError, failures: int, chance: float) -> float:
-        """Seconds until the next try after so many failures in a row. Missing tables or rights are
-        an outage like any other, for tools take and give them; they are waited for longer, since
-        each try is logged. A start raises them at once."""
-        if not isinstance(error, SchemaError):
-            return self.backoff.wait_sec(failures, chance)
-        if not self.started or isinstance(error, VersionRefused):
-            raise error
-        return replace(self.backoff, most_sec=self.config.heartbeat_interval_sec).wait_sec(
-            failures, chance
-        )
-
-    def put_off(self, what: str, error: StoreError, failures: int, chance: float) -> float:
-        """The same, and the log says what waits."""
-        level = logging.WARNING if isinstance(error, SchemaError) else logging.INFO
-        wait_sec = self.wait_after(error, failures, chance)
-        self._log.log(level, "%s: %s", what, error, failures=failures)
-        return wait_sec
 
     def wants_all_beats(self) -> bool:
         """Whether the next heartbeat is to show everybody's beats.

@@ -17,6 +17,7 @@ from jobsync_async.core.lease import Backoff
 from jobsync_async.core.texts import error_text
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
+from jobsync_async.types import Runner
 from jobsync_async.work.handlers import Handler, HandlerRunner, blocked_text
 from jobsync_async.work.pieces import Piece
 
@@ -32,12 +33,13 @@ class Attempts:
 
     Args:
         most: how often it may fail for an id.
+        name: the batch's.
     """
 
-    def __init__(self, worker: Worker, handler: Handler, most: int) -> None:
+    def __init__(self, worker: Worker, handler: Handler, most: int, name: str | None) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
-        self._runner = HandlerRunner(worker, handler)
+        self._runner = HandlerRunner(worker, handler, Runner("batch", name))
         self._attempts = most
         self._failures: Counter[int] = Counter()
         self._errors: dict[int, str] = {}
@@ -49,7 +51,7 @@ class Attempts:
         while self._failures[number] < self._attempts:
             if self._worker.paused is not None:
                 raise HeldUp
-            outcome = await self._runner.run(piece)
+            outcome = await self._runner.run(piece, self._failures[number] + 1)
             # Told in the log. It may have succeeded all the same, as the tables will say.
             if outcome.blocked_sec:
                 self._failures[number] += 1

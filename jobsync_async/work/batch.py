@@ -48,7 +48,7 @@ class Batch:
         self._worker = order.worker
         self._log = WorkerLog(__name__, order.worker.identity.name)
         self._tell = tell
-        self._call = Attempts(order.worker, order.handler, order.attempts)
+        self._call = Attempts(order.worker, order.handler, order.attempts, order.asked.name)
         # Of those that are not begun ahead: how many wait for a slot, or have one.
         self._busy = 0
         self._gate = Gate()
@@ -185,13 +185,12 @@ class Batch:
         self._news.set()
 
     def _tell_pause(self, pause: Pause | None) -> None:
-        date, name, _ = self._run.run
-        fields = {"batch": name, "date": date.isoformat()}
         if pause is not None:
             self._ahead.put_back()
-            self._log.info("%s waits: the cluster is %s", self._run.runner, pause, **fields)
-        else:
-            self._log.info("%s goes on", self._run.runner, **fields)
+        date, name, _ = self._run.run
+        said = "goes on" if pause is None else f"waits: the cluster is {pause}"
+        text = "%s %s"
+        self._log.info(text, self._run.runner, said, batch=name, date=date.isoformat())
 
     def _one_by_one(self, number: int) -> None:
         """To be begun when a slot is free, and not ahead."""

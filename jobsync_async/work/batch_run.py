@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -34,6 +33,7 @@ from jobsync_async.core.runs import (
 )
 from jobsync_async.errors import CoordinationError, OwnershipLost, SchemaError, StoreError
 from jobsync_async.host.logs import WorkerLog
+from jobsync_async.tasks.outages import BATCH
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Runner, TaskOrId
 from jobsync_async.work.engine import WorkRecords
@@ -320,26 +320,34 @@ class BatchRun:
             try:
                 await self._records.end_claims(self._worker.identity, self.run, ended)
             except StoreError as error:
-                self._log.info("%d claims stay open in the tables: %s", len(ended), error)
+                self._log.debug("%d claims stay open in the tables: %s", len(ended), error)
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
         """Try again until PostgreSQL is there; for the length of a lease, until rights or tables
         are back. Recording twice does no harm; a claim that is lost meanwhile is cancelled."""
-        failures, begun = 0, self._worker.clock()
-        while True:
-            try:
-                return await call()
-            except StoreError as error:
-                refused = isinstance(error, SchemaError)
-                if self._worker.ended or (
-                    refused and self._worker.clock() - begun > self._worker.config.lease_sec
-                ):
-                    raise
-                failures += 1
-                level = logging.WARNING if refused else logging.INFO
-                text = "the batch waits for PostgreSQL: %s"
-                self._log.log(level, text, error, failures=failures)
-                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311 - a jitter
+        worker, failures, begun = self._worker, 0, self._worker.clock()
+        try:
+            while True:
+                tried_at = worker.clock()
+                try:
+                    answer = await call()
+                except StoreError as error:
+                    refused = isinstance(error, SchemaError)
+                    failures += 1
+                    worker.outages.failed(BATCH, error, failures, tried_at)
+                    waited_sec = worker.clock() - begun
+                    if worker.ended or (refused and waited_sec > worker.config.lease_sec):
+                        raise
+                else:
+                    if failures:
+                        worker.outages.succeeded(BATCH, tried_at)
+                    return answer
+                # a jitter
+                await anyio.sleep(_BACKOFF.wait_sec(failures, random.random()))  # noqa: S311
+        except BaseException:  # cleaned up, and raised again
+            if failures:
+                worker.outages.forget(BATCH)
+            raise
 
 
 def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -29,8 +29,9 @@ from jobsync_async.errors import ConfigError, UsageError, _OwnershipError
 from jobsync_async.host.interruption import Interruption
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.task_groups import BaseExceptionGroup
+from jobsync_async.tasks.traces import Span, Tracer
 from jobsync_async.tasks.worker import Worker
-from jobsync_async.types import Id
+from jobsync_async.types import Id, Runner
 from jobsync_async.work.callbacks import not_our_cancellation
 from jobsync_async.work.claims import Claim
 from jobsync_async.work.holding import Holding, mark_held
@@ -68,20 +69,27 @@ class CallOutcome(NamedTuple):
 
 
 class HandlerRunner:
-    """Calls one handler, for any number of claims at a time."""
+    """Calls one handler, for any number of claims at a time.
 
-    def __init__(self, worker: Worker, handler: Handler) -> None:
+    Args:
+        runner: what it is called for.
+    """
+
+    def __init__(self, worker: Worker, handler: Handler, runner: Runner) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
         self._handler = handler
+        self._runner = runner
         self._in_thread = not _is_async(handler)
         self._context = copy_context()
 
-    async def run(self, holding: Holding) -> CallOutcome:
-        """Call it for a claim that is held, to its end."""
+    async def run(self, holding: Holding, attempt: int) -> CallOutcome:
+        """Call it for a claim that is held, to its end: for the first time, or once more."""
         claim = holding.claim
         context = self._context.copy()
         context.run(mark_held, holding)
+        tracer = self._worker.tracer
+        span = None if tracer is None else context.run(self._begin_span, tracer, holding, attempt)
         steps = _Steps(self._call(claim), self._worker)
         task = _started(
             context,
@@ -98,14 +106,32 @@ class HandlerRunner:
         try:
             await _to_its_end(task, steps.over, stop)
         except asyncio.CancelledError:
-            self._outcome(task, claim, cut=True)
+            outcome = self._outcome(task, claim, cut=True)
+            if span is not None:
+                _end_span(span, outcome, claim)
             raise
         finally:
             holding.rests()
         if steps.blocked_sec:
             self._tell_blocked(claim, steps.blocked_sec)
         outcome = self._outcome(task, claim, cut=interruption.count > 0)
-        return outcome._replace(blocked_sec=steps.blocked_sec) if steps.blocked_sec else outcome
+        if steps.blocked_sec:
+            outcome = outcome._replace(blocked_sec=steps.blocked_sec)
+        if span is not None:
+            _end_span(span, outcome, claim)
+        return outcome
+
+    def _begin_span(self, tracer: Tracer, holding: Holding, attempt: int) -> Span:
+        claim, runner = holding.claim, self._runner
+        return tracer.begin(
+            "process",
+            destination=runner.name or runner.kind,
+            runner=runner.kind,
+            task_id=holding.task,
+            token_id=claim.token_id,
+            epoch=claim.epoch,
+            attempt=attempt,
+        )
 
     async def _call(self, claim: Claim) -> None:
         result = await _in_thread(self._handler, claim) if self._in_thread else self._handler(claim)
@@ -142,6 +168,18 @@ class HandlerRunner:
             token_id=token,
             seconds=seconds,
         )
+
+
+def _end_span(span: Span, outcome: CallOutcome, claim: Claim) -> None:
+    blocked_sec = outcome.blocked_sec or None
+    if outcome.error is not None:
+        span.end("failed", outcome.error, blocked_sec=blocked_sec)
+    elif outcome.blocked_sec:
+        span.end("failed", blocked_sec=blocked_sec)
+    elif outcome.cut or outcome.lost:
+        span.end("cancelled", leaving="lost" if outcome.lost else claim.leaving)
+    else:
+        span.end("completed")
 
 
 def blocked_text(seconds: float) -> str:

@@ -8,9 +8,10 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Generic, Literal
 
-from jobsync_async.errors import CoordinationError, NotOwner, UsageError
+from jobsync_async.errors import CoordinationError, NotOwner, OwnershipLost, UsageError
 from jobsync_async.host.interruption import Interruption, give_way
 from jobsync_async.host.logs import WorkerLog
+from jobsync_async.tasks.traces import Span
 from jobsync_async.tasks.worker import Worker
 from jobsync_async.types import Id_co
 from jobsync_async.work.claims import Claim, Leaving
@@ -266,12 +267,15 @@ class ClaimScope(Generic[Id_co]):
     def __init__(self, holding: Holding[Id_co]) -> None:
         self._holding = holding
         self._interruption: Interruption | None = None
+        self._span: Span | None = None
 
     def __repr__(self) -> str:
         return f"<ClaimScope of {self._holding.claim!r}>"
 
     async def __aenter__(self) -> Claim[Id_co]:
-        claim = await self._holding.enter()
+        claim = await (
+            self._holding.enter() if self._holding._worker.tracer is None else self._enter_traced()
+        )
         task = asyncio.current_task()
         assert task is not None, "a coroutine that can wait is run by a task"
         self._interruption = Interruption(task)
@@ -291,8 +295,40 @@ class ClaimScope(Generic[Id_co]):
         valid = claim.valid
         self._holding.leave()
         ours = self._interruption.ours(error)
+        if self._span is not None:
+            about = isinstance(error, OwnershipLost) and error._claim is claim
+            self._end_span(self._span, error, lost=ours or not valid or about)
         if ours:
             await give_way()
         if ours or (error is None and not valid):
             raise claim.lost_error() from None
         return False
+
+    async def _enter_traced(self) -> Claim[Id_co]:
+        holding, tracer = self._holding, self._holding._worker.tracer
+        assert tracer is not None, "that is why this is called"
+        span = tracer.begin("claim", task_id=holding.task, token_id=holding.claim.token_id)
+        try:
+            claim = await holding.enter()
+        except NotOwner:
+            span.end("not_owner")
+            raise
+        except asyncio.CancelledError:
+            span.end("cancelled")
+            raise
+        except BaseException as error:  # told, and raised again
+            span.end("failed", error)
+            raise
+        self._span = span
+        return claim
+
+    def _end_span(self, span: Span, error: BaseException | None, *, lost: bool) -> None:
+        epoch = self._holding.claim.epoch
+        if lost and (error is None or isinstance(error, (asyncio.CancelledError, OwnershipLost))):
+            span.end("cancelled", epoch=epoch, leaving="lost")
+        elif error is None:
+            span.end("completed", epoch=epoch)
+        elif isinstance(error, asyncio.CancelledError):
+            span.end("cancelled", epoch=epoch)
+        else:
+            span.end("failed", error, epoch=epoch)

@@ -64,7 +64,7 @@ class OwnedRunner:
         self._ended = ended
         self._ids = ids
         self._codec = codec
-        self._runner = HandlerRunner(worker, handler)
+        self._runner = HandlerRunner(worker, handler, Runner("owned", name))
         self._refresh_sec = refresh_sec
         self._name = name
         self._wanted: Mapping[str, Item] = {}
@@ -151,7 +151,8 @@ class OwnedRunner:
                     async with run.holding:
                         started_at = worker.clock()
                         grant = worker.ownership.grants.get(token)
-                        outcome = await self._runner.run(run.holding)
+                        attempt = self._failures[text] + 1
+                        outcome = await self._runner.run(run.holding, attempt)
                         kept = run.holding.claim.valid
                 except NotOwner:
                     break  # it went while this waited

@@ -15,6 +15,7 @@ from jobsync_async import CoordinationError, Job, OwnershipLost
 from jobsync_async.postgres.store import Store
 from jobsync_async.testing import Cluster
 from tests.clusters import cluster
+from tests.handling import owned_by
 from tests.hands import hand
 from tests.integration.test_versions import old_row
 from tests.waiting import until
@@ -51,8 +52,7 @@ async def test_a_worker_that_listens_stops_at_once_and_others_have_its_tokens(
     held = asyncio.Event()
 
     async def hold() -> None:
-        task = next(n for n in range(1000) if b.owns(n))
-        async with b.claim(task):
+        async with b.claim(owned_by(b)[0]):
             held.set()
             await asyncio.sleep(60)
 
@@ -124,24 +124,26 @@ async def test_a_handler_that_ignores_its_end_keeps_others_waiting_for_its_lease
     over, entered = asyncio.Event(), asyncio.Event()
 
     async def never_ends() -> None:
-        async with b.claim(min(b.my_tokens)):
+        async with b.claim(owned_by(b)[0]):
             entered.set()
             while not over.is_set():
                 with suppress(asyncio.CancelledError):
                     await over.wait()
 
     stubborn = asyncio.ensure_future(never_ends())
-    await entered.wait()
-    quick_jobs.watched = False  # the work goes on, as after any loss of a lease
-    began = time.monotonic()
-    await (await operator()).steering.evict("b", "anna")
-    del quick_jobs.jobs["b"]
-    await until(lambda: len(a.my_tokens) == TOTAL)
-    took = time.monotonic() - began
-    print(f"others had its tokens after {took:.2f} s")
-    assert took > quick.heartbeat_timeout_sec * 0.8
-    assert await rows(admin, "SELECT name FROM sync_node") == [("a",)]
-    over.set()
+    try:
+        await entered.wait()
+        quick_jobs.watched = False  # the work goes on, as after any loss of a lease
+        began = time.monotonic()
+        await (await operator()).steering.evict("b", "anna")
+        del quick_jobs.jobs["b"]
+        await until(lambda: len(a.my_tokens) == TOTAL)
+        took = time.monotonic() - began
+        print(f"others had its tokens after {took:.2f} s")
+        assert took > quick.heartbeat_timeout_sec * 0.8
+        assert await rows(admin, "SELECT name FROM sync_node") == [("a",)]
+    finally:
+        over.set()
     with pytest.raises(OwnershipLost):
         await stubborn
     with pytest.raises(CoordinationError, match="evicted by anna"):

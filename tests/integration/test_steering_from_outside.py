@@ -88,9 +88,11 @@ async def test_where_nobody_is_left_to_take_the_tokens_it_says_so(commands, quic
 
     holding = asyncio.create_task(hold())
     await asyncio.sleep(0)
-    ended = await commands("evict", "alone", status=1)
+    try:
+        ended = await commands("evict", "alone", status=1)
+    finally:
+        left.set()
     assert "no other worker is there that takes tokens" in ended.stdout
-    left.set()
     await asyncio.wait([holding])
     assert isinstance(holding.exception(), CoordinationError)
     del quick_jobs.jobs["alone"]
