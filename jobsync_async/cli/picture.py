@@ -239,10 +239,11 @@ def _batches(seen: View) -> Iterator[str]:
 
 def _handoffs(seen: View, cut: Mapping[str, str]) -> Iterator[str]:
     for handoff in seen["handoffs"]:
-        receiver = handoff["receiver"] and cut[handoff["receiver"]]
+        giver = cut.get(handoff["node"], "?")
+        receiver = cut.get(handoff["receiver"], "nobody")
         yield (
-            f"{count(handoff['tokens'], 'token')} on the way from {cut[handoff['node']]} to "
-            f"{receiver or 'nobody'} for {handoff['oldest_sec']:.1f} s"
+            f"{count(handoff['tokens'], 'token')} on the way from {giver} to {receiver} "
+            f"for {handoff['oldest_sec']:.1f} s"
         )
 
 

@@ -192,5 +192,10 @@ def _unserved(gaps: list[dict[str, Any]]) -> RenderableType:
 
 def shortened(text: str) -> str:
     """A text of any length and any characters, fit for a line."""
-    printable = "".join(c if c.isprintable() else "\ufffd" for c in text[: _MOST_CHARACTERS + 1])
-    return printable if len(text) <= _MOST_CHARACTERS else printable[:_MOST_CHARACTERS] + "…"
+    shown = printable(text[: _MOST_CHARACTERS + 1])
+    return shown if len(text) <= _MOST_CHARACTERS else shown[:_MOST_CHARACTERS] + "…"
+
+
+def printable(text: str) -> str:
+    """What would steer a terminal is only a mark."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -22,7 +22,7 @@ from jobsync_async.cli.app import Json, Output, Timeout, app, complain, on_clust
 from jobsync_async.cli.keyboard import Keyboard
 from jobsync_async.cli.news import news
 from jobsync_async.cli.picture import Scroll, draw, frame
-from jobsync_async.cli.status import headline
+from jobsync_async.cli.status import headline, printable
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.task_groups import task_group
@@ -61,32 +61,26 @@ async def watch(
         async with Observer(config, name="watch") as cluster:
             if as_json or not console.is_terminal or console.is_dumb_terminal:
                 group.start_soon(_look_for_reader)
-                await _follow(config, cluster, Lines(console, as_json), timeout, every)
+                await _follow(cluster, Lines(console, config, timeout, as_json), every)
             else:
-                with Picture(console) as picture:
+                with Picture(console, config, timeout) as picture:
                     group.start_soon(picture.follow_terminal)
                     group.start_soon(picture.follow_keys, group.cancel_scope)
-                    await _follow(config, cluster, picture, timeout, every)
+                    await _follow(cluster, picture, every)
     return 0
 
 
 class Screen(Protocol):
     """Where the cluster is shown."""
 
-    def show(self, seen: dict[str, Any], found: Sequence[Problem]) -> None:
-        """Show what `survey` returned, and what is wrong in it."""
+    def show(self, seen: dict[str, Any]) -> None:
+        """Show what `survey` returned."""
 
-    def unavailable(self, why: str) -> None:
+    def unavailable(self, error: StoreUnavailable) -> None:
         """The server cannot be reached; what is shown is old."""
 
 
-async def _follow(
-    config: CoordinationConfig,
-    cluster: Observer,
-    screen: Screen,
-    timeout: float | None,
-    every: float,
-) -> None:
+async def _follow(cluster: Observer, screen: Screen, every: float) -> None:
     news_came = anyio.Event()
     still = Stillness()
     known: dict[str, Any] | None = None
@@ -102,11 +96,11 @@ async def _follow(
             if time.monotonic() >= due:
                 known, due = None, time.monotonic() + every
             try:
-                known = await survey(store_of(cluster), timeout, known)
+                known = await survey(store_of(cluster), known=known)
                 still.note(known, time.monotonic())
-                screen.show(known, problems(known, timeout))
+                screen.show(known)
             except StoreUnavailable as error:
-                screen.unavailable(placed(config, error))
+                screen.unavailable(error)
             with anyio.move_on_after(every):
                 await news_came.wait()
                 await anyio.sleep(_GATHER_SEC)
@@ -132,8 +126,10 @@ async def _look_for_reader() -> None:
 class Picture:
     """On a terminal: a screen of its own, which is drawn anew and scrolled with keys."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, config: CoordinationConfig, timeout: float | None) -> None:
         self._console = console
+        self._config = config
+        self._timeout = timeout
         self._live = Live(console=console, screen=True, auto_refresh=False)
         self._keyboard = Keyboard()
         self._scroll = Scroll()
@@ -152,12 +148,12 @@ class Picture:
         finally:
             self._keyboard.close()
 
-    def show(self, seen: dict[str, Any], found: Sequence[Problem]) -> None:
-        self._seen, self._alarm = (seen, found), None
+    def show(self, seen: dict[str, Any]) -> None:
+        self._seen, self._alarm = (seen, problems(seen, self._timeout)), None
         self._draw()
 
-    def unavailable(self, why: str) -> None:
-        self._alarm = f"this is old: {why}"
+    def unavailable(self, error: StoreUnavailable) -> None:
+        self._alarm = f"this is old: {placed(self._config, error)}"
         self._draw()
 
     async def follow_keys(self, scope: anyio.CancelScope) -> None:
@@ -215,13 +211,18 @@ def _gone_is_closed() -> Iterator[None]:
 class Lines:
     """In a pipe: a line for each change."""
 
-    def __init__(self, console: Console, as_json: bool) -> None:
+    def __init__(
+        self, console: Console, config: CoordinationConfig, timeout: float | None, as_json: bool
+    ) -> None:
         self._console = console
+        self._config = config
+        self._timeout = timeout
         self._as_json = as_json
         self._before: tuple[dict[str, Any], Sequence[Problem]] | None = None
         self._cut_off = False
 
-    def show(self, seen: dict[str, Any], found: Sequence[Problem]) -> None:
+    def show(self, seen: dict[str, Any]) -> None:
+        found = problems(seen, self._timeout)
         before, self._before = self._before, (seen, found)
         told = [] if before is None else news(before[0], seen)
         trouble = changed(() if before is None else before[1], found)
@@ -239,12 +240,12 @@ class Lines:
         for line in trouble:
             self._print(line)
 
-    def unavailable(self, why: str) -> None:
+    def unavailable(self, error: StoreUnavailable) -> None:
         if not self._cut_off:
             self._cut_off = True
-            complain(why)
+            complain(placed(self._config, error))
 
     def _print(self, text: str) -> None:
         # for people here
-        line = f"{dt.datetime.now():%H:%M:%S}  {text}"  # noqa: DTZ005
+        line = f"{dt.datetime.now():%H:%M:%S}  {printable(text)}"  # noqa: DTZ005
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

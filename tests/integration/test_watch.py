@@ -141,7 +141,7 @@ async def test_the_terminal_is_as_it_was_however_the_command_ends(config, dsn, a
             await pane.shows(lambda lines: at(lines, "^anna +leads") < 24)
             pane.press("^Z")
             await until(lambda: stopped(pane.process.pid))
-            assert pane.restored, "the shell has it meanwhile"
+            await until(lambda: pane.restored)  # for the shell
             pane.process.send_signal(signal.SIGCONT)
             await until(lambda: not pane.restored)
             pane.press("^C")

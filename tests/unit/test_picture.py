@@ -102,7 +102,10 @@ def cluster(**values: Any) -> dict[str, Any]:
 TROUBLED = cluster(
     unmatched_pins=[PIN],
     stuck_handoffs=[{**STUCK, "node": PODS[4]}],
-    handoffs=[{"node": PODS[4], "receiver": None, "tokens": 3, "oldest_sec": 61.0}],
+    handoffs=[
+        {"node": None, "receiver": PODS[1], "tokens": 1, "oldest_sec": 90.0},
+        {"node": PODS[4], "receiver": None, "tokens": 3, "oldest_sec": 61.0},
+    ],
     batches=[run(done=60, failed=2)],
 )
 
