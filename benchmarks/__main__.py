@@ -22,6 +22,7 @@ from benchmarks import (
     growth,
     handoff,
     limits,
+    page,
     peers,
     reaction,
     scale,
@@ -63,6 +64,7 @@ CASES: dict[str, Callable[[EmbeddedPostgres, Sequence[Side], bool], list[Result]
     ],
     "bloat": lambda server, _, quick: asyncio.run(bloat.measure(server.dsn, quick)),
     "steady": compared.steady,
+    "page": lambda server, _, quick: page.measure(server, quick),
 }
 
 SLOW_PEERS = {"zookeeper", "kafka"}  # also in a quick run when they are named
@@ -71,6 +73,7 @@ WITH = {
     "start": start.COUNTED,
     "scale": scale.COUNTED,
     "bloat": bloat.HURRIED,
+    "page": page.LOGGED,
 }
 
 

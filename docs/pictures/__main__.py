@@ -1,11 +1,11 @@
-"""``python -m docs.pictures tokens``, ``… demo`` and ``… rooms``."""
+"""``python -m docs.pictures tokens``, ``… demo``, ``… rooms`` and ``… page``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from docs.pictures import recording, rooms, tokens
+from docs.pictures import page, recording, rooms, tokens
 
 FIGURES = Path(__file__).parents[1] / "figures"
 FILES_RECORDED = 700  # so many files take the demo about a quarter of a minute
@@ -29,18 +29,24 @@ def main() -> None:
     house = pictures.add_parser(
         "rooms", help="the rooms of the package, and which of them import which"
     )
+    screen = pictures.add_parser("page", help="the page in Debian's Chromium, as page-….png")
+    screen.add_argument("--to", type=Path, default=FIGURES, help="the folder to write them into")
     for parser_of_one in (moving, demo, house):
         parser_of_one.add_argument(
             "--to", type=Path, help="the file to write; default: the one in docs/figures"
         )
     asked = parser.parse_args()
+    if asked.picture == "page":
+        for made in page.draw(asked.to):
+            print(f"{made}: {made.stat().st_size:,} bytes")
+        return
     if asked.picture == "demo":
-        made = recording.record(asked.dsn, asked.files)
+        drawn = recording.record(asked.dsn, asked.files)
     else:
-        made = tokens.draw() if asked.picture == "tokens" else rooms.draw()
+        drawn = tokens.draw() if asked.picture == "tokens" else rooms.draw()
     to: Path = asked.to or FIGURES / f"{asked.picture}.svg"
-    to.write_text(made, "utf-8")
-    print(f"{to}: {len(made.encode()):,} bytes")
+    to.write_text(drawn, "utf-8")
+    print(f"{to}: {len(drawn.encode()):,} bytes")
 
 
 if __name__ == "__main__":

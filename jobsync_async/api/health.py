@@ -6,7 +6,7 @@ from typing import Any
 
 from jobsync_async.api.base import Started
 from jobsync_async.metrics import Metrics
-from jobsync_async.runtime.cluster_status import plain, silent
+from jobsync_async.runtime.cluster_status import silent
 from jobsync_async.types import NodeInfo
 
 
@@ -41,12 +41,12 @@ class Health(Started):
     async def get_active_nodes(self) -> list[NodeInfo]:
         """Workers whose last heartbeat is younger than their timeout, oldest worker first; none
         when standalone."""
-        return [node for node in await self._nodes() if not silent(plain(node))]
+        return [node for node in await self._nodes() if not silent(node)]
 
     async def get_dead_nodes(self) -> list[str]:
         """Names of workers without a heartbeat for their timeout that are still listed. By the
         server's clock, for people."""
-        return [node.name for node in await self._nodes() if silent(plain(node))]
+        return [node.name for node in await self._nodes() if silent(node)]
 
     async def _nodes(self) -> list[NodeInfo]:
         self._require_started()

@@ -18,6 +18,7 @@ from jobsync_async.cli import (  # noqa: F401 - each adds its commands to the ap
     release,
     status,
     watch,
+    web,
 )
 from jobsync_async.cli.app import app
 

@@ -119,7 +119,7 @@ async def _gone(config: CoordinationConfig, store: Store, row: str | None) -> in
         while True:
             nodes = await store.status.nodes()
             here = next((node for node in nodes if node.name == row), None)
-            takers = [n for n in nodes if n.state == "active" and not silent(plain(n))]
+            takers = [n for n in nodes if n.state == "active" and not silent(n)]
             if here is None or not here.tokens or not takers:
                 return 0 if here is None else here.tokens
             with anyio.move_on_after(_LOOK_SEC):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from jobsync_async.operations.wording import quoted
 from jobsync_async.postgres.store import Store
 from jobsync_async.runtime.cluster_status import plain
 
@@ -52,7 +53,18 @@ def what_happened(entry: Mapping[str, Any]) -> str:
         return f"{entry['node']} leads in term {entry['term']}"
     if entry["kind"] == "generation":
         return f"generation {details.get('generation', '?')} begins"
+    if entry["kind"] in ("pinned", "unpinned"):
+        return _of_pins(entry["kind"], details)
     return " ".join(filter(None, (entry["node"], entry["kind"])))
+
+
+def _of_pins(kind: str, details: Mapping[str, Any]) -> str:
+    tasks, patterns = details.get("tasks") or (), details.get("node_patterns")
+    of = details.get("created_by")
+    what = f"task {quoted(tasks[0])}" if tasks else f"all pins{f' of {of}' if of else ''}"
+    more = details.get("pins", 1) - 1 if tasks else 0
+    to = f" to {', '.join(patterns)}" if patterns else ""
+    return f"{kind} {what}{f' and {more:,} more' if more else ''}{to}"
 
 
 def why(entry: Mapping[str, Any]) -> str:

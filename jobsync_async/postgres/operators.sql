@@ -28,6 +28,20 @@ CROSS JOIN LATERAL (
     WHERE t.token_id < c.total_tokens  -- others are left over
 ) changed
 
+-- name: pulse
+-- The version, and what no version tells of, in one row: how long ago each worker's last heartbeat
+-- was, and a digest of the rest of the workers' rows and of which pins have run out. Not md5: some
+-- servers refuse it.
+SELECT (SELECT version FROM {cluster}) AS version, array_agg(joined ORDER BY joined) AS numbers,
+       array_agg(extract(epoch FROM clock_timestamp() - last_heartbeat)::double precision
+                 ORDER BY joined) AS ages,
+       hashtextextended(
+           coalesce(string_agg(
+               concat_ws(' ', joined, state, weight, said_by, timeout_sec, library, runs, stuck),
+               ',' ORDER BY joined), '')
+           || (SELECT count(*) FROM {lock} WHERE expires_at <= now()), 0) AS digest
+FROM {node}
+
 -- name: owners_of
 SELECT t.token_id, n.name AS node, n.address, t.epoch
 FROM {token} t
@@ -159,6 +173,7 @@ WHERE t.token_id = %(token_id)s
 -- then in each that has it. `set_aside_on` is the date on which it was set aside, whichever that
 -- was.
 SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error,
+       c.open AND EXISTS (SELECT FROM {node} WHERE incarnation = c.incarnation) AS running,
        greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
        s.date AS set_aside_on, s.set_aside_at, a.node AS completed_by, a.completed_at
 FROM (SELECT NULL AS name UNION SELECT name FROM {batch} WHERE date = %(date)s) b

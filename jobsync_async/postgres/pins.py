@@ -5,25 +5,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from jobsync_async.core.hashing import task_key
 from jobsync_async.core.pins import Pin, admit
 from jobsync_async.postgres.arrays import bytes_array, int_array, text_array
 from jobsync_async.postgres.cluster_version import take_version
 from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.history import HistoryStatements
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.types import LockInfo
 
+_MOST_TOLD = 20  # of the tasks of one act
+
 
 class PinStatements:
-    """The statements about pins."""
+    """The statements about pins.
+
+    Attributes:
+        history: where what people pin and unpin is written down; None for a worker, whose pins are
+            part of what its program does at each start.
+    """
 
     def __init__(self, link: Pool, queries: Queries, context: StatementContext) -> None:
         self._link = link
         self._queries = queries
         self._context = context
+        self.history: HistoryStatements | None = None
 
     async def register(
         self,
@@ -68,6 +78,15 @@ class PinStatements:
                     "expires_in_days": expires_in_days,
                 }
                 await connection.execute(self._queries["upsert_pins"], values)
+                tasks = [pin.task_id for pin in accepted[:_MOST_TOLD]]
+                patterns = list(accepted[0].node_patterns)
+                told = {"pins": len(accepted), "tasks": tasks, "node_patterns": patterns}
+                await self._tell(
+                    connection,
+                    "pinned",
+                    told,
+                    reason_of[accepted[0].task_id, accepted[0].node_patterns],
+                )
             await connection.execute(self._queries["touch_pins"])
             return refused
 
@@ -80,6 +99,9 @@ class PinStatements:
         async def work(connection: Connection) -> int:
             await self._take_version(connection)
             cursor = await connection.execute(self._queries[query], {"created_by": created_by})
+            if cursor.rowcount:
+                told = {"pins": cursor.rowcount, "created_by": created_by}
+                await self._tell(connection, "unpinned", told)
             await connection.execute(self._queries["touch_pins"])
             return cursor.rowcount
 
@@ -92,6 +114,9 @@ class PinStatements:
         async def work(connection: Connection) -> int:
             await self._take_version(connection)
             cursor = await connection.execute(self._queries["delete_pins_of_tasks"], values)
+            if cursor.rowcount:
+                told = {"pins": cursor.rowcount, "tasks": list(task_ids[:_MOST_TOLD])}
+                await self._tell(connection, "unpinned", told)
             await connection.execute(self._queries["touch_pins"])
             return cursor.rowcount
 
@@ -108,6 +133,13 @@ class PinStatements:
             ]
 
         return await self._link.run(work)
+
+    async def _tell(
+        self, connection: Connection, kind: str, details: dict[str, Any], reason: str | None = None
+    ) -> None:
+        if self.history is not None:
+            by = self._context.by
+            await self.history.record(connection, kind, by=by, reason=reason, details=details)
 
     async def _take_version(self, connection: Connection) -> int:
         return await take_version(connection, self._queries, self._context)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
@@ -15,6 +15,22 @@ from jobsync_async.types import NodeInfo, Owner, Pause
 def node_info(row: Any) -> NodeInfo:
     """A worker from a row of ``list_nodes``."""
     return NodeInfo(**{**row._asdict(), "runs": None if row.runs is None else runs_of(row.runs)})
+
+
+class Pulse(NamedTuple):
+    """What says whether anything happened.
+
+    Attributes:
+        version: the cluster's; None while its row is missing.
+        numbers: the workers, oldest first, each as its place by age.
+        ages: seconds since the last heartbeat of each.
+        digest: another one when anything else in their rows changed, or a pin ran out.
+    """
+
+    version: int | None
+    numbers: Sequence[int]
+    ages: Sequence[float]
+    digest: int
 
 
 class Status:
@@ -54,6 +70,17 @@ class Status:
         """Revoked tokens that are still in use past the hand-off timeout, each with worker, task
         and seconds."""
         return [row._asdict() for row in await self._fetch("list_stuck")]
+
+    async def pulse(self) -> Pulse:
+        """A look that costs next to nothing: heartbeats, and whether a whole look is due."""
+
+        async def work(connection: Connection) -> Pulse:
+            cursor = connection.cursor(binary=True)  # many numbers: faster than text
+            row = await (await cursor.execute(self._queries["pulse"])).fetchone()
+            assert row is not None, "it has no rows to choose from"
+            return Pulse(row.version, row.numbers or (), row.ages or (), row.digest)
+
+        return await self._pool.run(work)
 
     async def _fetch(self, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:

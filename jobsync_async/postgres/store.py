@@ -128,7 +128,10 @@ class Store:
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec, context, pooled=others.pooled)
         heartbeats.queries = queries
-        return cls(config, queries, heartbeats, others, tag)
+        store = cls(config, queries, heartbeats, others, tag)
+        if observe:  # a person's
+            store.pins.history = store.history
+        return store
 
     async def listen(self) -> TokenFeed:
         """A fresh LISTEN connection, or what stands in for it where there is no push. Raises

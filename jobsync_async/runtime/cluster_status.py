@@ -11,7 +11,7 @@ from jobsync_async.core.patterns import eligible
 from jobsync_async.core.serving import gaps
 from jobsync_async.errors import ClusterNotFormed
 from jobsync_async.postgres.store import Store
-from jobsync_async.types import LockInfo, NodeInfo
+from jobsync_async.types import LockInfo, NodeInfo, Runner
 
 
 async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, 
     cluster = await store.status.cluster()
     nodes = await store.status.nodes()
     pins = await store.pins.list()
-    live = [node for node in nodes if not silent(plain(node), timeout_sec)]
+    live = [node for node in nodes if not silent(node, timeout_sec)]
     pause = await store.status.pause()
     return {
         **cluster,
@@ -110,7 +110,7 @@ def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockI
     return [pin for pin in pins if not matched[pin.node_patterns]]
 
 
-def silent(node: Mapping[str, Any], timeout_sec: float | None = None) -> bool:
+def silent(node: NodeInfo | Mapping[str, Any], timeout_sec: float | None = None) -> bool:
     """Whether a worker has sent no heartbeat for so long; None for its own timeout. By the server's
     clock, for people."""
     limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
@@ -119,11 +119,19 @@ def silent(node: Mapping[str, Any], timeout_sec: float | None = None) -> bool:
 
 def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:
     """A record as JSON can hold it: times as ISO 8601."""
-    values = record if isinstance(record, Mapping) else asdict(record)
-    return {
-        name: value.isoformat() if hasattr(value, "isoformat") else value
-        for name, value in values.items()
-    }
+    # Not `dataclasses.asdict`, which copies deeply: a tenth of a second for 500 workers.
+    values = (
+        record
+        if isinstance(record, Mapping)
+        else {name: getattr(record, name) for name in record.__slots__}
+    )
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(asdict(one) if isinstance(one, Runner) else one for one in value)
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def lacking(seen: Mapping[str, Any]) -> int:

@@ -103,3 +103,15 @@ def test_a_reader_sees_the_pictures_before_the_first_heading(page):
         FIGURES / "tokens.svg",
         FIGURES / "demo.svg",
     ]
+
+
+def test_the_pictures_of_the_page_are_there_small_and_shown():
+    """Chromium draws them, which is not the same everywhere: they are made again by hand."""
+    from docs.pictures.page import PICTURES
+
+    text = (ROOT / "docs" / "how-to" / "web-page.md").read_text("utf-8")
+    for name, *_ in PICTURES:
+        picture = (FIGURES / f"page-{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < 150_000
+        assert f"](../figures/page-{name}.png)" in text

@@ -465,6 +465,7 @@ class Calls:
         yield 1, self.status.cluster
         yield 1, self.status.handoffs
         yield 1, self.status.stuck_handoffs
+        yield WORKERS, self.status.pulse
         yield from self.of_history()
         yield 1, self.inspection.settings
         yield KEYS, lambda: self.inspection.owners_of(range(KEYS))
