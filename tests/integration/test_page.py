@@ -457,7 +457,7 @@ async def test_while_the_server_is_away_the_page_keeps_its_picture_says_so_and_c
         async with looked_at(through(config, proxy)) as asks, Viewer(asks) as viewer:
             await viewer.until(lambda told: "beats" in told)
             proxy.cut(silent=False)
-            told = await viewer.until(lambda told: "This is old" in json.dumps(told), 15)
+            told = await viewer.until(lambda told: "This is old" in json.dumps(told), 3)
             assert "workers" not in told.get("lists", {})
             text = (await asks.get("")).text
             assert "This is old" in text

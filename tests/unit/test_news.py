@@ -34,6 +34,7 @@ BEFORE: dict[str, Any] = {
         },
     ],
     "handoffs": [],
+    "paused": None,
 }
 CARLA = {
     "name": "carla",
@@ -67,6 +68,7 @@ def change(seen: dict[str, Any], number: int, **values: Any) -> None:
         (lambda s: s.update(leader=None), ["nobody leads in term 1"]),
         (lambda s: s.update(generation=2), ["generation 2 began: the server had lost commits"]),
         (lambda s: s.update(handoffs=[HANDOFF]), ["20 tokens are being handed on"]),
+        (lambda s: s.update(paused={"by": "anna"}), ["paused by anna"]),
     ],
 )
 def test_each_difference_is_told_once_and_heartbeats_are_none(happened, told):
