@@ -241,13 +241,12 @@ class ClusterPage(Starlette):
             done = await act.do(store, values)
         finally:
             await store.close()
-        about = {name: values[name] for name in act.about}
         logger.info(
             "%s: %s, by %s from the page",
             act.name,
             done,
             person,
-            extra={"act": act.name, "by": person, **about},
+            extra={"channel": store.context.channel, "act": act.name, "by": person},
         )
         return done
 

@@ -8,7 +8,6 @@ looks on, there is no connection at all.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import time
@@ -31,8 +30,6 @@ from jobsync_async.web.changes import Frame, Render
 from jobsync_async.web.channel import HERE, RELOAD, Channel
 from jobsync_async.web.picture import Picture
 from jobsync_async.web.runs import RunLooks
-
-logger = logging.getLogger(__name__)
 
 PULSE_SEC = 2.4
 _GAP_SEC = 0.1  # between two looks, while much happens
@@ -268,10 +265,7 @@ class Hub:
 
     def _is_away(self, error: JobSyncError) -> None:
         self._wanted = True
-        text = str(error)
-        if self.away != text:
-            logger.info("the page shows what is old: %s", text)
-        self._show_banner(text)
+        self._show_banner(str(error))
 
     def _show_banner(self, text: str | None) -> None:
         if self.away == text:

@@ -190,7 +190,7 @@ async def test_a_command_line_in_the_documents_works(block, dsn, tmp_path):
     if block.page == ROOT / "README.md":
         assert block.text.strip() in (
             "pip install '.[demo]' && jobsync-async demo",
-            "pip install uv && uv run pytest -n 2 --dist loadfile",
+            "pip install uv && uv run pytest -n 3 --dist loadfile",
         )
         return
     async with Job("worker-1", CoordinationConfig(dsn=dsn)) as job:

@@ -298,7 +298,7 @@ def _signs_off_while_it_beats() -> Iterator[None]:
     async def let_go(self: Coordinator, store: Any) -> bool:
         idle = await original(self, store)
         if idle:
-            await self._sign_off(store)
+            await self._sign_off(store, self.worker.identity)
         return idle
 
     with patch.object(Coordinator, "_let_go", let_go):

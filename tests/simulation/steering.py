@@ -85,6 +85,9 @@ def evict_node(q: Asked) -> Any:
     q.tx.write("node", node.name, None)
     if q.keeps("an evicted worker's tokens wait for its lease"):
         q.tx.write("node", changed.name, changed)
+    else:  # its end is told, so that only this is wrong
+        version = q.tx.view().cluster.version
+        tell(q, version, "expired", node=node.name, incarnation=node.incarnation, silent=True)
     older = node.said_by != node.incarnation
     return Result(rows("name incarnation older", [(changed.name, node.incarnation, older)]), 1)
 

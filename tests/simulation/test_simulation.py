@@ -47,7 +47,7 @@ def test_with_failover_by_session_what_is_fenced_is_in_order_and_all_is_well_in_
 
 @pytest.mark.parametrize("rule", ["the fence's lock", "epoch raised by expiry"])
 def test_with_failover_by_session_too_the_rules_of_fences_are_missed(rule):
-    assert any(run(seed, BY_SESSION, broken=[rule]).failure for seed in range(60))
+    assert any(run(seed, BY_SESSION, broken=[rule]).failure for seed in range(150))
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in HIDDEN])

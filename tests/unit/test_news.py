@@ -34,7 +34,6 @@ BEFORE: dict[str, Any] = {
         },
     ],
     "handoffs": [],
-    "paused": None,
 }
 CARLA = {
     "name": "carla",
