@@ -290,8 +290,8 @@ MUTANTS = (
     Mutant(
         "what is done waits although its token is to go",
         "work/pieces.py",
-        "        piece.on_going = self.hurry\n",
-        "",
+        "        piece.on_going = self._on_going\n        if",
+        "        if",
         AHEAD,
     ),
     Mutant(
@@ -318,8 +318,8 @@ MUTANTS = (
     Mutant(
         "a batch's name is no part of a task's key",
         "core/hashing.py",
-        '(text if batch is None else f"{batch}\\0{text}")',
-        "text",
+        "    if batch is None:\n        return bytes(_sha256(",
+        "    if True:\n        return bytes(_sha256(",
         UNIT_RUNS,
         quick=True,
     ),
@@ -408,8 +408,8 @@ MUTANTS = (
     Mutant(
         "tokens of before are still held under a new incarnation",
         "tasks/worker.py",
-        "        self.stop_acting(why)\n        self.identity = Identity",
-        "        self.identity = Identity",
+        "        self.stop_acting(why)\n        self.before",
+        "        self.before",
         (*SIMULATION, "tests/integration/test_rejoin.py"),
     ),
     # -- fences, and workers of jobsync beside ours ------------------------------------------------

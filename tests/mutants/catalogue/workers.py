@@ -86,10 +86,10 @@ MUTANTS = (
         STATEMENTS,
     ),
     Mutant(
-        "a leave deletes whoever has the name",
+        "a leave deletes everybody",
         QUERIES,
-        "DELETE FROM {node} WHERE name = %(name)s AND incarnation = %(incarnation)s",
-        "DELETE FROM {node} WHERE name = %(name)s",
+        "DELETE FROM {node} WHERE incarnation = %(incarnation)s\n",
+        "DELETE FROM {node} WHERE %(incarnation)s::uuid IS NOT NULL\n",
         STATEMENTS,
     ),
     Mutant(
@@ -371,7 +371,6 @@ MUTANTS = (
         "SET name = n.name || ' (evicted, ' || last_joined || ')', joined = last_joined,\n",
         "SET joined = last_joined,\n",
         EVICTIONS,
-        quick=True,
     ),
     Mutant(
         "an evicted leader goes on leading",
