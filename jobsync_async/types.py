@@ -17,6 +17,9 @@ else:  # as psycopg does, so nothing more is loaded
 
 _MOST_SHOWN = 8
 
+FIRST_VERSION = "0.1.0"
+"""Of the library: its rows do not say which version they are of."""
+
 Id = TypeVar("Id", bound=Hashable, default=Any)
 """The type of a call's ids. Where nothing is said of it, as by a bare `Claim`, it is `Any`."""
 
@@ -236,7 +239,7 @@ class NodeInfo(_Record):
     last_heartbeat: dt.datetime
     heartbeat_age_sec: float
     beat: int
-    library: str = "0.1.0"
+    library: str = FIRST_VERSION
     layout: int = 1
     runs: tuple[Runner, ...] | None = None
     timeout_sec: float | None = None

@@ -24,7 +24,7 @@ Wait = Annotated[
 ]
 
 
-class Change(NamedTuple):
+class StateChange(NamedTuple):
     """Which state a worker is to have; who wants it, None for whoever types; and why."""
 
     node: str
@@ -48,7 +48,7 @@ async def drain(
 
     Exits with 1 when there is no such worker, or it still has tokens after --wait.
     """
-    return await _set(config, Change(node, "draining", by, reason), wait, as_json)
+    return await _set(config, StateChange(node, "draining", by, reason), wait, as_json)
 
 
 @app.command()
@@ -61,10 +61,12 @@ async def undrain(
     as_json: Json = False,
 ) -> int:
     """Let a worker have tokens again. Exits with 1 when there is no such worker."""
-    return await _set(config, Change(node, "active", by, reason), 0, as_json)
+    return await _set(config, StateChange(node, "active", by, reason), 0, as_json)
 
 
-async def _set(config: CoordinationConfig, change: Change, wait_sec: float, as_json: bool) -> int:
+async def _set(
+    config: CoordinationConfig, change: StateChange, wait_sec: float, as_json: bool
+) -> int:
     name, state, by, reason = change
     async with opened(config, by) as store:
         if reason is not None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from rich.text import Text
 
 from jobsync_async.cli.app import By, Json, Reason, app, complain, emit, on_cluster, opened
 from jobsync_async.cli.status import shortened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.ids import require_storable
-from jobsync_async.runtime.cluster_status import deaf_to_pauses, plain
+from jobsync_async.runtime.cluster_status import deaf_to_pauses, of_first_version, plain
 
 
 @app.command()
@@ -30,8 +28,8 @@ async def pause(
     assert done.pause is not None, "one holds now"
     for warning in deaf_to_pauses(nodes):
         complain(warning)
-    older = [node.name for node in nodes if node.library == "0.1.0"]
-    answer = {**plain(asdict(done.pause)), "changed": done.changed, "older_workers": older}
+    older = of_first_version(nodes)
+    answer = {**plain(done.pause), "changed": done.changed, "older_workers": older}
     said = "the cluster is now" if done.changed else "nothing changed: the cluster was already"
     emit(answer, Text(shortened(f"{said} {done.pause}")), as_json)
     return 0
@@ -47,7 +45,7 @@ async def resume(config: CoordinationConfig, by: By = None, as_json: Json = Fals
     said = "the cluster was not paused" if over is None else f"the cluster goes on; it was {over}"
     answer = {
         "changed": done.changed,
-        "was_paused": None if over is None else plain(asdict(over)),
+        "was_paused": None if over is None else plain(over),
     }
     emit(answer, Text(shortened(said)), as_json)
     return 0

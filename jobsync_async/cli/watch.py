@@ -63,10 +63,10 @@ async def watch(
                 group.start_soon(_look_for_reader)
                 await _follow(cluster, Lines(console, config, timeout, as_json), every)
             else:
-                with Picture(console, config, timeout) as picture:
-                    group.start_soon(picture.follow_terminal)
-                    group.start_soon(picture.follow_keys, group.cancel_scope)
-                    await _follow(cluster, picture, every)
+                with TerminalScreen(console, config, timeout) as screen:
+                    group.start_soon(screen.follow_terminal)
+                    group.start_soon(screen.follow_keys, group.cancel_scope)
+                    await _follow(cluster, screen, every)
     return 0
 
 
@@ -123,7 +123,7 @@ async def _look_for_reader() -> None:
             raise BrokenPipeError
 
 
-class Picture:
+class TerminalScreen:
     """On a terminal: a screen of its own, which is drawn anew and scrolled with keys."""
 
     def __init__(self, console: Console, config: CoordinationConfig, timeout: float | None) -> None:
@@ -136,7 +136,7 @@ class Picture:
         self._seen: tuple[dict[str, Any], Sequence[Problem]] | None = None
         self._alarm: str | None = None
 
-    def __enter__(self) -> Picture:
+    def __enter__(self) -> TerminalScreen:
         self._keyboard.open()
         self._live.start()
         return self

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from jobsync_async.core.lease import lease_sec
 from jobsync_async.operations.batches import title
 from jobsync_async.operations.wording import and_more, count, has, name_list, quoted, span
-from jobsync_async.runtime.cluster_status import lacking, silent
+from jobsync_async.runtime.cluster_status import lacking, of_first_version, silent, silent_after
+from jobsync_async.types import FIRST_VERSION
 
 Severity = Literal["wrong", "notice"]
 View = Mapping[str, Any]
@@ -26,7 +27,6 @@ STILL_SEC = 60.0
 """A run whose counts stand still for so long is told of."""
 
 _LATE = 0.75  # of its lease: two intervals are at most all of it
-_FIRST = "0.1.0"  # the version whose rows tell neither times nor what is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _stuck(view: View, live: Nodes) -> Iterator[Problem]:
 
 def _late(node: View, timeout_sec: float | None) -> Iterator[Problem]:
     """A worker whose lease is over, or nearly so."""
-    limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
+    limit_sec = silent_after(node, timeout_sec)
     unheard_sec, tokens = node["heartbeat_age_sec"], node["tokens"]
     if limit_sec is None or unheard_sec < _LATE * lease_sec(limit_sec):
         return
@@ -226,13 +226,13 @@ def _paused(view: View, live: Nodes) -> Iterator[Problem]:
         return
     since = dt.datetime.fromisoformat(pause["since"]).astimezone(dt.timezone.utc)
     by, reason = pause["by"], pause["reason"]
-    deaf = [node["name"] for node in live if node["library"] == _FIRST]
+    deaf = of_first_version(live)
     yield Problem(
         "paused",
         "notice",
         f"paused since {since:%Y-%m-%d %H:%M} UTC{f' by {by}' if by else ''}"
         f"{f': {reason}' if reason else ''}; nothing new starts"
-        + (f", but at {count(len(deaf), 'worker')} of {_FIRST}" if deaf else ""),
+        + (f", but at {count(len(deaf), 'worker')} of {FIRST_VERSION}" if deaf else ""),
         "`jobsync-async resume`",
         nodes=tuple(deaf),
     )
@@ -329,7 +329,7 @@ def _set_aside(view: View, live: Nodes) -> Iterator[Problem]:
 
 def _versions(view: View, live: Nodes) -> Iterator[Problem]:
     versions = view["versions"]
-    first = any(one["library"] == _FIRST for one in versions)
+    first = any(one["library"] == FIRST_VERSION for one in versions)
     if len(versions) < 2 and not first:
         return
     each = ", ".join(f"{one['library']} ({name_list(one['nodes'])})" for one in versions)
@@ -338,13 +338,13 @@ def _versions(view: View, live: Nodes) -> Iterator[Problem]:
     if refused:
         advice = f"stop {name_list(refused)}: these tables were contracted"
     elif first:
-        advice += f"; {_FIRST} does not tell what it runs"
+        advice += f"; {FIRST_VERSION} does not tell what it runs"
     yield Problem(
         "versions",
         "notice",
         f"workers have different versions: {each}"
         if len(versions) > 1
-        else f"all workers are of {_FIRST}",
+        else f"all workers are of {FIRST_VERSION}",
         advice,
         nodes=tuple(refused or versions[0]["nodes"]),
     )

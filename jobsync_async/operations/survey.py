@@ -11,7 +11,7 @@ from jobsync_async.core.lease import lease_sec
 from jobsync_async.operations.batches import MOST_RUNS, described
 from jobsync_async.postgres.batch_runs import RunRow
 from jobsync_async.postgres.store import Store
-from jobsync_async.runtime.cluster_status import describe
+from jobsync_async.runtime.cluster_status import describe, silent_after
 
 MOST_COUNTED = 1_000
 """Failures of each run, and ids that are set aside, are counted up to so many."""
@@ -34,16 +34,21 @@ async def survey(
     late = [node["name"] for node in seen["nodes"] if _late(node, timeout_sec)]
     connected = await store.inspection.connected(late) if late else {}
     if known is None:
-        rows = await store.batch_runs.find(None, None, MOST_RUNS, most_failed=MOST_COUNTED + 1)
-        runs, aside = recent(rows), await store.inspection.count_set_aside(MOST_COUNTED)
-    else:
-        runs, aside = known["batches"], known["set_aside"]
+        _, known = await look_at_runs(store)
     return {
         **seen,
         "nodes": [{**node, "connected": connected.get(node["name"])} for node in seen["nodes"]],
-        "batches": [{**run, "run_by": run_by(run, seen["nodes"])} for run in runs],
-        "set_aside": aside,
+        "batches": [{**run, "run_by": run_by(run, seen["nodes"])} for run in known["batches"]],
+        "set_aside": known["set_aside"],
     }
+
+
+async def look_at_runs(store: Store) -> tuple[list[RunRow], dict[str, Any]]:
+    """The latest runs of batches, the open ones first; and what `survey` takes as known. Two
+    statements. Raises StoreUnavailable."""
+    rows = await store.batch_runs.find(None, None, MOST_RUNS, most_failed=MOST_COUNTED + 1)
+    aside = await store.inspection.count_set_aside(MOST_COUNTED)
+    return rows, {"batches": recent(rows), "set_aside": aside}
 
 
 def recent(runs: Iterable[RunRow]) -> list[dict[str, Any]]:
@@ -86,5 +91,5 @@ class Stillness:
 
 
 def _late(node: dict[str, Any], timeout_sec: float | None) -> bool:
-    limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
+    limit_sec = silent_after(node, timeout_sec)
     return limit_sec is not None and node["heartbeat_age_sec"] >= _LATE * lease_sec(limit_sec)

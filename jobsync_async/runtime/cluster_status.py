@@ -11,7 +11,7 @@ from jobsync_async.core.patterns import eligible
 from jobsync_async.core.serving import gaps
 from jobsync_async.errors import ClusterNotFormed
 from jobsync_async.postgres.store import Store
-from jobsync_async.types import LockInfo, NodeInfo, Runner
+from jobsync_async.types import FIRST_VERSION, LockInfo, NodeInfo, Pause, Runner
 
 
 async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ async def describe(store: Store, timeout_sec: float | None = None) -> dict[str, 
     pause = await store.status.pause()
     return {
         **cluster,
-        "paused": None if pause is None else plain(asdict(pause)),
+        "paused": None if pause is None else plain(pause),
         "evicted": [plain(one) for one in await store.status.evicted()],
         "active_nodes": len(live),
         "nodes": [plain(node) for node in nodes],
@@ -94,10 +94,17 @@ def warnings(nodes: Sequence[NodeInfo], schema_version: int) -> list[str]:
 
 def deaf_to_pauses(nodes: Sequence[NodeInfo]) -> list[str]:
     """Workers that know no pause: what is to be said of them while one holds."""
-    deaf = [node.name for node in nodes if node.library == "0.1.0"]
+    deaf = of_first_version(nodes)
+    names = ", ".join(deaf)
     return deaf and [
-        f"{len(deaf)} workers of 0.1.0 know no pause and go on: {', '.join(deaf)}; stop them"
+        f"{len(deaf)} workers of {FIRST_VERSION} know no pause and go on: {names}; stop them"
     ]
+
+
+def of_first_version(nodes: Iterable[NodeInfo | Mapping[str, Any]]) -> list[str]:
+    """Workers of the version whose rows tell neither times nor what is run, and which knows no
+    pause."""
+    return [node["name"] for node in nodes if node["library"] == FIRST_VERSION]
 
 
 def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockInfo]:
@@ -113,11 +120,19 @@ def unmatched(pins: Sequence[LockInfo], nodes: Sequence[NodeInfo]) -> list[LockI
 def silent(node: NodeInfo | Mapping[str, Any], timeout_sec: float | None = None) -> bool:
     """Whether a worker has sent no heartbeat for so long; None for its own timeout. By the server's
     clock, for people."""
-    limit_sec = node["timeout_sec"] if timeout_sec is None else timeout_sec
+    limit_sec = silent_after(node, timeout_sec)
     return limit_sec is not None and bool(node["heartbeat_age_sec"] >= limit_sec)
 
 
-def plain(record: NodeInfo | LockInfo | Mapping[str, Any]) -> dict[str, Any]:
+def silent_after(
+    node: NodeInfo | Mapping[str, Any], timeout_sec: float | None = None
+) -> float | None:
+    """After how many seconds without a heartbeat it is silent; None where that is not known."""
+    limit_sec: float | None = node["timeout_sec"] if timeout_sec is None else timeout_sec
+    return limit_sec
+
+
+def plain(record: NodeInfo | LockInfo | Pause | Mapping[str, Any]) -> dict[str, Any]:
     """A record as JSON can hold it: times as ISO 8601."""
     # Not `dataclasses.asdict`, which copies deeply: a tenth of a second for 500 workers.
     values = (

@@ -3,13 +3,12 @@ Pure; times are told as of `now`."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobsync_async.operations.batches import title as run_title
 from jobsync_async.web.acts import ACTS, Act, Values
-from jobsync_async.web.document import counted, facts, moment, row, section, span, table
+from jobsync_async.web.document import counted, facts, instant, moment, row, section, span, table
 from jobsync_async.web.forgery import FIELD
 from jobsync_async.web.markup import Content, Html, el, joined, link, name
 from jobsync_async.web.parts import offer, who
@@ -41,9 +40,9 @@ def task_of(told: Mapping[str, Any], now: float, steer: bool) -> Html:
     owner, pin, rebalance = told["owner"], told["pin"], told["rebalance"]
     because = None
     if rebalance is not None:
-        at = dt.datetime.fromisoformat(rebalance["at"]).timestamp()
+        at = instant(rebalance["at"])
         because = [moment(at), f", version {rebalance['version']}: ", name(rebalance["reason"])]
-    since = told["assigned_at"] and dt.datetime.fromisoformat(told["assigned_at"]).timestamp()
+    since = told["assigned_at"] and instant(told["assigned_at"])
     pairs: list[tuple[str, Content]] = [
         ("Token", f"{told['token_id']:,} of {told['total_tokens']:,}"),
         ("Owner", el("strong", "nobody", class_="wrong") if owner is None else _owner(owner)),
@@ -101,7 +100,7 @@ def _recorded(told: Mapping[str, Any]) -> Html:
     """What became of the task, on its own or in a batch."""
 
     def when(key: str) -> Html:
-        return moment(dt.datetime.fromisoformat(told[key]).timestamp())
+        return moment(instant(told[key]))
 
     done, begun = told["completed_by"], told["begun_by"]
     running = told.get("running")

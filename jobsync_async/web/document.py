@@ -42,13 +42,13 @@ def _utc(at: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(at, dt.timezone.utc)
 
 
+def instant(text: str) -> float:
+    """A moment in ISO 8601, in seconds since 1970."""
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
 def counted(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def count(many: int, what: str) -> str:
-    """So many of them."""
-    return f"{many:,} {what}{'' if many == 1 else 's'}"
 
 
 def document(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobsync_async.operations.problems import Problem
 from jobsync_async.operations.survey import MOST_COUNTED
+from jobsync_async.operations.wording import count
 from jobsync_async.web.acts import ACTS, Act
-from jobsync_async.web.document import ago, count, counted, facts, moment, row, span
+from jobsync_async.web.document import ago, counted, facts, instant, moment, row, span
 from jobsync_async.web.markup import Content, Html, el, joined, link, name
 from jobsync_async.web.picture import Picture
-from jobsync_async.web.view import Event, Facts, Handoffs, Move, Run, Worker
+from jobsync_async.web.view import EventView, Facts, Handoffs, Move, RunView, WorkerView
 
 
 def offer(act: Act, values: Mapping[str, Any], about: str) -> Html:
@@ -147,7 +147,7 @@ class Rows:
         self._steer = steer
         self._beat = beat
 
-    def worker(self, worker: Worker, now: float) -> Html:
+    def worker(self, worker: WorkerView, now: float) -> Html:
         """A worker."""
         state: list[Content] = [worker.condition]
         if worker.condition == "silent" and worker.draining:
@@ -196,7 +196,7 @@ class Rows:
         said = el("p", el("strong", "Paused: "), "nothing new starts. ", acts) if paused else acts
         return joined([said, el("ul", names) if names else None])
 
-    def run(self, run: Run, now: float) -> Html:
+    def run(self, run: RunView, now: float) -> Html:
         """A run of a batch."""
         told = dict(run.told)
         opened = told["finished_at"] is None
@@ -205,7 +205,7 @@ class Rows:
         failed = f"{many:,}{'+' if told['failed'] > many else ''}"
         to = {"batch": told["name"] or told["key"][:16], "date": told["date"]}
         label = told["name"] or f"{told['key'][:12]}, without a name"
-        began = dt.datetime.fromisoformat(told["started_at"]).timestamp()
+        began = instant(told["started_at"])
         return row(
             f"runs-{run.key}",
             ("batch", link("batch", name(label), to=to)),
@@ -220,7 +220,7 @@ class Rows:
             class_="open" if opened else "finished",
         )
 
-    def event(self, event: Event, now: float) -> Html:
+    def event(self, event: EventView, now: float) -> Html:
         """A row of the history."""
         rest = facts((key, name(value, 1_000)) for key, value in event.details)
         return el(
@@ -246,7 +246,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def _left(run: Run, opened: bool) -> Content:
+def _left(run: RunView, opened: bool) -> Content:
     if not opened:
         return "finished"
     return "?" if run.left_sec is None else f"about {span(run.left_sec)}"

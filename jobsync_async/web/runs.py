@@ -6,8 +6,8 @@ import datetime as dt
 from collections import deque
 from typing import Any
 
-from jobsync_async.operations.batches import MOST_RUNS, described, rate_between, rate_over, speed
-from jobsync_async.operations.survey import MOST_COUNTED, Stillness, recent
+from jobsync_async.operations.batches import described, rate_between, rate_over, speed
+from jobsync_async.operations.survey import Stillness, look_at_runs
 from jobsync_async.postgres.batch_runs import RunRow
 from jobsync_async.postgres.store import Store
 from jobsync_async.web import view as views
@@ -27,7 +27,7 @@ class RunLooks:
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {"batches": [], "set_aside": 0}
-        self.shown: list[views.Run] = []
+        self.shown: list[views.RunView] = []
         self._looks: dict[_Key, deque[RunRow]] = {}
         self._still = Stillness()
         self._at = float("-inf")
@@ -39,10 +39,8 @@ class RunLooks:
 
     async def look(self, store: Store, now: float) -> None:
         """Look at the runs. Two statements. Raises StoreUnavailable."""
-        rows = await store.batch_runs.find(None, None, MOST_RUNS, most_failed=MOST_COUNTED + 1)
-        aside = await store.inspection.count_set_aside(MOST_COUNTED)
+        rows, self.known = await look_at_runs(store)
         self._at, self._open = now, any(row.finished_at is None for row in rows)
-        self.known = {"batches": recent(rows), "set_aside": aside}
         self._still.note(self.known, now)
         kept, self._looks = self._looks, {}
         for row in rows:
@@ -53,7 +51,7 @@ class RunLooks:
                     looks.popleft()
         self.shown = [self.view(row) for row in rows]
 
-    def view(self, row: RunRow) -> views.Run:
+    def view(self, row: RunRow) -> views.RunView:
         """A run with its speed. No I/O."""
         if row.finished_at is not None:
             rate = rate_over(row)

@@ -22,7 +22,7 @@ _MOST_PAIRS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerView:
     """A row of the table of workers.
 
     Attributes:
@@ -94,7 +94,7 @@ class Overview:
 
     facts: Facts
     problems: tuple[Problem, ...]
-    workers: Mapping[int, Worker]
+    workers: Mapping[int, WorkerView]
     handoffs: tuple[Handoffs, ...]
     evicted: tuple[tuple[str, int, str], ...]
     beats: Mapping[int, float] = field(compare=False)
@@ -112,7 +112,7 @@ def overview(seen: Mapping[str, Any], now: float, colour: Callable[[str], str]) 
     most = max((node["tokens"] for node in seen["nodes"]), default=0)
     total = max(seen["total_tokens"], 1)
     workers = {
-        node["joined"]: Worker(
+        node["joined"]: WorkerView(
             number=node["joined"],
             name=node["name"],
             condition=condition(node),
@@ -220,7 +220,7 @@ def move(at: float, moves: Counter[tuple[str | None, str | None]]) -> Move | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunView:
     """A run of a batch: what `operations.batches` tells of it, with its speed.
 
     Attributes:
@@ -239,17 +239,17 @@ class Run:
         return f"{told['key'][:16]}-{told['date']}"
 
 
-def run(told: Mapping[str, Any], rate: float | None, left_sec: float | None) -> Run:
+def run(told: Mapping[str, Any], rate: float | None, left_sec: float | None) -> RunView:
     """A run with its speed, in as many digits as people read."""
     rounded = None if rate is None else float(f"{rate:.3g}")
-    return Run(tuple(told.items()), rounded, None if left_sec is None else round(left_sec))
+    return RunView(tuple(told.items()), rounded, None if left_sec is None else round(left_sec))
 
 
 # -- history ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EventView:
     """A row of the history.
 
     Attributes:
@@ -265,13 +265,13 @@ class Event:
     details: tuple[tuple[str, Any], ...] = ()
 
 
-def history(told: Mapping[str, Sequence[dict[str, Any]]], most: int) -> list[Event]:
+def history(told: Mapping[str, Sequence[dict[str, Any]]], most: int) -> list[EventView]:
     """The line of time, of what `operations.history` returned, the newest first."""
     rows = {row["id"]: row for row in told["events"]}
     return [_event(entry, rows) for entry in in_order(told)[:most]]
 
 
-def _event(entry: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]]) -> Event:
+def _event(entry: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]]) -> EventView:
     moved = "tokens_moved" in entry
     causes = [rows[cause] for cause in (entry.get("causes") or ()) if cause in rows]
     details = {
@@ -282,7 +282,7 @@ def _event(entry: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]]) -> E
         "version": entry["version"],
         "start of the worker": entry.get("incarnation"),
     }
-    return Event(
+    return EventView(
         key=f"v{entry['version']}" if moved else f"h{entry['id']}",
         at=_seconds(entry["at"]),
         kind="moved" if moved else entry["kind"],

@@ -120,7 +120,7 @@ def test_a_hostile_name_adds_no_element_to_any_part(hostile):
             rows.steering((True, [(text, int(NOW), text)]), NOW),
             parts.moves_of([move], NOW),
             *(rows.worker(worker, NOW) for worker in told.workers.values()),
-            rows.event(view.Event("1", int(NOW), "died", text, (("why", text),)), NOW),
+            rows.event(view.EventView("1", int(NOW), "died", text, (("why", text),)), NOW),
         ]
         whole = document("", text, *pieces, cluster=text, version="1", now=NOW, banner=text)
         return [*map(Tags, pieces), Tags(whole)]
