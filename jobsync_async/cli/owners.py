@@ -150,6 +150,8 @@ def _recorded(told: dict[str, Any]) -> list[tuple[str, Any]]:
             and f"at {moment(aside)}, in the run of {told['set_aside_on']}, until it is released",
         ),
         ("gave up", told["error"]),
+        ("failed attempts", told["failures"] or None),
+        ("last error", told["last_error"] if told["last_error"] != told["error"] else None),
         (
             "completed",
             None

@@ -173,6 +173,7 @@ WHERE t.token_id = %(token_id)s
 -- then in each that has it. `set_aside_on` is the date on which it was set aside, whichever that
 -- was.
 SELECT b.name AS batch, c.node AS begun_by, c.claimed_at, c.error,
+       coalesce(c.failures, 0) AS failures, c.last_error,
        c.open AND EXISTS (SELECT FROM {node} WHERE incarnation = c.incarnation) AS running,
        greatest(c.owners_lost, s.owners_lost, 0) AS owners_lost,
        s.date AS set_aside_on, s.set_aside_at, a.node AS completed_by, a.completed_at

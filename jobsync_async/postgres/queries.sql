@@ -1100,7 +1100,9 @@ WHERE date = %(date)s ORDER BY completed_at, task_id, batch
 -- which is counted, or let go of with none. How many there were. The date comes with each task
 -- (OFFSET 0), so that each is looked up by both: a date alone would bring a whole day.
 WITH ended AS (
-    UPDATE {claim} c SET error = w.error, open = false
+    UPDATE {claim} c
+    SET error = w.error, open = false, last_error = coalesce(w.error, c.last_error),
+        failures = c.failures + CASE WHEN w.error IS NULL THEN 0 ELSE 1 END
     FROM (
         SELECT %(date)s::date AS date, w.*
         FROM unnest(%(task_keys)s::bytea[], %(errors)s::text[], %(epochs)s::bigint[])
@@ -1117,6 +1119,11 @@ WITH ended AS (
     DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 )
 SELECT count(*) AS ended FROM ended
+
+-- name: note_failure
+-- The handler of a task that was begun has failed, and is called again.
+UPDATE {claim} SET failures = failures + 1, last_error = %(error)s
+WHERE date = %(date)s AND task_key = %(task_key)s AND epoch = %(epoch)s
 
 -- name: forget_failures
 -- A batch is run again: what was given up is tried anew.

@@ -141,6 +141,8 @@ CREATE TABLE IF NOT EXISTS {claim} (
     -- how many of its workers ended while it was open
     owners_lost       integer NOT NULL DEFAULT 0,
     set_aside_at      timestamptz,                   -- when it was set aside
+    failures          integer NOT NULL DEFAULT 0,    -- how often its handler failed on that date
+    last_error        text,                          -- of the last of these, given up or not
     PRIMARY KEY (date, task_key)
 );
 -- What was given up, found without a look at all that was begun on that date: for people alone. A

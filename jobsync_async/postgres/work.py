@@ -91,6 +91,15 @@ class WorkStore:
         (row,) = await self._fetch("end_claims", values)
         return int(row.ended)
 
+    async def note_failure(self, run: Run, work: Work, error: str) -> None:
+        values = {
+            "date": run.date,
+            "task_key": run.key(work.task_id),
+            "epoch": work.epoch,
+            "error": storable(error, self._codec),
+        }
+        await self._execute("note_failure", values)
+
     async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         keys = {"task_keys": bytes_array([run.key(text) for text in texts])}
         await self._execute("forget_failures", self._counted(me, run) | keys)

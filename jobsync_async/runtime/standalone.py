@@ -232,7 +232,10 @@ class MemoryWork:
     async def end_claims(
         self, me: Identity, run: Run, ended: Sequence[tuple[Work, str | None]]
     ) -> int:
-        return len(ended)  # there is nobody to tell
+        return len(ended)
+
+    async def note_failure(self, run: Run, work: Work, error: str) -> None:
+        """There is nobody to tell."""
 
     async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         """There are none."""

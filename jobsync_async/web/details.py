@@ -102,14 +102,18 @@ def _recorded(told: Mapping[str, Any]) -> Html:
     def when(key: str) -> Html:
         return moment(instant(told[key]))
 
-    done, begun = told["completed_by"], told["begun_by"]
+    def wrong(text: str | None) -> Content:
+        return el("strong", name(text, 4_000), class_="wrong") if text else None
+
+    done, begun, last_error = told["completed_by"], told["begun_by"], told["last_error"]
     running = told.get("running")
     pairs = [
         ("Running now", None if running is None else "yes" if running else "no"),
         ("Begun", [when("claimed_at"), " by ", name(begun)] if begun else "not recorded"),
         ("Completed", [when("completed_at"), " by ", name(done)] if done else "no"),
-        ("Last error", el("strong", name(told["error"], 4_000), class_="wrong")
-         if told["error"] else None),
+        ("Given up", wrong(told["error"])),
+        ("Failed attempts", told["failures"] or None),
+        ("Last error", wrong(last_error if last_error != told["error"] else None)),
         ("Owners lost while at it", told["owners_lost"] or None),
         ("Set aside", [when("set_aside_at"), f", in the run of {told['set_aside_on']}"]
          if told["set_aside_at"] else None),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import anyio
 
 from jobsync_async.core.lease import Backoff
+from jobsync_async.core.rows import Work
 from jobsync_async.core.texts import error_text
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.tasks.worker import Worker
@@ -34,13 +36,22 @@ class Attempts:
     Args:
         most: how often it may fail for an id.
         name: the batch's.
+        note: called with what failed and is called again, and the error's text.
     """
 
-    def __init__(self, worker: Worker, handler: Handler, most: int, name: str | None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        handler: Handler,
+        most: int,
+        name: str | None,
+        note: Callable[[Work, str], Awaitable[None]],
+    ) -> None:
         self._worker = worker
         self._log = WorkerLog(__name__, worker.identity.name)
         self._runner = HandlerRunner(worker, handler, Runner("batch", name))
         self._attempts = most
+        self._note = note
         self._failures: Counter[int] = Counter()
         self._errors: dict[int, str] = {}
 
@@ -65,6 +76,7 @@ class Attempts:
             self._errors[number] = error_text(outcome.error)
             self._log_failure(piece, outcome.error)
             if self._failures[number] < self._attempts:
+                await self._note(piece.work, self._errors[number])
                 wait_sec = _BACKOFF.wait_sec(self._failures[number], random.random())  # noqa: S311
                 with anyio.move_on_after(wait_sec):
                     await piece.gone()

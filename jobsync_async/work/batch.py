@@ -48,7 +48,9 @@ class Batch:
         self._worker = order.worker
         self._log = WorkerLog(__name__, order.worker.identity.name)
         self._tell = tell
-        self._call = Attempts(order.worker, order.handler, order.attempts, order.asked.name)
+        self._call = Attempts(
+            order.worker, order.handler, order.attempts, order.asked.name, self._note_failure
+        )
         # Of those that are not begun ahead: how many wait for a slot, or have one.
         self._busy = 0
         self._gate = Gate()
@@ -322,6 +324,9 @@ class Batch:
             self._recorder.add(piece)
         elif held_up:
             self._give_back(piece.number)
+
+    async def _note_failure(self, work: Work, error: str) -> None:
+        await self._run.note_failure(work, error)
 
     async def _recorded(self, pieces: Sequence[tuple[Piece, bool | None]]) -> None:
         """These were done here; of each, whether it was completed by that."""

@@ -299,6 +299,13 @@ class BatchRun:
         end, ended = self._records.end_claims, [(work, error)]
         return await self._patiently(lambda: end(self._worker.identity, self.run, ended)) > 0
 
+    async def note_failure(self, work: Work, error: str) -> None:
+        """An attempt failed, and another follows. Told to people; nothing depends on it."""
+        try:
+            await self._records.note_failure(self.run, work, error)
+        except StoreError as failure:
+            self._log.debug("a failure of task %r is not counted: %s", work.task_id, failure)
+
     async def let_go(self, works: Iterable[Work]) -> None:
         """Tasks that were begun have ended here in order, and are not complete. Comes before their
         claims' end, so that the next owner does not take this worker for one that died of them.

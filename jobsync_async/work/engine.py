@@ -61,6 +61,9 @@ class WorkRecords(Protocol):
         """Write down that tasks ended in order without being completed: given up with the error,
         or, with None, let go of. For how many of them the claim was still the last."""
 
+    async def note_failure(self, run: Run, work: Work, error: str) -> None:
+        """Count that the handler of a task failed, and is called again, for people to read."""
+
     async def forget_failures(self, me: Identity, run: Run, texts: Iterable[str]) -> None:
         """Try again what was given up."""
 

@@ -13,15 +13,18 @@ import anyio
 import psycopg
 import pytest
 
-from jobsync_async import ConfigError, Job
+from jobsync_async import ConfigError, Job, StoreUnavailable
 from jobsync_async.core.hashing import name_key, task_key
 from jobsync_async.operations import batches, pruning
 from jobsync_async.postgres.batch_runs import MOST_FAILED
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.store import Store
+from jobsync_async.postgres.work import WorkStore
 from tests.integration.test_commands import Commands
 from tests.integration.test_observer import read_only_role
+from tests.integration.test_page import looked_at
 from tests.integration.test_versions import old_row
+from tests.waiting import until
 
 TODAY = dt.date(2026, 11, 23)
 YESTERDAY = TODAY - dt.timedelta(days=1)
@@ -232,6 +235,54 @@ async def test_failures_are_told_by_error_with_their_ids(commands, config):
     assert "nothing has failed" in (await commands("batch", "fine", "--failed")).stdout
     # Without a name: the first of the table.
     assert "'fine'" in (await commands("batch", "--failed")).stdout
+
+
+async def test_while_a_task_is_tried_again_it_is_told_how_often_and_why(commands, config):
+    called: list[int] = []
+    go_on = asyncio.Event()
+
+    async def handle(claim) -> None:
+        called.append(claim.task_id)
+        if claim.task_id == 1 and called.count(1) == 3:
+            await go_on.wait()
+        else:
+            raise ValueError("no such file")
+
+    async with Job("anna", config) as job:
+        batch = asyncio.create_task(job.run_batch([1, 2], handle, attempts=3, name="nightly"))
+        await until(lambda: called.count(1) == called.count(2) == 3)
+        (told,) = (await commands.json("explain", "1"))["batches"]
+        assert (told["running"], told["failures"], told["error"]) == (True, 2, None)
+        assert told["last_error"] == "ValueError: no such file"
+        shown = (await commands("explain", "1")).stdout
+        assert re.search(r"failed attempts +2 *\n *last error +ValueError: no such file", shown)
+        async with looked_at(config) as asks:
+            page = (await asks.get("/task", params={"id": "1"})).text
+        assert re.search(r"Failed attempts</dt>\s*<dd>2</dd>", page)
+        assert "ValueError: no such file" in page
+        go_on.set()
+        result = await batch
+        assert (result.completed_here, set(result.failed)) == ({1}, {2})
+        (done,) = (await commands.json("explain", "1"))["batches"]
+        assert (done["completed_by"], done["failures"]) == ("anna", 2)
+        (given_up,) = (await commands.json("explain", "2"))["batches"]
+        assert (given_up["error"], given_up["failures"]) == ("ValueError: no such file", 3)
+
+
+async def test_a_failure_that_cannot_be_counted_is_tried_again_all_the_same(config, monkeypatch):
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(WorkStore, "note_failure", refuse)
+    calls: list[int] = []
+
+    async def handle(claim) -> None:
+        calls.append(claim.task_id)
+        if len(calls) == 1:
+            raise ValueError("no such file")
+
+    async with Job("anna", config) as job:
+        assert (await job.run_batch([1], handle)).completed_here == {1}
 
 
 @pytest.mark.parametrize("name", ["n", None])

@@ -411,6 +411,7 @@ class Calls:
             yield KEYS, partial(work.record_completions, me, run, works)
             yield KEYS, partial(work.write_audit, me, run, works)
         yield KEYS, lambda: work.end_claims(me, run, [(each, "why") for each in old])
+        yield 1, lambda: work.note_failure(run, old[0], "why")
         yield KEYS, lambda: work.forget_failures(me, run, texts)
         yield KEYS, lambda: work.read_progress(run, texts)
         yield KEYS, lambda: work.read_set_aside(run, texts)

@@ -233,7 +233,15 @@ async def make_old(admin) -> None:
             "pause_reason",
         ),
         "node": ("timeout_sec", "interval_sec", "library", "layout", "runs", "said_by"),
-        "claim": ("batch", "incarnation", "open", "owners_lost", "set_aside_at"),
+        "claim": (
+            "batch",
+            "incarnation",
+            "open",
+            "owners_lost",
+            "set_aside_at",
+            "failures",
+            "last_error",
+        ),
         "audit": ("batch",),
         "rebalance": ("causes",),
     }.items():

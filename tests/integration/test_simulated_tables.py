@@ -342,6 +342,8 @@ def work(q: Both) -> Steps:
             "incarnation": token.incarnation or incarnation,
         }
         yield "record_claim", one
+        if q.random.random() < 0.2:
+            yield "note_failure", {**one, "error": "wrong"}
     return q.random.random() < 0.8
 
 

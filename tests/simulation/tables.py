@@ -89,6 +89,8 @@ class Claim(NamedTuple):
     open: bool | None = None
     owners_lost: int = 0
     set_aside_at: float | None = None
+    failures: int = 0
+    last_error: str | None = None
 
 
 class Batch(NamedTuple):

@@ -103,8 +103,8 @@ def begin_tasks(q: Asked) -> Any:
         otherwise += complete or put is not None or lost >= q.lost_limit
         if free:
             begun = (task, token, q.node, epoch, None, q.now, q.batch, q.incarnation, True, lost)
-            set_aside_at = row.set_aside_at if row else None
-            q.tx.write("claim", (q.date, key), Claim(*begun, set_aside_at))
+            kept = row[-3:] if row else ()  # when it was set aside, and what failed before
+            q.tx.write("claim", (q.date, key), Claim(*begun, *kept))
         elif guilty:
             closed = before._replace(open=False, owners_lost=lost, error=reason, set_aside_at=q.now)
             q.tx.write("claim", (q.date, key), closed)
@@ -165,11 +165,25 @@ def end_claims(q: Asked) -> Result:
     for key, error, epoch in zip(keys(q.task_keys), q.errors, numbers(q.epochs), strict=True):
         row = q.tx.row("claim", (q.date, key))
         if row is not None and row.epoch == epoch:
-            q.tx.write("claim", (q.date, key), row._replace(error=error, open=False))
+            row = row._replace(error=error, open=False)
+            q.tx.write("claim", (q.date, key), row if error is None else _failed(row, error))
             ended += 1
             given_up += error is not None
     _count(q, otherwise=given_up)
     return Result(rows("ended", [(ended,)]))
+
+
+def _failed(row: Claim, error: str) -> Claim:
+    return row._replace(failures=row.failures + 1, last_error=error)
+
+
+@quick
+def note_failure(q: Asked) -> Result:
+    row = q.tx.row("claim", (q.date, q.task_key))
+    if row is None or row.epoch != q.epoch:
+        return Result()
+    q.tx.write("claim", (q.date, q.task_key), _failed(row, q.error))
+    return Result((), 1)
 
 
 @quick

@@ -22,7 +22,9 @@ ALTER TABLE {claim}
     ADD COLUMN IF NOT EXISTS incarnation uuid,
     ADD COLUMN IF NOT EXISTS open boolean,
     ADD COLUMN IF NOT EXISTS owners_lost integer NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS set_aside_at timestamptz;
+    ADD COLUMN IF NOT EXISTS set_aside_at timestamptz,
+    ADD COLUMN IF NOT EXISTS failures integer NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS last_error text;
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
 ALTER TABLE {rebalance}
