@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobsync_async.core.rows import NOBODY, PART
 
@@ -60,6 +61,7 @@ class Distribution:
         reason: why, for people. kind: the same as one of `REASONS`.
         nodes_before, nodes_after: workers at the last plan and at this one.
         planned_joined: workers up to this age are counted in.
+        flows: how many tokens go from whom to whom, None for nobody. Whoever is gone is named too.
         first: whether no token had a row before.
         awaited: its version is taken even if nothing is to be written: somebody waits for it.
         concerned: names of workers that are to look at once: from whom a token goes, who is to get
@@ -77,9 +79,25 @@ class Distribution:
     assign: Moves = field(default_factory=Moves)
     given: Moves = field(default_factory=Moves)
     revoke: Moves = field(default_factory=Moves)
+    flows: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
     first: bool = False
     awaited: bool = False
     concerned: set[str | None] = field(default_factory=set)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def write(
+        self, kind: str, giver: str | None, receiver: str | None, tokens: Sequence[int]
+    ) -> None:
+        """These are to be written in one way, which is named as the attribute for it."""
+        number = 0
+        if receiver is not None:
+            number = self._numbers.setdefault(receiver, len(self._numbers) + 1)
+            if number > len(self.names):
+                self.names.append(receiver)
+        moves: Moves = getattr(self, kind)
+        moves.add(number, tokens)
+        if kind != "revoke" or receiver is not None:  # else they stay after all
+            self.flows[giver, receiver or None] += len(tokens)
 
     def for_somebody(self) -> list[int]:
         """Tokens that are to be revoked for another worker."""
@@ -99,6 +117,16 @@ class Distribution:
     def moved(self) -> int:
         """Tokens that this writes."""
         return len(self.create) + len(self.assign) + len(self.given) + len(self.revoke)
+
+
+def flows_told(
+    flows: Counter[tuple[str | None, str | None]], most: int | None = None
+) -> list[dict[str, Any]]:
+    """From whom to whom tokens go, the largest flows first, as people and programs read it."""
+    return [
+        {"from": giver, "to": receiver, "tokens": tokens}
+        for (giver, receiver), tokens in flows.most_common(most)
+    ]
 
 
 class RebalanceReason(NamedTuple):

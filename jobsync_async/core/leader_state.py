@@ -20,7 +20,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from jobsync_async.core.assignment import PlanNode, plan
-from jobsync_async.core.distribution import GONE, PINS, Distribution, Moves, RebalanceReason
+from jobsync_async.core.distribution import GONE, PINS, Distribution, RebalanceReason
 from jobsync_async.core.rows import NOBODY, ClusterRow, Event, Member, TokenGroup
 
 UNKNOWN = -1
@@ -321,7 +321,6 @@ class LeaderState:
         destinations: Sequence[str | None],
         gains: Sequence[tuple[str | None, Sequence[int]]],
     ) -> None:
-        numbers: dict[str, int] = {}
         for index, name, tokens in self._parts(destinations, gains):
             place = self._places[index]
             write = self._write_for(place, name)
@@ -330,10 +329,8 @@ class LeaderState:
                 distribution.concerned |= (
                     {receiver} if place is None else {receiver, place.node, place.next_node}
                 )
-                moves: Moves = getattr(distribution, kind)
-                number = 0 if receiver is None else numbers.setdefault(receiver, len(numbers) + 1)
-                moves.add(number, tokens)
-        distribution.names = list(numbers)
+                giver = None if place is None else place.node
+                distribution.write(kind, giver, receiver, tokens)
         distribution.first = len(distribution.create) == len(self._where)
         distribution.concerned &= {member.name for member in self.members.values()}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from jobsync_async.core.distribution import Distribution, Moves
+from jobsync_async.core.distribution import flows_told
 from jobsync_async.core.hashing import token_hasher
 from jobsync_async.core.leader_state import LeaderState, Reading
 from jobsync_async.core.rows import Member
@@ -44,29 +44,22 @@ def planned(
     members = _suppose({member.name: member for member in reading.members}, without, adding)
     now = Counter({group.node: 0 for group in reading.groups})
     live = {member.incarnation for member in members.values()}
-    owner_of: dict[int, str | None] = {}
     for group in reading.groups:
         owner = group.node if group.incarnation in live else None
         now[owner] += len(group.token_ids)
-        owner_of.update(dict.fromkeys(group.token_ids, owner))
     state = LeaderState(total_tokens, token_hasher(total_tokens, hash_function))
     state.update(reading._replace(members=list(members.values())))
     distribution = state.distribute()
-    moves = (
-        Counter[tuple[str | None, str | None]]()
-        if distribution is None
-        else _moves(distribution, owner_of)
-    )
+    flows = Counter[tuple[str | None, str | None]]()
+    if distribution is not None:
+        flows = distribution.flows
     under_way = sum(len(group.token_ids) for group in reading.groups if group.next_node is not None)
     then = Counter(state.planned)
     return {
         "version": reading.cluster.version,
-        "moved": sum(moves.values()),
+        "moved": flows.total(),
         "under_way": under_way,
-        "moves": [
-            {"from": giver, "to": receiver, "tokens": tokens}
-            for (giver, receiver), tokens in moves.most_common()
-        ],
+        "moves": flows_told(flows),
         "nodes": [
             {
                 "name": name,
@@ -97,26 +90,3 @@ def _suppose(
             raise ConfigError(f"there is a worker named {name!r} already; add one of another name")
         members[name] = Member(name, uuid4(), 0, 1.0, True)
     return members
-
-
-def _moves(
-    distribution: Distribution, owner_of: dict[int, str | None]
-) -> Counter[tuple[str | None, str | None]]:
-    """How many tokens go from whom to whom. A revocation that is withdrawn moves nothing."""
-    moves: Counter[tuple[str | None, str | None]] = Counter()
-    for kind in (distribution.create, distribution.assign, distribution.revoke):
-        for token, receiver in _receivers(distribution, kind):
-            giver = owner_of.get(token)
-            if kind is distribution.revoke and receiver is None:
-                continue
-            if giver != (receiver or None):
-                moves[giver, receiver or None] += 1
-    return moves
-
-
-def _receivers(distribution: Distribution, moves: Moves) -> list[tuple[int, str | None]]:
-    names: list[str | None] = [None, *distribution.names]
-    return [
-        (token, names[receiver])
-        for token, receiver in zip(moves.token_ids, moves.receivers, strict=True)
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg import errors
 
-from jobsync_async.core.distribution import CAUSES, Distribution
+from jobsync_async.core.distribution import CAUSES, Distribution, flows_told
 from jobsync_async.core.leader_state import PinRow, Reading
 from jobsync_async.core.lease import Beat, Times
 from jobsync_async.core.rows import ClusterRow, Event, Identity, Member, TokenGroup
@@ -23,6 +24,8 @@ from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows
 
 _READ = ("read_members", "read_token_groups")
+_MOST_FLOWS = 100
+"""Of a distribution, as many are told in its row."""
 _KINDS = {"kinds": list(CAUSES)}
 
 
@@ -262,6 +265,7 @@ class Leading:
                 "tokens_moved": planned.moved - outcome.skipped,
                 "duration_ms": outcome.duration_ms,
                 "causes": list(planned.causes),
+                "moves": json.dumps(flows_told(planned.flows, _MOST_FLOWS)),
             }
         names = ("finish_plan", *(("record_plan",) if planned else ()), "announce_plan")
         await self._send(connection, names, values)

@@ -71,7 +71,7 @@ coalesce(now() - %(since_sec)s::double precision * interval '1 second', '-infini
 -- The latest distributions, of so many seconds if that is asked for, with the rows of the history
 -- that each answers.
 SELECT version, at, reason, leader, term, nodes_before, nodes_after, tokens_moved, duration_ms,
-       causes
+       causes, moves
 FROM {rebalance} WHERE at >= {asked_since} ORDER BY version DESC LIMIT %(most)s
 
 -- name: read_leader

@@ -763,9 +763,9 @@ SET version = %(version)s, announced = CASE WHEN {announces} THEN %(version)s EL
 -- For people, if there is a plan. A row that is there already, of a cluster that was before on
 -- these tables, stops nothing.
 INSERT INTO {rebalance} (version, reason, leader, term, nodes_before, nodes_after, tokens_moved,
-                         duration_ms, causes)
+                         duration_ms, causes, moves)
 VALUES (%(version)s, %(reason)s, %(leader)s, %(term)s, %(nodes_before)s, %(nodes_after)s,
-        %(tokens_moved)s, %(duration_ms)s, %(causes)s::bigint[])
+        %(tokens_moved)s, %(duration_ms)s, %(causes)s::bigint[], %(moves)s::jsonb)
 ON CONFLICT DO NOTHING
 
 -- name: long_ago

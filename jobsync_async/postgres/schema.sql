@@ -222,7 +222,9 @@ CREATE TABLE IF NOT EXISTS {rebalance} (
     tokens_moved      integer NOT NULL,
     duration_ms       double precision NOT NULL,
     -- numbers of the rows of history that it answers; null where a library of before wrote it
-    causes            bigint[]
+    causes            bigint[],
+    -- from whom to whom how many tokens go, the largest first: [{{"from", "to", "tokens"}}, ...]
+    moves             jsonb
 );
 
 -- What happened to the cluster: each change of membership, each change of the leader, and what

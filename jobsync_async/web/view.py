@@ -277,6 +277,7 @@ def _event(entry: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]]) -> E
     details = {
         "why": why(entry),
         "because of": "; ".join(_caused(cause) for cause in causes),
+        "moved": _flows(entry),
         "by": entry["leader"] if moved else entry["by"],
         "term": entry["term"],
         "version": entry["version"],
@@ -289,6 +290,17 @@ def _event(entry: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]]) -> E
         text=what_happened(entry),
         details=tuple((key, f"{value}") for key, value in details.items() if value),
     )
+
+
+def _flows(entry: Mapping[str, Any]) -> str:
+    """From whom to whom."""
+    flows = entry.get("moves") or ()
+    rest = entry.get("tokens_moved", 0) - sum(flow["tokens"] for flow in flows)
+    told = [
+        f"{flow['tokens']:,} from {flow['from'] or 'nobody'} to {flow['to'] or 'nobody'}"
+        for flow in flows
+    ]
+    return ", ".join(told + ([f"{rest:,} more"] if told and rest > 0 else []))
 
 
 def _caused(row: Mapping[str, Any]) -> str:

@@ -162,6 +162,10 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
         ("berta joined", 60),
         ("first look; anna joined", 120),
     ]
+    assert [one["moves"] for one in rebalances] == [
+        [{"from": "anna", "to": "berta", "tokens": 60}],
+        [{"from": None, "to": "anna", "tokens": 120}],
+    ]
     assert len((await commands.json("history", "--last", "1"))["rebalances"]) == 1
     told = await commands.json("history", "--since", "1h", "--node", "berta")
     assert [(one["kind"], one["node"]) for one in told["events"]] == [("joined", "berta")]
@@ -180,7 +184,7 @@ async def test_what_commands_show_is_so_and_of_the_documented_shape(commands, jo
     assert (plan["moved"], plan["moves"]) == (0, [])
     ahead = await commands.json("plan", "--without", "anna", "--add", "carla")
     assert await (await admin.execute("SELECT * FROM sync_token ORDER BY 1")).fetchall() == before
-    assert [(m["from"], m["to"], m["tokens"]) for m in ahead["moves"]] == [(None, "carla", 60)]
+    assert [(m["from"], m["to"], m["tokens"]) for m in ahead["moves"]] == [("anna", "carla", 60)]
     assert {n["name"]: (n["tokens"], n["tokens_planned"]) for n in ahead["nodes"]} == {
         "berta": (60, 60),
         "carla": (0, 60),

@@ -243,7 +243,7 @@ async def make_old(admin) -> None:
             "last_error",
         ),
         "audit": ("batch",),
-        "rebalance": ("causes",),
+        "rebalance": ("causes", "moves"),
     }.items():
         for column in columns:
             await admin.execute(f"ALTER TABLE sync_{table} DROP COLUMN {column}")

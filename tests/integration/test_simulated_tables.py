@@ -153,6 +153,7 @@ _RECORD = {
     "tokens_moved": 3,
     "duration_ms": 4.0,
     "causes": [3, 4],
+    "moves": "[]",
 }
 
 

@@ -254,9 +254,13 @@ def test_the_history_is_one_line_of_time_in_which_moves_name_their_causes():
     moved = {
         "version": 8, "at": CREATED, "reason": "w2 left", "leader": "w1", "term": 3,
         "nodes_before": 2, "nodes_after": 1, "tokens_moved": 60, "duration_ms": 1.5, "causes": [5],
+        "moves": [
+            {"from": "w2", "to": "w1", "tokens": 50}, {"from": None, "to": "w1", "tokens": 7},
+        ],
     }  # fmt: skip
     newest, oldest = view.history({"events": [row], "rebalances": [moved]}, 100)
     assert (newest.key, newest.kind, oldest.key, oldest.kind) == ("v8", "moved", "h5", "died")
+    assert dict(newest.details)["moved"] == "50 from w2 to w1, 7 from nobody to w1, 3 more"
     assert dict(newest.details)["because of"] == "w2 died (its process ended)"
     assert dict(oldest.details) == {"why": "its process ended", "by": "w1", "version": "7"}
 

@@ -28,5 +28,6 @@ ALTER TABLE {claim}
 ALTER TABLE {audit}
     ADD COLUMN IF NOT EXISTS batch text;
 ALTER TABLE {rebalance}
-    ADD COLUMN IF NOT EXISTS causes bigint[];
+    ADD COLUMN IF NOT EXISTS causes bigint[],
+    ADD COLUMN IF NOT EXISTS moves jsonb;
 UPDATE {cluster} SET layout = 2 WHERE layout < 2;
