@@ -1,9 +1,9 @@
 """Changes lines that safety rests on, one at a time, and looks that a test goes red.
 
-    uv run python -m tests.mutants                # all of them uv run python -m tests.mutants
-    --quick        # those that each run of CI tries uv run python -m tests.mutants --only fence   #
-    those whose name or file has this in it uv run python -m tests.mutants --only fence --
-    tests/integration   # with other tests than their own
+    uv run python -m tests.mutants                # all of them
+    uv run python -m tests.mutants --quick        # those that each run of CI tries
+    uv run python -m tests.mutants --only fence   # those whose name or file has this in it
+    uv run python -m tests.mutants --only fence -- tests/integration   # with other tests
 
 The tests are run without any mutant first. Then a line is printed for each mutant. The exit status
 is 1 when one survives that is not explained, is explained but killed, or is not to be found.
