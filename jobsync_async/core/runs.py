@@ -63,7 +63,8 @@ class Opened(NamedTuple):
         started_at, started_by: when it was opened, and the worker that did it.
         fresh: the date that a run begun now would have had.
         at: when it was asked for. Both moments are the server's.
-        clean: nothing of it was complete when it was begun, for certain.
+        clean: nothing of it was complete when it was begun, for certain, nor given up or set aside
+            by now.
     """
 
     date: dt.date

@@ -2,6 +2,7 @@
 
 * There are as many as handlers take in a tenth of a second, so that a statement carries many. A
   handler that takes long has few, which would all have to be let go of.
+* At first there are four times as many as run at once.
 * Where handlers had to wait, nobody knows how many they take: twice as many are begun next time,
   or what they took of late if that is more.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 _MOST = 1_000
 """More would save little, and make more suspicious when a worker ends."""
 _AHEAD_SEC = 0.1
+_FIRST = 4
 
 
 class Window:
@@ -24,7 +26,7 @@ class Window:
     """
 
     def __init__(self, least: int) -> None:
-        self.size: int = least
+        self.size: int = min(_FIRST * least, max(least, _MOST))
         self._least = least
         self._before: tuple[int, float] | None = None
 

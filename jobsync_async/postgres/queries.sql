@@ -1170,8 +1170,8 @@ WHERE s.task_key = ANY(%(task_keys)s::bytea[]) AND a.complete IS NULL
 SELECT (now() AT TIME ZONE coalesce(time_zone, 'UTC'))::date AS date FROM {cluster}
 
 -- name: lock_batch
--- Beginning a batch, first of two statements in a transaction: one at a time, so that the second
--- sees what others have begun.
+-- Beginning a batch, first of two statements in one message: one at a time, so that the second sees
+-- what others have begun.
 SELECT pg_advisory_xact_lock(hashtextextended(%(lock)s, 0))
 
 -- name: find_complete
@@ -1205,7 +1205,8 @@ FROM ended CROSS JOIN LATERAL (
 -- Under which date a batch runs: the one that is asked for; or that of its latest open run; or the
 -- default, or the cluster's. That run is open from now on. A run that was finished is opened anew.
 -- Comes back, too: whether nothing of it was complete when it was begun, as is certain of a batch
--- with a name that is run for the first time on a date, or with nothing complete on that date. Once
+-- with a name that is run for the first time on a date, or with nothing complete on that date; and
+-- nothing was given up or set aside by now. Once
 -- a run was begun over two sets of ids, it is mixed. A stream of ids has no total yet, and its key
 -- is that of no ids: it goes on where it was. Opened anew, it begins at the first of them, and is
 -- mixed: who was further may be at work there.
@@ -1242,7 +1243,10 @@ WITH fresh AS (
 )
 SELECT begun.date, begun.started_at, begun.started_by,
        coalesce(%(date)s::date, fresh.date) AS fresh,
-       clock_timestamp() AS at, begun.clean
+       clock_timestamp() AS at,
+       begun.clean AND NOT EXISTS (
+           SELECT FROM {batch_part} p
+           WHERE p.batch_key = %(batch_key)s AND p.date = begun.date AND p.otherwise <> 0) AS clean
 FROM begun CROSS JOIN fresh
 
 -- name: advance_batch

@@ -119,9 +119,7 @@ class WorkStore:
         self, me: Identity, key: bytes, ids_key: bytes, asked: Asked, total: int | None
     ) -> Opened:
         values = {**asked._asdict(), "batch_key": key, "ids_key": ids_key, "total": total}
-        row = await self._one_at_a_time("begin_batch", key, {**values, "node": me.name})
-        assert row is not None, "the cluster row is missing"
-        return Opened(*row)
+        return Opened(*await self._one_at_a_time("begin_batch", key, {**values, "node": me.name}))
 
     async def advance_batch(self, me: Identity, run: Run, place: Place, *, anyhow: bool) -> bool:
         values = {**self._counted(me, run), **place._asdict(), "anyhow": anyhow}
@@ -132,14 +130,14 @@ class WorkStore:
     async def _one_at_a_time(self, name: str, key: bytes, values: Mapping[str, Any]) -> Any:
         """The row that comes back, while nobody else sends a statement of this kind about the
         batch."""
-        lock = {"lock": f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"}
+        lock = f"{self._queries.schema}.{self._queries.appname} batch {key.hex()}"
+        statements = [self._queries["lock_batch"], self._queries[name]]
 
         async def work(connection: Connection) -> Any:
-            await connection.execute(self._queries["lock_batch"], lock)
-            cursor = connection.cursor(binary=True)
-            return await (await cursor.execute(self._queries[name], values)).fetchone()
+            _, (row,) = await connection.together(statements, {**values, "lock": lock})
+            return row
 
-        return await self._link.transaction(work)
+        return await self._link.run(work)
 
     async def find_complete(
         self, key: bytes, ids_key: bytes, asked: Asked, total: int

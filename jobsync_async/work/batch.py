@@ -75,7 +75,8 @@ class Batch:
             await run.open()
             keep = partial(worker.runners.keep, run.runner, ids.on_tokens)
             await self.work(keep, *([] if reporter is None else [reporter.run]))
-            await run.finish()
+            if not self._others.told_over:
+                await run.finish()
         if reporter is not None:
             await reporter.finish()
         return await self._result()

@@ -109,6 +109,7 @@ class BatchRun:
         run: the run's date and name, after `open`.
         opened: what is known of it since then.
         called_at: when `open` was called, or a little before, by the server's clock.
+        stream: as given.
         lost_limit: a task is set aside when it has lost so many owners.
     """
 
@@ -131,7 +132,7 @@ class BatchRun:
         self._asked = asked
         self._ids = ids
         self._key = ids.key if asked.name is None else name_key(asked.name)
-        self._stream = stream
+        self.stream = stream
         self._place: Place | None = None
         self._suspected: frozenset[Elsewhere] = frozenset()
         self._strays: frozenset[str] = frozenset()
@@ -173,7 +174,7 @@ class BatchRun:
             self.opened, self.run = opened, Run(opened.date, self._asked.name, self._key)
             if opened.is_fresh:
                 return
-            if self._stream or not await self._is_over():
+            if self.stream or not await self._is_over():
                 self._log.warning(
                     "continues %s, which %s began and nobody finished; give date= for another run",
                     self.run,
@@ -187,7 +188,7 @@ class BatchRun:
 
     async def _begin_batch(self) -> Opened:
         me, ids = self._worker.identity, self._ids
-        total = None if self._stream else len(ids)
+        total = None if self.stream else len(ids)
         return await self._records.begin_batch(me, self._key, ids.key, self._asked, total)
 
     async def _is_over(self) -> bool:

@@ -21,7 +21,9 @@ from jobsync_async.work.batch_run import BatchRun, portions
 
 # So many ids are looked at in one statement.
 _AT_A_TIME = 2_000
-_FIRST_LOOK_SEC, _MOST_LOOK_SEC = 0.05, 1.0
+# Who sees the end says so to all. So a look is due when half of what is left may be done at the
+# pace of late, or, where nothing is done, later each time.
+_FIRST_LOOK_SEC, _MOST_LOOK_SEC, _MOST_QUIET_LOOK_SEC = 0.05, 1.0, 5.0
 # Between two looks at all open ids, where the numbers leave open whether all is done: growing, for
 # such a look costs.
 _FIRST_READ_SEC, _MOST_READ_SEC = 0.25, 120.0
@@ -42,6 +44,7 @@ class Others:
 
     Attributes:
         counted: how many ids are done with elsewhere, by the numbers.
+        told_over: somebody has said that nothing is left of the run.
 
     Args:
         is_idle: whether there is nothing to do here: all that is open is others' to do.
@@ -73,6 +76,7 @@ class Others:
         self._look_now = asyncio.Event()
         self._started_at = worker.clock()
         self.counted = 0
+        self.told_over = False
 
     async def resume(self, there: bool = True) -> None:
         """Leave out what is complete or set aside; try again what was given up in an earlier
@@ -82,9 +86,13 @@ class Others:
             there: whether the run is at these ids, as it is unless they are a portion of a stream.
                 It is so afterwards, if any of them is to be begun here.
         """
+        # Nothing was done with before it, and all that was since is counted.
+        clean = there and self._run.opened.clean
+        if clean and not self._run.stream:
+            return
         asked = await self._run.read_parts()
-        if there and self._run.opened.clean and not asked.otherwise:
-            return  # nothing was done with before it, and all that was since is counted
+        if clean and not asked.otherwise:
+            return
         mine, given_up = list[str](), 0
         for numbers in portions(range(len(self._ids))):
             texts = [self._ids.texts[number] for number in numbers]
@@ -119,25 +127,30 @@ class Others:
         worker = self._worker
         wait_sec, read_sec = _FIRST_LOOK_SEC, _FIRST_READ_SEC
         read_at = quiet_since = worker.clock()
-        counted = -1
-        while self._ids.count(OPEN):
+        counted, looked_at = -1, read_at
+        while open_ids := self._ids.count(OPEN):
             await signalled(self._look_now, wait_sec if self._is_idle() else _MOST_LOOK_SEC)
             now = worker.clock()
             parts = await self._run.read_parts()
-            if self._tally.counted(parts) == counted:
-                wait_sec = min(_MOST_LOOK_SEC, 1.5 * wait_sec)
+            before, counted = counted, self._tally.counted(parts)
+            quiet_sec = min(max(_MOST_LOOK_SEC, open_ids * _READ_EACH_SEC), _MOST_READ_SEC)
+            if counted == before:
+                wait_sec = min(1.5 * wait_sec, quiet_sec, _MOST_QUIET_LOOK_SEC)
             else:
-                counted, quiet_since, wait_sec = self._tally.counted(parts), now, _FIRST_LOOK_SEC
+                left_sec = (len(self._ids) - counted) * (now - looked_at) / abs(counted - before)
+                wait_sec = min(max(_FIRST_LOOK_SEC, left_sec / 2), _MOST_LOOK_SEC)
+                quiet_since = now
                 self._tell_counted(counted)
+            looked_at = now
             if not self._is_idle():
                 quiet_since = now
                 continue
             trusted = not parts.other_ids and not parts.uncounted
             over = trusted and (parts.finished or parts.moved_on)  # somebody saw that
             if (over and not parts.otherwise) or (trusted and self._tally.all_done(parts)):
+                self.told_over = over and parts.finished
                 self._close_rest()
                 return
-            quiet_sec = min(max(1.0, self._ids.count(OPEN) * _READ_EACH_SEC), _MOST_READ_SEC)
             if over:
                 due_sec = _FIRST_READ_SEC
             elif not trusted or self._tally.may_be_done(parts):

@@ -13,7 +13,7 @@ and recorded in large groups.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import anyio
@@ -29,6 +29,7 @@ from jobsync_async.work.holding import Holding
 
 _MOST_AT_ONCE = 2_000
 _MOST_BEHIND = 4_000
+_IN_TURN = 50
 # Completions that come within this are recorded together, unless somebody waits for one.
 _PACE_SEC = 0.05
 # How long a batch that is cut off waits for what its handlers have done to be recorded.
@@ -174,34 +175,35 @@ class Ahead:
                 self._wanted.clear()
 
     def _take(self, most: int) -> list[Piece]:
-        pieces: list[Piece] = []
-        while not pieces and (numbers := self._ids.take(most, self._worker.owns)):
-            for number in numbers:
-                piece = self.hold(number)
-                piece.on_going = self._on_going
-                if self._worker.turns.first(piece.task) is None:
-                    pieces.append(piece)
-                else:  # somebody else in this worker is at work on it
-                    self._one_by_one(number)
+        pieces = [self.hold(number) for number in self._ids.take(most, self._worker.owns)]
+        for piece in pieces:
+            piece.on_going = self._on_going
         return pieces
 
     async def _begin(self, pieces: Sequence[Piece]) -> None:
-        entered = [piece for piece in pieces if self._enter(piece)]
-        if not entered:
-            return
-        started, now, self._beginning = self._started, self._worker.clock(), len(entered)
+        started, now, self._beginning = self._started, self._worker.clock(), len(pieces)
+        entered: list[Piece] = []
         try:
+            async for some in in_turn(pieces):
+                entered += [piece for piece in some if self._enter(piece)]
+            if not entered:
+                return
             begun = await self._run.begin([piece.work for piece in entered], 0)
+            self._window.adapt(started, now, dry=not self._waiting)
+            not_begun = await self._sort(entered, begun)
         except BaseException:  # cleaned up, and raised again
             await self._let_go(entered)
             raise
         finally:
             self._beginning = 0
-        self._window.adapt(started, now, dry=not self._waiting)
-        await self._sort(entered, begun)
+        if not_begun:
+            await self._judge(not_begun)
 
     def _enter(self, piece: Piece) -> bool:
-        """Hold it; False when its token is not here any more."""
+        """Hold it; False when its token is not here any more, or its turn has not come."""
+        if self._worker.turns.first(piece.task) is not None:
+            self._one_by_one(piece.number)  # somebody else in this worker is at work on it
+            return False
         try:
             piece.enter_at_once()
         except NotOwner:
@@ -209,24 +211,27 @@ class Ahead:
             return False
         return True
 
-    async def _sort(self, pieces: Sequence[Piece], begun: Mapping[str, Begun]) -> None:
-        """By what came of beginning them."""
-        late, not_begun = [], []
-        for piece in pieces:
-            answer = begun.get(piece.task)
-            if answer is None or not answer.begun:
-                piece.leave()
-                not_begun.append((piece, answer))
-            elif piece.going or self._worker.paused is not None:
-                late.append(piece)
-            else:
+    async def _sort(
+        self, pieces: list[Piece], begun: Mapping[str, Begun]
+    ) -> list[tuple[Piece, Begun | None]]:
+        """Take all pieces from the list, by what came of beginning them; those that were not
+        begun."""
+        not_begun: list[tuple[Piece, Begun | None]] = []
+        async for some in in_turn(tuple(pieces)):
+            for piece in some:
+                answer = begun.get(piece.task)
+                if answer is None or not answer.begun:
+                    piece.leave()
+                    not_begun.append((piece, answer))
+                    continue
                 piece.begun = True
-                self._waiting.add(piece)
-                self.ready.put_nowait(piece)
-        if late:
-            await self._let_go(late)
-        if not_begun:
-            await self._judge(not_begun)
+                if piece.going or self._worker.paused is not None:
+                    self._goes(piece)
+                else:
+                    self._waiting.add(piece)
+                    self.ready.put_nowait(piece)
+            del pieces[: len(some)]
+        return not_begun
 
     async def release(self) -> None:
         """Let go of what waits on tokens that are to go; for ever."""
@@ -258,6 +263,14 @@ class Ahead:
                 if self._worker.owns(piece.claim.token_id):
                     self._ids.offer([piece.claim.token_id])
             self._wanted.set()
+
+
+async def in_turn(every: Sequence[Piece]) -> AsyncIterator[Sequence[Piece]]:
+    """So few at a time that handlers whose turn comes meanwhile do not wait long."""
+    for first in range(0, len(every), _IN_TURN):
+        if first:
+            await anyio.lowlevel.checkpoint()
+        yield every[first : first + _IN_TURN]
 
 
 class Recorder:
@@ -333,7 +346,8 @@ class Recorder:
         self._sent = self._done[:_MOST_AT_ONCE]
         self._done = self._done[_MOST_AT_ONCE:]
         held = await self._record([piece.work for piece in self._sent])
-        sent, self._sent = self._sent, ()
-        for piece in sent:
-            piece.leave()
-        await self._recorded([(piece, held.get(piece.task)) for piece in sent])
+        async for some in in_turn(self._sent):
+            for piece in some:
+                piece.leave()
+            self._sent = self._sent[len(some) :]
+            await self._recorded([(piece, held.get(piece.task)) for piece in some])

@@ -293,10 +293,14 @@ def begin_batch(q: Asked) -> Result:
             row = row._replace(total=q.total, ids_key=q.ids_key)
         row = row._replace(mixed=mixed)
     q.tx.write("batch", (q.batch_key, date), row)
-    opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
-    return Result(
-        rows("date started_at started_by fresh at clean", [(*opened, bool(row.clean))]), 1
+    otherwise = (
+        part.otherwise
+        for (key, day, _), part in q.tx.view().batch_part.items()
+        if (key, day) == (q.batch_key, date)
     )
+    clean = bool(row.clean) and not any(otherwise)
+    opened = (date, row.started_at, row.started_by, q.date or fresh, moment(q.now))
+    return Result(rows("date started_at started_by fresh at clean", [(*opened, clean)]), 1)
 
 
 @quick

@@ -255,8 +255,8 @@ MUTANTS = (
     Mutant(
         "a portion that the run has left is begun without a look",
         "work/others.py",
-        "if there and self._run.opened.clean and not asked.otherwise:",
-        "if self._run.opened.clean and not asked.otherwise:",
+        "clean = there and self._run.opened.clean",
+        "clean = self._run.opened.clean",
         STREAMS,
     ),
     Mutant(
@@ -304,8 +304,8 @@ MUTANTS = (
     Mutant(
         "two that begin a batch at the same moment begin two",
         "postgres/work.py",
-        '            await connection.execute(self._queries["lock_batch"], lock)\n',
-        "",
+        '[self._queries["lock_batch"], self._queries[name]]',
+        '[b"SELECT 1", self._queries[name]]',
         DATES,
     ),
     Mutant(

@@ -190,8 +190,8 @@ MUTANTS = (
     Mutant(
         "an old row of the history stops a rebalance",
         QUERIES,
-        "%(duration_ms)s, %(causes)s::bigint[])\nON CONFLICT DO NOTHING",
-        "%(duration_ms)s, %(causes)s::bigint[])",
+        "%(causes)s::bigint[], %(moves)s::jsonb)\nON CONFLICT DO NOTHING",
+        "%(causes)s::bigint[], %(moves)s::jsonb)",
         (
             "tests/integration/test_leftovers.py::test_a_history_of_the_same_versions_stops_no_rebalance_and_stays",
         ),
