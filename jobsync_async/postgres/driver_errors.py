@@ -97,6 +97,8 @@ def _advice(error: psycopg.Error) -> str:
             "A policy would hide rows, which a worker would take for rows that are not there: "
             "disable row level security on the table, or give the role BYPASSRLS"
         )
+    if " for function " in str(error):
+        return "GRANT EXECUTE ON that FUNCTION TO the role"
     return (
         "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` "
         "does it, `jobsync-async init --sql` prints what a database administrator can run"
