@@ -50,7 +50,7 @@ class ServerProfile(NamedTuple):
             left out of it where it is not needed and refused.
         needs: those of them without which nothing is safe.
         shared_storage: a failover loses no commit, and the workers go on.
-        recognised_by: what makes the identity, for people.
+        mark: what changes with a failover that lost commits, for people; empty for nothing.
         failover: what one does here, for people.
         misses: what is not recognised, for people.
     """
@@ -59,7 +59,7 @@ class ServerProfile(NamedTuple):
     reads: tuple[str, ...]
     needs: tuple[str, ...]
     shared_storage: bool
-    recognised_by: str
+    mark: str
     failover: str
     misses: str
 
@@ -72,7 +72,7 @@ PROFILES: dict[Profile, ServerProfile] = {
         (SYSTEM, POSITION, FILE),
         (SYSTEM, POSITION, FILE),
         False,
-        "system identifier, timeline, database and table",
+        "timeline",
         f"after a failover {_ANEW}; after a restart workers go on",
         _COPIES,
     ),
@@ -81,7 +81,7 @@ PROFILES: dict[Profile, ServerProfile] = {
         (SYSTEM,),
         (),
         True,
-        "system identifier, database and table",
+        "",
         "a failover loses no commit, so workers go on as after a restart",
         "commits that were lost all the same, as in a failover to another region, or when the "
         "storage was set back, unless the cluster's version went back with them; and " + _COPIES,
@@ -91,7 +91,7 @@ PROFILES: dict[Profile, ServerProfile] = {
         (SYSTEM, STARTED),
         (STARTED,),
         False,
-        "system identifier, the moment at which it was started, database and table",
+        "the moment at which it was started",
         f"after a failover, and after each restart, {_ANEW}",
         _COPIES,
     ),
@@ -122,6 +122,12 @@ class Readings(NamedTuple):
     def functions(self) -> tuple[str, ...]:
         """The functions that are asked."""
         return tuple(f for f in PROFILES[self.profile].reads if self.system or f != SYSTEM)
+
+    @property
+    def recognised_by(self) -> str:
+        """What makes the identity, for people."""
+        read = ("system identifier" if self.system else "", PROFILES[self.profile].mark, "database")
+        return f"{', '.join(filter(None, read))} and table"
 
 
 BY_TIMELINE = Readings()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import errors
 
@@ -46,6 +46,21 @@ _REFUSED = (
 _ASKING = {SYSTEM: "ask_system", POSITION: "ask_position", FILE: "ask_file", STARTED: "ask_started"}
 
 
+class Recognition(NamedTuple):
+    """By what a server is recognised.
+
+    Attributes:
+        queries: the statements, which read that.
+        evidence: what shows that its storage is shared; None where nothing was found, or looked
+            for.
+        timeline: whether it says its timeline.
+    """
+
+    queries: Queries
+    evidence: str | None = None
+    timeline: bool = True
+
+
 async def recognise(
     connector: Connector, connection: Connection, schema: str, config: CoordinationConfig
 ) -> Queries:
@@ -58,13 +73,13 @@ async def recognise(
                 await connection.execute(queries["read_identity"])
         await connector.pin(connection, queries)
     except _REFUSED:
-        return await look_closely(connector, connection, schema, config)
+        return (await look_closely(connector, connection, schema, config)).queries
     return queries
 
 
 async def look_closely(
     connector: Connector, connection: Connection, schema: str, config: CoordinationConfig
-) -> Queries:
+) -> Recognition:
     """The same, from what the server refuses, what it shows of its kind, and what the cluster was
     begun with."""
     queries = Queries(schema, config.appname, ANY_SERVER)
@@ -80,7 +95,8 @@ async def look_closely(
     await connector.pin(connection, queries)
     connector.context.unreadable = recorded if decision.replaces else None
     _tell(config, decision.readings, refusals, evidence)
-    return queries
+    timeline = not {SYSTEM, POSITION, FILE} & {refusal.function for refusal in refusals}
+    return Recognition(queries, evidence, timeline)
 
 
 async def _ask(connection: Connection, queries: Queries, function: str) -> Refusal | None:

@@ -31,7 +31,7 @@ from jobsync_async.core.server_profile import readings_of
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.driver_errors import translated
+from jobsync_async.postgres.driver_errors import TakesNoWrites, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
@@ -87,6 +87,8 @@ async def open_schema(
     """
     try:
         connection = await connector.open("start")
+    except TakesNoWrites:
+        raise
     except StoreUnavailable as error:
         hint = (
             "is it running there, and do host, port, dbname, user and password of the "
@@ -127,9 +129,8 @@ async def open_schema(
         if readings_of(recorded) not in (None, queries.readings) and (
             connector.context.unreadable is None
         ):  # rare: what the cluster was begun with comes first
-            queries = connector.queries = await in_turn(
-                partial(look_closely, connector, schema=queries.schema, config=config)
-            )
+            look = partial(look_closely, connector, schema=queries.schema, config=config)
+            queries = connector.queries = (await in_turn(look)).queries
     finally:
         await connection.close()
     return queries
