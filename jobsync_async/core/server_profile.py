@@ -1,24 +1,16 @@
-"""How a server is recognised, and what that can miss. Pure: values in and out.
+"""By what a server is recognised, and what that can miss. Pure: values in and out.
 
-A server's *identity* is a text. It is made of what the server tells of itself to everybody. What it
-tells differs from product to product, so there are *profiles*. A profile says which readings make
-the identity, and what a failover does there.
+* A failover that lost commits changes the *identity* of the server. One that lost none need not.
+* All workers of one server make one identity of it, whatever their rights. So the cluster's row
+  says how it was begun, and each worker reads that or is refused.
+* What kind of server it is, is known from the row, a setting or what it shows. Nothing is guessed.
 
-One thing counts above all: a failover that lost commits must change the identity, for what was lost
-may have been a hand-off. A failover that lost none need not.
-
-* The *timeline* rises with each promotion of a standby. It stands for lost commits.
-* The *start time* changes with each promotion too, for the server that takes over was started at
-  another moment. But it also changes with each restart, which loses nothing.
-* The *system identifier*, the database and the table tell another server, or a restored dump. They
-  say nothing of commits.
-* The *address* of the server is not used. It depends on the way that a worker takes to it, so two
-  workers of one server would make two identities of it.
-* The *name of an instance* is not used. On shared storage it changes when nothing is lost.
-
-Two workers of one server must make one identity, or each would take the other's for another server.
-So a worker's rights decide nothing: the cluster's row says how it was begun, and each worker reads
-that, or is refused.
+What a server tells of itself differs from product to product, so there are *profiles*. A profile
+says which readings make the identity. The *timeline* rises with each promotion of a standby: it
+stands for lost commits. So does the *start time*, which changes with each restart, too. The system
+identifier, the database and the table tell another server or a restored dump, and say nothing of
+commits. The *address* depends on the way that a worker takes, and the *name of an instance*
+changes on shared storage when nothing is lost: neither is read.
 """
 
 from __future__ import annotations
