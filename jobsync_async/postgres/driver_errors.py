@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,13 @@ _SCHEMA = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
     errors.InvalidSchemaName,
+)
+# What libpq says of a connection, for which there is no SQLSTATE.
+_FOUND_NO_PRIMARY = re.compile("session is read-only|hot standby mode|writable connection")
+_NO_DATABASE = re.compile('database ".*" does not exist')
+_NO_WRITES = (
+    "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to "
+    "the primary, for example with several hosts and target_session_attrs=read-write"
 )
 # All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server,
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
@@ -68,11 +76,7 @@ def translated() -> Iterator[None]:
             "database with ENCODING 'UTF8'"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
-        raise TakesNoWrites(
-            "the server accepts no writes (a standby, or default_transaction_read_only is on); "
-            "connect to the primary, for example with several hosts and "
-            "target_session_attrs=read-write"
-        ) from error
+        raise TakesNoWrites(_NO_WRITES) from error
     # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
     except psycopg.Rollback as error:
         raise StoreUnavailable(
@@ -81,7 +85,11 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if not _transient(error):
             raise
-        raise StoreUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
+        if error.sqlstate is None and _FOUND_NO_PRIMARY.search(str(error)):
+            raise TakesNoWrites(_NO_WRITES) from error
+        raise StoreUnavailable(
+            f"PostgreSQL is not available: {first_line(error)}{_where(error)}"
+        ) from error
 
 
 def _transient(error: psycopg.Error) -> bool:
@@ -91,15 +99,30 @@ def _transient(error: psycopg.Error) -> bool:
     return state in _TRANSIENT or state[:2] in _TRANSIENT
 
 
+def _where(error: psycopg.Error) -> str:
+    """What to do where a server answers that does not have the database."""
+    if error.sqlstate is None and _NO_DATABASE.search(str(error)):
+        return "; this server is not the cluster's, or dbname is wrong: correct where it leads"
+    return ""
+
+
 def _advice(error: psycopg.Error) -> str:
     if "row-level security" in str(error):
         return (
             "A policy would hide rows, which a worker would take for rows that are not there: "
             "disable row level security on the table, or give the role BYPASSRLS"
         )
+    if " for function " in str(error):
+        return "GRANT EXECUTE ON that FUNCTION TO the role"
+    elsewhere = (
+        "; or correct host, port, dbname or schema, if this is not the cluster's database"
+        if isinstance(error, (errors.UndefinedTable, errors.InvalidSchemaName))
+        else ""
+    )
     return (
         "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` "
         "does it, `jobsync-async init --sql` prints what a database administrator can run"
+        f"{elsewhere}"
     )
 
 
