@@ -1,0 +1,211 @@
+"""Products that users have, and servers that are made to behave as these do.
+
+`JOBSYNC_TEST_PRODUCT` names one; then the tests of tests/integration run on it. What an application
+would be given there is the fixture `dsn`; `admin` is a superuser's connection without anything in
+between. A test that makes no sense there is marked with what it needs::
+
+    @pytest.mark.needs("sessions")
+
+What a product lacks is said below, with the reason that is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tests import haproxies, poolers
+from tests.products import middleman
+
+VARIABLE = "JOBSYNC_TEST_PRODUCT"
+ROLE, PASSWORD = "application", "secret"
+_STARTUP = Path(__file__).parent / "startup"
+
+# What a test may need.
+SESSIONS = "sessions"
+NAMES = "names"
+LONG_IDLE = "long idle"
+STARTUP_OPTIONS = "startup options"
+NEEDS = {
+    SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
+    NAMES: "sessions that are known on the server by the application_name of one client",
+    LONG_IDLE: "connections that stay, however long they are idle",
+    STARTUP_OPTIONS: "the `options` of a DSN",
+}
+
+Front = Callable[[str], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True)
+class Product:
+    """How a server is made to behave.
+
+    Attributes:
+        like: what it stands for, and where that is documented.
+        settings: of the server.
+        role: the attributes of the role that applications log in as; None for a superuser.
+        refused: functions that the server refuses, and how.
+        front: what stands before the server: from the DSN of the server to the one through it.
+        config: settings of `CoordinationConfig` that users need there.
+        lacks: what tests may need and it does not have, and why.
+    """
+
+    like: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    role: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    front: Front = nullcontext
+    config: Mapping[str, object] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether what stands before the server has sessions without a client."""
+        return self.front is not nullcontext
+
+
+_POLLING = {"notify": False, "poll_interval_sec": 0.1}
+_SHARED = {
+    SESSIONS: "a session is another client's after each transaction",
+    NAMES: "a session has the name of the client that had it last",
+}
+_OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does not know"}
+_MANAGED = "CREATEDB CREATEROLE"
+
+PRODUCTS = {
+    "pgbouncer-1.18": Product(
+        "PgBouncer 1.18 of Debian 12 in transaction mode; it knows no prepared statements",
+        front=partial(poolers.pgbouncer_for_all, mode="transaction"),
+        config=_POLLING,
+        lacks={**_SHARED, **_OPTIONS},
+    ),
+    "pgbouncer-latest": Product(
+        "the newest PgBouncer that Debian has, in transaction mode; it follows prepared statements "
+        "(max_prepared_statements, 1.21 and newer)",
+        front=partial(
+            poolers.pgbouncer_for_all, mode="transaction", newest=True, max_prepared_statements=200
+        ),
+        config=_POLLING,
+        lacks={**_SHARED, **_OPTIONS},
+    ),
+    "pgbouncer-session": Product(
+        "PgBouncer in session mode, which tells the server another application_name "
+        "(application_name_add_host)",
+        front=partial(poolers.pgbouncer_for_all, mode="session", application_name_add_host=1),
+        lacks=_OPTIONS,
+    ),
+    "rds-proxy": Product(
+        "Amazon RDS Proxy: a pooler that pins a client to a session as soon as it changes "
+        "something of it (Amazon RDS User Guide, 'Avoiding pinning an RDS Proxy')",
+        role=_MANAGED,
+        front=partial(middleman.running, mode="pinning", refuses_options=True),
+        lacks=_OPTIONS,
+    ),
+    "supabase": Product(
+        "Supabase's role, through Supavisor in session mode",
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="session"),
+    ),
+    "supabase-6543": Product(
+        "Supabase's role, through Supavisor in transaction mode, whose sessions all have the name "
+        "Supavisor",
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="transaction", name="Supavisor"),
+        config=_POLLING,
+        lacks=_SHARED,
+    ),
+    "neon": Product(
+        "Neon's role, on a server that is stopped after two idle seconds, with all its sessions, "
+        "and started by the next connection",
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="session", suspend_sec=2.0, wake_sec=0.3),
+        lacks={LONG_IDLE: "idle sessions end when the server is suspended"},
+    ),
+    "haproxy": Product(
+        "HAProxy in TCP mode, which cuts connections that are idle for four seconds",
+        front=partial(haproxies.haproxy, idle_sec=4),
+        lacks={LONG_IDLE: "HAProxy cuts idle connections"},
+    ),
+}
+
+
+def chosen() -> Product | None:
+    """The product to test on; None for a server as it is."""
+    name = os.environ.get(VARIABLE)
+    return None if not name else PRODUCTS[name]
+
+
+@contextmanager
+def in_use(product: Product | None, dsn: str) -> Iterator[str]:
+    """Make a server, given by a superuser's DSN, behave as the product; the DSN that applications
+    are given there."""
+    if product is None:
+        yield dsn
+        return
+    for function, statement in product.refused.items():
+        _refuse(dsn, function, statement)
+    if product.role is not None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN {product.role} PASSWORD '{PASSWORD}'")
+    with product.front(dsn) as through:
+        yield (
+            through
+            if product.role is None
+            else make_conninfo(through, user=ROLE, password=PASSWORD)
+        )
+
+
+def own(product: Product | None, dsn: str) -> None:
+    """Give a database, by a superuser's DSN, with the tables in it to the application's role."""
+    if product is None or product.role is None:
+        return
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name, role = sql.Identifier(connection.info.dbname), sql.Identifier(ROLE)
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, role))
+        connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+        tables = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND "
+            "relkind IN ('r', 'p')"
+        )
+        for (table,) in tables.fetchall():
+            connection.execute(
+                sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(table), role)
+            )
+
+
+def _refuse(dsn: str, function: str, statement: str) -> None:
+    """Let a function raise, in every database that is made from now on. It is called by its number
+    and not by its name; so the real one gets another name."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'")
+    for database in ("template0", "template1", "postgres"):
+        with psycopg.connect(make_conninfo(dsn, dbname=database)) as connection:
+            connection.execute(
+                "UPDATE pg_proc SET proname = proname || '_real' WHERE proname = %s", [function]
+            )
+            connection.execute(statement)
+
+
+def set_up() -> Callable[[], None]:
+    """Give every program of the tests the defaults of the product; returns what undoes it."""
+    product = chosen()
+    if product is None or not product.config:
+        return lambda: None
+    os.environ["JOBSYNC_TEST_DEFAULTS"] = json.dumps(dict(product.config))
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_STARTUP), path]))
+    sys.path.insert(0, str(_STARTUP))
+    import sitecustomize
+
+    sitecustomize.give_defaults()
+    return lambda: sys.path.remove(str(_STARTUP))
