@@ -29,7 +29,7 @@ _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.add_cleanup(products.set_up())
+    products.set_up()
     if not hasattr(config, "workerinput"):  # the processes that this one starts inherit it
         config.add_cleanup(go_fast())
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,8 +23,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from jobsync_async import config
 from tests import haproxies, poolers
 from tests.products import middleman
+from tests.products.startup.sitecustomize import give_defaults
 
 VARIABLE = "JOBSYNC_TEST_PRODUCT"
 ROLE, PASSWORD = "application", "secret"
@@ -196,16 +197,12 @@ def _refuse(dsn: str, function: str, statement: str) -> None:
             connection.execute(statement)
 
 
-def set_up() -> Callable[[], None]:
-    """Give every program of the tests the defaults of the product; returns what undoes it."""
+def set_up() -> None:
+    """Give every program of the tests, and this one, the defaults of the product."""
     product = chosen()
     if product is None or not product.config:
-        return lambda: None
+        return
     os.environ["JOBSYNC_TEST_DEFAULTS"] = json.dumps(dict(product.config))
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_STARTUP), path]))
-    sys.path.insert(0, str(_STARTUP))
-    import sitecustomize
-
-    sitecustomize.give_defaults()
-    return lambda: sys.path.remove(str(_STARTUP))
+    give_defaults(config)
