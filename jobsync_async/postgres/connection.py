@@ -19,7 +19,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
@@ -30,8 +30,12 @@ from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.driver_logs import take_for_details
+from jobsync_async.postgres.names import resolved
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -44,15 +48,22 @@ class Connection(AsyncConnection[Any]):
     """A connection that knows to which server it leads; None where that may change under it, behind
     a pooler.
 
-    `outages` is how many there had been when it was last seen to be sound.
+    `outages` is how many there had been when it was last seen to be sound; `used` whether somebody
+    had it before.
     """
 
     server: str | None = None
     outages = 0
+    used = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         forks.connections.add(self)
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        """Connect to where the names in it lead now. Raises psycopg's errors."""
+        return await super().connect(await resolved(conninfo), **options)
 
     async def together(self, queries: Sequence[bytes], values: dict[str, Any]) -> list[list[Any]]:
         """Send statements in one message, so that no lock waits for this process between them; the
@@ -331,7 +342,9 @@ class Link:
                 self._listen_while_idle()
 
     async def _ensure(self) -> Connection:
-        if self._renew:
+        there = self._connection
+        # An old one to a server that was left since says nothing of where new ones lead.
+        if self._renew or (there and self._connector.context.leads_elsewhere(there.server)):
             await self._discard()
             self._renew = False
         if self._connection is None or self._connection.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,40 @@ _SCHEMA = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
     errors.InvalidSchemaName,
+)
+# What the driver or the server says when no connection can be had, and what to do. There is no
+# SQLSTATE then, only text; where a server speaks another language, the advice is left out.
+_REMEDIES = (
+    (
+        r"too many (clients|connections)|connection slots are reserved|no more connections allowed",
+        (
+            "all the connections that it allows are in use: raise max_connections, or the limit of the "
+            "role, of the database or of the pooler; a worker keeps 2, and opens up to 6 more"
+        ),
+    ),
+    (
+        r"alert certificate (expired|revoked|unknown)|alert (bad certificate|unknown ca)",
+        "it refuses this client's certificate, which may have run out: renew what sslcert names",
+    ),
+    (
+        r"certificate verify failed",
+        (
+            "its certificate has run out, or sslrootcert does not have the authority that signed it: "
+            "renew the one, or complete the other"
+        ),
+    ),
+    (
+        r"does not match host name",
+        "connect by a name that its certificate is for",
+    ),
+    (
+        r"no encryption|SSL off",
+        "it may want TLS: set sslmode=verify-full",
+    ),
+    (
+        r"does not support SSL",
+        "switch TLS on at the server, or at what stands before it",
+    ),
 )
 # All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server,
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
@@ -81,7 +116,10 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if not _transient(error):
             raise
-        raise StoreUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
+        what = remedy(error)
+        raise StoreUnavailable(
+            f"PostgreSQL is not available: {first_line(error)}{f' ({what})' if what else ''}"
+        ) from error
 
 
 def _transient(error: psycopg.Error) -> bool:
@@ -89,6 +127,12 @@ def _transient(error: psycopg.Error) -> bool:
     if state is None:  # not the server's: the driver says that there is no connection
         return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return state in _TRANSIENT or state[:2] in _TRANSIENT
+
+
+def remedy(error: BaseException | None) -> str:
+    """What to do about an error, where it says enough; else nothing."""
+    text = str(error)
+    return next((what for found, what in _REMEDIES if re.search(found, text)), "")
 
 
 def _advice(error: psycopg.Error) -> str:

@@ -19,11 +19,19 @@ REFUSAL = (
     "which finds changes by polling"
 )
 _TRIES = 5
+# Changes nothing, and so leaves no trace in a session that is others' too.
+_KEEP = b"""
+SELECT pg_catalog.set_config(
+    'exit_on_error', pg_catalog.current_setting('exit_on_error'), false)
+"""
 
 
 async def shares_sessions(connector: Connector, connection: Connection) -> bool:
     """Whether the server's sessions pass from client to client: then two who are both connected are
     seen to have one.
+
+    A proxy may let a client keep its session from when it sets something there, as RDS Proxy does.
+    Workers do that on each connection. So both do it here before they are compared.
 
     False may be wrong, when all sessions are in use by others: that no notification arrives is
     noticed later. Leaves no trace in any session. Raises StoreUnavailable.
@@ -38,6 +46,8 @@ async def shares_sessions(connector: Connector, connection: Connection) -> bool:
             limit(connection, connector.patience_sec),
             limit(other, connector.patience_sec),
         ):
+            for one in (connection, other):
+                await one.execute(_KEEP)
             for _ in range(_TRIES):
                 if await _session(connection) == await _session(other):
                     return True

@@ -30,7 +30,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.driver_errors import translated
+from jobsync_async.postgres.driver_errors import remedy, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
@@ -86,6 +86,8 @@ async def open_schema(
     try:
         connection = await connector.open("start")
     except StoreUnavailable as error:
+        if remedy(error.__cause__):
+            raise  # it says what to do
         hint = (
             "is it running there, and do host, port, dbname, user and password of the "
             "CoordinationConfig (or PGHOST, …) fit?"
