@@ -31,38 +31,22 @@ _SCHEMA = (
 )
 # What the driver or the server says when no connection can be had, and what to do. There is no
 # SQLSTATE then, only text; where a server speaks another language, the advice is left out.
-_REMEDIES = (
-    (
-        r"too many (clients|connections)|connection slots are reserved|no more connections allowed",
-        (
-            "all the connections that it allows are in use: raise max_connections, or the limit of the "
-            "role, of the database or of the pooler; a worker keeps 2, and opens up to 6 more"
-        ),
+_REMEDIES = {
+    r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
+        "all its connections are in use: raise max_connections, or the limit of the role, of the "
+        "database or of the pooler; a worker keeps 2, and opens up to 6 more"
     ),
-    (
-        r"alert certificate (expired|revoked|unknown)|alert (bad certificate|unknown ca)",
-        "it refuses this client's certificate, which may have run out: renew what sslcert names",
+    r"alert certificate (expired|revoked|unknown)|alert (bad certificate|unknown ca)": (
+        "it refuses this client's certificate, which may have run out: renew what sslcert names"
     ),
-    (
-        r"certificate verify failed",
-        (
-            "its certificate has run out, or sslrootcert does not have the authority that signed it: "
-            "renew the one, or complete the other"
-        ),
+    r"certificate verify failed": (
+        "its certificate has run out, or sslrootcert does not have the authority that signed it: "
+        "renew the one, or complete the other"
     ),
-    (
-        r"does not match host name",
-        "connect by a name that its certificate is for",
-    ),
-    (
-        r"no encryption|SSL off",
-        "it may want TLS: set sslmode=verify-full",
-    ),
-    (
-        r"does not support SSL",
-        "switch TLS on at the server, or at what stands before it",
-    ),
-)
+    r"does not match host name": "connect by a name that its certificate is for",
+    r"no encryption|SSL off": "it may want TLS: set sslmode=verify-full",
+    r"does not support SSL": "switch TLS on at the server, or at what stands before it",
+}
 # All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server,
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
 
@@ -132,7 +116,7 @@ def _transient(error: psycopg.Error) -> bool:
 def remedy(error: BaseException | None) -> str:
     """What to do about an error, where it says enough; else nothing."""
     text = str(error)
-    return next((what for found, what in _REMEDIES if re.search(found, text)), "")
+    return next((what for found, what in _REMEDIES.items() if re.search(found, text)), "")
 
 
 def _advice(error: psycopg.Error) -> str:
