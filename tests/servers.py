@@ -47,7 +47,7 @@ def chosen() -> Iterator[Server]:
     if product is not None:
         with (
             EmbeddedPostgres(product.settings) as postgres,
-            products.in_use(product, postgres.dsn) as road,
+            products.in_use(product, postgres) as road,
         ):
             yield Server(postgres.dsn, f"embedded, as {product.like}", road)
         return

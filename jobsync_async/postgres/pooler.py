@@ -18,12 +18,24 @@ REFUSAL = (
     "directly, or through a pooler in session mode, or set notify=False in the configuration, "
     "which finds changes by polling"
 )
+UNNAMED = (
+    "other workers cannot end what a dead worker left connected, and nobody can tell whether a "
+    "silent one is; let the pooler in between pass application_name on, or connect directly"
+)
 _TRIES = 5
+# "jobsync_async", a space, and a tag of twelve characters.
+_KNOWN_BY = 26
 # Changes nothing, and so leaves no trace in a session that is others' too.
 _KEEP = b"""
 SELECT pg_catalog.set_config(
     'exit_on_error', pg_catalog.current_setting('exit_on_error'), false)
 """
+
+
+def keeps_name(asked: str, found: str) -> bool:
+    """Whether a session has the name that was asked for. A pooler may add to it; the server cuts it
+    off, and replaces what is not ASCII, after the tag by which other workers know it."""
+    return asked[:_KNOWN_BY] in found
 
 
 async def shares_sessions(connector: Connector, connection: Connection) -> bool:

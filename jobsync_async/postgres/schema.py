@@ -33,7 +33,7 @@ from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import remedy, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
-from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
+from jobsync_async.postgres.pooler import REFUSAL, UNNAMED, keeps_name, shares_sessions
 from jobsync_async.postgres.sql import LAYOUT, Creation, Queries
 
 if TYPE_CHECKING:
@@ -217,6 +217,14 @@ async def _inspect(
             "the database's encoding is SQL_ASCII, which keeps no track of characters, so that "
             "task ids could not be read back as they were written; create a database with ENCODING "
             "'UTF8'"
+        )
+    asked = connection.info.get_parameters().get("application_name", "")
+    if must_write and not keeps_name(asked, server.name):
+        logger.warning(
+            "sessions have the name %r on this server, not their worker's: %s",
+            server.name,
+            UNNAMED,
+            extra={"appname": config.appname},
         )
     schema = config.schema or server.schema
     if schema is None:

@@ -4,10 +4,8 @@ verify, and no other."""
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable, embedded
+from tests.certificates import authority, certificate, want_tls
 
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -27,34 +26,6 @@ def install_with_tls() -> Path | None:
     not."""
     found = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parent.parent.name))
     return found[-1].parent.parent if found else None
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
-def authority(folder: Path, name: str) -> Path:
-    """A certificate authority of one's own."""
-    certificate = folder / f"{name}.crt"
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-        *("-keyout", str(folder / f"{name}.key"), "-out", str(certificate)),
-    )
-    return certificate
-
-
-def certificate(folder: Path, name: str, days: int) -> None:
-    """One for ``localhost``, signed by the trusted authority, with the server's key."""
-    key, request, extensions = folder / "server.key", folder / "request", folder / "extensions"
-    if not key.exists():
-        openssl("genrsa", "-out", str(key), "2048")
-    openssl("req", "-new", "-key", str(key), "-subj", "/CN=localhost", "-out", str(request))
-    extensions.write_text("subjectAltName=DNS:localhost\n")
-    openssl(
-        *("x509", "-req", "-in", str(request), "-days", str(days), "-CAcreateserial"),
-        *("-extfile", str(extensions), "-CA", str(folder / "trusted.crt")),
-        *("-CAkey", str(folder / "trusted.key"), "-out", str(folder / f"{name}.crt")),
-    )
 
 
 def present(tls_server: tuple[str, Path], name: str) -> None:
@@ -83,20 +54,7 @@ def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path
     certificate(folder, "expired", days=-1)
     monkeypatch_module.setattr(embedded, "_find_install", lambda: install)
     with embedded.EmbeddedPostgres() as postgres:
-        assert postgres.directory is not None
-        data = postgres.directory / "data"
-        for name in ("server.crt", "server.key"):
-            shutil.copy(folder / name, data / name)
-            os.chmod(data / name, 0o600)
-            if os.geteuid() == 0:
-                shutil.chown(data / name, "nobody")
-        access = data / "pg_hba.conf"
-        access.write_text(access.read_text().replace("\nhost ", "\nhostssl "))
-        with psycopg.connect(postgres.dsn) as connection:  # plain, for the last time
-            connection.execute("SELECT pg_reload_conf()")
-        postgres.stop()
-        postgres._settings["ssl"] = "on"
-        postgres.start()
+        want_tls(postgres, folder)
         yield postgres.dsn, folder
 
 

@@ -14,17 +14,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from jobsync_async import config
+from jobsync_async.embedded import EmbeddedPostgres
 from tests import haproxies, poolers
+from tests.certificates import authority, certificate, want_tls
 from tests.products import middleman
 from tests.products.startup.sitecustomize import give_defaults
 
@@ -59,6 +62,7 @@ class Product:
         front: what stands before the server: from the DSN of the server to the one through it.
         config: settings of `CoordinationConfig` that users need there.
         lacks: what tests may need and it does not have, and why.
+        tls: whether the server takes encrypted connections alone, which are verified in full.
     """
 
     like: str
@@ -68,6 +72,7 @@ class Product:
     front: Front = nullcontext
     config: Mapping[str, object] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
 
     @property
     def keeps_sessions(self) -> bool:
@@ -93,9 +98,7 @@ PRODUCTS = {
     "pgbouncer-latest": Product(
         "the newest PgBouncer that Debian has, in transaction mode; it follows prepared statements "
         "(max_prepared_statements, 1.21 and newer)",
-        front=partial(
-            poolers.pgbouncer_for_all, mode="transaction", newest=True, max_prepared_statements=200
-        ),
+        front=partial(poolers.pgbouncer_for_all, mode="transaction", max_prepared_statements=200),
         config=_POLLING,
         lacks={**_SHARED, **_OPTIONS},
     ),
@@ -137,6 +140,11 @@ PRODUCTS = {
         front=partial(haproxies.haproxy, idle_sec=4),
         lacks={LONG_IDLE: "HAProxy cuts idle connections"},
     ),
+    "tls": Product(
+        "a server that takes encrypted connections alone, with sslmode=verify-full and an "
+        "authority of its own; JOBSYNC_EMBEDDED_POSTGRES must name one that was built with TLS",
+        tls=True,
+    ),
 }
 
 
@@ -147,23 +155,26 @@ def chosen() -> Product | None:
 
 
 @contextmanager
-def in_use(product: Product | None, dsn: str) -> Iterator[str]:
-    """Make a server, given by a superuser's DSN, behave as the product; the DSN that applications
-    are given there."""
-    if product is None:
-        yield dsn
-        return
+def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Make a server behave as the product; the DSN that applications are given there."""
     for function, statement in product.refused.items():
-        _refuse(dsn, function, statement)
-    if product.role is not None:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN {product.role} PASSWORD '{PASSWORD}'")
-    with product.front(dsn) as through:
-        yield (
-            through
-            if product.role is None
-            else make_conninfo(through, user=ROLE, password=PASSWORD)
-        )
+        _refuse(postgres.dsn, function, statement)
+    with ExitStack() as stack:
+        road = postgres.dsn
+        if product.tls:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            authority(folder, "trusted")
+            certificate(folder, "server", days=2)
+            want_tls(postgres, folder)
+            verified = {"sslmode": "verify-full", "sslrootcert": str(folder / "trusted.crt")}
+            road = make_conninfo(road, host="localhost", **verified)
+        road = stack.enter_context(product.front(road))
+        if product.role is not None:
+            with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+                attributes = f"LOGIN {product.role} PASSWORD '{PASSWORD}'"
+                connection.execute(f"CREATE ROLE {ROLE} {attributes}".encode())
+            road = make_conninfo(road, user=ROLE, password=PASSWORD)
+        yield road
 
 
 def own(product: Product | None, dsn: str) -> None:
