@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors
 
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
@@ -94,9 +95,16 @@ class Pool:
                     async with pool.connection() as connection:
                         if await self._sound(connection):
                             with limit(connection, self._connector.patience_sec):
-                                return await self._connector.call(connection, work)
+                                return await self._use(connection, work)
 
         return await finish_first(bounded())
+
+    async def _use(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+        try:
+            return await self._connector.call(connection, work)
+        except errors.ReadOnlySqlTransaction:  # the next one may lead to another server
+            await connection.close()
+            raise
 
     @contextmanager
     def _reason(self) -> Iterator[None]:

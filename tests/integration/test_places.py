@@ -85,6 +85,21 @@ async def test_after_a_failover_by_changed_dns_all_work_there_and_nothing_leads_
             assert there >= 4
 
 
+async def test_a_call_that_met_a_read_only_server_leaves_no_connection_there_for_the_next(primary):
+    async with Job("a", CoordinationConfig(dsn=primary.dsn, **TIMES), wait_on_enter=20) as job:
+        await job.register_lock("x", ["%"])
+        calls = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '% calls'"
+        assert run(primary.dsn, calls) == (1,)
+        run(primary.dsn, "ALTER SYSTEM SET default_transaction_read_only = on")
+        run(primary.dsn, "SELECT pg_reload_conf()")
+        with anyio.fail_after(10), pytest.raises(StoreUnavailable, match="accepts no writes"):
+            while True:
+                await job.register_lock("x", ["%"])
+        with anyio.fail_after(2):
+            while run(primary.dsn, calls) != (0,):
+                await asyncio.sleep(0.01)
+
+
 async def test_a_worker_connects_again_while_all_threads_of_the_users_code_are_blocked(
     dsn_with, direct_dsn
 ):
