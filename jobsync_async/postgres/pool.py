@@ -138,7 +138,7 @@ class Pool:
         """Whether it still works, and leads where it did; if not, it is closed, and so forgotten.
         (psycopg_pool's own check would wait a second.)"""
         used, connection.used = connection.used, True
-        if used and self._connector.context.leads_elsewhere(connection.server):
+        if used and self._connector.left(connection):
             await connection.close()
             return False
         if connection.outages == self._outages:

@@ -4,9 +4,10 @@ sessions that are others' too."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from jobsync_async.errors import ConfigError
+from jobsync_async.errors import ConfigError, StoreUnavailable
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 
@@ -74,16 +75,24 @@ async def _session(connection: Connection) -> int:
     return int(row[0])
 
 
-async def require_push(feed: TokenFeed, limit_sec: float) -> None:
-    """Wait for a first notification, for so long at most.
+async def require_push(
+    feed: TokenFeed, listen: Callable[[], Awaitable[TokenFeed]], limit_sec: float
+) -> TokenFeed:
+    """Wait for a first notification, for so long at most; the feed, or a fresh one where it was cut
+    off while it was idle: to wait for a name can take long.
 
     Raises ConfigError when none comes: then LISTEN does not work here. Raises StoreUnavailable.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit_sec
-    while not feed.notifications and loop.time() < deadline:
-        await feed.wait(asyncio.Event(), deadline - loop.time())
+    try:
+        while not feed.notifications and loop.time() < deadline:
+            await feed.wait(asyncio.Event(), deadline - loop.time())
+    except StoreUnavailable:
+        await feed.close()
+        return await listen()  # what came in between, the first reading shows
     if not feed.notifications:
         raise ConfigError(
             f"no notification arrives on the LISTEN connection: it seems that {REFUSAL}"
         )
+    return feed

@@ -224,7 +224,7 @@ async def _inspect(
             "sessions have the name %r on this server, not their worker's: %s",
             server.name,
             UNNAMED,
-            extra={"appname": config.appname},
+            extra={"channel": config.channel},
         )
     schema = config.schema or server.schema
     if schema is None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import anyio
 import psycopg
@@ -18,12 +19,14 @@ from jobsync_async import CoordinationConfig, Job, StoreUnavailable
 from jobsync_async.embedded import EmbeddedPostgres
 from tests.clusters import cluster
 from tests.handling import nothing
+from tests.products import middleman
 from tests.standbys import Standby
 
 TOKENS = 60
 NAME = "database.test"
 TIMES = {"total_tokens": TOKENS, "heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 1.5}
 OURS = "application_name LIKE 'jobsync_async%'"
+COUNT = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}"
 END_ALL = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"
 
 
@@ -78,10 +81,9 @@ async def test_after_a_failover_by_changed_dns_all_work_there_and_nothing_leads_
             await until(lambda: not any(jobs.counts().values()))
             await jobs.even()
             await jobs["a"].owner_of("x")
-            count = f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}"
             if old_one != "is gone":
-                await until(lambda: run(primary.dsn, count) == (0,))
-            (there,) = run(standby.dsn, count)
+                await until(lambda: run(primary.dsn, COUNT) == (0,))
+            (there,) = run(standby.dsn, COUNT)
             assert there >= 4
 
 
@@ -148,3 +150,35 @@ async def test_a_server_without_a_free_connection_is_named_and_workers_that_have
     finally:
         await admin.execute(f"DROP OWNED BY {role}")
         await admin.execute(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def idle_are_cut(direct_dsn) -> Iterator[str]:
+    """The DSN through a time-out on the way, which no worker sees before it."""
+    with middleman.running(direct_dsn, mode="session", idle_sec=0.5) as through:
+        yield through
+
+
+async def test_what_users_call_finds_no_connection_that_was_cut_while_it_was_idle(
+    dsn, direct_dsn, idle_are_cut
+):
+    patient = {"heartbeat_interval_sec": 5, "heartbeat_timeout_sec": 15}
+    config = CoordinationConfig(dsn=idle_are_cut, **{**TIMES, **patient})
+    async with Job("a", config, wait_on_enter=20) as job:
+        for _ in range(3):
+            await job.owner_of("x")
+            await job.register_lock("x", ["%"])
+            await job.drain()
+            await until(lambda: run(direct_dsn, COUNT) == (0,))
+
+
+async def test_a_start_that_waits_for_its_name_is_not_ended_because_its_listener_was_cut(
+    quick, idle_are_cut
+):
+    """The LISTEN connection is idle meanwhile."""
+    from_here = replace(quick, dsn=idle_are_cut, heartbeat_interval_sec=0.2)
+    async with cluster(quick) as jobs:
+        await jobs.start("a")
+        await jobs.crash("a")
+        async with Job("a", from_here, wait_on_enter=20) as job:
+            assert len(job.my_tokens) == from_here.total_tokens

@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ class _Client:
     pinned: bool = False
     asked: int = 0  # answers that it waits for
     number: int = 0
+    active_at: float = 0.0
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -102,7 +103,9 @@ class Middleman:
         name: the application_name of every session; None takes that of the client.
         refuses_options: whether a client that sends `options` is refused.
         cancels: whether a client's request to cancel is passed on.
-        suspend_sec: end all sessions after so long without traffic, as a server that is suspended.
+        idle_sec: end each session that asks nothing for so long, as a time-out on the way.
+        suspend_sec: end all sessions when none asks anything for so long, as a server that is
+            suspended.
         wake_sec: how long the next connection waits after that.
     """
 
@@ -113,6 +116,7 @@ class Middleman:
         name: str | None = None,
         refuses_options: bool = False,
         cancels: bool = True,
+        idle_sec: float | None = None,
         suspend_sec: float | None = None,
         wake_sec: float = 0.0,
     ) -> None:
@@ -120,11 +124,10 @@ class Middleman:
         self._server = {name: parts[name] for name in ("host", "port")}
         self._mode, self._name = mode, name
         self._refuses_options, self._cancels = refuses_options, cancels
-        self._suspend_sec, self._wake_sec = suspend_sec, wake_sec
+        self._idle_sec, self._suspend_sec, self._wake_sec = idle_sec, suspend_sec, wake_sec
         self._idle: dict[tuple[str, str], list[_Session]] = defaultdict(list)
         self._clients: dict[int, _Client] = {}
         self._asleep = False
-        self._active_at = 0.0
 
     async def serve(self) -> None:
         """Until the standard input ends."""
@@ -133,31 +136,31 @@ class Middleman:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(sys.stdin.fileno(), ended.set)
-        self._active_at = loop.time()
         while not ended.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(ended.wait(), 0.1)
-            if self._suspend_sec is not None:
-                self._suspend_if_idle(loop.time())
+            self._end_what_is_idle(loop.time())
         os._exit(0)  # all connections end with it
 
-    # -- suspending --------------------------------------------------------------------------------
+    # -- what is idle ------------------------------------------------------------------------------
 
-    def _suspend_if_idle(self, now: float) -> None:
-        busy = any(each.asked or each.status != _IDLE for each in self._clients.values())
-        if busy or not self._clients or now - self._active_at < self._suspend_sec:
-            return
-        self._asleep = True
-        for client in self._clients.values():
-            if client.session is not None:
-                client.writer.write(
-                    _error("57P01", "terminating connection due to administrator command")
-                )
-                client.session.writer.close()
-                client.writer.close()
+    def _end_what_is_idle(self, now: float) -> None:
+        clients = [each for each in self._clients.values() if each.session is not None]
+        for_sec = {
+            each: 0.0 if each.asked or each.status != _IDLE else now - each.active_at
+            for each in clients
+        }
+        if self._idle_sec is not None:
+            self._close(each for each in clients if for_sec[each] >= self._idle_sec)
+        if self._suspend_sec is not None and clients and min(for_sec.values()) >= self._suspend_sec:
+            self._asleep = True
+            text = "terminating connection due to administrator command"
+            self._close(clients, _error("57P01", text))
 
-    def _touch(self) -> None:
-        self._active_at = asyncio.get_running_loop().time()
+    def _close(self, clients: Iterable[_Client], last_word: bytes = b"") -> None:
+        for client in clients:
+            client.writer.write(last_word)
+            client.writer.close()
 
     # -- clients -----------------------------------------------------------------------------------
 
@@ -205,7 +208,6 @@ class Middleman:
 
     async def _greet(self, client: _Client) -> None:
         """Log in at the server, and tell the client what it says of itself."""
-        self._touch()
         if self._asleep:
             await asyncio.sleep(self._wake_sec)
             self._asleep = False
@@ -228,6 +230,7 @@ class Middleman:
         client.writer.write(_message(b"Z", _IDLE))
         if self._mode == "session":
             client.session = session
+            client.active_at = asyncio.get_running_loop().time()
         else:
             self._idle[client.key].append(session)
 
@@ -246,7 +249,7 @@ class Middleman:
     async def _ask(self, client: _Client) -> None:
         while True:
             kind, body = await _read(client.reader)
-            self._touch()
+            client.active_at = asyncio.get_running_loop().time()
             if kind == b"X":
                 return
             if client.session is None:
