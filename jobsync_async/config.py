@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from jobsync_async.core.hashing import HASH_FUNCTIONS
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.core.numbers import check_days, check_seconds, check_whole
+from jobsync_async.core.server_profile import Profile, check_profile
 from jobsync_async.errors import ConfigError
 
 # PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of
@@ -85,6 +86,11 @@ class CoordinationConfig:
             While a worker of it lives, a worker here holds nothing: `start` waits for them to
             leave, up to ``wait_on_enter``, and if one comes later, this one hands on. See
             docs/how-to/migrate-from-jobsync.md, also for what that cannot see.
+        server_profile: how the server is recognised, where it does not show it by itself. None for
+            most servers: PostgreSQL and its like by ``"timeline"``, Aurora by ``"shared-storage"``.
+            ``"start-time"``: each start of the server counts as a failover that lost commits. All
+            workers must agree; one without the setting takes what the cluster was begun with. See
+            docs/how-to/managed-servers.md.
         time_zone: an IANA name, such as ``"Europe/Berlin"``. The cluster's date is what the
             server's clock says there. Every worker must give the same.
         keep_history_days: the leader deletes what is older from the history (``jobsync-async
@@ -116,6 +122,7 @@ class CoordinationConfig:
     poll_interval_sec: float = 1
     failover: Literal["lease", "session"] = "lease"
     predecessor: str | None = None
+    server_profile: Profile | None = None
     time_zone: str = "UTC"
     keep_history_days: float | None = 30
 
@@ -247,6 +254,7 @@ class CoordinationConfig:
             )
         if self.failover not in ("lease", "session"):
             raise ConfigError(f'failover must be "lease" or "session"; got {self.failover!r}')
+        check_profile(self.server_profile)
         _check_time_zone(self.time_zone)
 
     def _check_predecessor(self) -> None:

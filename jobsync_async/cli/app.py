@@ -22,6 +22,7 @@ from rich.text import Text
 from jobsync_async import __version__
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.ids import require_storable
+from jobsync_async.core.server_profile import NAMES
 from jobsync_async.errors import ConfigError, JobSyncError, StoreError
 from jobsync_async.host.person import person
 from jobsync_async.operations.places import placed
@@ -81,6 +82,16 @@ Schema = Annotated[
         envvar="JOBSYNC_SCHEMA",
         help="Schema of the tables. Default: the first one on the search path.",
         rich_help_panel=_CONNECTION,
+    ),
+]
+ServerProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--server-profile",
+        envvar="JOBSYNC_SERVER_PROFILE",
+        metavar="|".join(NAMES),
+        help="How the server is recognised, as in the workers' configuration, where it does not "
+        "show it by itself.",
     ),
 ]
 Json = Annotated[

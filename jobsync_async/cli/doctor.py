@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, emit, on_cluster, table
+from jobsync_async.cli.app import Json, ServerProfile, app, emit, on_cluster, table
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.server_profile import Profile
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
 
@@ -24,6 +25,7 @@ async def doctor(
     config: CoordinationConfig,
     interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
     timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
+    server_profile: ServerProfile = None,
     as_json: Json = False,
 ) -> int:
     """Look for what would keep workers from working here, and say what to do about it. Writes
@@ -32,7 +34,12 @@ async def doctor(
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
     checks = await examine(
-        replace(config, heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
+        replace(
+            config,
+            heartbeat_interval_sec=interval,
+            heartbeat_timeout_sec=timeout,
+            server_profile=cast("Profile | None", server_profile),
+        )
     )
     emit({"checks": [check.plain() for check in checks]}, rendered(checks), as_json)
     return 1 if any(check.status == "fail" for check in checks) else 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, emit, on_cluster, opened
+from jobsync_async.cli.app import Json, ServerProfile, app, emit, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.operations.cloning import begin_anew
+from jobsync_async.core.server_profile import Profile
+from jobsync_async.errors import ConfigError
+from jobsync_async.operations.cloning import begin_anew, stop_all
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.expanding import contract as contract_tables
 from jobsync_async.postgres.roles import Roles, open_roles
@@ -65,18 +67,23 @@ async def init(
             "Frees everything; nobody acts for the heartbeat timeout.",
         ),
     ] = False,
+    server_profile: ServerProfile = None,
     as_json: Json = False,
 ) -> int:
     """Create the tables of a cluster, or upgrade them, and grant rights on them. Doing it again
     changes nothing.
 
-    With --clone it does one other thing.
+    With --clone it does one other thing. Together with --server-profile, that also changes how the
+    cluster recognises its server; stop all workers before.
     """
+    profile = cast("Profile | None", server_profile)  # a ConfigError tells of another
     if clone:
         if sql or role or observer_role or prune_role:
             raise typer.BadParameter("--clone goes with none of --sql and the options for roles")
-        return await _clone(config, as_json)
-    config = replace(config, total_tokens=total_tokens, hash_function=hash_function)
+        return await _clone(config, profile, as_json)
+    config = replace(
+        config, total_tokens=total_tokens, hash_function=hash_function, server_profile=profile
+    )
     roles = Roles(role, observer_role, prune_role)
     if sql:
         script = creation_script(config, roles)
@@ -85,10 +92,17 @@ async def init(
     return await _init(config, roles, as_json)
 
 
-async def _clone(config: CoordinationConfig, as_json: bool) -> int:
-    async with opened(config) as store:
-        total = (await store.status.cluster())["total_tokens"]
-    async with opened(replace(config, total_tokens=total)) as store:  # freeing more takes longer
+async def _clone(config: CoordinationConfig, profile: Profile | None, as_json: bool) -> int:
+    try:
+        config = await _sized(config)
+        if profile is not None:
+            async with opened(config) as store:  # recognises the server as the cluster was begun
+                await stop_all(store)
+    except ConfigError:  # the server refuses that, and the profile says what it is
+        if profile is None:
+            raise
+        config = await _sized(replace(config, server_profile=profile))
+    async with opened(replace(config, server_profile=profile)) as store:
         before, generation = await begin_anew(store, config)
     answer = {"generation": generation, "generation_before": before}
     emit(
@@ -97,6 +111,12 @@ async def _clone(config: CoordinationConfig, as_json: bool) -> int:
         as_json,
     )
     return 0
+
+
+async def _sized(config: CoordinationConfig) -> CoordinationConfig:
+    """With the cluster's number of tokens: freeing more takes longer."""
+    async with opened(config) as store:
+        return replace(config, total_tokens=(await store.status.cluster())["total_tokens"])
 
 
 async def _init(config: CoordinationConfig, roles: Roles, as_json: bool) -> int:

@@ -6,8 +6,8 @@
 * The next generation is begun only when every lease from before is over.
 
 A history is the identity of a server and a generation. A server that was failed over, restored or
-replaced may have lost commits. It is recognised by its *identity*: system identifier, timeline,
-database and table. The cluster row records the identity that its `generation` was begun on. Where
+replaced may have lost commits. It is recognised by its *identity* (`core/server_profile.py`). The
+cluster row records the identity that its `generation` was begun on. Where
 the two differ, or the row is older than what was seen before, nobody may act. That lasts until
 somebody who has waited so long that every lease from before is over begins the next generation.
 
@@ -54,11 +54,16 @@ class ServerReading(NamedTuple):
         their leases."""
         return self.recorded is not None and self.recorded == self.actual
 
-    @property
-    def why_anew(self) -> str:
-        """Why a generation is begun on this server, for people."""
+    def why_anew(self, *, readable: bool = True) -> str:
+        """Why a generation is begun on this server, for people.
+
+        Args:
+            readable: False where the server refuses what the row was begun with.
+        """
         if self.actual is None:
             return "the cluster's row was missing"
+        if not readable:
+            return "the server refuses what it was recognised by before"
         if self.recorded is None:
             return "the cluster's tables are a copy, or older than what a worker had seen of them"
         return "PostgreSQL was failed over, restored or replaced"

@@ -17,6 +17,7 @@ from anyio import to_thread
 from psycopg_pool import AsyncConnectionPool
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.server_profile import ANY_SERVER
 from jobsync_async.demo import tables
 from jobsync_async.job import Job
 from jobsync_async.postgres.connection import Connection, Connector
@@ -89,7 +90,7 @@ async def work(orders: Orders) -> None:
     config = orders.config()
     connector = Connector(config.conninfo, _LIMIT_SEC)
     # Whatever the server's defaults are, its sessions are set up.
-    connector.queries = Queries(orders.schema, orders.appname)
+    connector.queries = Queries(orders.schema, orders.appname, ANY_SERVER)
     pool = AsyncConnectionPool(
         config.conninfo(f"{orders.name} results"),
         connection_class=Connection,

@@ -17,13 +17,14 @@ from uuid import uuid4
 from psycopg import sql
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.errors import StoreError
+from jobsync_async.errors import ConfigError, SchemaError, StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
 from jobsync_async.operations.places import HOW, tried
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
+from jobsync_async.postgres.recognition import look_closely
 from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 from jobsync_async.postgres.status import node_info
 
@@ -49,7 +50,10 @@ async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connection.close)
         patient = _Patient(config, connector, connection)
-        for check in (patient.server, patient.speed, patient.push, patient.tables):
+        checks = (
+            patient.server, patient.speed, patient.push, patient.tables, patient.recognition
+        )  # fmt: skip
+        for check in checks:
             try:
                 for found in await check():
                     yield found
@@ -90,6 +94,27 @@ class _Patient:
                 info.get_parameters().get("application_name", ""), found.session_name
             ),
             judge.queue(found.queue_usage),
+        ]
+
+    async def recognition(self) -> list[Check]:
+        """By what the server is recognised: in one transaction, for the session may be another's
+        too."""
+        connector = Connector(self._connector.conninfo, self._connector.limit_sec, pooled=True)
+        try:
+            with translated(), limit(self._connection, connector.patience_sec):
+                async with self._connection.transaction():
+                    found = await look_closely(
+                        connector, self._connection, self._queries.schema, self._config
+                    )
+        except (ConfigError, SchemaError) as error:
+            return [judge.unrecognised(error)]
+        return [
+            judge.recognition(
+                found.queries.readings,
+                found.evidence,
+                timeline=found.timeline,
+                setting=self._config.server_profile,
+            )
         ]
 
     async def speed(self) -> list[Check]:

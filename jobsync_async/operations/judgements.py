@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.server_profile import PROFILES, Readings
+from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.pooler import UNNAMED, keeps_name
 from jobsync_async.postgres.schema import LEAST_SERVER
 from jobsync_async.postgres.sql import LAYOUT
@@ -92,6 +94,36 @@ def durability(*, fsync: bool, full_page_writes: bool) -> Check:
         )
         return Check("durability", "warn", f"{' and '.join(off)} off", advice)
     return Check("durability", "ok", "what is acknowledged survives a crash of the server")
+
+
+def recognition(
+    readings: Readings, evidence: str | None, *, timeline: bool, setting: str | None
+) -> Check:
+    """By what the server is recognised, and what a failover does here."""
+    profile = PROFILES[readings.profile]
+    found = (
+        f"profile {profile.name}{f' ({evidence})' if evidence else ''}: recognised by "
+        f"{readings.recognised_by}; {profile.failover}; not recognised: {profile.misses}"
+    )
+    if profile.shared_storage and timeline and evidence is None:
+        advice = (
+            "this server says its timeline, and nothing shows that its storage is shared: if it "
+            "has replicas that can take over, lost commits would not be noticed; then leave "
+            "server_profile out"
+        )
+        return Check("failover", "warn", found, advice)
+    if profile.name == "start-time" and timeline and setting is not None:
+        advice = "this server says its timeline: without server_profile a restart stops nobody"
+        return Check("failover", "warn", found, advice)
+    if not readings.system:
+        advice = "let the workers' role call pg_control_system(), if that can be had"
+        return Check("failover", "warn", found, advice)
+    return Check("failover", "ok", found)
+
+
+def unrecognised(error: ConfigError | SchemaError) -> Check:
+    """It cannot be found out by what the server is recognised; the error says what to do."""
+    return Check("failover", "fail", str(error), "without it no worker starts")
 
 
 def connections(used: int, most: int) -> Check:

@@ -8,6 +8,7 @@ from psycopg import errors
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.hashing import name_key
+from jobsync_async.core.server_profile import Profile
 from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.sql import LAYOUT, Queries
@@ -27,10 +28,10 @@ def channel_of(schema: str, appname: str) -> str:
     return f"{appname}changes{told_apart}"
 
 
-def settings(config: CoordinationConfig, channel: str) -> dict[str, int | str]:
-    """The columns of the cluster row that never change."""
+def settings(config: CoordinationConfig, channel: str, profile: Profile) -> dict[str, int | str]:
+    """The columns of the cluster row that never change. Workers of 0.1.0 know one profile alone."""
     return {
-        "schema_version": OLDEST_LAYOUT,
+        "schema_version": OLDEST_LAYOUT if profile == "timeline" else LAYOUT,
         "layout": LAYOUT,
         "total_tokens": config.total_tokens,
         "hash_function": config.hash_function,
@@ -43,7 +44,8 @@ async def insert_cluster_row(
     connection: Connection, queries: Queries, config: CoordinationConfig
 ) -> None:
     """Make the row, unless it is there."""
-    values = settings(config, channel_of(queries.schema, config.appname))
+    channel = channel_of(queries.schema, config.appname)
+    values = settings(config, channel, queries.readings.profile)
     await connection.execute(
         queries["insert_cluster"], {**values, "cluster": queries.table("cluster")}
     )
@@ -51,8 +53,9 @@ async def insert_cluster_row(
 
 async def check_cluster_row(
     connection: Connection, queries: Queries, config: CoordinationConfig, *, observe: bool
-) -> str:
-    """See that the tables and the settings fit; the channel on which changes are announced.
+) -> tuple[str, str | None]:
+    """See that the tables and the settings fit; the channel on which changes are announced, and the
+    identity of the server that the cluster was begun on.
 
     Raises ConfigError or SchemaError where they do not.
     """
@@ -77,7 +80,7 @@ async def check_cluster_row(
         )
     channel = str(row.channel or config.channel)
     if observe:
-        return channel
+        return channel, row.server_identity
     if row.time_zone is None:
         row = await _set_time_zone(connection, queries, config)
     for name in ("total_tokens", "hash_function", "time_zone"):
@@ -88,7 +91,7 @@ async def check_cluster_row(
                 f"{config.appname!r}; all workers must agree: change this setting, or use another "
                 "appname for another cluster"
             )
-    return channel
+    return channel, row.server_identity
 
 
 async def _set_time_zone(

@@ -32,6 +32,7 @@ from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.driver_logs import take_for_details
 from jobsync_async.postgres.names import resolved
+from jobsync_async.postgres.recognition import named_refusals
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 
@@ -194,7 +195,8 @@ class Connector:
         if self.queries is None or self.pooled:
             return
         with translated(), limit(connection, self.patience_sec):
-            await self.pin(connection, self.queries, plans=plans)
+            async with named_refusals(connection, self.queries):
+                await self.pin(connection, self.queries, plans=plans)
 
     async def pin(
         self, connection: Connection, queries: Queries, *, plans: str = PLAN_EACH_TIME
@@ -260,7 +262,7 @@ class Connector:
         if not self.pooled and not one_snapshot:
             return await work(connection)
         assert self.queries is not None, "the schema is opened first"
-        async with connection.transaction():
+        async with named_refusals(connection, self.queries), connection.transaction():
             await connection.execute(
                 self.queries["one_snapshot" if one_snapshot else "read_committed"]
             )

@@ -45,8 +45,17 @@ _REMEDIES = {
     ),
     r"does not match host name": "connect by a name that its certificate is for",
     r"no encryption|SSL off": "it may want TLS: set sslmode=verify-full",
+    r'database ".*" does not exist': (
+        "this server is not the cluster's, or dbname is wrong: correct where it leads"
+    ),
     r"does not support SSL": "switch TLS on at the server, or at what stands before it",
 }
+# What libpq says of a connection, for which there is no SQLSTATE.
+_FOUND_NO_PRIMARY = re.compile("session is read-only|hot standby mode|writable connection")
+_NO_WRITES = (
+    "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to "
+    "the primary, for example with several hosts and target_session_attrs=read-write"
+)
 # All others are mistakes, in a statement (22, 23, 42) or in what somebody has added to the server,
 # such as a trigger (P0), or damage (XX): they reach the user as they are.
 
@@ -87,11 +96,7 @@ def translated() -> Iterator[None]:
             "database with ENCODING 'UTF8'"
         ) from error
     except errors.ReadOnlySqlTransaction as error:
-        raise TakesNoWrites(
-            "the server accepts no writes (a standby, or default_transaction_read_only is on); "
-            "connect to the primary, for example with several hosts and "
-            "target_session_attrs=read-write"
-        ) from error
+        raise TakesNoWrites(_NO_WRITES) from error
     # psycopg lets it out when the connection breaks at the ROLLBACK; nothing was committed
     except psycopg.Rollback as error:
         raise StoreUnavailable(
@@ -100,6 +105,8 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if not _transient(error):
             raise
+        if error.sqlstate is None and _FOUND_NO_PRIMARY.search(str(error)):
+            raise TakesNoWrites(_NO_WRITES) from error
         what = remedy(error)
         raise StoreUnavailable(
             f"PostgreSQL is not available: {first_line(error)}{f' ({what})' if what else ''}"
@@ -125,9 +132,17 @@ def _advice(error: psycopg.Error) -> str:
             "A policy would hide rows, which a worker would take for rows that are not there: "
             "disable row level security on the table, or give the role BYPASSRLS"
         )
+    if " for function " in str(error):
+        return "GRANT EXECUTE ON that FUNCTION TO the role"
+    elsewhere = (
+        "; or correct host, port, dbname or schema, if this is not the cluster's database"
+        if isinstance(error, (errors.UndefinedTable, errors.InvalidSchemaName))
+        else ""
+    )
     return (
         "Create or upgrade the tables, or grant the rights that are missing: `jobsync-async init` "
         "does it, `jobsync-async init --sql` prints what a database administrator can run"
+        f"{elsewhere}"
     )
 
 

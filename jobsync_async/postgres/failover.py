@@ -83,9 +83,14 @@ class Failover:
 
         return await self._looks.run(work)
 
+    def unreadable(self, seen: ServerReading) -> bool:
+        """Whether the row was begun by readings that the server refuses by now. Then others may
+        act on it that have asked before. No I/O."""
+        return seen.recorded is not None and seen.recorded == self._context.unreadable
+
     async def condemn(self, seen: ServerReading, known: AdoptedHistory | None) -> bool:
-        """Let nobody act on a history that others take for sound, but that is older than what this
-        worker has seen.
+        """Let nobody act on a history that others may take for sound, but that is older than what
+        this worker has seen, or unreadable.
 
         False when it has changed since. Raises StoreUnavailable; it may have been done all the
         same.
@@ -94,6 +99,7 @@ class Failover:
             "recorded": seen.recorded,
             "seen_generation": seen.generation,
             "known_generation": 0 if known is None else known.generation,
+            "unreadable": self.unreadable(seen),
         }
 
         async def work(connection: Connection) -> bool:
@@ -129,7 +135,7 @@ class Failover:
             "known_version": version,
             "seen_wait": seen.longest_wait,
             "waited": waited_sec,
-            "reason": seen.why_anew,
+            "reason": seen.why_anew(readable=self._context.unreadable is None),
         }
 
         async def work(connection: Connection) -> bool:

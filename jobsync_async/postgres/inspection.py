@@ -35,7 +35,7 @@ class Inspection:
     async def settings(self) -> ClusterSettings:
         """The cluster's settings."""
         (row,) = await self._fetch("read_settings", {})
-        return ClusterSettings(*row)
+        return ClusterSettings(*(getattr(row, name) for name in ClusterSettings._fields))
 
     async def owners_of(self, token_ids: Sequence[int]) -> dict[int, Owner]:
         """The live owners of tokens; those of nobody are not in it."""

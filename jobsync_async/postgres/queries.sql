@@ -2,7 +2,8 @@
 -- {table}; parameters as %(name)s. What safety rests on stands in the WHERE clauses, and the number
 -- of rows is the answer.
 --
--- {server} is the identity of the server that answers: system identifier, timeline and database.
+-- {server} is the identity of the server that answers, made of what its profile reads there:
+-- core/server_profile.py.
 -- {sound} is true for the cluster row when it was begun on this very server, and that is what the
 -- worker has adopted: nothing acts without it. {announces} is false while the server's queue of
 -- notifications is full. {timeout} and {interval} are what a worker's row `n` says of its times. A
@@ -101,6 +102,29 @@ SET TRANSACTION ISOLATION LEVEL READ COMMITTED
 -- Does this server say which it is?
 SELECT {server} AS server
 
+-- name: read_recorded
+-- The identity that the cluster was begun on, and that of this server.
+SELECT server_identity AS recorded, {server} || '/' || tableoid AS actual FROM {cluster}
+
+-- name: ask_system
+-- These ask for one reading each, to find out which one is refused, also where no name is pinned
+-- yet. In recovery no position is known.
+SELECT system_identifier FROM pg_catalog.pg_control_system()
+
+-- name: ask_position
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() END
+
+-- name: ask_file
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.pg_walfile_name('0/1000000') END
+
+-- name: ask_started
+SELECT pg_catalog.pg_postmaster_start_time()
+
+-- name: ask_aurora
+-- Only Aurora has it, and not in its list of functions: so it is called. Names are pinned by then.
+SELECT aurora_version() AS version
+
 -- name: say_something
 -- Does a connection still work?
 SELECT
@@ -165,7 +189,7 @@ ORDER BY a.xact_start NULLS FIRST LIMIT 1
 
 -- name: read_settings
 -- Some by way of JSON: tables of 0.1.0 have no such columns.
-SELECT schema_version, total_tokens, hash_function,
+SELECT schema_version, total_tokens, hash_function, server_identity,
        coalesce((to_jsonb(c) ->> 'layout')::integer, 1) AS layout,
        to_jsonb(c) ->> 'channel' AS channel, to_jsonb(c) ->> 'time_zone' AS time_zone
 FROM {cluster} c
@@ -239,11 +263,12 @@ ON CONFLICT DO NOTHING
 -- name: condemn_history
 -- Row and server agree, so others may act, but on a history that a worker has been beyond: from now
 -- on nobody does, so that no lease is extended while the wait before the next generation lasts.
--- Whoever begins that one begins it above what was seen.
+-- Whoever begins that one begins it above what was seen. The same for a row that was begun by
+-- readings which the server refuses by now: whoever has asked before may act on it still.
 UPDATE {cluster}
 SET server_identity = NULL, generation = greatest(generation, %(known_generation)s::bigint)
 WHERE server_identity = %(recorded)s::text AND generation = %(seen_generation)s::bigint
-  AND server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid
+  AND (%(unreadable)s OR server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid)
 
 -- name: begin_generation
 -- Begins anew on this server: only over the row that was waited upon (null: there was none), for as

@@ -27,13 +27,15 @@ from typing import TYPE_CHECKING, TypeVar
 from psycopg import errors, sql
 
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.server_profile import readings_of
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.driver_errors import remedy, translated
+from jobsync_async.postgres.driver_errors import TakesNoWrites, remedy, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
 from jobsync_async.postgres.pooler import REFUSAL, UNNAMED, keeps_name, shares_sessions
+from jobsync_async.postgres.recognition import look_closely, recognise
 from jobsync_async.postgres.sql import LAYOUT, Creation, Queries
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ async def open_schema(
     """
     try:
         connection = await connector.open("start")
+    except TakesNoWrites:
+        raise
     except StoreUnavailable as error:
         if remedy(error.__cause__):
             raise  # it says what to do
@@ -123,7 +127,12 @@ async def open_schema(
                 async with _rights_named(connection, queries):
                     await Changing(connection, connector, queries, config).expand(LAYOUT)
         check = partial(check_cluster_row, queries=queries, config=config, observe=observe)
-        connector.context.channel = await in_turn(check)
+        connector.context.channel, recorded = await in_turn(check)
+        if readings_of(recorded) not in (None, queries.readings) and (
+            connector.context.unreadable is None
+        ):  # rare: what the cluster was begun with comes first
+            look = partial(look_closely, connector, schema=queries.schema, config=config)
+            queries = connector.queries = (await in_turn(look)).queries
     finally:
         await connection.close()
     return queries
@@ -179,24 +188,7 @@ async def _set_up(
         await connection.execute(unlocked["read_committed"])
     schema = await _inspect(connection, unlocked, config, must_write=must_write)
     connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
-    try:
-        if connector.pooled:
-            async with connection.transaction():  # a savepoint: what is refused ends it alone
-                await connection.execute(unlocked["read_identity"])
-        await connector.pin(connection, unlocked)
-    except (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState) as error:
-        logger.warning(
-            "%s: this server does not say on which timeline it is (%s): a failover that loses "
-            "commits is noticed only where the cluster's version went back, or the database or its "
-            "system identifier is another",
-            config.appname,
-            error.diag.message_primary,
-            extra={"channel": config.channel},
-        )
-        queries = Queries(schema, config.appname, timeline=False)
-        await connector.pin(connection, queries)
-        return queries
-    return Queries(schema, config.appname)
+    return await recognise(connector, connection, schema, config)
 
 
 async def _inspect(

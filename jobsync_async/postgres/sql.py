@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
+from jobsync_async.core.server_profile import BY_TIMELINE, UNKNOWN, Profile, Readings
 from jobsync_async.errors import ConfigError
 
 TABLES = (
@@ -68,17 +69,32 @@ INDEXES = (
     "history_gone_idx",
 )
 
-# See the head of queries.sql. Recovery knows no timeline of its own; nothing can be written in it
-# either.
-_SERVER = (
-    "(SELECT pg_catalog.concat_ws('/', s.system_identifier, {timeline}, d.oid) "
-    "FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d "
-    "WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
-)
-_TIMELINE = (
-    "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN "
-    'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END'
-)
+# See the head of queries.sql. What stands for lost commits, by profile. Recovery knows no timeline
+# of its own; nothing can be written in it either. Microseconds, for no setting changes how a whole
+# number is written.
+_MARK: dict[Profile, str] = {
+    "timeline": ", CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN "
+    'pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END',
+    "shared-storage": "",
+    "start-time": ", (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) "
+    "OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8",
+}
+
+
+def _server(readings: Readings) -> str:
+    """A server's identity. That by timeline is the one that 0.1.0 reads, without the profile's
+    name."""
+    name = "" if readings.profile == "timeline" else f"'{readings.profile}', "
+    control, system = "", f"'{UNKNOWN}'"
+    if readings.system:
+        control, system = "pg_catalog.pg_control_system() s, ", "s.system_identifier"
+    return (  # all parts are our own
+        f"(SELECT pg_catalog.concat_ws('/', {name}{system}{_MARK[readings.profile]}, d.oid) "  # noqa: S608
+        f"FROM {control}pg_catalog.pg_database d "
+        "WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
+    )
+
+
 _SOUND = (
     "server_identity = coalesce(%(here)s::text, {server}) || '/' || tableoid AND "
     "(%(adopted_server)s::text IS NULL OR (server_identity = %(adopted_server)s::text AND "
@@ -128,11 +144,10 @@ class Queries:
     by its name: ``queries["heartbeat"]``.
 
     Args:
-        timeline: whether the server says on which timeline it is, which then belongs to its
-            identity.
+        readings: what makes the server's identity.
     """
 
-    def __init__(self, schema: str, appname: str, *, timeline: bool = True) -> None:
+    def __init__(self, schema: str, appname: str, readings: Readings = BY_TIMELINE) -> None:
         # Drivers take it for the start of a parameter, the user's own in `Claim.fence_sql` too.
         if "%" in schema:
             raise ConfigError(
@@ -141,11 +156,12 @@ class Queries:
             )
         self.schema = schema
         self.appname = appname
+        self.readings = readings
         self._names: dict[str, Any] = {
             table: sql.Identifier(schema, appname + table) for table in TABLES
         }
         self._names |= {index: sql.Identifier(appname + index) for index in INDEXES}
-        server = sql.SQL(_SERVER).format(timeline=sql.SQL(_TIMELINE if timeline else "NULL"))
+        server = sql.SQL(_server(readings))
         self._names |= {
             "server": server,
             "sound": sql.SQL(_SOUND).format(server=server),

@@ -29,6 +29,8 @@ class StatementContext:
         by: whose statements these are, for the history.
         history: what the worker has adopted; None requires only that server and row agree.
         channel: on which changes are announced, as the cluster row says.
+        unreadable: the identity in the cluster's row, where it was made by readings that the server
+            refuses everybody by now; else None.
         announces: False while the server's queue of notifications is full: then changes are made
             without being announced.
         on_change: told when a connection leads elsewhere.
@@ -38,6 +40,7 @@ class StatementContext:
         self.by: str = by
         self.history: AdoptedHistory | None = None
         self.channel: str = ""
+        self.unreadable: str | None = None
         self.announces: bool = True
         self.on_change: Callable[[], None] = lambda: None
 

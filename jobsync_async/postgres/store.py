@@ -100,7 +100,7 @@ class Store:
             self._leader_link,
             queries,
             context,
-            settings(config, context.channel),
+            settings(config, context.channel, queries.readings.profile),
         )
         self.codec: str = others.codec
         self.work: WorkStore = WorkStore(self._pool, queries, context, self.codec)

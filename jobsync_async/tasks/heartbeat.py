@@ -18,6 +18,7 @@ from jobsync_async.core.lease import Beat, BeatWatch
 from jobsync_async.core.neighbours import visible
 from jobsync_async.core.rows import NameInUse, Neighbour
 from jobsync_async.core.server_history import OldLeasesWait, ServerReading
+from jobsync_async.core.server_profile import begun_otherwise, read_otherwise
 from jobsync_async.errors import NodeNameTaken, StoreError, StoreUnavailable
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.host.process import known_dead
@@ -120,10 +121,18 @@ async def agree(worker: Worker, failover: Failover) -> None:
                 worker.adopt(history)
                 return
             failures = 0
-            if reading.agreed:
+            unreadable = failover.unreadable(reading)
+            other = read_otherwise(reading.recorded, reading.actual)
+            if other is not None and not unreadable:
+                raise begun_otherwise(other)
+            if reading.agreed or unreadable:
                 condemned = await failover.condemn(reading, known)
                 if condemned:
-                    log.warning("the cluster's state is older than what this worker has seen")
+                    log.warning(
+                        "the server refuses what it was recognised by before"
+                        if unreadable
+                        else "the cluster's state is older than what this worker has seen"
+                    )
                 await asyncio.sleep(0 if condemned else worker.backoff.first_sec)
                 continue
             if waiting.observe(reading, worker.clock()):

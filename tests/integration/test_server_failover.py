@@ -422,3 +422,11 @@ async def test_running_workers_begin_anew_on_a_database_that_has_lost_commits(co
         (least,) = await (await admin.execute("SELECT min(epoch) FROM sync_token")).fetchone()
         assert least >> 32 > before >> 32, "a new generation"
         assert all(isinstance(job, Job) and job.am_i_healthy() for job in jobs.jobs.values())
+
+
+@pytest.mark.parametrize("attributes", ["read-write", "any"])
+async def test_a_dsn_that_leads_to_a_standby_is_refused_with_the_remedy(standby, attributes):
+    config = settings(f"{standby.dsn}?target_session_attrs={attributes}")
+    with pytest.raises(StoreUnavailable, match=r"a standby.*connect to the primary") as refused:
+        await Job("a", config).start()
+    assert "not available" not in str(refused.value)

@@ -430,7 +430,8 @@ def begin(q: Both) -> Steps:
         "seen_wait": q.random.choice((cluster.longest_wait, 20.0)),
         "reason": "failed over",
     }
-    yield "condemn_history", {**seen, **known}
+    unreadable = {"unreadable": q.random.random() < 0.3}
+    yield "condemn_history", {**seen, **known, **unreadable}
     if q.random.random() < 0.5:
         seen["recorded"] = None
         seen["seen_generation"] = max(cluster.generation, known["known_generation"])

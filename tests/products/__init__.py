@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -30,6 +31,7 @@ from tests import haproxies, poolers
 from tests.certificates import authority, certificate, want_tls
 from tests.products import middleman
 from tests.products.startup.sitecustomize import give_defaults
+from tests.refusals import be_aurora
 
 VARIABLE = "JOBSYNC_TEST_PRODUCT"
 ROLE, PASSWORD = "application", "secret"
@@ -58,7 +60,8 @@ class Product:
         like: what it stands for, and where that is documented.
         settings: of the server.
         role: the attributes of the role that applications log in as; None for a superuser.
-        refused: functions that the server refuses, and how.
+        change: changes a database, which a superuser is connected to, before others are copied
+            from it.
         front: what stands before the server: from the DSN of the server to the one through it.
         config: settings of `CoordinationConfig` that users need there.
         lacks: what tests may need and it does not have, and why.
@@ -68,7 +71,7 @@ class Product:
     like: str
     settings: Mapping[str, str] = field(default_factory=dict)
     role: str | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    change: Callable[[psycopg.Connection[Any]], None] | None = None
     front: Front = nullcontext
     config: Mapping[str, object] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +92,11 @@ _OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does
 _MANAGED = "CREATEDB CREATEROLE"
 
 PRODUCTS = {
+    "aurora": Product(
+        "Aurora's role; its log's position and its files' names are refused",
+        role=_MANAGED,
+        change=be_aurora,
+    ),
     "pgbouncer-1.18": Product(
         "PgBouncer 1.18 of Debian 12 in transaction mode; it knows no prepared statements",
         front=partial(poolers.pgbouncer_for_all, mode="transaction"),
@@ -157,8 +165,12 @@ def chosen() -> Product | None:
 @contextmanager
 def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
     """Make a server behave as the product; the DSN that applications are given there."""
-    for function, statement in product.refused.items():
-        _refuse(postgres.dsn, function, statement)
+    if product.change is not None:
+        with psycopg.connect(postgres.dsn) as connection:
+            connection.execute("UPDATE pg_database SET datallowconn = true")
+        for database in ("template0", "template1", "postgres"):
+            with psycopg.connect(make_conninfo(postgres.dsn, dbname=database)) as connection:
+                product.change(connection)
     with ExitStack() as stack:
         road = postgres.dsn
         if product.tls:
@@ -193,19 +205,6 @@ def own(product: Product | None, dsn: str) -> None:
             connection.execute(
                 sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(table), role)
             )
-
-
-def _refuse(dsn: str, function: str, statement: str) -> None:
-    """Let a function raise, in every database that is made from now on. It is called by its number
-    and not by its name; so the real one gets another name."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'")
-    for database in ("template0", "template1", "postgres"):
-        with psycopg.connect(make_conninfo(dsn, dbname=database)) as connection:
-            connection.execute(
-                "UPDATE pg_proc SET proname = proname || '_real' WHERE proname = %s", [function]
-            )
-            connection.execute(statement)
 
 
 def set_up() -> None:

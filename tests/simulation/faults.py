@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jobsync_async.core.lease import Times
+from jobsync_async.core.server_profile import Profile as Kind
 from tests.simulation.mixes import QUICK, SLOW, USUAL
 from tests.simulation.network import Weather
 from tests.simulation.statements import TABLE_OID
@@ -66,6 +67,7 @@ class Profile:
         weathers: what the network is like, in turn.
         hosts: where processes run, some of them together; none for each alone.
         polling: how likely a worker is not to listen but to poll; a run takes one of them.
+        server: by what it is recognised, and so whether a failover loses commits.
         by_session: whether workers whose sessions are gone are taken for dead; then two may hold a
             token, and only what is fenced is safe.
         names: what processes may be called; first, most: how many there are at first at most, and
@@ -80,6 +82,7 @@ class Profile:
     most: int = 5
     hosts: tuple[str, ...] = ("here", "here", "there")
     polling: tuple[float, ...] = (0, 0, 0, 0.5, 1)
+    server: Kind = "timeline"
     by_session: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     weathers: tuple[Weather, ...] = (GOOD, ROUGH, ROUGH, TERRIBLE)
@@ -252,6 +255,9 @@ class Faults:
             return False
         crash = self._random.random() < 0.5
         seconds = self._random.choice((0, 0.3, 2)) * self._random.random()
+        if self._simulation.server.kind == "shared-storage":
+            self.fail_over(self._simulation.states[-1], seconds, crash=crash)
+            return None
         if self._ancestors and self._random.random() < 0.4:
             self.fail_over(self._random.choice(self._ancestors), seconds, crash=crash, sibling=True)
         else:
@@ -282,7 +288,8 @@ class Faults:
         simulation.states.clear()
         simulation.states.append(state)
         server.become(state[0], server.timeline + (not sibling))
-        simulation.invariants.failed_over(state[1])
+        if server.kind != "shared-storage":
+            simulation.invariants.failed_over(state[1])
         self._scheduler.after(seconds, server.come_up)
 
     def _bound(self, _: Process | None) -> bool | None:

@@ -227,6 +227,11 @@ class Invariants:
             or after.cluster.term < before.cluster.term
         ):
             self._report("the cluster's version or term went back")
+        if (
+            self._server.kind == "shared-storage"
+            and after.cluster.generation != before.cluster.generation
+        ):
+            self._report("the cluster begins anew though no commit can be lost")
 
     def _fence(self, token: int, incarnation: UUID, epoch: int, after: View) -> None:
         self.commits += 1

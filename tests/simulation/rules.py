@@ -407,6 +407,7 @@ _TABLE = (
     Rule("recording the identity", _LATER, _MOVED),
     Rule("nobody acts on what somebody has been beyond", _HOLDS, _TWICE, _others_go_on),
     Rule(_GATE, _HOLDS, _POLLED),
+    Rule("what can lose commits is not taken for shared storage", _ONE_EPOCH, _MOVED),
     Rule(_HISTORY, _HOLDS, _POLLED),
     Rule(_FLOOR, _HOLDS, _script(scripts.set_back)),
     Rule(

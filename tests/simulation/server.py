@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import errors
 
+from jobsync_async.core.server_profile import Profile as Kind
+
 # they enter their statements
 from tests.simulation import failing, leading, owning, records, steering, working  # noqa: F401
 from tests.simulation.scheduler import Call, Scheduler
@@ -253,24 +255,32 @@ class Server:
     """Attributes:
     sessions: those that are open, in the order of their beginning.
     up: whether it answers; started: since when.
-    timeline: raised by every promotion of a standby; part of the server's identity.
+    kind: by what it is recognised; on shared storage no failover loses a commit.
+    timeline: raised by every promotion of a standby; by most servers' kind part of the identity.
     keeps: whether a rule of safety is in force.
     commit_delay: seconds that the next commit takes.
     laggard: somebody listens and stays in a transaction; queue_full: nothing can be announced.
     deliver: brings a notification to a session's client.
     """
 
-    def __init__(self, scheduler: Scheduler, random: Random, keeps: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        random: Random,
+        keeps: Callable[[str], bool],
+        kind: Kind = "timeline",
+    ) -> None:
         self.scheduler = scheduler
         self.random = random
+        self.keeps = keeps
+        self.kind = kind
         self.timeline = 1
+        self.started = 0.0
         self.numbers = count(1)
         self.events = count(1)
         self.tables = Tables(f"{self.identity}/{TABLE_OID}")
         self.sessions: dict[Session, None] = {}
         self.up = True
-        self.started = 0.0
-        self.keeps = keeps
         self.commit_delay: Callable[[], float] = lambda: 0.0
         self.laggard = False
         self.queue_full = False
@@ -278,7 +288,13 @@ class Server:
 
     @property
     def identity(self) -> str:
-        """System, timeline and database."""
+        """System, what stands for lost commits, and database."""
+        if self.kind == "shared-storage" or not self.keeps(
+            "what can lose commits is not taken for shared storage"
+        ):
+            return "shared-storage/7/5"
+        if self.kind == "start-time":
+            return f"start-time/7/{1e6 * self.started:.0f}/5"
         return f"7/{self.timeline:08X}/5"
 
     def connect(self, client: Connection) -> Session:
@@ -322,3 +338,4 @@ class Server:
         assert not self.up, "the old one has stopped before the new one is promoted"
         self.tables.committed = state
         self.timeline = timeline
+        self.started = self.scheduler.now  # at another moment than the old one

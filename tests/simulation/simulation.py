@@ -76,7 +76,9 @@ class Simulation:
         self.random = Random(seed)
         self.broken = frozenset(broken)
         self.scheduler = Scheduler(self.random)
-        self.server = Server(self.scheduler, self.random, lambda rule: rule not in self.broken)
+        self.server = Server(
+            self.scheduler, self.random, lambda rule: rule not in self.broken, profile.server
+        )
         self.network = Network(self.scheduler, self.server, self.random)
         self.transcript = Transcript(lambda: self.scheduler.now, wanted=transcript)
         self.processes: list[Process] = []

@@ -32,6 +32,20 @@ def test_whatever_happens_no_promise_is_broken(part):
         assert report.failure is None, explained(report)
 
 
+@pytest.mark.parametrize("kind", ["shared-storage", "start-time"])
+def test_no_promise_is_broken_on_a_server_that_does_not_say_its_timeline(kind):
+    """On shared storage no failover begins a generation. By start time each start does."""
+    profile = Profile(server=kind).but(failover=3)
+    begun = 0
+    for seed in range(_SEEDS // _PARTS // 2):
+        report = run(seed, profile, transcript=True)
+        assert report.failure is None, "\n".join(
+            [*report.lines[-200:], f"seed {seed}: {report.failure}"]
+        )
+        begun += sum("begins the cluster anew" in line for line in report.lines)
+    assert (begun > 0) == (kind == "start-time")
+
+
 def test_with_failover_by_session_what_is_fenced_is_in_order_and_all_is_well_in_the_end():
     """Then a worker that lives may be taken for dead, so two may hold one token; more than that
     must not happen."""

@@ -8,7 +8,7 @@ import pytest
 from psycopg import errors
 
 from jobsync_async import SchemaError, StoreUnavailable
-from jobsync_async.postgres.driver_errors import translated
+from jobsync_async.postgres.driver_errors import TakesNoWrites, translated
 
 TRANSIENT = [
     "08006 connection_failure",
@@ -107,3 +107,33 @@ def test_a_version_that_the_tables_refuse_is_not_waited_for():
 
     with pytest.raises(VersionRefused, match="too old for this cluster"), translated():
         raise Refused
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "session is read-only",
+        "server is in hot standby mode",
+        "could not make a writable connection",
+    ],
+)
+def test_a_connection_to_a_standby_is_told_with_the_remedy_and_not_as_away(said):
+    error = psycopg.OperationalError(f'connection to server at "db", port 5432 failed: {said}')
+    with pytest.raises(TakesNoWrites, match="connect to the primary"), translated():
+        raise error
+
+
+def test_a_server_without_the_database_is_told_with_where_to_look():
+    error = psycopg.OperationalError('connection failed: FATAL:  database "app" does not exist')
+    with pytest.raises(StoreUnavailable, match="correct where it leads"), translated():
+        raise error
+
+
+def test_tables_that_are_not_there_may_be_those_of_another_database():
+    with pytest.raises(SchemaError, match=r"or correct host, port, dbname"), translated():
+        raise errors.UndefinedTable('relation "public.sync_cluster" does not exist')
+
+
+def test_a_right_to_call_a_function_is_asked_for_as_such():
+    with pytest.raises(SchemaError, match="GRANT EXECUTE"), translated():
+        raise errors.InsufficientPrivilege("permission denied for function pg_notify")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.catalogue.suites import (
     FAILOVER,
     HISTORY,
+    PROFILES,
     QUERIES,
     RUNNERS,
     STATEMENTS,
@@ -188,6 +189,50 @@ MUTANTS = (
         "        return history if history == known and self.version >= version else None",
         "        return history if history == known else None",
         ("tests/unit/test_server_history.py",),
+    ),
+    # -- by what a server is recognised ------------------------------------------------------------
+    Mutant(
+        "a server that refuses what tells of lost commits is taken for shared storage",
+        "core/server_profile.py",
+        '    wanted = setting or ("shared-storage" if evidence else "timeline")\n',
+        '    wanted = setting or ("shared-storage" if evidence or refused else "timeline")\n',
+        PROFILES,
+        quick=True,
+    ),
+    Mutant(
+        "by what a server is recognised depends on a role's rights",
+        "core/server_profile.py",
+        "        _require_rights(lacking, begun.profile)\n",
+        "",
+        PROFILES,
+    ),
+    Mutant(
+        "the identity of a server has nothing that tells of lost commits",
+        "postgres/sql.py",
+        "{name}{system}{_MARK[readings.profile]}, d.oid) ",
+        "{name}{system}, d.oid) ",
+        (*PROFILES, *FAILOVER),
+    ),
+    Mutant(
+        "a worker begins anew over a row that others read otherwise",
+        "tasks/heartbeat.py",
+        "            if other is not None and not unreadable:\n",
+        "            if other is not None and unreadable:\n",
+        PROFILES,
+    ),
+    Mutant(
+        "a row that is begun with what is refused by now is waited on, but not made unfit",
+        "tasks/heartbeat.py",
+        "            if reading.agreed or unreadable:\n",
+        "            if reading.agreed:\n",
+        PROFILES,
+    ),
+    Mutant(
+        "any row is made unfit by whoever comes",
+        QUERIES,
+        "  AND (%(unreadable)s OR server_identity = coalesce(",
+        "  AND (true OR server_identity = coalesce(",
+        STATEMENTS,
     ),
     # -- versions ----------------------------------------------------------------------------------
     Mutant(

@@ -9,6 +9,11 @@ STATEMENTS = ("tests/integration/interleavings", "tests/integration/test_simulat
 CLAIMS = ("tests/integration/interleavings/test_tokens.py", "tests/integration/test_claims.py")
 FENCES = ("tests/integration/test_fences.py",)
 FAILOVER = ("tests/integration/test_server_failover.py",)
+PROFILES = (
+    "tests/unit/test_server_profile.py",
+    "tests/integration/test_timeline.py",
+    "tests/integration/test_simulated_tables.py",
+)
 DEATHS = ("tests/integration/test_known_death.py",)
 VERSIONS = ("tests/integration/test_versions.py",)
 RUNNERS = ("tests/integration/test_runners.py",)
