@@ -90,10 +90,13 @@ _SHARED = {
 }
 _OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does not know"}
 _MANAGED = "CREATEDB CREATEROLE"
+# What it makes, a role may also use, as before PostgreSQL 16.
+_SELF_GRANT = {"createrole_self_grant": "set, inherit"}
 
 PRODUCTS = {
     "aurora": Product(
         "Aurora's role; its log's position and its files' names are refused",
+        settings=_SELF_GRANT,
         role=_MANAGED,
         change=be_aurora,
     ),
@@ -119,18 +122,21 @@ PRODUCTS = {
     "rds-proxy": Product(
         "Amazon RDS Proxy: a pooler that pins a client to a session as soon as it changes "
         "something of it (Amazon RDS User Guide, 'Avoiding pinning an RDS Proxy')",
+        settings=_SELF_GRANT,
         role=_MANAGED,
         front=partial(middleman.running, mode="pinning", refuses_options=True),
         lacks=_OPTIONS,
     ),
     "supabase": Product(
         "Supabase's role, through Supavisor in session mode",
+        settings=_SELF_GRANT,
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="session"),
     ),
     "supabase-6543": Product(
         "Supabase's role, through Supavisor in transaction mode, whose sessions all have the name "
         "Supavisor",
+        settings=_SELF_GRANT,
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="transaction", name="Supavisor"),
         config=_POLLING,
@@ -139,6 +145,7 @@ PRODUCTS = {
     "neon": Product(
         "Neon's role, on a server that is stopped after two idle seconds, with all its sessions, "
         "and started by the next connection",
+        settings=_SELF_GRANT,
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="session", suspend_sec=2.0, wake_sec=0.3),
         lacks={LONG_IDLE: "idle sessions end when the server is suspended"},
@@ -197,6 +204,9 @@ def own(product: Product | None, dsn: str) -> None:
         name, role = sql.Identifier(connection.info.dbname), sql.Identifier(ROLE)
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, role))
         connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+        for kind in ("TABLES", "SEQUENCES", "SCHEMAS", "ROUTINES"):  # what a test makes
+            grant = f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {ROLE}"
+            connection.execute(grant.encode())
         tables = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND "
             "relkind IN ('r', 'p')"
