@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import CoordinationConfig
 from jobsync_async.testing.databases import database, with_tables
+from tests import products
 from tests.fast import go_fast
 from tests.servers import Server, chosen
 
@@ -24,11 +25,31 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 _SERVER = pytest.StashKey[str]()
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    products.set_up()
     if not hasattr(config, "workerinput"):  # the processes that this one starts inherit it
         config.add_cleanup(go_fast())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs something that the product lacks."""
+    product = products.chosen()
+    left_out = dict[str, list[pytest.Item]]()
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            unknown = set(mark.args) - products.NEEDS.keys()
+            assert not unknown, f"{item.nodeid} needs {unknown}, which tests.products does not know"
+            if product is not None and (lacking := product.lacks.keys() & mark.args):
+                left_out.setdefault(product.lacks[min(lacking)], []).append(item)
+                break
+    config.stash[_LEFT_OUT] = {why: len(those) for why, those in left_out.items()}
+    gone = {item for those in left_out.values() for item in those}
+    if gone:
+        config.hook.pytest_deselected(items=list(gone))
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,15 +74,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where the tests are spread over processes, each tells the one that prints."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["server"] = session.config.stash.get(_SERVER, None)
+        session.config.workeroutput["left out"] = session.config.stash.get(_LEFT_OUT, {})
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    if told := getattr(node, "workeroutput", {}).get("server"):
-        node.config.stash[_SERVER] = told
+    told = getattr(node, "workeroutput", {})
+    if told.get("server"):
+        node.config.stash[_SERVER] = told["server"]
+    node.config.stash[_LEFT_OUT] = told.get("left out", {})
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for why, count in config.stash.get(_LEFT_OUT, {}).items():
+        terminalreporter.write_line(f"left out: {count} tests, for {why}")
     if _SERVER in config.stash:
         terminalreporter.write_line(f"server: {config.stash[_SERVER]}")
 
@@ -70,6 +96,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def template(server: Server) -> Iterator[str]:
     """A database with the default tables, to copy."""
     with with_tables(server.dsn, "jobsync_template") as name:
+        products.own(products.chosen(), make_conninfo(server.dsn, dbname=name))
         yield name
 
 
@@ -86,8 +113,12 @@ def dsn(server: Server, template: str) -> Iterator[str]:
 
 
 def _database(server: Server, template: str) -> Iterator[str]:
+    product = products.chosen()
     with database(server.dsn, template, "jobsync_test") as dsn:
-        yield dsn
+        products.own(product, dsn)
+        yield server.given(dsn)
+        if product is not None and product.keeps_sessions:
+            return
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             left = _still_connected(connection, str(conninfo_to_dict(dsn)["dbname"]))
     assert not left, f"sessions were left open: {left}"
@@ -111,14 +142,20 @@ def _still_connected(connection: psycopg.Connection[Any], name: str) -> list[str
 
 
 @pytest.fixture
+def direct_dsn(server: Server, dsn: str) -> str:
+    """The test's database, as a superuser, with nothing in between."""
+    return server.direct(dsn)
+
+
+@pytest.fixture
 def make_config(dsn: str) -> Callable[..., CoordinationConfig]:
     return lambda **settings: CoordinationConfig(**{"dsn": dsn, **settings})
 
 
 @pytest.fixture
-async def admin(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def admin(direct_dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """A superuser's connection to the test's database, in autocommit."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

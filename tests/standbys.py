@@ -10,12 +10,28 @@ from jobsync_async.embedded import EmbeddedPostgres
 
 
 class Standby(EmbeddedPostgres):
-    """A streaming standby of `primary`, which must be up. Its password is the primary's."""
+    """A streaming standby of `primary`, which must be up. Its password is the primary's.
 
-    def __init__(self, primary: EmbeddedPostgres) -> None:
-        super().__init__()
+    Args:
+        address: where it listens, on the primary's port; None for a port of its own.
+    """
+
+    def __init__(self, primary: EmbeddedPostgres, address: str | None = None) -> None:
+        super().__init__({} if address is None else {"listen_addresses": address})
         self._primary = primary
+        self._address = address
         self._password = primary._password
+
+    @property
+    def dsn(self) -> str:
+        if self._address is None:
+            return super().dsn
+        return super().dsn.replace("@127.0.0.1:", f"@{self._address}:")
+
+    def start(self) -> None:
+        if self._address is not None:
+            self.port = self._primary.port
+        super().start()
 
     def _init(self) -> None:
         if not (self._bin / "pg_basebackup").exists():

@@ -90,6 +90,9 @@ class _Patient:
             judge.durability(fsync=found.fsync, full_page_writes=found.full_page_writes),
             judge.connections(found.connections_used, found.connections_most),
             judge.idle_sessions(found.idle_session_timeout),
+            judge.session_names(
+                info.get_parameters().get("application_name", ""), found.session_name
+            ),
             judge.queue(found.queue_usage),
         ]
 

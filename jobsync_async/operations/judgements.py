@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.server_profile import PROFILES, Readings
 from jobsync_async.errors import ConfigError, SchemaError
+from jobsync_async.postgres.pooler import UNNAMED, keeps_name
 from jobsync_async.postgres.schema import LEAST_SERVER
 from jobsync_async.postgres.sql import LAYOUT
 from jobsync_async.runtime.cluster_status import versions as workers_versions
@@ -148,6 +149,13 @@ def idle_sessions(timeout: str) -> Check:
         )
         return Check("idle sessions", "warn", f"ended after {timeout}", advice)
     return Check("idle sessions", "ok", "never ended")
+
+
+def session_names(asked: str, found: str) -> Check:
+    """Whether the server knows sessions by the names that they were given."""
+    if not keeps_name(asked, found):
+        return Check("session names", "warn", f"{found!r} instead of a worker's", UNNAMED)
+    return Check("session names", "ok", "as they were given")
 
 
 def queue(usage: float) -> Check:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 

@@ -16,23 +16,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, errors
+from psycopg.pq import ConnStatus
 from psycopg.rows import namedtuple_row
 
 from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
-from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.driver_logs import take_for_details
+from jobsync_async.postgres.names import resolved
 from jobsync_async.postgres.recognition import named_refusals
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -45,15 +50,35 @@ class Connection(AsyncConnection[Any]):
     """A connection that knows to which server it leads; None where that may change under it, behind
     a pooler.
 
-    `outages` is how many there had been when it was last seen to be sound.
+    `outages` is how many there had been when it was last seen to be sound; `used` whether somebody
+    had it before.
     """
 
     server: str | None = None
     outages = 0
+    used = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         forks.connections.add(self)
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        """Connect to where the names in it lead now. Raises psycopg's errors."""
+        return await super().connect(await resolved(conninfo), **options)
+
+    def ended(self) -> bool:
+        """Whether the other side has ended it, as far as that has arrived. Does not wait. What has
+        closed an idle connection (a time-out on the way, a server that was suspended) is found so
+        before somebody uses it in vain."""
+        readable = select.poll()
+        try:
+            readable.register(self.fileno(), select.POLLIN)
+            while self.pgconn.status == ConnStatus.OK and readable.poll(0):
+                self.pgconn.consume_input()
+        except psycopg.Error:
+            return True
+        return self.pgconn.status != ConnStatus.OK
 
     async def together(self, queries: Sequence[bytes], values: dict[str, Any]) -> list[list[Any]]:
         """Send statements in one message, so that no lock waits for this process between them; the
@@ -245,6 +270,11 @@ class Connector:
                 await self.pin(connection, self.queries)
             return await work(connection)
 
+    def left(self, connection: Connection) -> bool:
+        """Whether a connection that was used before serves no more: it has ended, or leads to a
+        server that this worker has left since, which says nothing of where a new one leads."""
+        return self.context.leads_elsewhere(connection.server) or connection.ended()
+
     def sever(self) -> None:
         """Open no more, and send nothing more on those that are open."""
         self.severed = True
@@ -256,138 +286,3 @@ class Connector:
     def _bounds(self) -> dict[str, str]:
         milliseconds = str(round(self.limit_sec * 1000))
         return {"statement_ms": milliseconds, "lock_ms": milliseconds, "idle_ms": milliseconds}
-
-
-class Link:
-    """One connection for one purpose, opened when it is first needed and anew after it failed. One
-    user at a time.
-
-    Args:
-        idle_sec: close the connection when it was not used for so long; None keeps it.
-    """
-
-    def __init__(
-        self, connector: Connector, purpose: str, *, idle_sec: float | None = None
-    ) -> None:
-        self._connector = connector
-        self._purpose = purpose
-        self._idle_sec = idle_sec
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._connection: Connection | None = None
-        self._on_stir: Callable[[], object] | None = None
-        self._renew = False
-        self._turn = asyncio.Lock()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._connection is None or self._connection.closed else "open"
-        return f"<Link {self._purpose!r} {state}>"
-
-    def tell_stir_to(self, listener: Callable[[], object]) -> None:
-        """Call `listener` when the server says something, or ends the connection, while nobody uses
-        it."""
-        self._on_stir = listener
-
-    async def run(
-        self,
-        work: Callable[[Connection], Awaitable[T]],
-        *,
-        one_snapshot: bool = False,
-        again: bool = True,
-    ) -> T:
-        """Run `work` with the connection, not cancelled and bounded in time; with `one_snapshot`,
-        everything that it reads is of one moment; `again` is as in `Connector.call`. Raises
-        StoreUnavailable or SchemaError."""
-        return await finish_first(self._run(work, one_snapshot=one_snapshot, again=again))
-
-    def renew(self) -> None:
-        """Let the next use begin with a fresh connection: the present one may lead to the wrong
-        server."""
-        self._renew = True
-
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """The same in one transaction, committed when `work` returns."""
-
-        async def in_transaction(connection: Connection) -> T:
-            async with connection.transaction():
-                return await work(connection)
-
-        return await self.run(in_transaction)
-
-    async def _run(
-        self, work: Callable[[Connection], Awaitable[T]], *, one_snapshot: bool, again: bool
-    ) -> T:
-        async with self._turn:
-            self._stop_idle_timer()
-            self._stop_listening()
-            connection = await self._ensure()
-            try:
-                with translated(), limit(connection, self._connector.patience_sec):
-                    return await self._connector.call(
-                        connection, work, one_snapshot=one_snapshot, again=again
-                    )
-            except StoreError:
-                await self._discard()
-                raise
-            finally:
-                self._start_idle_timer()
-                self._listen_while_idle()
-
-    async def _ensure(self) -> Connection:
-        if self._renew:
-            await self._discard()
-            self._renew = False
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._connector.open(self._purpose)
-        return self._connection
-
-    async def _discard(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    def _start_idle_timer(self) -> None:
-        if self._idle_sec is not None and self._connection is not None:
-            self._idle_timer = asyncio.get_running_loop().call_later(
-                self._idle_sec, self._close_idle
-            )
-
-    def _stop_idle_timer(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-    def _listen_while_idle(self) -> None:
-        if (
-            self._on_stir is not None
-            and self._connection is not None
-            and not self._connection.closed
-        ):
-            asyncio.get_running_loop().add_reader(self._connection.fileno(), self._stirred)
-
-    def _stop_listening(self) -> None:
-        if (
-            self._on_stir is not None
-            and self._connection is not None
-            and not self._connection.closed
-        ):
-            asyncio.get_running_loop().remove_reader(self._connection.fileno())
-
-    def _stirred(self) -> None:
-        self._stop_listening()
-        if self._on_stir is not None:
-            self._on_stir()
-
-    def _close_idle(self) -> None:
-        if not self._turn.locked() and self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.pgconn.finish()
-
-    async def close(self) -> None:
-        """Close the connection; a later use would open another."""
-        await finish_first(self._close())
-
-    async def _close(self) -> None:
-        async with self._turn:
-            self._stop_idle_timer()
-            self._stop_listening()
-            await self._discard()

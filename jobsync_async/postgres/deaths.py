@@ -11,7 +11,8 @@ import psycopg
 
 from jobsync_async.core.rows import Neighbour
 from jobsync_async.postgres.cluster_version import take_version
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 

@@ -29,9 +29,29 @@ _SCHEMA = (
     errors.UndefinedColumn,
     errors.InvalidSchemaName,
 )
+# What the driver or the server says when no connection can be had, and what to do. There is no
+# SQLSTATE then, only text; where a server speaks another language, the advice is left out.
+_REMEDIES = {
+    r"too many (clients|connections)|connection slots are reserved|no more connections allowed": (
+        "all its connections are in use: raise max_connections, or the limit of the role, of the "
+        "database or of the pooler; a worker keeps 2, and opens up to 6 more"
+    ),
+    r"alert certificate (expired|revoked|unknown)|alert (bad certificate|unknown ca)": (
+        "it refuses this client's certificate, which may have run out: renew what sslcert names"
+    ),
+    r"certificate verify failed": (
+        "its certificate has run out, or sslrootcert does not have the authority that signed it: "
+        "renew the one, or complete the other"
+    ),
+    r"does not match host name": "connect by a name that its certificate is for",
+    r"no encryption|SSL off": "it may want TLS: set sslmode=verify-full",
+    r'database ".*" does not exist': (
+        "this server is not the cluster's, or dbname is wrong: correct where it leads"
+    ),
+    r"does not support SSL": "switch TLS on at the server, or at what stands before it",
+}
 # What libpq says of a connection, for which there is no SQLSTATE.
 _FOUND_NO_PRIMARY = re.compile("session is read-only|hot standby mode|writable connection")
-_NO_DATABASE = re.compile('database ".*" does not exist')
 _NO_WRITES = (
     "the server accepts no writes (a standby, or default_transaction_read_only is on); connect to "
     "the primary, for example with several hosts and target_session_attrs=read-write"
@@ -87,8 +107,9 @@ def translated() -> Iterator[None]:
             raise
         if error.sqlstate is None and _FOUND_NO_PRIMARY.search(str(error)):
             raise TakesNoWrites(_NO_WRITES) from error
+        what = remedy(error)
         raise StoreUnavailable(
-            f"PostgreSQL is not available: {first_line(error)}{_where(error)}"
+            f"PostgreSQL is not available: {first_line(error)}{f' ({what})' if what else ''}"
         ) from error
 
 
@@ -99,11 +120,10 @@ def _transient(error: psycopg.Error) -> bool:
     return state in _TRANSIENT or state[:2] in _TRANSIENT
 
 
-def _where(error: psycopg.Error) -> str:
-    """What to do where a server answers that does not have the database."""
-    if error.sqlstate is None and _NO_DATABASE.search(str(error)):
-        return "; this server is not the cluster's, or dbname is wrong: correct where it leads"
-    return ""
+def remedy(error: BaseException | None) -> str:
+    """What to do about an error, where it says enough; else nothing."""
+    text = str(error)
+    return next((what for found, what in _REMEDIES.items() if re.search(found, text)), "")
 
 
 def _advice(error: psycopg.Error) -> str:

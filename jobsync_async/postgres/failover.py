@@ -15,7 +15,8 @@ import psycopg
 
 from jobsync_async.core.server_history import AdoptedHistory, ServerReading
 from jobsync_async.errors import ConfigError, StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from psycopg import AsyncCursor
 
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 

@@ -18,7 +18,8 @@ from jobsync_async.core.rows import ClusterRow, Event, Identity, Member, TokenGr
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.cluster_version import concerned, take_version
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 from jobsync_async.postgres.token_rows import token_rows

@@ -16,7 +16,8 @@ from jobsync_async.core.rows import Announcement, HeartbeatAnswer, Identity, Nam
 from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.errors import ConfigError, CoordinationError
 from jobsync_async.postgres.cluster_version import take_version
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import LAYOUT, Queries
 from jobsync_async.postgres.statement_context import ServerChanged, StatementContext
 from jobsync_async.postgres.tokens import neighbour_from

@@ -393,7 +393,8 @@ SELECT current_setting('server_version') AS version,
        coalesce(current_setting('idle_session_timeout', true), '0') AS idle_session_timeout,
        current_setting('fsync')::boolean AS fsync,
        current_setting('full_page_writes')::boolean AS full_page_writes,
-       pg_backend_pid() AS backend_pid, pg_notification_queue_usage() AS queue_usage
+       pg_backend_pid() AS backend_pid, pg_notification_queue_usage() AS queue_usage,
+       current_setting('application_name') AS session_name
 
 -- name: doctor_clock
 SELECT extract(epoch FROM clock_timestamp())::double precision AS seconds

@@ -8,19 +8,22 @@ by then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors
 
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.driver_errors import translated
+from jobsync_async.postgres.driver_errors import translated, without_frames
 from jobsync_async.postgres.driver_logs import POOL_NAME
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Pool:
         self._opening = asyncio.Lock()
         self._closed = False
         self._outages = 0
+        self._failure: psycopg.Error | None = None
 
     async def _opened(self) -> AsyncConnectionPool[Connection]:
         async with self._opening:
@@ -51,9 +55,24 @@ class Pool:
         # half a megabyte that many workers never need
         from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
 
+        pool = self
+
+        class Told(Connection):
+            """Says why it cannot be had."""
+
+            @classmethod
+            async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+                try:
+                    made = await super().connect(conninfo, **options)
+                except psycopg.Error as error:
+                    pool._failure = without_frames(error)
+                    raise
+                pool._failure = None
+                return made
+
         return AsyncConnectionPool(
             self._connector.conninfo("calls"),
-            connection_class=Connection,
+            connection_class=Told,
             kwargs=self._connector.options,
             configure=self._configure,
             min_size=0,
@@ -71,14 +90,31 @@ class Pool:
 
         async def bounded() -> T:
             pool = await self._opened()
-            with translated():
+            with translated(), self._reason():
                 while True:
                     async with pool.connection() as connection:
                         if await self._sound(connection):
                             with limit(connection, self._connector.patience_sec):
-                                return await self._connector.call(connection, work)
+                                return await self._use(connection, work)
 
         return await finish_first(bounded())
+
+    async def _use(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+        try:
+            return await self._connector.call(connection, work)
+        except errors.ReadOnlySqlTransaction:  # the next one may lead to another server
+            await connection.close()
+            raise
+
+    @contextmanager
+    def _reason(self) -> Iterator[None]:
+        """psycopg_pool says only for how long it has tried to connect: say why it could not."""
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            if type(error).__name__ == "PoolTimeout" and self._failure is not None:
+                raise self._failure from None
+            raise
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """The same in one transaction, committed when `work` returns."""
@@ -99,8 +135,12 @@ class Pool:
         connection.outages = self._outages
 
     async def _sound(self, connection: Connection) -> bool:
-        """Whether it still works; if not, it is closed, and so forgotten. (psycopg_pool's own check
-        would wait a second.)"""
+        """Whether it still works, and leads where it did; if not, it is closed, and so forgotten.
+        (psycopg_pool's own check would wait a second.)"""
+        used, connection.used = connection.used, True
+        if used and self._connector.left(connection):
+            await connection.close()
+            return False
         if connection.outages == self._outages:
             return True
         outages, queries = self._outages, self._connector.queries

@@ -135,7 +135,8 @@ SELECT pg_catalog.current_schema() AS schema,
        pg_catalog.pg_is_in_recovery()
            OR pg_catalog.current_setting('transaction_read_only')::boolean AS read_only,
        pg_catalog.current_setting('server_encoding') AS encoding,
-       pg_catalog.current_setting('server_version_num')::integer AS version
+       pg_catalog.current_setting('server_version_num')::integer AS version,
+       pg_catalog.current_setting('application_name') AS name
 
 -- name: restore_search_path
 -- Until the end of the transaction, names lead where they led before: where jobsync, which

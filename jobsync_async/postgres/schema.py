@@ -31,10 +31,10 @@ from jobsync_async.core.server_profile import readings_of
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
-from jobsync_async.postgres.driver_errors import TakesNoWrites, translated
+from jobsync_async.postgres.driver_errors import TakesNoWrites, remedy, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
-from jobsync_async.postgres.pooler import REFUSAL, shares_sessions
+from jobsync_async.postgres.pooler import REFUSAL, UNNAMED, keeps_name, shares_sessions
 from jobsync_async.postgres.recognition import look_closely, recognise
 from jobsync_async.postgres.sql import LAYOUT, Creation, Queries
 
@@ -90,6 +90,8 @@ async def open_schema(
     except TakesNoWrites:
         raise
     except StoreUnavailable as error:
+        if remedy(error.__cause__):
+            raise  # it says what to do
         hint = (
             "is it running there, and do host, port, dbname, user and password of the "
             "CoordinationConfig (or PGHOST, …) fit?"
@@ -207,6 +209,14 @@ async def _inspect(
             "the database's encoding is SQL_ASCII, which keeps no track of characters, so that "
             "task ids could not be read back as they were written; create a database with ENCODING "
             "'UTF8'"
+        )
+    asked = connection.info.get_parameters().get("application_name", "")
+    if must_write and not keeps_name(asked, server.name):
+        logger.warning(
+            "sessions have the name %r on this server, not their worker's: %s",
+            server.name,
+            UNNAMED,
+            extra={"channel": config.channel},
         )
     schema = config.schema or server.schema
     if schema is None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from jobsync_async.core.lease import Beat
 from jobsync_async.core.session_loss import Session, SessionReading, WatcherSession
-from jobsync_async.postgres.connection import Connection, Link
+from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.deaths import delete_nodes
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
 

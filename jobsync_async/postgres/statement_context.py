@@ -56,14 +56,18 @@ class StatementContext:
             "by": self.by,
         }
 
-    def check(self, server: str | None) -> None:
-        """A connection to `server` was opened, or is used: raises ServerChanged when that is not
-        the adopted one."""
-        if (
+    def leads_elsewhere(self, server: str | None) -> bool:
+        """Whether a connection to `server` does not lead to the adopted one."""
+        return (
             self.history is not None
             and server is not None
             and self.history.server.rpartition("/")[0] != server
-        ):
+        )
+
+    def check(self, server: str | None) -> None:
+        """A connection to `server` was opened, or is used: raises ServerChanged when that is not
+        the adopted one."""
+        if self.leads_elsewhere(server):
             self.on_change()
             raise self.changed()
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.cluster_row import settings
-from jobsync_async.postgres.connection import Connector, Link, shut_down
+from jobsync_async.postgres.connection import Connector, shut_down
 from jobsync_async.postgres.deaths import Deaths
 from jobsync_async.postgres.failover import Failover
 from jobsync_async.postgres.history import HistoryStatements
 from jobsync_async.postgres.leader import Leading
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.membership import Membership
 from jobsync_async.postgres.pins import PinStatements
 from jobsync_async.postgres.pool import Pool

@@ -17,7 +17,8 @@ from jobsync_async.core.serving import Idler
 from jobsync_async.host.waiting import signalled
 from jobsync_async.postgres.arrays import int_array
 from jobsync_async.postgres.cluster_version import MOST_NAMED
-from jobsync_async.postgres.connection import Connection, Connector, Link
+from jobsync_async.postgres.connection import Connection, Connector
+from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.listener import Hearing, Listener
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext

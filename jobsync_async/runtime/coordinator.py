@@ -145,7 +145,8 @@ class Coordinator:
             await enter(worker, store.membership, store.failover, store.deaths)
             if worker.config.notify and store.context.announces:
                 # The join announced itself: that must be heard.
-                await require_push(feed, worker.config.statement_limit_sec)
+                limit_sec = worker.config.statement_limit_sec
+                feed = await require_push(feed, store.listen, limit_sec)
         except BaseException:  # cleaned up, and raised again
             await feed.close()
             raise

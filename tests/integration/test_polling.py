@@ -11,10 +11,12 @@ import psycopg
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig, Job, Observer, OwnershipLost, Task
+from jobsync_async.operations.doctor import examine
 from jobsync_async.postgres import pooler
 from jobsync_async.postgres.store import Store
 from tests.clusters import Cluster, cluster
 from tests.poolers import pgbouncer
+from tests.products import middleman
 
 TOKENS = 120
 POLL_SEC = 0.1
@@ -73,6 +75,31 @@ async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_a
     ):
         await Job("a", CoordinationConfig(dsn=transactions, **QUICK)).start()
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
+
+
+async def test_a_proxy_that_lets_a_client_keep_its_session_once_it_sets_something_there_just_works(
+    direct_dsn,
+):
+    """As RDS Proxy does: sessions pass from client to client only until then."""
+    with middleman.running(direct_dsn, mode="pinning") as through:
+        async with cluster(CoordinationConfig(dsn=through, **QUICK)) as jobs:
+            await jobs.start("a", "b")
+            await jobs.even()
+            assert jobs["b"].metrics.notifications > 0
+            assert jobs["b"].metrics.listener_reconnects == 0
+
+
+async def test_a_pooler_that_gives_sessions_another_name_is_told_at_the_start_and_by_the_doctor(
+    direct_dsn, caplog
+):
+    with middleman.running(direct_dsn, mode="session", name="Somebody") as through:
+        config = CoordinationConfig(dsn=through, **QUICK)
+        async with Job("a", config, wait_on_enter=20) as job:
+            assert len(job.my_tokens) == TOKENS
+            assert "name 'Somebody' on this server, not their worker's" in caplog.text
+            checks = {check.name: check for check in await examine(config)}
+            assert checks["session names"].status == "warn"
+            assert "pass application_name on" in checks["session names"].advice
 
 
 async def test_somebody_who_only_looks_may_look_through_the_pooler(transactions, jobs):

@@ -50,6 +50,7 @@ UNUSUAL = {
     "lc_numeric": "POSIX",
     "lc_time": "POSIX",
     "lock_timeout": "300",
+    "log_min_messages": "panic",
     "output_plugin_libraries": "pgoutput",
     "restrict_nonsystem_relation_kind": "view, foreign-table",
     "search_path": "nowhere",

@@ -3,17 +3,20 @@ verify, and no other."""
 
 from __future__ import annotations
 
-import os
+import asyncio
+import re
 import shutil
-import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import CoordinationConfig, Job, StoreUnavailable, embedded
+from tests.certificates import authority, certificate, want_tls
 
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -25,18 +28,13 @@ def install_with_tls() -> Path | None:
     return found[-1].parent.parent if found else None
 
 
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
-def authority(folder: Path, name: str) -> Path:
-    """A certificate authority of one's own."""
-    certificate = folder / f"{name}.crt"
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-        *("-keyout", str(folder / f"{name}.key"), "-out", str(certificate)),
-    )
-    return certificate
+def present(tls_server: tuple[str, Path], name: str) -> None:
+    """Let the server show this certificate to those that connect from now on."""
+    dsn, folder = tls_server
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        query = "SELECT current_setting('data_directory') || '/server.crt'"
+        shutil.copy(folder / f"{name}.crt", str(connection.execute(query).fetchone()[0]))
+        connection.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="module")
@@ -52,57 +50,11 @@ def tls_server(tmp_path_factory, monkeypatch_module) -> Iterator[tuple[str, Path
     folder = tmp_path_factory.mktemp("tls")
     authority(folder, "trusted")
     authority(folder, "stranger")
-    request, extensions = folder / "server.csr", folder / "extensions"
-    openssl(
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        str(folder / "server.key"),
-        "-out",
-        str(request),
-    )
-    extensions.write_text("subjectAltName=DNS:localhost\n")
-    openssl(
-        *(
-            "x509",
-            "-req",
-            "-in",
-            str(request),
-            "-days",
-            "2",
-            "-CAcreateserial",
-            "-extfile",
-            str(extensions),
-        ),
-        *(
-            "-CA",
-            str(folder / "trusted.crt"),
-            "-CAkey",
-            str(folder / "trusted.key"),
-            "-out",
-            str(folder / "server.crt"),
-        ),
-    )
+    certificate(folder, "server", days=2)
+    certificate(folder, "expired", days=-1)
     monkeypatch_module.setattr(embedded, "_find_install", lambda: install)
     with embedded.EmbeddedPostgres() as postgres:
-        assert postgres.directory is not None
-        data = postgres.directory / "data"
-        for name in ("server.crt", "server.key"):
-            shutil.copy(folder / name, data / name)
-            os.chmod(data / name, 0o600)
-            if os.geteuid() == 0:
-                shutil.chown(data / name, "nobody")
-        access = data / "pg_hba.conf"
-        access.write_text(access.read_text().replace("\nhost ", "\nhostssl "))
-        with psycopg.connect(postgres.dsn) as connection:  # plain, for the last time
-            connection.execute("SELECT pg_reload_conf()")
-        postgres.stop()
-        postgres._settings["ssl"] = "on"
-        postgres.start()
+        want_tls(postgres, folder)
         yield postgres.dsn, folder
 
 
@@ -135,15 +87,54 @@ async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_se
 
 
 async def test_a_certificate_that_cannot_be_verified_is_refused(tls_server):
-    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+    with pytest.raises(StoreUnavailable, match=r"certificate verify failed.*sslrootcert"):
         await Job("a", config(tls_server, "stranger", host="localhost")).start()
 
 
+async def test_a_certificate_that_runs_out_ends_no_session_and_is_named_when_one_is_opened(
+    tls_server, caplog
+):
+    times = {"heartbeat_interval_sec": 0.3, "heartbeat_timeout_sec": 2}
+    trusting = replace(config(tls_server, "trusted", host="localhost"), **times)
+    advice = "certificate verify failed.*has run out.*renew"
+    async with Job("a", trusting, wait_on_enter=20) as job:
+        present(tls_server, "expired")
+        try:
+            with anyio.fail_after(10), pytest.raises(StoreUnavailable, match=advice):
+                while True:  # until the server shows it
+                    await job.owner_of("x")
+                    await _end_sessions(tls_server[0], "calls")
+            with pytest.raises(StoreUnavailable, match=advice):
+                await Job("b", trusting).start()
+            assert job.am_i_healthy() and job.metrics.lease_losses == 0
+            await _end_sessions(tls_server[0], "heartbeat")
+            with anyio.fail_after(10):
+                while job.am_i_healthy():
+                    await asyncio.sleep(0.01)
+            said = [one.message for one in caplog.records if one.levelname == "WARNING"]
+            assert any(re.search(advice, text) for text in said)
+        finally:
+            present(tls_server, "server")
+        with anyio.fail_after(10):
+            while len(job.my_tokens) < 50:
+                await asyncio.sleep(0.01)
+
+
+async def _end_sessions(dsn: str, purpose: str) -> None:
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        f"WHERE application_name LIKE 'jobsync_async % a {purpose}'"
+    )
+    plain = make_conninfo(dsn, sslmode="require")
+    async with await psycopg.AsyncConnection.connect(plain, autocommit=True) as connection:
+        await connection.execute(query)
+
+
 async def test_a_certificate_for_another_name_is_refused(tls_server):
-    with pytest.raises(StoreUnavailable, match="does not match host name"):
+    with pytest.raises(StoreUnavailable, match=r"does not match host name.*by a name"):
         await Job("a", config(tls_server, "trusted", host="127.0.0.1")).start()
 
 
 async def test_a_connection_without_tls_is_refused_by_a_server_that_wants_it(tls_server):
-    with pytest.raises(StoreUnavailable, match="no encryption"):
+    with pytest.raises(StoreUnavailable, match=r"no encryption.*sslmode=verify-full"):
         await Job("a", config(tls_server, "trusted", sslmode="disable")).start()

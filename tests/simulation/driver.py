@@ -81,8 +81,8 @@ class Connection:
     network's weather.
 
     Attributes:
-        server, outages: what the library has found out: to which server it leads, and when it was
-            last sound.
+        server, outages, used: what the library has found out: to which server it leads, when it
+            was last sound, and whether it was used.
         pooled: it leads to a pooler, which passes transactions on to whichever server there is.
         idle_limit: whether the server ends a transaction that is left alone for too long.
     """
@@ -95,6 +95,7 @@ class Connection:
         self.autocommit = autocommit
         self.server: str | None = None
         self.outages = 0
+        self.used = False
         self.pooled = pooled
         self.idle_limit = purpose != "user"
         self.closed = False
@@ -124,6 +125,10 @@ class Connection:
         purpose = _purpose(conninfo)
         pooled = "prepare_threshold" in options
         return cls(process, purpose, autocommit=options.get("autocommit", False), pooled=pooled)
+
+    def ended(self) -> bool:
+        """Whether it is known here that it broke."""
+        return self.closed or self._broken is not None
 
     # -- statements --------------------------------------------------------------------------------
 

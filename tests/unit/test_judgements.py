@@ -44,6 +44,8 @@ def transaction(seconds: float | None) -> Row:
         (judge.connections(80, 100), "ok"),
         (judge.idle_sessions("5min"), "warn"),
         (judge.idle_sessions("0"), "ok"),
+        (judge.session_names("jobsync_async 0123456789ab a", "Supavisor"), "warn"),
+        (judge.session_names("jobsync_async 0123456789ab ä", "jobsync_async 0123456789ab ?"), "ok"),
         (judge.queue(0.91), "fail"),
         (judge.queue(0.6), "warn"),
         (judge.queue(0.0), "ok"),

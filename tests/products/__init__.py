@@ -1,0 +1,228 @@
+"""Products that users have, and servers that are made to behave as these do.
+
+`JOBSYNC_TEST_PRODUCT` names one; then the tests of tests/integration run on it. What an application
+would be given there is the fixture `dsn`; `admin` is a superuser's connection without anything in
+between. A test that makes no sense there is marked with what it needs::
+
+    @pytest.mark.needs("sessions")
+
+What a product lacks is said below, with the reason that is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from jobsync_async import config
+from jobsync_async.embedded import EmbeddedPostgres
+from tests import haproxies, poolers
+from tests.certificates import authority, certificate, want_tls
+from tests.products import middleman
+from tests.products.startup.sitecustomize import give_defaults
+from tests.refusals import be_aurora
+
+VARIABLE = "JOBSYNC_TEST_PRODUCT"
+ROLE, PASSWORD = "application", "secret"
+_STARTUP = Path(__file__).parent / "startup"
+
+# What a test may need.
+SESSIONS = "sessions"
+NAMES = "names"
+LONG_IDLE = "long idle"
+STARTUP_OPTIONS = "startup options"
+NEEDS = {
+    SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
+    NAMES: "sessions that are known on the server by the application_name of one client",
+    LONG_IDLE: "connections that stay, however long they are idle",
+    STARTUP_OPTIONS: "the `options` of a DSN",
+}
+
+Front = Callable[[str], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True)
+class Product:
+    """How a server is made to behave.
+
+    Attributes:
+        like: what it stands for, and where that is documented.
+        settings: of the server.
+        role: the attributes of the role that applications log in as; None for a superuser.
+        change: changes a database, which a superuser is connected to, before others are copied
+            from it.
+        front: what stands before the server: from the DSN of the server to the one through it.
+        config: settings of `CoordinationConfig` that users need there.
+        lacks: what tests may need and it does not have, and why.
+        tls: whether the server takes encrypted connections alone, which are verified in full.
+    """
+
+    like: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    role: str | None = None
+    change: Callable[[psycopg.Connection[Any]], None] | None = None
+    front: Front = nullcontext
+    config: Mapping[str, object] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether what stands before the server has sessions without a client."""
+        return self.front is not nullcontext
+
+
+_POLLING = {"notify": False, "poll_interval_sec": 0.1}
+_SHARED = {
+    SESSIONS: "a session is another client's after each transaction",
+    NAMES: "a session has the name of the client that had it last",
+}
+_OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does not know"}
+_MANAGED = "CREATEDB CREATEROLE"
+# What it makes, a role may also use, as before PostgreSQL 16.
+_SELF_GRANT = {"createrole_self_grant": "set, inherit"}
+
+PRODUCTS = {
+    "aurora": Product(
+        "Aurora's role; its log's position and its files' names are refused",
+        settings=_SELF_GRANT,
+        role=_MANAGED,
+        change=be_aurora,
+    ),
+    "pgbouncer-1.18": Product(
+        "PgBouncer 1.18 of Debian 12 in transaction mode; it knows no prepared statements",
+        front=partial(poolers.pgbouncer_for_all, mode="transaction"),
+        config=_POLLING,
+        lacks={**_SHARED, **_OPTIONS},
+    ),
+    "pgbouncer-latest": Product(
+        "the newest PgBouncer that Debian has, in transaction mode; it follows prepared statements "
+        "(max_prepared_statements, 1.21 and newer)",
+        front=partial(poolers.pgbouncer_for_all, mode="transaction", max_prepared_statements=200),
+        config=_POLLING,
+        lacks={**_SHARED, **_OPTIONS},
+    ),
+    "pgbouncer-session": Product(
+        "PgBouncer in session mode, which tells the server another application_name "
+        "(application_name_add_host)",
+        front=partial(poolers.pgbouncer_for_all, mode="session", application_name_add_host=1),
+        lacks=_OPTIONS,
+    ),
+    "rds-proxy": Product(
+        "Amazon RDS Proxy: a pooler that pins a client to a session as soon as it changes "
+        "something of it (Amazon RDS User Guide, 'Avoiding pinning an RDS Proxy')",
+        settings=_SELF_GRANT,
+        role=_MANAGED,
+        front=partial(middleman.running, mode="pinning", refuses_options=True),
+        lacks=_OPTIONS,
+    ),
+    "supabase": Product(
+        "Supabase's role, through Supavisor in session mode",
+        settings=_SELF_GRANT,
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="session"),
+    ),
+    "supabase-6543": Product(
+        "Supabase's role, through Supavisor in transaction mode, whose sessions all have the name "
+        "Supavisor",
+        settings=_SELF_GRANT,
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="transaction", name="Supavisor"),
+        config=_POLLING,
+        lacks=_SHARED,
+    ),
+    "neon": Product(
+        "Neon's role, on a server that is stopped after two idle seconds, with all its sessions, "
+        "and started by the next connection",
+        settings=_SELF_GRANT,
+        role=f"{_MANAGED} REPLICATION BYPASSRLS",
+        front=partial(middleman.running, mode="session", suspend_sec=2.0, wake_sec=0.3),
+        lacks={LONG_IDLE: "idle sessions end when the server is suspended"},
+    ),
+    "haproxy": Product(
+        "HAProxy in TCP mode, which cuts connections that are idle for four seconds",
+        front=partial(haproxies.haproxy, idle_sec=4),
+        lacks={LONG_IDLE: "HAProxy cuts idle connections"},
+    ),
+    "tls": Product(
+        "a server that takes encrypted connections alone, with sslmode=verify-full and an "
+        "authority of its own; JOBSYNC_EMBEDDED_POSTGRES must name one that was built with TLS",
+        tls=True,
+    ),
+}
+
+
+def chosen() -> Product | None:
+    """The product to test on; None for a server as it is."""
+    name = os.environ.get(VARIABLE)
+    return None if not name else PRODUCTS[name]
+
+
+@contextmanager
+def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Make a server behave as the product; the DSN that applications are given there."""
+    if product.change is not None:
+        with psycopg.connect(postgres.dsn) as connection:
+            connection.execute("UPDATE pg_database SET datallowconn = true")
+        for database in ("template0", "template1", "postgres"):
+            with psycopg.connect(make_conninfo(postgres.dsn, dbname=database)) as connection:
+                product.change(connection)
+    with ExitStack() as stack:
+        road = postgres.dsn
+        if product.tls:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            authority(folder, "trusted")
+            certificate(folder, "server", days=2)
+            want_tls(postgres, folder)
+            verified = {"sslmode": "verify-full", "sslrootcert": str(folder / "trusted.crt")}
+            road = make_conninfo(road, host="localhost", **verified)
+        road = stack.enter_context(product.front(road))
+        if product.role is not None:
+            with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+                attributes = f"LOGIN {product.role} PASSWORD '{PASSWORD}'"
+                connection.execute(f"CREATE ROLE {ROLE} {attributes}".encode())
+            road = make_conninfo(road, user=ROLE, password=PASSWORD)
+        yield road
+
+
+def own(product: Product | None, dsn: str) -> None:
+    """Give a database, by a superuser's DSN, with the tables in it to the application's role."""
+    if product is None or product.role is None:
+        return
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name, role = sql.Identifier(connection.info.dbname), sql.Identifier(ROLE)
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, role))
+        connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+        for kind in ("TABLES", "SEQUENCES", "SCHEMAS", "ROUTINES"):  # what a test makes
+            grant = f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {ROLE}"
+            connection.execute(grant.encode())
+        tables = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND "
+            "relkind IN ('r', 'p')"
+        )
+        for (table,) in tables.fetchall():
+            connection.execute(
+                sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(table), role)
+            )
+
+
+def set_up() -> None:
+    """Give every program of the tests, and this one, the defaults of the product."""
+    product = chosen()
+    if product is None or not product.config:
+        return
+    os.environ["JOBSYNC_TEST_DEFAULTS"] = json.dumps(dict(product.config))
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_STARTUP), path]))
+    give_defaults(config)
