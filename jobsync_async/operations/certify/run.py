@@ -97,6 +97,7 @@ class _Run:
         self._shared = False
         self._rooms: tuple[Room, ...] = ()
         self._trips = Latency(0, 0, 0, 0)
+        self._commit_sec: float | None = None
         self._clocks: list[ClockReading] = []
         self._janitor: Hired | None = None
         self.certificate = Certificate(
@@ -356,7 +357,9 @@ class _Run:
             return verdicts.trips(self._trips, self._config.statement_limit_sec)
 
         async def commits() -> Found:
-            return verdicts.commits(await probes.commits(session, self._samples // 2))
+            latency = await probes.commits(session, self._samples // 2)
+            self._commit_sec = latency.p50
+            return verdicts.commits(latency)
 
         async def pushes() -> Found:
             return verdicts.pushes(await probes.pushes(self._channel(), self._samples))
@@ -388,26 +391,16 @@ class _Run:
 
     async def _capacity(self, session: Session) -> Found:
         sent = {one.name: one.latency.p50 for one in self.certificate.statements}
+        if "heartbeat" not in sent:
+            return verdicts.unmeasured("capacity", "no heartbeat was measured")
         plans = [
             row.tokens_moved / row.duration_ms * 1000
             for row in await session.ask("plans")
             if row.tokens_moved >= _LEAST_PART_MOVED * self._config.total_tokens
         ]
-
-        def at_server(name: str) -> float | None:
-            seconds = sent.get(name)
-            return None if seconds is None else max(_LEAST_SERVER_SEC, seconds - self._trips.p50)
-
-        heartbeat = at_server("heartbeat")
-        if heartbeat is None:
-            return verdicts.unmeasured("capacity", "no heartbeat was measured")
-        load = Load(
-            self._rooms,
-            heartbeat,
-            at_server("lock_cluster + acknowledge"),
-            max(plans, default=None),
-        )
-        return reactions.capacity(self._config, load, self._wish.workers)
+        heartbeat = max(_LEAST_SERVER_SEC, sent["heartbeat"] - self._trips.p50)
+        load = Load(self._rooms, heartbeat, self._commit_sec, max(plans, default=None))
+        return reactions.capacity(self._wish.config, load, self._wish.workers)
 
     async def _step(self, name: str, work: Callable[[], Awaitable[Found]]) -> bool:
         """Do something and add what it finds; False when it went wrong, which is found, too."""
