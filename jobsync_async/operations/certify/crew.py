@@ -118,7 +118,7 @@ class Crew:
         self.tokens.pop(name, None)
 
     async def end(self) -> None:
-        """No process of ours outlives this."""
+        """No process of ours outlives this. Nobody listens to them any more."""
         for process in self._processes.values():
             if process.returncode is None:
                 process.kill()
@@ -163,11 +163,13 @@ class Crew:
 async def crew() -> AsyncIterator[Crew]:
     """No worker outlives the block."""
     with tempfile.TemporaryFile() as log:
-        async with task_group() as group:
-            made = Crew(group, log)
-            try:
+        made = None
+        try:
+            async with task_group() as group:
+                made = Crew(group, log)
                 yield made
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await made.end()
                 group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if made is not None:
+                    await made.end()

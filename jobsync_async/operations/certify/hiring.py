@@ -38,8 +38,8 @@ class Hired:
             told = await anext(hired._lines, {"event": "failed", "error": "it ended by itself"})
         if told["event"] == "taken":
             raise CertifyFailed(
-                f"another certification uses the tables {duty.prefix}* now: let it end, or give "
-                "another --prefix"
+                f"the tables {duty.prefix}* are in use by {told['by']}: let that end, or give a "
+                "prefix whose tables nobody uses"
             )
         if told["event"] == "failed":
             raise StoreUnavailable(f"the process that cleans up could not begin: {told['error']}")

@@ -32,7 +32,9 @@ from jobsync_async.operations.certify.worker import VARIABLE
 from jobsync_async.postgres.sql import TABLES
 
 _OWN = re.compile(rf"{PREFIX}[0-9a-f]{{12}}_", re.ASCII)
+_WORKER = re.compile(r"[0-9a-f]{12}-[a-z]+", re.ASCII)
 _WITHIN_SEC = 15.0
+_SESSIONS_WITHIN_SEC = 3.0
 _AGAIN_SEC = 0.2
 _LOCK_MS = "2000"
 
@@ -62,7 +64,7 @@ WHERE c.oid OPERATOR(pg_catalog.=) %s::pg_catalog.regclass
 
 
 class Taken(Exception):
-    """Another certification uses the tables."""
+    """Somebody else uses the tables; the message says who."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,16 @@ class Janitor:
         connection = self._connection = self._open()
         connection.execute(_SET, [_LOCK_MS])
         if not self._lock(connection, self._duty.prefix):
-            raise Taken
+            raise Taken("another certification")
 
     def remove_earlier(self) -> tuple[int, list[str]]:
-        """Drop what earlier runs left; how many tables, and those that this role may not drop."""
+        """Remove what earlier runs left; how many tables, and those that this role may not drop.
+        Raises Taken where workers use the tables, which are not ours then."""
         removed, others = 0, list[str]()
         with self._own_transactions() as connection:
+            if self._duty.keep:
+                self._require_unused(connection)
+                self._empty(connection)
             prefixes = {_OWN.match(name) for name in self._tables(connection, PREFIX)}
             for prefix in sorted({found[0] for found in prefixes if found}):
                 if prefix == self._duty.prefix:
@@ -122,19 +128,21 @@ class Janitor:
 
     def clean(self) -> Left:
         """Remove what this run made, and look what is left."""
-        deadline = time.monotonic() + _WITHIN_SEC
+        began = time.monotonic()
         self.close()
         while True:
             try:
                 with self._own_transactions() as connection:
                     left = self._clean(connection)
-                if not (left.tables and not self._duty.keep) and not left.sessions:
-                    return left
             except psycopg.OperationalError:  # a lock, or an outage
-                if time.monotonic() > deadline:
+                if time.monotonic() - began > _WITHIN_SEC:
                     raise
             else:
-                if time.monotonic() > deadline:
+                gone = self._duty.keep or not left.tables
+                # a server process takes a moment to notice that its client went
+                if gone and (not left.sessions or time.monotonic() - began > _SESSIONS_WITHIN_SEC):
+                    return left
+                if time.monotonic() - began > _WITHIN_SEC:
                     return left
             time.sleep(_AGAIN_SEC)
 
@@ -158,8 +166,10 @@ class Janitor:
 
     def _empty(self, connection: psycopg.Connection[Any]) -> int:
         """Delete what may be deleted; how many rows stay."""
-        kept = 0
+        kept, there = 0, self._tables(connection, self._duty.prefix)
         for table in reversed(TABLES):
+            if self._duty.prefix + table not in there:
+                continue
             name = sql.Identifier(self._duty.schema, self._duty.prefix + table)
             allowed = connection.execute(_DELETES, [name.as_string()]).fetchone()
             if allowed and allowed[0]:
@@ -175,6 +185,13 @@ class Janitor:
             count = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
             kept += count[0] if count else 0
         return kept
+
+    def _require_unused(self, connection: psycopg.Connection[Any]) -> None:
+        if f"{self._duty.prefix}node" in self._tables(connection, self._duty.prefix):
+            node = sql.Identifier(self._duty.schema, f"{self._duty.prefix}node")
+            names = connection.execute(sql.SQL("SELECT name FROM {} ORDER BY 1").format(node))
+            if strangers := [name for (name,) in names if not _WORKER.fullmatch(name)]:
+                raise Taken(", ".join(strangers))
 
     def _drop(self, connection: psycopg.Connection[Any], names: Sequence[str]) -> None:
         if names:
@@ -205,13 +222,13 @@ def _main() -> None:
     janitor = Janitor(Duty(**json.loads(os.environ[VARIABLE])))
     try:
         janitor.hold()
-    except Taken:
-        _tell("taken")
+        removed, others = janitor.remove_earlier()
+    except Taken as taken:
+        _tell("taken", by=str(taken))
         return
     except psycopg.Error as error:
         _tell("failed", error=str(error))
         return
-    removed, others = janitor.remove_earlier()
     _tell("ready", removed=removed, others=others)
     sys.stdin.read()
     _tell("left", **asdict(janitor.clean()))

@@ -39,10 +39,11 @@ _NUMBERS = 3
 class Session:
     """One session that sends statements of ``certify.sql``."""
 
-    def __init__(self, connection: Connection, queries: Queries, patience_sec: float) -> None:
+    def __init__(self, connection: Connection, queries: Queries, connector: Connector) -> None:
         self.connection = connection
         self.queries = queries
-        self._patience_sec = patience_sec
+        self.context = connector.context
+        self._patience_sec = connector.patience_sec
 
     async def ask(
         self, statement: str, parts: dict[str, str] | None = None, /, **values: Any
@@ -77,7 +78,7 @@ class Probes:
 
     async def open(self) -> Session:
         connection = await self._connector.open("certify")
-        return Session(connection, self._queries, self._connector.patience_sec)
+        return Session(connection, self._queries, self._connector)
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[tuple[Session, Session]]:

@@ -12,10 +12,9 @@ from typing import Any
 import anyio
 import psycopg
 
-from jobsync_async.errors import ConfigError, JobSyncError, SchemaError
+from jobsync_async.errors import JobSyncError
 from jobsync_async.host.process import announce, why_unwatchable
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.operations import judgements
 from jobsync_async.operations.certify import reactions, verdicts
 from jobsync_async.operations.certify.certificate import PREFIX, Certificate, Wish
 from jobsync_async.operations.certify.crew import crew
@@ -24,21 +23,16 @@ from jobsync_async.operations.certify.figures import (
     Latency,
     Limits,
     Load,
-    Pushes,
     Room,
     Statement,
 )
+from jobsync_async.operations.certify.ground import Ground
 from jobsync_async.operations.certify.hiring import Hired
-from jobsync_async.operations.certify.janitor import Duty
 from jobsync_async.operations.certify.probes import Probes, Session
-from jobsync_async.operations.certify.trial import Setting, Trial, with_times
-from jobsync_async.operations.certify.verdicts import Verdict, ms
+from jobsync_async.operations.certify.trial import Trial, with_times
+from jobsync_async.operations.certify.verdicts import Verdict
 from jobsync_async.operations.wording import count
-from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import first_line, translated
-from jobsync_async.postgres.pooler import shares_sessions
-from jobsync_async.postgres.schema import open_schema
-from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 
 Found = Verdict | Iterable[Verdict]
 
@@ -48,7 +42,7 @@ _CLOCK_EVERY_SEC = 1.0
 _SAMPLES, _QUICK_SAMPLES = 200, 30
 _FEW_TRIPS = 10
 _LEAST_SERVER_SEC = 0.0001
-_LEAST_PART_MOVED = 0.1  # of all tokens: a distribution of fewer says little of how fast they move
+_LEAST_MOVED = 1_000  # a distribution of fewer tokens says little of how fast they move
 _OWN_SESSIONS = 2  # this one and the janitor's, when connections are counted
 _BEATS = ("heartbeat", "read_beats")
 
@@ -92,9 +86,14 @@ class _Run:
         self._tell = tell
         self._mark = urandom(6).hex()
         config = with_times(wish.config, quick=wish.quick)
-        self._config = replace(config, appname=wish.prefix or f"{PREFIX}{self._mark}_")
+        own = f"{PREFIX}{self._mark}_"
+        self._ground = Ground(
+            replace(config, appname=wish.prefix or own),
+            self._mark,
+            wish.prefix is not None,
+            self.found,
+        )
         self._samples = _QUICK_SAMPLES if wish.quick else _SAMPLES
-        self._shared = False
         self._rooms: tuple[Room, ...] = ()
         self._trips = Latency(0, 0, 0, 0)
         self._commit_sec: float | None = None
@@ -119,145 +118,48 @@ class _Run:
 
     async def work(self) -> None:
         """All of it but the cleaning up."""
-        connector = Connector(self._conninfo, _PATIENCE_SEC, pooled=not self._config.notify)
+        ground = self._ground
         async with AsyncExitStack() as stack:
-            connection = await connector.open("certify")
+            connection = await ground.connect()
             stack.push_async_callback(connection.close)
-            schema = await self._look(connector, connection)
-            self._janitor = await Hired.start(self._duty(schema))
-            queries = await self._make_tables(connector, connection, schema)
-            await connector.prepare(connection)
-            session = Session(connection, queries, _PATIENCE_SEC)
-            probes = Probes(connector, queries)
+            self.certificate.server = await ground.look(connection)
+            self._tell(self.certificate.server)
+            self._janitor = await Hired.start(ground.duty())
+            tables = await ground.make_tables(connection)
+            await ground.connector.prepare(connection)
+            session = Session(connection, ground.queries, ground.connector)
+            probes = Probes(ground.connector, ground.queries)
             self._trips = await probes.trips(session, _FEW_TRIPS)
             async with task_group() as group:
                 group.start_soon(self._watch_clocks, probes)
-                await self._step("settings", lambda: self._settings(probes, session))
-                if connector.queries is not None:
-                    await self._on_tables(connector, probes, session)
+                await self._step("durability", lambda: self._settings(probes, session))
+                if tables:
+                    await self._on_tables(probes, session)
                 else:
                     await self._measure(probes, tables=False)
                 group.cancel_scope.cancel()
             self.found(verdicts.clocks(self._clocks))
-        self.certificate.polling = not self._config.notify
-
-    def _conninfo(self, purpose: str) -> str:
-        return self._config.conninfo(purpose, self._mark)
-
-    def _duty(self, schema: str) -> Duty:
-        keep = self._wish.prefix is not None
-        return Duty(self._conninfo("janitor"), schema, self._config.appname, keep, self._mark)
-
-    async def _look(self, connector: Connector, connection: Connection) -> str:
-        """What the server is, and whether anything can be heard there; the schema of the tables."""
-        queries = Queries("pg_catalog", self._config.appname)
-        with translated():
-            (about,) = await _fetch(connection, queries, "doctor_server")
-            (where,) = await _fetch(connection, queries, "inspect_server")
-        info = connection.info
-        encrypted = "TLS" if connection.pgconn.ssl_in_use else "not encrypted"
-        self.certificate.server = (
-            f"PostgreSQL {about.version}, {about.role}@{info.host}:{info.port}/{about.database}, "
-            f"{encrypted}"
-        )
-        self._tell(self.certificate.server)
-        self._shared = await shares_sessions(connector, connection)
-        if not self._config.notify:
-            self.found(reactions.listening_skipped("polling was asked for"))
-        elif self._shared:
-            self._poll(connector, Pushes(None))
-        return str(self._config.schema or where.schema or "public")
-
-    def _poll(self, connector: Connector, pushes: Pushes) -> None:
-        """Nobody can listen here: the rest is tried as workers do it that poll."""
-        self.found(verdicts.pushes(pushes))
-        self._config = replace(self._config, notify=False)
-        connector.pooled = True
-
-    async def _make_tables(
-        self, connector: Connector, connection: Connection, schema: str
-    ) -> Queries:
-        """The run's tables, its own or those that are there; where there are none, the connector
-        has no statements."""
-        queries = Queries(schema, self._config.appname)
-        began = time.monotonic()
-        try:
-            if self._wish.prefix is not None:
-                await self._adopt(connection, queries)
-            self._config = replace(self._config, schema=schema)
-            queries = await open_schema(connector, self._config)
-        except SchemaError as error:
-            advice = (
-                f"let an administrator run `jobsync-async init --appname {PREFIX} --role ROLE`, "
-                f"then certify with --prefix {PREFIX}; or give a --schema in which this role may "
-                "make tables"
-            )
-            self.found(Verdict("tables", "fail", str(error), advice=advice))
-            connector.queries = None
-            return queries
-        took = ms(time.monotonic() - began)
-        made = "found and checked" if self._wish.prefix else "made"
-        names = [self._config.appname + table for table in TABLES]
-        needed = [" ".join(WORKER_WRITES[table]) for table in TABLES]
-        values = {"schema": schema, "tables": names, "needed": needed}
-        with translated():
-            rights = judgements.rights(
-                await _fetch(connection, queries, "doctor_rights", values), uses_schema=True
-            )
-        self.found(Verdict("tables", "ok", f"{len(TABLES)} {made} in {took}, schema {schema!r}"))
-        self.found(Verdict(rights.name, rights.status, rights.found, advice=rights.advice))
-        return queries
-
-    async def _adopt(self, connection: Connection, queries: Queries) -> None:
-        """Use tables that are there, with what is fixed in them."""
-        with translated():
-            rows = await _fetch(connection, queries, "read_settings")
-            names = {row.name for row in await _fetch(connection, queries, "list_nodes")}
-        if names:
-            raise ConfigError(
-                f"workers use the tables {self._config.appname}*: {', '.join(sorted(names))}; "
-                "give a prefix whose tables nobody uses"
-            )
-        if rows:
-            fixed = {"total_tokens": rows[0].total_tokens, "hash_function": rows[0].hash_function}
-            if rows[0].time_zone is not None:
-                fixed["time_zone"] = rows[0].time_zone
-            self._config = replace(self._config, **fixed)
+        self.certificate.polling = not ground.config.notify
 
     async def _settings(self, probes: Probes, session: Session) -> Found:
         settings, row = await probes.settings(session)
-        if not self._shared:
+        if not self._ground.shared:
             self._rooms = tuple(
                 Room(of, getattr(row, f"{of}_most"), getattr(row, f"{of}_used") - _OWN_SESSIONS)
                 for of in ("server", "role", "database")
             )
         return verdicts.durability(settings)
 
-    async def _on_tables(self, connector: Connector, probes: Probes, session: Session) -> None:
-        if self._config.notify:
-            await self._require_push(connector, probes)
+    async def _on_tables(self, probes: Probes, session: Session) -> None:
+        if self._ground.config.notify:
+            await self._ground.require_push(probes)
         seen = why_unwatchable(announce(1, None)) is None
-        limits = Limits(self._config, self._trips.p50, seen)
+        limits = Limits(self._ground.config, self._trips.p50, seen)
         async with crew() as workers:
-            setting = Setting(
-                self._config, session.queries, connector, limits, self._mark, self._tell
-            )
-            trial = Trial(setting, workers, session)
+            trial = Trial(self._ground.config, limits, self._mark, workers, session)
             await self._try(trial, probes)
             self._judge_statements(workers.times)
             await self._step("capacity", lambda: self._capacity(session))
-
-    async def _require_push(self, connector: Connector, probes: Probes) -> None:
-        """Whether a notification comes at all, before workers rely on it."""
-        try:
-            pushes = await probes.pushes(self._channel(), 1)
-        except psycopg.Error:  # an engine that knows no LISTEN
-            pushes = Pushes(None)
-        if pushes.latency is None:
-            self._poll(connector, pushes)
-
-    def _channel(self) -> str:
-        return f"{self._config.appname}heard"
 
     async def _try(self, trial: Trial, probes: Probes) -> None:
         """What happens to three workers, and beside it what needs none of them."""
@@ -279,47 +181,47 @@ class _Run:
                 return
 
     async def _start(self, trial: Trial, probes: Probes) -> Found:
-        config = self._config
+        config = self._ground.config
         self._tell(f"three workers share {config.total_tokens:,} tokens")
         async with task_group() as group:
             group.start_soon(self._try_server, probes)
             took = await trial.form()
         what = f"{count(config.total_tokens, 'token')} shared by three"
-        return reactions.reaction("start", took, 2 * trial.setting.limits.join_sec, what)
+        return reactions.reaction("start", took, 2 * trial.limits.join_sec, what)
 
     async def _leave(self, trial: Trial) -> Found:
         self._tell("one leaves")
         took = await trial.leave()
-        return reactions.reaction("leave", took, trial.setting.limits.leave_sec, "shared by two")
+        return reactions.reaction("leave", took, trial.limits.leave_sec, "shared by two")
 
     async def _join(self, trial: Trial) -> Found:
         self._tell("another one joins")
         took = await trial.join()
-        return reactions.reaction("join", took, trial.setting.limits.join_sec, "shared by three")
+        return reactions.reaction("join", took, trial.limits.join_sec, "shared by three")
 
     async def _unheard(self, trial: Trial) -> Found:
         self._tell("a change is made that nobody hears of")
-        return reactions.unheard(await trial.change_unheard(), trial.setting.limits)
+        return reactions.unheard(await trial.change_unheard(), trial.limits)
 
     async def _end_sessions(self, trial: Trial) -> Found:
-        if self._shared:
+        if self._ground.shared:
             return verdicts.skipped("sessions ended", "the pooler's sessions are everybody's")
         self._tell("the sessions of one are ended")
         ended, took, lost = await trial.end_sessions()
-        return reactions.ended_sessions(took, trial.setting.limits, ended=ended, lost_tokens=lost)
+        return reactions.ended_sessions(took, trial.limits, ended=ended, lost_tokens=lost)
 
     async def _fence(self, trial: Trial, probes: Probes) -> Found:
-        timeout = self._config.heartbeat_timeout_sec
+        timeout = self._ground.config.heartbeat_timeout_sec
         self._tell(f"one stands still until others have its tokens, {timeout:g} s")
         held = await trial.stall()
         async with task_group() as group:
             group.start_soon(self._measure, probes)
             seen = await trial.fence(held)
-        return reactions.fencing(seen, trial.setting.limits)
+        return reactions.fencing(seen, trial.limits)
 
     async def _kill(self, trial: Trial) -> Found:
         self._tell("the leader is killed")
-        took, limits = await trial.kill(), trial.setting.limits
+        took, limits = await trial.kill(), trial.limits
         return reactions.reaction(
             "kill", took, limits.kill_sec, "shared by two", longest_sec=limits.longest_sec
         )
@@ -333,7 +235,7 @@ class _Run:
 
     async def _try_server(self, probes: Probes) -> None:
         """What is done between two sessions, while workers start."""
-        key = f"{self._config.appname} certify"
+        key = f"{self._ground.config.appname} certify"
 
         async def bounds() -> Found:
             return [verdicts.bound(one) for one in await probes.bounds()]
@@ -354,7 +256,7 @@ class _Run:
 
         async def trips() -> Found:
             self._trips = await probes.trips(session, self._samples)
-            return verdicts.trips(self._trips, self._config.statement_limit_sec)
+            return verdicts.trips(self._trips, self._ground.config.statement_limit_sec)
 
         async def commits() -> Found:
             latency = await probes.commits(session, self._samples // 2)
@@ -362,13 +264,13 @@ class _Run:
             return verdicts.commits(latency)
 
         async def pushes() -> Found:
-            return verdicts.pushes(await probes.pushes(self._channel(), self._samples))
+            return verdicts.pushes(await probes.pushes(self._ground.channel, self._samples))
 
         async with probes.sessions() as (session, _):
             await self._step("round trip", trips)
             if tables:
                 await self._step("commit", commits)
-        if self._config.notify:
+        if self._ground.config.notify:
             await self._step("notifications", pushes)
 
     async def _watch_clocks(self, probes: Probes) -> None:
@@ -378,7 +280,7 @@ class _Run:
                 await anyio.sleep(_CLOCK_EVERY_SEC)
 
     def _judge_statements(self, times: dict[str, list[float]]) -> None:
-        config = self._config
+        config = self._ground.config
         self.certificate.statements = [
             Statement(
                 name,
@@ -396,7 +298,7 @@ class _Run:
         plans = [
             row.tokens_moved / row.duration_ms * 1000
             for row in await session.ask("plans")
-            if row.tokens_moved >= _LEAST_PART_MOVED * self._config.total_tokens
+            if row.tokens_moved >= _LEAST_MOVED
         ]
         heartbeat = max(_LEAST_SERVER_SEC, sent["heartbeat"] - self._trips.p50)
         load = Load(self._rooms, heartbeat, self._commit_sec, max(plans, default=None))
@@ -416,9 +318,3 @@ class _Run:
         else:
             return True
         return False
-
-
-async def _fetch(
-    connection: Connection, queries: Queries, name: str, values: dict[str, Any] | None = None
-) -> list[Any]:
-    return await (await connection.execute(queries[name], values)).fetchall()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,8 +16,6 @@ from jobsync_async.operations.certify.crew import CertifyFailed, Crew
 from jobsync_async.operations.certify.figures import Fencing, Limits
 from jobsync_async.operations.certify.probes import Session
 from jobsync_async.operations.certify.worker import Orders
-from jobsync_async.postgres.connection import Connector
-from jobsync_async.postgres.sql import Queries
 
 FIRST = ("alpha", "beta", "gamma")
 ADDED = "delta"
@@ -27,38 +25,28 @@ _WITHIN_SEC = 20.0
 _ANSWER_WITHIN_SEC = 10.0
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where the trial takes place.
-
-    Attributes:
-        mark: what the names of its workers begin with.
-        tell: is told how it goes on.
-    """
-
-    config: CoordinationConfig
-    queries: Queries
-    connector: Connector
-    limits: Limits
-    mark: str
-    tell: Callable[[str], None]
-
-
 @dataclass
 class Trial:
     """The steps. Each returns what it took in seconds, None where that was too long. They raise
-    CertifyFailed, TimeoutError, or what the driver raises."""
+    CertifyFailed, TimeoutError, or what the driver raises.
 
-    setting: Setting
+    Attributes:
+        mark: what the names of the workers begin with.
+        running: those that run, the oldest first.
+    """
+
+    config: CoordinationConfig
+    limits: Limits
+    mark: str
     crew: Crew
     session: Session
     running: list[str] = field(default_factory=list)
 
     def _name(self, worker: str) -> str:
-        return f"{self.setting.mark}-{worker}"
+        return f"{self.mark}-{worker}"
 
     async def _start(self, worker: str, minimum_nodes: int) -> None:
-        config = replace(self.setting.config, minimum_nodes=minimum_nodes)
+        config = replace(self.config, minimum_nodes=minimum_nodes)
         orders = Orders(self._name(worker), asdict(config))
         await self.crew.start(orders)
         self.running.append(worker)
@@ -67,7 +55,7 @@ class Trial:
         """Until those that run share all tokens evenly."""
         names = [self._name(worker) for worker in self.running]
         try:
-            at = await self.crew.settled(names, self.setting.config.total_tokens, within_sec)
+            at = await self.crew.settled(names, self.config.total_tokens, within_sec)
         except TimeoutError:
             return None
         return max(0.0, at - since)
@@ -108,7 +96,7 @@ class Trial:
             await self._drain(worker, "draining")
         took = await self._even(time.monotonic())
         async with connection.transaction():
-            await connection.execute(self.setting.queries["take_version"], values)
+            await connection.execute(self.session.queries["take_version"], values)
             await self._drain(worker, "active")
         self.running.append(worker)
         if await self._even(0) is None:
@@ -123,11 +111,10 @@ class Trial:
             "reason": "certify",
             **self._context(),
         }
-        await self.session.connection.execute(self.setting.queries["set_state"], values)
+        await self.session.connection.execute(self.session.queries["set_state"], values)
 
     def _context(self) -> dict[str, Any]:
-        connector = self.setting.connector
-        return connector.context.values(self.session.connection.server)
+        return self.session.context.values(self.session.connection.server)
 
     async def end_sessions(self) -> tuple[int, float | None, bool]:
         """Let the server end all sessions of the youngest; how many these were, when it had as many
@@ -169,7 +156,7 @@ class Trial:
     async def fence(self, held: dict[str, Any]) -> Fencing:
         """Wait until the others have all that they can get, and wake it."""
         worker, name = FIRST[1], self._name(FIRST[1])
-        config, limits = self.setting.config, self.setting.limits
+        config, limits = self.config, self.limits
         self.running.remove(worker)
         self.crew.tokens.pop(name, None)
         others = [self._name(other) for other in self.running]
@@ -218,7 +205,7 @@ class Trial:
         await self.crew.order(self._name(worker), "tell")
         await self.crew.heard(self._name(worker), "times", _ANSWER_WITHIN_SEC)
         at = await self.crew.kill(self._name(worker))
-        return await self._even(at, self.setting.limits.longest_sec + _WITHIN_SEC / 2)
+        return await self._even(at, self.limits.longest_sec + _WITHIN_SEC / 2)
 
     async def end(self) -> None:
         """All that are left leave in order, and tell how long their statements took."""
