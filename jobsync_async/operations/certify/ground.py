@@ -95,6 +95,8 @@ class Ground:
             self._found(verdicts.skipped("notifications", why))
         elif self.shared:
             self._poll(Pushes(None))
+        if self.connector.pooled:  # it was opened before that was known
+            connection.prepare_threshold = None
         return (
             f"PostgreSQL {about.version}, {about.role}@{info.host}:{info.port}/{about.database}, "
             f"{encrypted}"

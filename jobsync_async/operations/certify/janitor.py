@@ -100,6 +100,7 @@ class Janitor:
         connection = self._connection = self._open()
         connection.execute(_SET, [_LOCK_MS])
         if not self._lock(connection, self._duty.prefix):
+            self.close()
             raise Taken("another certification")
 
     def remove_earlier(self) -> tuple[int, list[str]]:
