@@ -34,7 +34,8 @@ class Hired:
         Raises CertifyFailed when another run uses the tables, or StoreUnavailable.
         """
         hired = cls(duty, await start_process("janitor", duty.to_environment(), None))
-        with anyio.fail_after(_READY_WITHIN_SEC):
+        told = {"event": "failed", "error": "it does not answer"}
+        with anyio.move_on_after(_READY_WITHIN_SEC):
             told = await anext(hired._lines, {"event": "failed", "error": "it ended by itself"})
         if told["event"] == "taken":
             raise CertifyFailed(

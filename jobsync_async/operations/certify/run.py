@@ -139,7 +139,8 @@ class _Run:
                 else:
                     await self._measure(probes, tables=False)
                 group.cancel_scope.cancel()
-            self.found(verdicts.clocks(self._clocks))
+            if self._clocks:
+                self.found(verdicts.clocks(self._clocks))
         self.certificate.polling = not ground.config.notify
 
     async def _settings(self, probes: Probes, session: Session) -> Found:
@@ -278,10 +279,15 @@ class _Run:
             await self._step("notifications", pushes)
 
     async def _watch_clocks(self, probes: Probes) -> None:
-        async with probes.sessions() as (session, _):
+        session = await probes.open()
+        try:
             while True:
                 self._clocks.append(await probes.clock(session))
                 await anyio.sleep(_CLOCK_EVERY_SEC)
+        except psycopg.Error:
+            pass  # what was seen until then counts; what ended the session, other checks tell
+        finally:
+            await session.connection.close()
 
     def _judge_statements(self, times: dict[str, list[float]]) -> None:
         config = self._ground.config

@@ -77,7 +77,7 @@ class Trial:
         began = time.monotonic()
         await self.crew.order(self._name(worker), "leave")
         took = await self._even(began)
-        await self.crew.ended(self._name(worker))
+        await self._ended(worker)
         return took
 
     async def join(self) -> float | None:
@@ -212,8 +212,13 @@ class Trial:
         for worker in self.running:
             await self.crew.order(self._name(worker), "leave")
         for worker in self.running:
-            await self.crew.ended(self._name(worker))
+            await self._ended(worker)
         self.running.clear()
+
+    async def _ended(self, worker: str) -> None:
+        """Wait for the end of one that was told to leave, and has told how long statements took."""
+        await self.crew.heard(self._name(worker), "left", _WITHIN_SEC)
+        await self.crew.ended(self._name(worker))
 
 
 def with_times(config: CoordinationConfig, *, quick: bool) -> CoordinationConfig:
