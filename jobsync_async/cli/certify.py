@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Group, RenderableType
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from jobsync_async.cli.app import (
     Json,
+    ServerProfile,
     app,
     complain,
     emit,
@@ -23,6 +24,7 @@ from jobsync_async.cli.app import (
     titled,
 )
 from jobsync_async.config import CoordinationConfig
+from jobsync_async.core.server_profile import Profile
 from jobsync_async.operations.certify.certificate import Certificate, Wish
 from jobsync_async.operations.certify.crew import CertifyFailed
 from jobsync_async.operations.certify.figures import Statement
@@ -57,6 +59,7 @@ async def certify(
             "its own, which are dropped."
         ),
     ] = None,
+    server_profile: ServerProfile = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Short times and few samples: for a first look.")
     ] = False,
@@ -74,6 +77,7 @@ async def certify(
         heartbeat_interval_sec=interval,
         heartbeat_timeout_sec=timeout,
         notify=not polling,
+        server_profile=cast("Profile | None", server_profile),
     )
     certificate = await certified(Wish(config, prefix, quick, workers))
     emit(certificate.plain(), rendered(certificate), as_json)

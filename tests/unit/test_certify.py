@@ -9,9 +9,10 @@ from itertools import product
 import pytest
 
 from jobsync_async import ConfigError, CoordinationConfig
+from jobsync_async.core.server_profile import BY_TIMELINE, Readings
 from jobsync_async.operations.certify import reactions, verdicts
 from jobsync_async.operations.certify.certificate import Certificate, Wish
-from jobsync_async.operations.certify.failover import failover, from_identity
+from jobsync_async.operations.certify.failover import failover
 from jobsync_async.operations.certify.figures import (
     STRENGTHS,
     Bound,
@@ -148,21 +149,13 @@ CHECKS = [
     (reactions.left_behind(Left(12, 0, 0), prefix_given=False), "fail"),
     (reactions.left_behind(Left(0, 0, 1), prefix_given=False), "warn"),
     (reactions.left_behind(Left(0, 0, 0, ("certify_a",)), prefix_given=False), "warn"),
-    (failover(from_identity("7/00000001/5", 15), DURABLE, 2), "ok"),
-    (failover(from_identity("7/00000001/5", 15), replace(DURABLE, replicas=2), 2), "warn"),
-    (
-        failover(from_identity("7/00000001/5", 15), replace(DURABLE, replicas=2, synchronous=1), 2),
-        "ok",
-    ),
-    (
-        failover(from_identity("7/00000001/5", 15), replace(DURABLE, replicas=1, synchronous=1), 1),
-        "warn",
-    ),
-    (failover(from_identity("7/5", 15), DURABLE, 1), "warn"),
-    (
-        failover(replace(from_identity("7/5", 15), shared_storage=True), DURABLE, 1),
-        "ok",
-    ),
+    (failover(BY_TIMELINE, DURABLE, 1), "ok"),
+    (failover(BY_TIMELINE, replace(DURABLE, replicas=2, synchronous=0), 2), "warn"),
+    (failover(BY_TIMELINE, replace(DURABLE, replicas=2), 2), "warn"),
+    (failover(BY_TIMELINE, replace(DURABLE, replicas=2, synchronous=1), 2), "ok"),
+    (failover(BY_TIMELINE, replace(DURABLE, replicas=1, synchronous=1), 1), "warn"),
+    (failover(Readings("shared-storage"), replace(DURABLE, replicas=1), 1), "ok"),
+    (failover(Readings("shared-storage", system=False), DURABLE, 1), "warn"),
     (verdicts.unmeasured("join", "no answer"), "warn"),
     (verdicts.unmeasured("join", "no answer", failed=True), "fail"),
 ]

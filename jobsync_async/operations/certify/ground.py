@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.errors import SchemaError
+from jobsync_async.errors import ConfigError, SchemaError
 from jobsync_async.operations import judgements
 from jobsync_async.operations.certify import verdicts
 from jobsync_async.operations.certify.certificate import PREFIX
@@ -31,6 +31,7 @@ _HELP = (
     f"let an administrator run `jobsync-async init --appname {PREFIX} --role ROLE`, then certify "
     f"with --prefix {PREFIX}; or give a --schema in which this role may make tables"
 )
+_UNRECOGNISED = "without it no worker starts: certify with --server-profile, as workers are to have"
 
 
 class Ground:
@@ -116,6 +117,10 @@ class Ground:
             if self._given:
                 await self._adopt(connection)
             self.queries = await open_schema(self.connector, self.config)
+        except ConfigError as error:
+            self._found(Verdict("failover", "fail", str(error), advice=_UNRECOGNISED))
+            self.connector.queries = None
+            return False
         except SchemaError as error:
             self._found(Verdict("tables", "fail", str(error), advice=_HELP))
             self.connector.queries = None

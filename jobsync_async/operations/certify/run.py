@@ -18,7 +18,7 @@ from jobsync_async.host.task_groups import task_group
 from jobsync_async.operations.certify import reactions, verdicts
 from jobsync_async.operations.certify.certificate import PREFIX, Certificate, Wish
 from jobsync_async.operations.certify.crew import crew
-from jobsync_async.operations.certify.failover import failover, from_identity
+from jobsync_async.operations.certify.failover import failover
 from jobsync_async.operations.certify.figures import (
     ClockReading,
     Latency,
@@ -150,10 +150,11 @@ class _Run:
                 Room(of, getattr(row, f"{of}_most"), getattr(row, f"{of}_used") - _OWN_SESSIONS)
                 for of in ("server", "role", "database")
             )
-        wait_sec = self._wish.config.heartbeat_timeout_sec
-        seen = from_identity(session.connection.server, wait_sec)
-        hosts = session.connection.info.get_parameters().get("host", "")
-        return [verdicts.durability(settings), failover(seen, settings, hosts.count(",") + 1)]
+        durability = verdicts.durability(settings)
+        if self._ground.connector.queries is None:
+            return durability
+        hosts = session.connection.info.get_parameters().get("host", "").count(",") + 1
+        return [durability, failover(session.queries.readings, settings, hosts)]
 
     async def _on_tables(self, probes: Probes, session: Session) -> None:
         if self._ground.config.notify:
