@@ -4,6 +4,7 @@ so) or 2 (usage)."""
 from jobsync_async.cli import (  # noqa: F401 - each adds its commands to the app
     batch,
     bound,
+    certify,
     demo,
     doctor,
     drain,

@@ -8,6 +8,7 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from jobsync_async.core.ids import require_storable
 from jobsync_async.core.server_profile import NAMES
 from jobsync_async.errors import ConfigError, JobSyncError, StoreError
 from jobsync_async.host.person import person
+from jobsync_async.host.task_groups import task_group
 from jobsync_async.operations.places import placed
 from jobsync_async.postgres.store import Store
 
@@ -133,14 +135,25 @@ def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., N
     """Make a command of `work`, which takes the configuration of a cluster first, then the
     command's own arguments and options. The options that name a cluster are added. The command
     exits with the status that `work` returns."""
+    return _command(work, _named)
+
+
+def on_server(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., None]:
+    """The same for a command that is about no cluster: there is no --appname."""
+    return _command(work, _reached)
+
+
+def _command(
+    work: Callable[..., Coroutine[Any, Any, int]], named: Callable[..., CoordinationConfig]
+) -> Callable[..., None]:
     own, which = (
-        inspect.signature(function, eval_str=True).parameters for function in (work, _named)
+        inspect.signature(function, eval_str=True).parameters for function in (work, named)
     )
 
     @functools.wraps(work)
     def command(**given: Any) -> None:
         cluster = {name: given.pop(name) for name in which}
-        run(lambda: _placed(functools.partial(work, **given), cluster))
+        run(lambda: _placed(functools.partial(work, **given), functools.partial(named, **cluster)))
 
     shown = [*list(own.values())[1:], *which.values()]
     signature = inspect.Signature(
@@ -151,11 +164,12 @@ def on_cluster(work: Callable[..., Coroutine[Any, Any, int]]) -> Callable[..., N
 
 
 async def _placed(
-    work: Callable[[CoordinationConfig], Coroutine[Any, Any, int]], cluster: dict[str, Any]
+    work: Callable[[CoordinationConfig], Coroutine[Any, Any, int]],
+    named: Callable[[], CoordinationConfig],
 ) -> int:
     """What does not work at the server is told with where that is, and how to name another."""
     try:
-        config = _named(**cluster)
+        config = named()
     except ConfigError as error:
         if "dsn" in str(error):
             raise ConfigError(f"{error}; it comes from --dsn or JOBSYNC_DSN") from error
@@ -173,6 +187,10 @@ def _named(
     return CoordinationConfig(dsn=dsn, appname=appname, schema=schema)
 
 
+def _reached(dsn: Dsn = None, schema: Schema = None) -> CoordinationConfig:
+    return CoordinationConfig(dsn=dsn, schema=schema)
+
+
 @asynccontextmanager
 async def opened(config: CoordinationConfig, by: str | None = None) -> AsyncIterator[Store]:
     """The cluster's statements. The tables must be there; nothing joins.
@@ -188,6 +206,21 @@ async def opened(config: CoordinationConfig, by: str | None = None) -> AsyncIter
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def ended_by_signals() -> AsyncIterator[None]:
+    """SIGTERM and SIGHUP end the block in order, and the program goes on after it."""
+    async with task_group() as group:
+        group.start_soon(_end_on_signal, group.cancel_scope)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async for _ in signals:
+            scope.cancel()
 
 
 def emit(data: Any, rendered: RenderableType, as_json: bool) -> None:

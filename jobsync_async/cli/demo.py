@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import asdict
 from typing import Annotated
 
-import anyio
 import typer
 
-from jobsync_async.cli.app import Json, Output, app, emit, run, tell
+from jobsync_async.cli.app import Json, Output, app, emit, ended_by_signals, run, tell
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.demo.conductor import Demo, DemoFailed, server
 from jobsync_async.demo.display import result, shown
-from jobsync_async.host.task_groups import task_group
 from jobsync_async.operations.places import tried, why
 from jobsync_async.postgres.schema import Unreachable
 
@@ -54,11 +51,8 @@ async def _demo(dsn: str | None, files: int | None, as_json: bool) -> int:
     console = Output(stderr=as_json)  # of the two, the progress gives way to the answer
     with server(dsn) as reached:
         conducted = Demo(reached, files)
-        async with task_group() as group:
-            group.start_soon(_end_on_sigterm, group.cancel_scope)
-            async with shown(conducted.progress, console):
-                await conducted.run()
-            group.cancel_scope.cancel()
+        async with ended_by_signals(), shown(conducted.progress, console):
+            await conducted.run()
     if not conducted.progress.checks:
         raise DemoFailed("the demo was ended before its end")
     progress = conducted.progress
@@ -70,9 +64,3 @@ async def _demo(dsn: str | None, files: int | None, as_json: bool) -> int:
     }
     emit(answer, result(progress), as_json)
     return 0 if all(check.kept for check in conducted.progress.checks) else 1
-
-
-async def _end_on_sigterm(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            scope.cancel()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jobsync_async.cli import certify as certifying
 from jobsync_async.cli.app import Json, ServerProfile, app, emit, on_cluster, table
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.server_profile import Profile
+from jobsync_async.operations.certify.certificate import Wish
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
-
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @app.command()
@@ -26,23 +26,36 @@ async def doctor(
     interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
     timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
     server_profile: ServerProfile = None,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Also try it, as `certify` does: in a minute, in tables of its own."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Look for what would keep workers from working here, and say what to do about it. Writes
-    nothing.
+    nothing, without --certify.
 
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
-    checks = await examine(
-        replace(
-            config,
-            heartbeat_interval_sec=interval,
-            heartbeat_timeout_sec=timeout,
-            server_profile=cast("Profile | None", server_profile),
-        )
+    config = replace(
+        config,
+        heartbeat_interval_sec=interval,
+        heartbeat_timeout_sec=timeout,
+        server_profile=cast("Profile | None", server_profile),
     )
-    emit({"checks": [check.plain() for check in checks]}, rendered(checks), as_json)
-    return 1 if any(check.status == "fail" for check in checks) else 0
+    checks = await examine(config)
+    statuses: list[str] = [check.status for check in checks]
+    answer: dict[str, Any] = {"checks": [check.plain() for check in checks]}
+    shown = rendered(checks)
+    if certify and statuses[0] != "fail":  # the first is about the connection
+        certificate = await certifying.certified(Wish(config))
+        statuses.append(certificate.status)
+        answer["certificate"] = certificate.plain()
+        shown = Group(shown, Text(), certifying.rendered(certificate))
+    emit(answer, shown, as_json)
+    return 1 if "fail" in statuses else 0
 
 
 def rendered(checks: Sequence[Check]) -> RenderableType:
@@ -52,5 +65,5 @@ def rendered(checks: Sequence[Check]) -> RenderableType:
         found = Text(check.found)
         if check.advice:
             found.append(f"\n→ {check.advice}", style="italic")
-        shown.add_row(check.name, Text(check.status, style=_STYLES[check.status]), found)
+        shown.add_row(check.name, Text(check.status, style=certifying.STYLES[check.status]), found)
     return shown

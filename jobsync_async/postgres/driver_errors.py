@@ -115,8 +115,12 @@ def translated() -> Iterator[None]:
 
 def _transient(error: psycopg.Error) -> bool:
     state = error.sqlstate
-    if state is None:  # not the server's: the driver says that there is no connection
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    # Not the server's: the driver says that there is no connection. Behind PgBouncer it tells of a
+    # session that was ended as of two answers to one BEGIN.
+    if state is None:
+        return isinstance(
+            error, (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
+        )
     return state in _TRANSIENT or state[:2] in _TRANSIENT
 
 

@@ -224,7 +224,11 @@ class Queries:
         key = sql.Identifier(GROWING[table])
         return self._compose(_load("prune.sql")[name], table=self._names[table], key=key)
 
-    def _compose(self, text: str, **names: sql.Identifier) -> bytes:
+    def probe(self, name: str, **parts: sql.SQL) -> bytes:
+        """A statement of ``certify.sql``."""
+        return self._compose(_load("certify.sql")[name], **parts)
+
+    def _compose(self, text: str, **names: sql.Composable) -> bytes:
         used = dict.fromkeys(_FIELD.findall(text))
         known = self._names | names
         values = {name: known.get(name) or self._part(name) for name in used}

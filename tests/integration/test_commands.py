@@ -128,6 +128,7 @@ def test_every_shape_on_the_page_is_held_against_an_answer():
         "watch",
         "demo",
         "init --clone",
+        "certify",
     }
 
 

@@ -137,6 +137,17 @@ async def test_a_pooler_in_session_mode_just_works(sessions):
         assert jobs["b"].metrics.notifications > 0 and jobs["b"].metrics.listener_reconnects == 0
 
 
+async def test_sessions_that_end_behind_a_pooler_are_an_outage_and_end_no_worker(sessions, admin):
+    async with cluster(CoordinationConfig(dsn=sessions, **QUICK)) as jobs:
+        await jobs.start("a", "b")
+        await jobs.even()
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = "
+        ended += "session_user AND pid <> pg_backend_pid() AND datname = current_database()"
+        await admin.execute(ended)
+        await jobs.start("c")  # whose tokens come by transactions on sessions that were ended
+        assert await jobs.even() == {"a": 40, "b": 40, "c": 40}
+
+
 async def test_workers_that_poll_join_hand_on_leave_and_replace_the_dead(jobs, admin):
     await jobs.start("a", "b")
     await jobs.even()

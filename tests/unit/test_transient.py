@@ -84,7 +84,12 @@ def test_mistakes_reach_the_user_as_they_are(state):
 
 
 @pytest.mark.parametrize(
-    "error", [psycopg.OperationalError("gone"), psycopg.InterfaceError("closed")]
+    "error",
+    [
+        psycopg.OperationalError("gone"),
+        psycopg.InterfaceError("closed"),
+        psycopg.InternalError("received 2 results from command 'BEGIN'"),
+    ],
 )
 def test_a_connection_that_is_not_there_can_be_tried_again(error):
     with pytest.raises(StoreUnavailable), translated():
