@@ -68,6 +68,7 @@ class Fleet:
         environment: dict[str, str] | None = None,
         act_every_sec: float = 0.04,
         write_every_sec: float = 0.4,
+        patience_sec: float = 600,
         drains: bool = False,
         batch: int = 0,
         batch_from: int | None = None,
@@ -83,6 +84,7 @@ class Fleet:
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the
                 nursery.
+            patience_sec: how long a user's transaction may take before its connection is given up.
             drains: hand everything on before leaving.
             batch: pieces of a batch to work on. batch_from: its first id, if those of the tasks are
                 not to be left out.
@@ -103,6 +105,7 @@ class Fleet:
             "effects": str(self._effects),
             "act_every_sec": act_every_sec,
             "write_every_sec": write_every_sec,
+            "patience_sec": patience_sec,
             "drains": drains,
             "batch": batch,
             "batch_from": batch_from,
@@ -358,6 +361,12 @@ class Fleet:
     def judge(self) -> history.Report:
         """Read everything and judge it; fails on what must never be, and when there was nothing to
         judge."""
+        report = self.weigh()
+        assert not report.violations, "\n".join([*report.violations[:10], self.describe()])
+        return report
+
+    def weigh(self) -> history.Report:
+        """Read everything and judge it; fails only when there was nothing to judge."""
         self.look()
         events = [
             (member.name, event) for member in self.members.values() for event in member.events
@@ -367,9 +376,6 @@ class Fleet:
         past.pauses = [pause for member in self.members.values() for pause in member.all_pauses()]
         self.report = history.judge(past)
         self.past = past
-        assert not self.report.violations, "\n".join(
-            [*self.report.violations[:10], self.describe()]
-        )
         assert past.acts and past.commits and past.tokens, "nothing was done"
         return self.report
 

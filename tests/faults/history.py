@@ -135,10 +135,12 @@ class Report:
         unfenced_overlaps: acts without the fence that came after another worker had begun, each
             because its process was stopped between the check and the act: the gap that nobody can
             close.
+        lost: commits that were acknowledged and are not there; each is a violation, too.
     """
 
     violations: list[str]
     unfenced_overlaps: list[Act]
+    lost: list[Commit]
 
 
 def judge(history: History) -> Report:
@@ -162,9 +164,10 @@ def judge(history: History) -> Report:
                     f"{act} was done when another had begun, and nothing had stopped it"
                 )
     violations += _bad_commits(history.commits)
-    violations += _lost(history.acknowledged, history.commits)
+    lost = list(_lost(history.acknowledged, history.commits))
+    violations += [f"acknowledged and not there: {commit}" for commit in lost]
     violations += _bad_tokens(history.tokens)
-    return Report(violations, overlaps)
+    return Report(violations, overlaps, lost)
 
 
 def _two_at_once(stays: Iterable[Stay]) -> Iterable[str]:
@@ -199,11 +202,11 @@ def _bad_commits(commits: Iterable[Commit]) -> Iterable[str]:
                 yield f"two workers committed in one epoch: {before}, then {after}"
 
 
-def _lost(acknowledged: Iterable[Commit], commits: Iterable[Commit]) -> Iterable[str]:
+def _lost(acknowledged: Iterable[Commit], commits: Iterable[Commit]) -> Iterable[Commit]:
     there = {(commit.task, commit.n): (commit.epoch, commit.worker) for commit in commits}
     for commit in acknowledged:
         if there.get((commit.task, commit.n)) != (commit.epoch, commit.worker):
-            yield f"acknowledged and not there: {commit}"
+            yield commit
 
 
 def _bad_tokens(states: Iterable[TokenState]) -> Iterable[str]:
