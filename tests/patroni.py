@@ -38,13 +38,13 @@ from jobsync_async.embedded import _free_port, _unprivileged
 from tests.documents.blocks import ROOT, blocks_of
 from tests.faults import warden
 from tests.faults.member import clock
-from tests.faults.wires import Namespace, Wire
+from tests.faults.wires import NETWORK, Namespace, Wire
 
 PAGE = ROOT / "docs" / "patroni.md"
-ETCD_API = os.environ.get("JOBSYNC_TEST_PATRONI_ETCD", "etcd3")
-"""By which of its interfaces Patroni uses etcd: the section of its configuration."""
 SAFE_SINCE = (3, 0, 3)
-"""Patroni up to 3.0.2 writes the leader's key of etcd3 over whatever stands there."""
+"""Before, Patroni writes the leader's key over whatever stands there, if it uses version 3 of etcd's
+interface."""
+NODES = ("db1", "db2", "db3")
 _HASTE = {"fsync": "off", "shared_buffers": "32MB", "max_connections": "60"}
 _PASSWORD = "secret-1"
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
@@ -64,6 +64,13 @@ def version() -> tuple[int, ...]:
     """Of Patroni."""
     told = subprocess.run([str(patroni()), "--version"], capture_output=True, text=True, check=True)
     return tuple(int(part) for part in re.findall(r"\d+", told.stdout))
+
+
+def etcd_interface() -> str:
+    """Which one Patroni is to use: the section of its settings. `JOBSYNC_TEST_PATRONI_ETCD` names
+    another than the page says for this version."""
+    safe = "etcd3" if version() >= SAFE_SINCE else "etcd"
+    return os.environ.get("JOBSYNC_TEST_PATRONI_ETCD", safe)
 
 
 def _server() -> Path | None:
@@ -204,34 +211,41 @@ class Node(Program):
     """One node: PostgreSQL under Patroni."""
 
     def __init__(
-        self, name: str, folder: Path, address: str, network: Namespace | None, others: _Needed
+        self, name: str, folder: Path, address: str, network: Namespace | None = None
     ) -> None:
         super().__init__(name, folder, network)
         self.address = address
         self.port, self.rest_port = _free_port(), _free_port()
         self.watchdog: Watchdog | None = None
-        settings = yaml.safe_load(block("patroni.yml"))
-        settings["name"] = name
-        settings[ETCD_API] = {"hosts": [f"{others.etcd_address}:{others.etcd_port}"]}
-        if ETCD_API != "etcd3":
-            del settings["etcd3"]
-        where = f"{address}:{self.rest_port}"
-        settings["restapi"].update(listen=where, connect_address=where)
-        dcs = settings["bootstrap"]["dcs"]
-        dcs.update(others.settings)
-        dcs["postgresql"]["parameters"].update(_HASTE)
-        database = settings["postgresql"]
-        database.update(
-            listen=f"{address},localhost:{self.port}" if network else f"{address}:{self.port}",
-            connect_address=f"{address}:{self.port}",
+
+    def configure(self, etcd: str, dynamic: dict[str, Any], *, watchdog: bool) -> None:
+        """Write the settings of the page, with this machine's places in them.
+
+        Args:
+            etcd: its address.
+            dynamic: what differs in the dynamic part.
+            watchdog: whether there is one, as the page asks for.
+        """
+        text = block("patroni.yml")
+        if self.network is not None:  # nodes are neighbours there, and no net is the same
+            text = text.replace("samenet", NETWORK)
+        settings = yaml.safe_load(text)
+        del settings["etcd3"]
+        settings["name"] = self.name
+        settings[etcd_interface()] = {"hosts": [etcd]}
+        rest, place = (f"{self.address}:{port}" for port in (self.rest_port, self.port))
+        settings["restapi"].update(listen=rest, connect_address=rest)
+        settings["bootstrap"]["dcs"].update(dynamic)
+        settings["bootstrap"]["dcs"]["postgresql"]["parameters"].update(_HASTE)
+        settings["postgresql"].update(
+            listen=place,
+            connect_address=place,
             data_dir=str(self.folder / "data"),
             bin_dir=str(_server()),
             pgpass=str(self.folder / "pgpass"),
             parameters={"unix_socket_directories": str(self.folder)},
-            use_unix_socket=True,
         )
-        settings["bootstrap"]["pg_hba"].append("local all all scram-sha-256")
-        if others.watchdog:
+        if watchdog:
             self.watchdog = Watchdog(self)
             settings["watchdog"].update(device=str(self.watchdog.path), driver="testing")
         else:
@@ -283,15 +297,6 @@ def timeline(dsn: str) -> int | None:
     return None
 
 
-class _Needed:
-    """What a node is told of the others."""
-
-    etcd_address: str
-    etcd_port: int
-    settings: dict[str, Any]
-    watchdog: bool
-
-
 def block(title: str) -> str:
     """A file that the page shows."""
     (found,) = [block.text for block in blocks_of(PAGE) if block.title == title]
@@ -303,8 +308,7 @@ class PatroniCluster:
 
     Args:
         settings: of Patroni's dynamic configuration, over those of the page.
-        watchdog: let a watchdog reset a node whose Patroni hangs.
-        marked_down: what HAProxy does with sessions to a node that is no primary any more.
+        watchdog: let a watchdog reset a node whose Patroni hangs, as the page has it.
         hub: a namespace for etcd and HAProxy; each node then lives in one of its own, by a wire.
 
     Attributes:
@@ -316,13 +320,12 @@ class PatroniCluster:
         settings: dict[str, Any] | None = None,
         *,
         watchdog: bool = False,
-        marked_down: bool = True,
         hub: Namespace | None = None,
     ) -> None:
         self.settings = {"synchronous_mode": True, **(settings or {})}
+        self.nodes: dict[str, Node] = {}
         self.wires: dict[str, Wire] = {}
         self._watchdog = watchdog
-        self._marked_down = marked_down
         self._hub = hub
         self._stack = ExitStack()
 
@@ -342,43 +345,41 @@ class PatroniCluster:
 
     def _build(self, stack: ExitStack) -> None:
         # Short: a socket's path has at most a hundred characters.
-        self.folder = folder = Path(tempfile.mkdtemp(prefix="patroni-"))
+        folder = Path(tempfile.mkdtemp(prefix="patroni-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o755)
-        needed = _Needed()
-        needed.settings, needed.watchdog = self.settings, self._watchdog
-        needed.etcd_port = _free_port()
-        self.etcd = self._etcd(folder, needed.etcd_port)
-        self.nodes: dict[str, Node] = {}
-        for name in ("db1", "db2", "db3"):
+        etcd_address = "127.0.0.1"
+        for name in NODES:
             address, network = "127.0.0.1", None
-            needed.etcd_address = address
             if self._hub is not None:
                 network = stack.enter_context(Namespace())
                 wire = self.wires[name] = stack.enter_context(Wire(network, self._hub))
-                address, needed.etcd_address = wire.near_address, wire.far_address
                 network.ip("route", "add", "default", "via", wire.far_address)
-            self.nodes[name] = Node(name, folder, address, network, needed)
-        self.haproxy, self.haproxy_port = self._haproxy(folder)
-        programs = [self.etcd, *self.nodes.values(), self.haproxy]
-        for program in programs:
-            stack.callback(program.end)
+                address, etcd_address = wire.near_address, wire.far_address
+            self.nodes[name] = Node(name, folder, address, network)
+        if self._hub is not None:
+            with self._hub.inside():
+                Path("/proc/sys/net/ipv4/ip_forward").write_text("1", "ascii")
+        etcd = f"{etcd_address}:{_free_port()}"
+        self.etcd = self._etcd(folder, etcd)
+        self.haproxy = self._haproxy(folder)
         for node in self.nodes.values():
+            node.configure(etcd, self.settings, watchdog=self._watchdog)
             if node.watchdog is not None:
                 stack.callback(node.watchdog.close)
-        for program in programs:
+        for program in (self.etcd, *self.nodes.values(), self.haproxy):
+            stack.callback(program.end)
             program.start()
-        self.settle(90)
+        with self.near():
+            self.settle(90)
 
-    def _etcd(self, folder: Path, port: int) -> Program:
+    def _etcd(self, folder: Path, place: str) -> Program:
         etcd = Program("etcd", folder, self._hub)
         peers = f"http://127.0.0.1:{_free_port()}"
-        everywhere = "127.0.0.1" if self._hub is None else "0.0.0.0"
         options = {
             "data-dir": "data",
-            "listen-client-urls": f"http://{everywhere}:{port}",
-            # Patroni takes the address that it was given and no other.
-            "advertise-client-urls": f"http://127.0.0.1:{port}",
+            "listen-client-urls": f"http://{place}",
+            "advertise-client-urls": f"http://{place}",
             "listen-peer-urls": peers,
             "initial-advertise-peer-urls": peers,
             "initial-cluster": f"default={peers}",
@@ -390,20 +391,18 @@ class PatroniCluster:
         etcd.command = [program, *(f"--{name}={value}" for name, value in options.items())]
         return etcd
 
-    def _haproxy(self, folder: Path) -> tuple[Program, int]:
-        haproxy, port = Program("haproxy", folder, self._hub), _free_port()
-        text = block("haproxy.cfg").replace("*:5000", f"127.0.0.1:{port}")
+    def _haproxy(self, folder: Path) -> Program:
+        haproxy, self._port = Program("haproxy", folder, self._hub), _free_port()
+        text = block("haproxy.cfg").replace("*:5000", f"127.0.0.1:{self._port}")
         for node in self.nodes.values():
-            text = text.replace(f" {node.name}:5432", f" {node.address}:{node.port}")
-            text = re.sub(
-                rf"(server {node.name} .*port )\d+", rf"\g<1>{node.rest_port}", text
-            )
-        if not self._marked_down:
-            text = text.replace(" on-marked-down shutdown-sessions", "")
+            shown = f"server {node.name} {node.name}:5432 check port 8008"
+            assert shown in text
+            here = f"{node.address}:{node.port} check port {node.rest_port}"
+            text = text.replace(shown, f"server {node.name} {here}")
         program = _program("haproxy")
         assert program is not None
         haproxy.command = [program, "-db", "-f", str(haproxy.write("haproxy.cfg", text))]
-        return haproxy, port
+        return haproxy
 
     # -- ways to it --------------------------------------------------------------------------------
 
@@ -416,14 +415,20 @@ class PatroniCluster:
             host=",".join(node.address for node in nodes),
             port=",".join(str(node.port) for node in nodes),
             target_session_attrs="read-write",
+            load_balance_hosts="random",
         )
 
     @property
     def through_haproxy(self) -> str:
         return make_conninfo(
-            "", host="127.0.0.1", port=self.haproxy_port, user="postgres", password=_PASSWORD,
+            "", host="127.0.0.1", port=self._port, user="postgres", password=_PASSWORD,
             dbname="postgres", connect_timeout=2,
         )  # fmt: skip
+
+    @property
+    def network(self) -> str | None:
+        """Where workers are to live: a namespace's path, if not where the test does."""
+        return None if self._hub is None else self._hub.path
 
     # -- what it is like ---------------------------------------------------------------------------
 
@@ -478,20 +483,16 @@ class PatroniCluster:
         assert self.primary().ask("config", settings, "PATCH") is not None
         self.settle()
 
-    def switchover(self) -> Node:
-        """Let another node lead; returns it when Patroni says that it is done."""
+    def switchover(self, to: str | None = None) -> None:
+        """Let another node lead; returns when Patroni says that it is done."""
         before = self.primary()
-        told = before.ask("switchover", {"leader": before.name}, "POST")
-        assert told is not None, self.describe()
-        return self.primary()
+        wanted = {"leader": before.name, **({"candidate": to} if to else {})}
+        assert before.ask("switchover", wanted, "POST") is not None, self.describe()
 
 
-def until(
-    condition: Callable[[], object], seconds: float, what: Callable[[], str] | str
-) -> None:
+def until(condition: Callable[[], object], seconds: float, what: Callable[[], str]) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
         time.sleep(0.1)

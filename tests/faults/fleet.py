@@ -63,6 +63,7 @@ class Fleet:
         name: str,
         *,
         dsn: str | None = None,
+        direct_dsn: str | None = None,
         network: str | None = None,
         far: bool = True,
         environment: dict[str, str] | None = None,
@@ -78,8 +79,8 @@ class Fleet:
         """Start a worker; does not wait for anything.
 
         Args:
-            dsn: its way to the cluster's tables, if not the test's own; what it writes through the
-                fence goes straight.
+            dsn: its way to the cluster's tables, if not the test's own.
+            direct_dsn: the way of what it writes through the fence, if not the test's own.
             network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the
@@ -95,7 +96,7 @@ class Fleet:
         settings = {
             "name": name,
             "dsn": dsn or self.dsn,
-            "direct_dsn": self.dsn,
+            "direct_dsn": direct_dsn or self.dsn,
             "network": network,
             "far": far,
             "config": {**self.config, **(times or {})},

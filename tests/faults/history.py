@@ -135,11 +135,13 @@ class Report:
         unfenced_overlaps: acts without the fence that came after another worker had begun, each
             because its process was stopped between the check and the act: the gap that nobody can
             close.
+        double: those of the violations that say that two owned one task.
         lost: commits that were acknowledged and are not there; each is a violation, too.
     """
 
     violations: list[str]
     unfenced_overlaps: list[Act]
+    double: list[str]
     lost: list[Commit]
 
 
@@ -148,7 +150,7 @@ def judge(history: History) -> Report:
     stays = defaultdict[int, list[Stay]](list)
     for stay in history.stays:
         stays[stay.task].append(stay)
-    violations = [found for of_task in stays.values() for found in _two_at_once(of_task)]
+    double = [found for of_task in stays.values() for found in _two_at_once(of_task)]
     overlaps: list[Act] = []
     for act in history.acts:
         others = [other.began for other in stays[act.task] if other.epoch > act.epoch]
@@ -160,14 +162,12 @@ def judge(history: History) -> Report:
             if stopped and act.checked <= min(others):
                 overlaps.append(act)
             else:
-                violations.append(
-                    f"{act} was done when another had begun, and nothing had stopped it"
-                )
-    violations += _bad_commits(history.commits)
+                double.append(f"{act} was done when another had begun, and nothing had stopped it")
+    violations = [*double, *_bad_commits(history.commits)]
     lost = list(_lost(history.acknowledged, history.commits))
     violations += [f"acknowledged and not there: {commit}" for commit in lost]
     violations += _bad_tokens(history.tokens)
-    return Report(violations, overlaps, lost)
+    return Report(violations, overlaps, double, lost)
 
 
 def _two_at_once(stays: Iterable[Stay]) -> Iterable[str]:

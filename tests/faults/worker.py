@@ -145,6 +145,8 @@ class FaultWorker:
                     await self._transaction(connection, claim)
         except OwnershipLost:
             self.log("refused", clock(), claim.task_id, claim.epoch)
+            # It may lead to a server that was left, whose rows are of before.
+            await self._connection.close()
             raise
         except psycopg.Error:
             pass  # whether it was committed is not known, and so not claimed
