@@ -42,7 +42,7 @@ from tests.faults.wires import NETWORK, Namespace, Wire
 
 PAGE = ROOT / "docs" / "patroni.md"
 SAFE_SINCE = (3, 0, 3)
-"""Before, Patroni writes the leader's key over whatever stands there, if it uses version 3 of etcd's
+"""Before, Patroni writes the leader's key over whatever stands there, if it uses etcd by its third
 interface."""
 NODES = ("db1", "db2", "db3")
 _HASTE = {"fsync": "off", "shared_buffers": "32MB", "max_connections": "60"}
