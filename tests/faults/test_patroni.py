@@ -9,6 +9,7 @@ end of the output:
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -63,13 +64,12 @@ class Trial:
     def agree_again(self, timeline: int) -> None:
         """All work goes on in time once a primary on that timeline can be reached by both ways."""
         nodes = [node.timeline for node in self.cluster.nodes.values()]
-        reached_at = max(
-            self._reached(timeline, *nodes),
-            self._reached(timeline, lambda: patroni.timeline(self.cluster.through_haproxy)),
-        )
+        through_haproxy = functools.partial(patroni.timeline, self.cluster.through_haproxy)
+        promoted_at = self._reached(timeline, *nodes)
+        reached_at = max(promoted_at, self._reached(timeline, through_haproxy))
+        self.note("promoted", promoted_at - self.failed_at)
         self.note("reached", reached_at - self.failed_at)
-        patience_sec = reached_at - self.failed_at + 60
-        begun = self.failed_at + self.fleet.begun(range(TASKS), self.failed_at, patience_sec)
+        begun = promoted_at + self.fleet.begun(range(TASKS), promoted_at, 60)
         self.note("agreed", begun - reached_at)
         self.note("committed", self.fleet.work_goes_on(reached_at, 60))
         assert begun - reached_at <= self.fleet.timeout_sec + 2 + SLACK_SEC, self.fleet.describe()
