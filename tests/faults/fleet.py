@@ -63,11 +63,13 @@ class Fleet:
         name: str,
         *,
         dsn: str | None = None,
+        direct_dsn: str | None = None,
         network: str | None = None,
         far: bool = True,
         environment: dict[str, str] | None = None,
         act_every_sec: float = 0.04,
         write_every_sec: float = 0.4,
+        patience_sec: float = 600,
         drains: bool = False,
         batch: int = 0,
         batch_from: int | None = None,
@@ -77,12 +79,13 @@ class Fleet:
         """Start a worker; does not wait for anything.
 
         Args:
-            dsn: its way to the cluster's tables, if not the test's own; what it writes through the
-                fence goes straight.
+            dsn: its way to the cluster's tables, if not the test's own.
+            direct_dsn: the way of what it writes through the fence, if not the test's own.
             network: the network namespace to live in, as a path.
             far: as if it ran on a host of its own, so that its death is seen by the lease alone.
             environment: start a program of its own with these variables, instead of a fork of the
                 nursery.
+            patience_sec: how long a user's transaction may take before its connection is given up.
             drains: hand everything on before leaving.
             batch: pieces of a batch to work on. batch_from: its first id, if those of the tasks are
                 not to be left out.
@@ -93,7 +96,7 @@ class Fleet:
         settings = {
             "name": name,
             "dsn": dsn or self.dsn,
-            "direct_dsn": self.dsn,
+            "direct_dsn": direct_dsn or self.dsn,
             "network": network,
             "far": far,
             "config": {**self.config, **(times or {})},
@@ -103,6 +106,7 @@ class Fleet:
             "effects": str(self._effects),
             "act_every_sec": act_every_sec,
             "write_every_sec": write_every_sec,
+            "patience_sec": patience_sec,
             "drains": drains,
             "batch": batch,
             "batch_from": batch_from,
@@ -358,6 +362,12 @@ class Fleet:
     def judge(self) -> history.Report:
         """Read everything and judge it; fails on what must never be, and when there was nothing to
         judge."""
+        report = self.weigh()
+        assert not report.violations, "\n".join([*report.violations[:10], self.describe()])
+        return report
+
+    def weigh(self) -> history.Report:
+        """Read everything and judge it; fails only when there was nothing to judge."""
         self.look()
         events = [
             (member.name, event) for member in self.members.values() for event in member.events
@@ -367,9 +377,6 @@ class Fleet:
         past.pauses = [pause for member in self.members.values() for pause in member.all_pauses()]
         self.report = history.judge(past)
         self.past = past
-        assert not self.report.violations, "\n".join(
-            [*self.report.violations[:10], self.describe()]
-        )
         assert past.acts and past.commits and past.tokens, "nothing was done"
         return self.report
 

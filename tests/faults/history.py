@@ -135,10 +135,14 @@ class Report:
         unfenced_overlaps: acts without the fence that came after another worker had begun, each
             because its process was stopped between the check and the act: the gap that nobody can
             close.
+        double: those of the violations that say that two owned one task.
+        lost: commits that were acknowledged and are not there; each is a violation, too.
     """
 
     violations: list[str]
     unfenced_overlaps: list[Act]
+    double: list[str]
+    lost: list[Commit]
 
 
 def judge(history: History) -> Report:
@@ -146,7 +150,7 @@ def judge(history: History) -> Report:
     stays = defaultdict[int, list[Stay]](list)
     for stay in history.stays:
         stays[stay.task].append(stay)
-    violations = [found for of_task in stays.values() for found in _two_at_once(of_task)]
+    double = [found for of_task in stays.values() for found in _two_at_once(of_task)]
     overlaps: list[Act] = []
     for act in history.acts:
         others = [other.began for other in stays[act.task] if other.epoch > act.epoch]
@@ -158,13 +162,12 @@ def judge(history: History) -> Report:
             if stopped and act.checked <= min(others):
                 overlaps.append(act)
             else:
-                violations.append(
-                    f"{act} was done when another had begun, and nothing had stopped it"
-                )
-    violations += _bad_commits(history.commits)
-    violations += _lost(history.acknowledged, history.commits)
+                double.append(f"{act} was done when another had begun, and nothing had stopped it")
+    violations = [*double, *_bad_commits(history.commits)]
+    lost = list(_lost(history.acknowledged, history.commits))
+    violations += [f"acknowledged and not there: {commit}" for commit in lost]
     violations += _bad_tokens(history.tokens)
-    return Report(violations, overlaps)
+    return Report(violations, overlaps, double, lost)
 
 
 def _two_at_once(stays: Iterable[Stay]) -> Iterable[str]:
@@ -199,11 +202,11 @@ def _bad_commits(commits: Iterable[Commit]) -> Iterable[str]:
                 yield f"two workers committed in one epoch: {before}, then {after}"
 
 
-def _lost(acknowledged: Iterable[Commit], commits: Iterable[Commit]) -> Iterable[str]:
+def _lost(acknowledged: Iterable[Commit], commits: Iterable[Commit]) -> Iterable[Commit]:
     there = {(commit.task, commit.n): (commit.epoch, commit.worker) for commit in commits}
     for commit in acknowledged:
         if there.get((commit.task, commit.n)) != (commit.epoch, commit.worker):
-            yield f"acknowledged and not there: {commit}"
+            yield commit
 
 
 def _bad_tokens(states: Iterable[TokenState]) -> Iterable[str]:

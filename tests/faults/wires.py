@@ -38,6 +38,7 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x4004_54CA, 0x0001, 0x1000
 _PACKET = 65_536
 _PULLED_SEC = 0.3
 _NETWORK = "10.213"  # these hosts see no other network, so none is in the way
+NETWORK = f"{_NETWORK}.0.0/16"
 _numbers = itertools.count()
 
 
@@ -150,7 +151,7 @@ class ServerOnAWire(EmbeddedPostgres):
     def _init(self) -> None:
         super()._init()
         with (self._there() / "data" / "pg_hba.conf").open("a") as rules:
-            rules.write(f"host all all {_NETWORK}.0.0/16 scram-sha-256\n")
+            rules.write(f"host all all {NETWORK} scram-sha-256\n")
 
 
 class Wire:

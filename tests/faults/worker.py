@@ -38,6 +38,7 @@ import psycopg
 
 from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable
 from jobsync_async.host import process
+from jobsync_async.postgres.connection import limit
 from tests.faults import history, wires
 
 LONGEST_LIFE_SEC = 1200
@@ -140,9 +141,12 @@ class FaultWorker:
         try:
             async with self._turn:
                 connection = await self._connected()
-                await self._transaction(connection, claim)
+                with limit(connection, self.settings["patience_sec"]):
+                    await self._transaction(connection, claim)
         except OwnershipLost:
             self.log("refused", clock(), claim.task_id, claim.epoch)
+            # It may lead to a server that was left, whose rows are of before.
+            await self._connection.close()
             raise
         except psycopg.Error:
             pass  # whether it was committed is not known, and so not claimed
