@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, emit, on_cluster, table
+from jobsync_async.cli.app import Json, app, emit, given, on_cluster, table
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
@@ -22,8 +22,20 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @on_cluster
 async def doctor(
     config: CoordinationConfig,
-    interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
-    timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            help="heartbeat_interval_sec of the workers. Default: JOBSYNC_HEARTBEAT_INTERVAL_SEC, "
+            "then 5."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="heartbeat_timeout_sec of the workers. Default: JOBSYNC_HEARTBEAT_TIMEOUT_SEC, "
+            "then 15."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Look for what would keep workers from working here, and say what to do about it. Writes
@@ -31,9 +43,8 @@ async def doctor(
 
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
-    checks = await examine(
-        replace(config, heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
-    )
+    times = given(heartbeat_interval_sec=interval, heartbeat_timeout_sec=timeout)
+    checks = await examine(replace(config, **times))
     emit({"checks": [check.plain() for check in checks]}, rendered(checks), as_json)
     return 1 if any(check.status == "fail" for check in checks) else 0
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, app, emit, on_cluster, opened
+from jobsync_async.cli.app import Json, app, emit, given, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.cloning import begin_anew
 from jobsync_async.postgres.connection import Connector
@@ -25,10 +25,19 @@ _MAY = {"worker": "do what a worker does", "observer": "look", "pruner": "delete
 @on_cluster
 async def init(
     config: CoordinationConfig,
-    total_tokens: Annotated[int, typer.Option(help="Fixed for the life of the cluster.")] = 10_000,
+    total_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Fixed for the life of the cluster. Default: JOBSYNC_TOTAL_TOKENS, then 10000."
+        ),
+    ] = None,
     hash_function: Annotated[
-        str, typer.Option(help="Fixed for the life of the cluster.")
-    ] = "double_sha256",
+        str | None,
+        typer.Option(
+            help="Fixed for the life of the cluster. Default: JOBSYNC_HASH_FUNCTION, then "
+            "double_sha256."
+        ),
+    ] = None,
     sql: Annotated[
         bool,
         typer.Option(
@@ -76,7 +85,7 @@ async def init(
         if sql or role or observer_role or prune_role:
             raise typer.BadParameter("--clone goes with none of --sql and the options for roles")
         return await _clone(config, as_json)
-    config = replace(config, total_tokens=total_tokens, hash_function=hash_function)
+    config = replace(config, **given(total_tokens=total_tokens, hash_function=hash_function))
     roles = Roles(role, observer_role, prune_role)
     if sql:
         script = creation_script(config, roles)
