@@ -75,10 +75,10 @@ def _styled(
             f"paramstyle must be one of {', '.join(_STYLES)}, by how your driver writes "
             f"parameters: %s, $1 or :name; got {paramstyle!r:.100}"
         )
-    form, *escape = _STYLES[paramstyle]
+    form, sign, escaped = _STYLES[paramstyle]
     names = {name: form.format(name=name, number=n) for n, name in enumerate(values, start=1)}
     params = values if paramstyle == "named" else tuple(values.values())
-    return query.format(table=table.replace(*escape), **names), params
+    return query.format(table=table.replace(sign, escaped), **names), params
 
 
 @contextmanager
