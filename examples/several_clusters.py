@@ -62,7 +62,7 @@ async def follow(job: Job, dsn: str, claim: Claim[str]) -> None:
                 await job.fence(connection, claim)
                 row = [claim.task_id, job.node_name]
                 await connection.execute(STORE, row)
-            await asyncio.sleep(0.02)  # until it says something again
+            await asyncio.sleep(0.01)  # until it says something again
 
 
 async def make_table(dsn: str) -> None:
@@ -94,9 +94,11 @@ async def work(name: str, cluster: str, sensors: Sequence[str]) -> None:
 async def main() -> None:
     """What ``python several_clusters.py NAME CLUSTER...`` does."""
     name, *clusters = sys.argv[1:]
+    loop = asyncio.get_running_loop()
     async with anyio.create_task_group() as group:
-        leave = group.cancel_scope.cancel  # each job hands on, and leaves
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Each job hands on, and leaves.
+            loop.add_signal_handler(number, group.cancel_scope.cancel)
         for cluster in clusters:
             mine = [s for s in SENSORS if cluster_of(s, clusters) == cluster]
             group.start_soon(work, name, cluster, mine)
