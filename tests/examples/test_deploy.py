@@ -127,20 +127,23 @@ def containers(request: pytest.FixtureRequest) -> dict[str, Container]:
 def place(empty_dsn: str) -> Iterator[dict[str, str]]:
     """Where the server is, with an owner of the database who is no superuser but may make roles."""
     where = conninfo_to_dict(empty_dsn)
-    names = [sql.Identifier(str(where["dbname"])), sql.Literal(PASSWORDS["OWNER_PASSWORD"])]
+    database, password = (
+        sql.Identifier(str(where["dbname"])),
+        sql.Literal(PASSWORDS["OWNER_PASSWORD"]),
+    )
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE ROLE owner LOGIN CREATEROLE PASSWORD {}").format(names[1])
-        )
-        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO owner").format(names[0]))
-        connection.execute("ALTER SCHEMA public OWNER TO owner")
+        for statement in (
+            sql.SQL("CREATE ROLE owner LOGIN CREATEROLE PASSWORD {}").format(password),
+            sql.SQL("ALTER DATABASE {} OWNER TO owner").format(database),
+            sql.SQL("ALTER SCHEMA public OWNER TO owner"),
+        ):
+            connection.execute(statement)
         yield {"HOST": str(where["host"]), "PORT": str(where["port"]), "DB": str(where["dbname"])}
-        for role in ("worker", "owner"):
-            if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone():
-                connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
-        connection.execute("REASSIGN OWNED BY owner TO CURRENT_USER")
-        connection.execute("DROP ROLE IF EXISTS worker")
-        connection.execute("DROP ROLE owner")
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
+        roles = "SELECT rolname FROM pg_roles WHERE rolname IN ('owner', 'worker') ORDER BY 1 DESC"
+        for (role,) in connection.execute(roles).fetchall():
+            for end in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
+                connection.execute(sql.SQL(end).format(sql.Identifier(role)))
 
 
 class Node:
