@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from functools import wraps
 from typing import Any, Literal
 
 import psycopg
@@ -17,6 +15,7 @@ from jobsync_async.core.hashing import HASH_FUNCTIONS
 from jobsync_async.core.lease import Times, lease_sec
 from jobsync_async.core.numbers import check_days, check_seconds, check_whole
 from jobsync_async.core.server_profile import Profile, check_profile
+from jobsync_async.environment import FromEnvironment, forgetful
 from jobsync_async.errors import ConfigError
 
 # PostgreSQL cuts names at 63 bytes without a word. The longest name made from the prefix is that of
@@ -45,12 +44,12 @@ _URI_WITH_ANOTHER_AT = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoordinationConfig:
+class CoordinationConfig(FromEnvironment):
     """How to reach PostgreSQL, and how a worker behaves.
 
     Making one checks the values and their relations and does no I/O. `total_tokens` and
     `hash_function` must be the same for all workers of a cluster; what else may differ, and what
-    follows from that, is in docs/usage.md.
+    follows from that, is in docs/usage.md. `from_env` makes one from environment variables.
 
     Attributes:
         host, port, dbname, user, password: None leaves it to libpq's environment and files.
@@ -375,22 +374,4 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _forgetful(init: Callable[..., None]) -> Callable[..., None]:
-    """Let an error leave without the frames whose local variables are the password and the DSN:
-    some loggers print those."""
-
-    @wraps(init)
-    def forgetful_init(self: CoordinationConfig, **settings: Any) -> None:
-        refusal = None
-        try:
-            init(self, **settings)
-        except (ConfigError, TypeError) as error:
-            refusal = error.with_traceback(None)
-        if refusal is not None:
-            settings.clear()
-            raise refusal
-
-    return forgetful_init
-
-
-CoordinationConfig.__init__ = _forgetful(CoordinationConfig.__init__)  # type: ignore[method-assign]
+CoordinationConfig.__init__ = forgetful(CoordinationConfig.__init__)  # type: ignore[method-assign]

@@ -27,7 +27,7 @@ from jobsync_async.core.server_profile import NAMES
 from jobsync_async.errors import ConfigError, JobSyncError, StoreError
 from jobsync_async.host.person import person
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.operations.places import placed
+from jobsync_async.operations.places import HOW, placed
 from jobsync_async.postgres.store import Store
 
 app = typer.Typer(
@@ -62,38 +62,47 @@ _CONNECTION = "Which cluster"
 Dsn = Annotated[
     str | None,
     typer.Option(
-        "--dsn",
-        envvar="JOBSYNC_DSN",
-        show_envvar=True,
-        help="PostgreSQL, as a URI or key=value pairs. Default: libpq's environment and files "
-        "(PGHOST, PGDATABASE, …).",
+        help="PostgreSQL, as a URI or key=value pairs. Default: JOBSYNC_DSN, then libpq's "
+        "environment and files (PGHOST, PGDATABASE, …).",
         rich_help_panel=_CONNECTION,
     ),
 ]
 Appname = Annotated[
-    str,
+    str | None,
     typer.Option(
-        envvar="JOBSYNC_APPNAME",
-        help="Prefix of the cluster's tables.",
+        help="Prefix of the cluster's tables. Default: JOBSYNC_APPNAME, then sync_.",
         rich_help_panel=_CONNECTION,
     ),
 ]
 Schema = Annotated[
     str | None,
     typer.Option(
-        envvar="JOBSYNC_SCHEMA",
-        help="Schema of the tables. Default: the first one on the search path.",
+        help="Schema of the tables. Default: JOBSYNC_SCHEMA, then the first one on the search "
+        "path.",
         rich_help_panel=_CONNECTION,
+    ),
+]
+TheirInterval = Annotated[
+    float | None,
+    typer.Option(
+        help="heartbeat_interval_sec of the workers. Default: JOBSYNC_HEARTBEAT_INTERVAL_SEC, "
+        "then 5."
+    ),
+]
+TheirTimeout = Annotated[
+    float | None,
+    typer.Option(
+        help="heartbeat_timeout_sec of the workers. Default: JOBSYNC_HEARTBEAT_TIMEOUT_SEC, "
+        "then 15."
     ),
 ]
 ServerProfile = Annotated[
     str | None,
     typer.Option(
         "--server-profile",
-        envvar="JOBSYNC_SERVER_PROFILE",
         metavar="|".join(NAMES),
         help="How the server is recognised, as in the workers' configuration, where it does not "
-        "show it by itself.",
+        "show it by itself. Default: JOBSYNC_SERVER_PROFILE.",
     ),
 ]
 Json = Annotated[
@@ -114,7 +123,6 @@ By = Annotated[
     ),
 ]
 Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
-_DEFAULT_APPNAME = "sync_"
 _WIDTH_OF_A_PIPE = 240  # where lines are searched, not looked at, they should not be folded
 
 
@@ -151,9 +159,9 @@ def _command(
     )
 
     @functools.wraps(work)
-    def command(**given: Any) -> None:
-        cluster = {name: given.pop(name) for name in which}
-        run(lambda: _placed(functools.partial(work, **given), functools.partial(named, **cluster)))
+    def command(**options: Any) -> None:
+        cluster = {name: options.pop(name) for name in which}
+        run(lambda: _placed(functools.partial(work, **options), named, cluster))
 
     shown = [*list(own.values())[1:], *which.values()]
     signature = inspect.Signature(
@@ -165,14 +173,15 @@ def _command(
 
 async def _placed(
     work: Callable[[CoordinationConfig], Coroutine[Any, Any, int]],
-    named: Callable[[], CoordinationConfig],
+    named: Callable[..., CoordinationConfig],
+    cluster: dict[str, Any],
 ) -> int:
     """What does not work at the server is told with where that is, and how to name another."""
     try:
-        config = named()
+        config = named(**cluster)
     except ConfigError as error:
-        if "dsn" in str(error):
-            raise ConfigError(f"{error}; it comes from --dsn or JOBSYNC_DSN") from error
+        if cluster["dsn"] is not None and "dsn" in str(error):
+            raise ConfigError(f"{error}: {HOW}") from error
         raise
     try:
         return await work(config)
@@ -181,14 +190,17 @@ async def _placed(
         return 1
 
 
-def _named(
-    dsn: Dsn = None, appname: Appname = _DEFAULT_APPNAME, schema: Schema = None
-) -> CoordinationConfig:
-    return CoordinationConfig(dsn=dsn, appname=appname, schema=schema)
+def _named(dsn: Dsn = None, appname: Appname = None, schema: Schema = None) -> CoordinationConfig:
+    return CoordinationConfig.from_env(**given(dsn=dsn, appname=appname, schema=schema))
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those of the options that win over the environment: those that are there."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _reached(dsn: Dsn = None, schema: Schema = None) -> CoordinationConfig:
-    return CoordinationConfig(dsn=dsn, schema=schema)
+    return CoordinationConfig.from_env(**given(dsn=dsn, schema=schema))
 
 
 @asynccontextmanager

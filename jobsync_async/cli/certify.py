@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,16 +15,18 @@ from rich.text import Text
 from jobsync_async.cli.app import (
     Json,
     ServerProfile,
+    TheirInterval,
+    TheirTimeout,
     app,
     complain,
     emit,
     ended_by_signals,
+    given,
     on_server,
     table,
     titled,
 )
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.core.server_profile import Profile
 from jobsync_async.operations.certify.certificate import Certificate, Wish
 from jobsync_async.operations.certify.crew import CertifyFailed
 from jobsync_async.operations.certify.figures import Statement
@@ -38,13 +40,8 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 @on_server
 async def certify(
     config: CoordinationConfig,
-    interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            help="heartbeat_timeout_sec of the workers. Above 15, the trial takes 5 and 15."
-        ),
-    ] = 15,
+    interval: TheirInterval = None,
+    timeout: TheirTimeout = None,
     polling: Annotated[
         bool, typer.Option("--polling", help="The workers have notify=False.")
     ] = False,
@@ -68,18 +65,17 @@ async def certify(
     """Try on this server what workers need, measure it, and say what to change. Takes up to a
     minute and leaves nothing behind.
 
-    Three workers join, leave, stand still and are killed, in tables of their own. Run it as the
-    workers' role, from a worker's machine. Exits with 1 when a check fails. A report of a fault
-    should contain its output.
+    Three workers join, leave, stand still and are killed, in tables of their own. With a timeout
+    above 15 s, the trial takes 5 and 15. Run it as the workers' role, from a worker's machine.
+    Exits with 1 when a check fails. A report of a fault should contain its output.
     """
-    config = replace(
-        config,
+    settings = given(
         heartbeat_interval_sec=interval,
         heartbeat_timeout_sec=timeout,
-        notify=not polling,
-        server_profile=cast("Profile | None", server_profile),
+        notify=False if polling else None,
+        server_profile=server_profile,
     )
-    certificate = await certified(Wish(config, prefix, quick, workers))
+    certificate = await certified(Wish(replace(config, **settings), prefix, quick, workers))
     emit(certificate.plain(), rendered(certificate), as_json)
     return 1 if certificate.status == "fail" else 0
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from jobsync_async.cli import certify as certifying
-from jobsync_async.cli.app import Json, ServerProfile, app, emit, on_cluster, table
+from jobsync_async.cli.app import (
+    Json,
+    ServerProfile,
+    TheirInterval,
+    TheirTimeout,
+    app,
+    emit,
+    given,
+    on_cluster,
+    table,
+)
 from jobsync_async.config import CoordinationConfig
-from jobsync_async.core.server_profile import Profile
 from jobsync_async.operations.certify.certificate import Wish
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
@@ -23,8 +32,8 @@ from jobsync_async.operations.judgements import Check
 @on_cluster
 async def doctor(
     config: CoordinationConfig,
-    interval: Annotated[float, typer.Option(help="heartbeat_interval_sec of the workers.")] = 5,
-    timeout: Annotated[float, typer.Option(help="heartbeat_timeout_sec of the workers.")] = 15,
+    interval: TheirInterval = None,
+    timeout: TheirTimeout = None,
     server_profile: ServerProfile = None,
     certify: Annotated[
         bool,
@@ -39,12 +48,12 @@ async def doctor(
 
     Run it as the workers' role, from a worker's machine. Exits with 1 when a check fails.
     """
-    config = replace(
-        config,
+    settings = given(
         heartbeat_interval_sec=interval,
         heartbeat_timeout_sec=timeout,
-        server_profile=cast("Profile | None", server_profile),
+        server_profile=server_profile,
     )
+    config = replace(config, **settings)
     checks = await examine(config)
     statuses: list[str] = [check.status for check in checks]
     answer: dict[str, Any] = {"checks": [check.plain() for check in checks]}

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 from rich.text import Text
 
-from jobsync_async.cli.app import Json, ServerProfile, app, emit, on_cluster, opened
+from jobsync_async.cli.app import Json, ServerProfile, app, emit, given, on_cluster, opened
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.server_profile import Profile
 from jobsync_async.errors import ConfigError
@@ -27,10 +27,19 @@ _MAY = {"worker": "do what a worker does", "observer": "look", "pruner": "delete
 @on_cluster
 async def init(
     config: CoordinationConfig,
-    total_tokens: Annotated[int, typer.Option(help="Fixed for the life of the cluster.")] = 10_000,
+    total_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Fixed for the life of the cluster. Default: JOBSYNC_TOTAL_TOKENS, then 10000."
+        ),
+    ] = None,
     hash_function: Annotated[
-        str, typer.Option(help="Fixed for the life of the cluster.")
-    ] = "double_sha256",
+        str | None,
+        typer.Option(
+            help="Fixed for the life of the cluster. Default: JOBSYNC_HASH_FUNCTION, then "
+            "double_sha256."
+        ),
+    ] = None,
     sql: Annotated[
         bool,
         typer.Option(
@@ -81,9 +90,8 @@ async def init(
         if sql or role or observer_role or prune_role:
             raise typer.BadParameter("--clone goes with none of --sql and the options for roles")
         return await _clone(config, profile, as_json)
-    config = replace(
-        config, total_tokens=total_tokens, hash_function=hash_function, server_profile=profile
-    )
+    fixed = given(total_tokens=total_tokens, hash_function=hash_function, server_profile=profile)
+    config = replace(config, **fixed)
     roles = Roles(role, observer_role, prune_role)
     if sql:
         script = creation_script(config, roles)

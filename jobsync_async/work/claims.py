@@ -3,7 +3,7 @@ user's transaction. Who holds a claim is in `holding.py`."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, overload
 
 import psycopg
 
@@ -86,20 +86,50 @@ class Claim(Generic[Id_co]):
         if not self.valid:
             raise self.lost_error()
 
-    def fence_sql(self, paramstyle: ParamStyle = "format") -> tuple[str, tuple[Any, ...]]:
-        """A query, and its parameters, to run inside your own transaction with any driver. No row:
-        ownership is lost, so roll back. One row: it is yours until you commit, for nobody can take
-        it before.
+    @overload
+    def fence_sql(
+        self, paramstyle: Literal["format", "numeric"] = "format"
+    ) -> tuple[str, tuple[Any, ...]]: ...
+
+    @overload
+    def fence_sql(self, paramstyle: Literal["named"]) -> tuple[str, dict[str, Any]]: ...
+
+    def fence_sql(self, paramstyle: ParamStyle = "format") -> tuple[str, Any]:
+        """A query, and its parameters, to run inside your own transaction with any driver. Give
+        what it returned to `check_fence`. No row: ownership is lost, so roll back. One row: it is
+        yours until you commit, for nobody can take it before.
 
         Run it first, in the outermost transaction. After a savepoint it is an error, for rolling
         back to that would undo it.
 
         Args:
-            paramstyle: ``"format"`` for ``%s`` (psycopg), ``"numeric"`` for ``$1`` (asyncpg).
+            paramstyle: ``"format"`` for ``%s`` (psycopg, Django), ``"numeric"`` for ``$1``
+                (asyncpg), ``"named"`` for ``:name`` and a dictionary (``text()`` of SQLAlchemy and
+                SQLModel).
+
+        Raises:
+            UsageError: another style.
         """
         if self._fence is None:  # standalone: there is nobody else, and so nothing to lock
-            return standing_query(paramstyle), (self.epoch,)
-        return fence_query(self._fence, paramstyle), (self.token_id, self._incarnation, self.epoch)
+            return standing_query(paramstyle, epoch=self.epoch)
+        return fence_query(
+            self._fence,
+            paramstyle,
+            token_id=self.token_id,
+            incarnation=self._incarnation,
+            epoch=self.epoch,
+        )
+
+    def check_fence(self, row: object) -> None:
+        """Raise OwnershipLost unless the query of `fence_sql` returned a row. Let the error pass,
+        so that the transaction rolls back.
+
+        Args:
+            row: what the driver gives for one row, or None for no row.
+        """
+        if row is None:
+            self._worker.metrics.fences_rejected += 1
+            raise self.lost_error(self._why_lost or "its row in the tables says so")
 
     def lost_error(self, why: str | None = None) -> OwnershipLost:
         """The error that says that this claim is over, and why."""
@@ -127,9 +157,7 @@ async def fence(worker: Worker, connection: psycopg.AsyncConnection[Any], claim:
     query, params = claim.fence_sql()
     with savepoints_refused():
         cursor = await connection.execute(query.encode(), params)
-    if await cursor.fetchone() is None:
-        worker.metrics.fences_rejected += 1
-        raise claim.lost_error(claim._why_lost or "its row in the tables says so")
+    claim.check_fence(await cursor.fetchone())
 
 
 def standing_claim(worker: Worker, task_id: Id, token_id: int, fence: str | None) -> Claim[Id]:

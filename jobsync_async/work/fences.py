@@ -15,38 +15,70 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from uuid import UUID
 
 import psycopg
 from psycopg import errors, pq
 
 from jobsync_async.errors import UsageError
 
-ParamStyle = Literal["format", "numeric"]
+ParamStyle = Literal["format", "numeric", "named"]
+
+# How drivers write a parameter, and with what they escape that sign elsewhere.
+_STYLES: dict[str, tuple[str, str, str]] = {
+    "format": ("%s", "%", "%%"),
+    "numeric": ("${number}", "", ""),
+    "named": (":{name}", ":", "\\:"),
+}
 
 
-def fence_query(table: str, paramstyle: ParamStyle = "format") -> str:
-    """The query for a token, incarnation and epoch. No row: the token is not owned so. After a
-    savepoint it is an error, whose text is the reason: SQL has no other way to raise one than to
-    convert what is no number.
+def fence_query(
+    table: str, paramstyle: str, *, token_id: int, incarnation: UUID, epoch: int
+) -> tuple[str, Any]:
+    """The query for a token, incarnation and epoch, with its parameters. No row: the token is not
+    owned so. After a savepoint it is an error, whose text is the reason: SQL has no other way to
+    raise one than to convert what is no number.
 
     Args:
         table: quoted name of the table of tokens.
     """
-    token, incarnation, epoch = ("%s",) * 3 if paramstyle == "format" else ("$1", "$2", "$3")
-    table = table.replace("%", "%%") if paramstyle == "format" else table
-    return (
-        "SELECT CASE"  # noqa: S608 - a quoted identifier and placeholders
-        f" WHEN (SELECT xmax FROM {table} AS held WHERE held.token_id = fenced.token_id)"
+    values = {"token_id": token_id, "incarnation": incarnation, "epoch": epoch}
+    return _styled(
+        "SELECT CASE"
+        " WHEN (SELECT xmax FROM {table} AS held WHERE held.token_id = fenced.token_id)"
         " = pg_catalog.xid(pg_catalog.pg_current_xact_id()) THEN epoch"
         " WHEN (SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"
         " WHERE locktype = 'transactionid' AND pid = pg_catalog.pg_backend_pid()) = 1 THEN epoch"
         " ELSE pg_catalog.int8(pg_catalog.concat('the fence of token ', token_id,"
         " ' comes after a savepoint, which would undo it: fence first, in the outermost "
         "transaction')) END AS epoch "
-        f"FROM (SELECT token_id, epoch FROM {table} "
-        f"WHERE token_id = {token} AND incarnation = {incarnation} AND epoch = {epoch} "
-        "FOR KEY SHARE) AS fenced"
+        "FROM (SELECT token_id, epoch FROM {table} "
+        "WHERE token_id = {token_id} AND incarnation = {incarnation} AND epoch = {epoch} "
+        "FOR KEY SHARE) AS fenced",
+        paramstyle,
+        values,
+        table,
     )
+
+
+def standing_query(paramstyle: str, *, epoch: int) -> tuple[str, Any]:
+    """What stands for the query where there is no table: always a row, with the epoch."""
+    return _styled("SELECT CAST({epoch} AS bigint) AS epoch", paramstyle, {"epoch": epoch})
+
+
+def _styled(
+    query: str, paramstyle: str, values: dict[str, Any], table: str = ""
+) -> tuple[str, Any]:
+    """The query, with its parameters written as a driver wants them, and these."""
+    if paramstyle not in _STYLES:
+        raise UsageError(
+            f"paramstyle must be one of {', '.join(_STYLES)}, by how your driver writes "
+            f"parameters: %s, $1 or :name; got {paramstyle!r:.100}"
+        )
+    form, sign, escaped = _STYLES[paramstyle]
+    names = {name: form.format(name=name, number=n) for n, name in enumerate(values, start=1)}
+    params = values if paramstyle == "named" else tuple(values.values())
+    return query.format(table=table.replace(sign, escaped), **names), params
 
 
 @contextmanager
@@ -62,11 +94,6 @@ def savepoints_refused() -> Iterator[None]:
         ) from error
 
 
-def standing_query(paramstyle: ParamStyle = "format") -> str:
-    """What stands for the query where there is no table: always a row, with the epoch."""
-    return f"SELECT CAST({'%s' if paramstyle == 'format' else '$1'} AS bigint) AS epoch"
-
-
 def check_connection(connection: Any) -> None:
     """Raise UsageError unless a fence that is set on this connection now lasts until the user's
     commit."""
@@ -74,8 +101,8 @@ def check_connection(connection: Any) -> None:
         kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise UsageError(
             f"fence() works on a psycopg.AsyncConnection; this is a {kind}. With another driver "
-            "run the query of Claim.fence_sql() yourself, in your transaction: if it gives no row, "
-            "ownership is lost"
+            "run the query of Claim.fence_sql() yourself, in your transaction, and give the row "
+            "that it returns to Claim.check_fence()"
         )
     if connection.closed:
         raise UsageError(

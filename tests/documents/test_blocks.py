@@ -100,9 +100,11 @@ async def test_the_python_of_a_page_runs_from_top_to_bottom(
     fragments = [block for block in blocks if "asyncio.run(" not in block.text]
     if fragments:
         with anyio.fail_after(60):
-            async with Surroundings(dsn) as names:
+            async with Surroundings(dsn, stale="stale" in page.read_text("utf-8")) as names:
                 for block in fragments:
                     await _run(block, dict(names))
+                    refused = capsys.readouterr().out.count("rolled back: task")
+                    assert refused >= block.text.count('print("rolled back:"'), f"{block}"
 
 
 _LIBPQ = {
@@ -122,9 +124,14 @@ def _reaching(program: str) -> str:
 
 
 class Surroundings:
-    """What a fragment may take for granted."""
+    """What a fragment may take for granted.
 
-    def __init__(self, dsn: str) -> None:
+    Args:
+        stale: whether it needs a claim whose token has another owner by now.
+    """
+
+    def __init__(self, dsn: str, *, stale: bool) -> None:
+        self._stale = stale
         self._config = CoordinationConfig(dsn=dsn)
         self._job = Job("documented", self._config)
         self._pool = AsyncConnectionPool(dsn, open=False)
@@ -135,6 +142,10 @@ class Surroundings:
         self._connection = await psycopg.AsyncConnection.connect(self._dsn)
         await self._connection.execute("CREATE TABLE IF NOT EXISTS orders (id text, status text)")
         await self._connection.commit()
+        stale = None
+        if self._stale:
+            async with Job("left", self._config) as left, left.claim("invoice-0") as stale:
+                pass
         await self._job.start()
         ids = ["invoice-1", "invoice-2"]
 
@@ -149,6 +160,7 @@ class Surroundings:
             "ids": ids,
             "task_id": ids[0],
             "dsn": self._dsn,
+            "stale": stale,
         }
         return {
             **public,
@@ -170,7 +182,8 @@ class Surroundings:
 async def _run(block: Block, names: dict[str, Any]) -> None:
     """Run a fragment that may await at its top level. What goes on for ever is looked at for a
     moment."""
-    code = compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = compile(block.text, str(block), "exec", flags=flags, dont_inherit=True)
     try:
         with anyio.move_on_after(2):
             result = eval(code, names)

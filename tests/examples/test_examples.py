@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote
 
 import anyio
@@ -113,6 +113,50 @@ def test_pinned_models_move_to_the_gpu_worker_and_back(spawn):
         if process is gpu_1:
             until(big_1, 8)
         assert process.returncode == 0
+
+
+def test_each_sensor_is_read_in_its_own_cluster_alone(dsn, empty_dsn, example, spawn, monkeypatch):
+    module = example("several_clusters")
+    clusters = {"NORTH": dsn, "SOUTH": empty_dsn}
+    for cluster, where in clusters.items():
+        monkeypatch.setenv(f"{cluster}_DSN", where)
+
+    def all_are_read_by(*names: str) -> None:
+        """Waits until the last readings of every cluster's sensors are by all these workers."""
+        for cluster, where in clusters.items():
+            mine = {s for s in module.SENSORS if module.cluster_of(s, [*clusters]) == cluster}
+            assert 0 < len(mine) < len(module.SENSORS)
+            with psycopg.connect(where, autocommit=True) as connection:
+                while True:
+                    with suppress(psycopg.errors.UndefinedTable):
+                        rows = connection.execute(LATEST).fetchall()
+                        assert {sensor for sensor, _ in rows} <= mine
+                        if {sensor for sensor, _ in rows} == mine and {by for _, by in rows} == {
+                            *names
+                        }:
+                            break
+                    time.sleep(0.005)
+
+    anna, berta = (spawn("several_clusters", name, *clusters) for name in ("anna", "berta"))
+    all_are_read_by("anna", "berta")
+    anna.send_signal(signal.SIGTERM)
+    assert anna.communicate()[0] == "left\n"
+    all_are_read_by("berta")
+    berta.send_signal(signal.SIGINT)
+    assert berta.communicate()[0] == "left\n"
+    assert (anna.returncode, berta.returncode) == (0, 0)
+
+
+LATEST = "SELECT DISTINCT ON (sensor) sensor, read_by FROM reading ORDER BY sensor, at DESC"
+
+
+def test_a_further_cluster_takes_its_share_and_nothing_moves_between_the_others(example):
+    cluster_of = example("several_clusters").cluster_of
+    ids = [f"id-{n}" for n in range(3000)]
+    before = {one: cluster_of(one, ["A", "B", "C"]) for one in ids}
+    after = {one: cluster_of(one, ["D", "C", "B", "A"]) for one in ids}
+    assert {after[one] for one in ids if after[one] != before[one]} == {"D"}
+    assert all(650 < count < 850 for count in Counter(after.values()).values())
 
 
 class Exchange:

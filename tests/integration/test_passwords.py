@@ -66,6 +66,20 @@ def test_a_setting_that_is_refused_does_not_show_the_password_beside_it(password
     assert_hidden(caught.value)
 
 
+@given(passwords, st.sampled_from(["port", "appname", "unknown"]))
+def test_a_variable_that_is_refused_does_not_show_the_password_beside_it(password, name):
+    for secret in (
+        {"JOBSYNC_PASSWORD": password},
+        {"JOBSYNC_DSN": make_conninfo(password=password)},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            CoordinationConfig.from_env(environ={**secret, f"JOBSYNC_{name.upper()}": "-"})
+        assert_hidden(caught.value)
+        with pytest.raises((ConfigError, TypeError)) as caught:
+            CoordinationConfig.from_env("JOBSYNC_", secret, **{name: object()})
+        assert_hidden(caught.value)
+
+
 @given(passwords, st.sampled_from(["\0", "\ud800"]))
 def test_a_password_that_cannot_be_one_is_refused_without_being_shown(password, bad):
     for settings_ in ({"password": password + bad}, {"dsn": f"password={password}{bad}"}):

@@ -1,0 +1,2 @@
+\getenv password WORKER_PASSWORD
+ALTER ROLE worker LOGIN PASSWORD :'password';
