@@ -29,13 +29,8 @@ _BOOLS = {
 _EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 # A DSN says these, too: who gives one of the two by keyword does not mean the other's variable.
 _PLACE = {"host", "port", "dbname", "user", "password"}
-# Variables of this library, and of its tests, that are no settings of a cluster.
-NO_SETTINGS = {
-    "JOBSYNC_ASYNC_DEMO",
-    "JOBSYNC_EMBEDDED_POSTGRES",
-    "JOBSYNC_TEST_DSN",
-    "JOBSYNC_TEST_IMAGE",
-}
+# With these begin variables of this library, and of its tests, that are no settings of a cluster.
+NO_SETTINGS = ("JOBSYNC_ASYNC_", "JOBSYNC_EMBEDDED_", "JOBSYNC_TEST_")
 # What Kubernetes puts into a pod for each Service. One named "jobsync" even sets JOBSYNC_PORT.
 _OF_A_SERVICE = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_|PORT=tcp:")
 _ADVICE = (
@@ -104,7 +99,7 @@ def _given(prefix: str, known: Iterable[str], environ: Mapping[str, str]) -> dic
     """The variables that give settings."""
     if not prefix:
         raise ConfigError("prefix must not be empty: any variable would have to be a setting")
-    ours = {key for key in environ if key.startswith(prefix)} - NO_SETTINGS
+    ours = {key for key in environ if key.startswith(prefix) and not key.startswith(NO_SETTINGS)}
     if unknown := sorted(ours.difference(known)):
         raise ConfigError(_unknown(unknown[0], known))
     return {key: environ[key] for key in known if environ.get(key)}
