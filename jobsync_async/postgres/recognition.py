@@ -61,12 +61,17 @@ class Recognition(NamedTuple):
     timeline: bool = True
 
 
+# Whatever the role has set: what is refused would end the session.
+_ERRORS_END_STATEMENTS = b"SELECT pg_catalog.set_config('exit_on_error', 'off', %s)"
+
+
 async def recognise(
     connector: Connector, connection: Connection, schema: str, config: CoordinationConfig
 ) -> Queries:
     """Pin what the statements rely on, and find out by what the server is recognised: the
     statements that read that. Raises ConfigError or SchemaError where that cannot be found out."""
     queries = Queries(schema, config.appname, Readings(config.server_profile or "timeline"))
+    await connection.execute(_ERRORS_END_STATEMENTS, [connector.pooled])
     try:
         if connector.pooled:
             async with connection.transaction():  # a savepoint: what is refused ends it alone

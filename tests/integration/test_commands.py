@@ -299,6 +299,7 @@ async def test_init_tells_what_it_made(commands):
     assert "CREATE TABLE" in script["sql"]
 
 
+@pytest.mark.needs("timeline")
 async def test_contract_is_done_once_and_status_and_doctor_warn_of_versions_that_differ(
     commands, jobs, admin
 ):

@@ -134,6 +134,7 @@ def formatter() -> logging.Formatter:
     return names["JsonLines"]()
 
 
+@pytest.mark.needs("timeline")
 async def test_the_documented_formatter_writes_every_record_of_an_eventful_cluster(
     quick, caplog, formatter
 ):

@@ -545,6 +545,7 @@ def too_much(told: Sequence[tuple[float, Touched]], many: int) -> list[Touched]:
     ]
 
 
+@pytest.mark.needs("timeline")
 @pytest.mark.parametrize("work_mem", ["64kB", "4MB"])
 async def test_what_a_statement_touches_is_what_it_is_asked_for(tables, state, work_mem):
     told = await touched(tables, f"SET work_mem = '{work_mem}'")

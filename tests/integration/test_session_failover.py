@@ -11,10 +11,12 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from jobsync_async import CoordinationConfig, Job, StoreUnavailable
+from jobsync_async import CoordinationConfig, Job
 from jobsync_async.embedded import EmbeddedPostgres
 from tests.hands import hand
 from tests.mortals import mortals
+
+pytestmark = pytest.mark.needs("sessions")
 
 # By the protocol two seconds, on an idle machine; a lease would take fifteen.
 SOON_SEC = 4.0
@@ -208,9 +210,7 @@ async def test_a_lock_follows_its_worker_to_the_next_session_and_the_next_incarn
         with anyio.fail_after(5):
             while (await a.store.sessions.read()).sessions[0].held:
                 await asyncio.sleep(0.005)
-        with pytest.raises(StoreUnavailable):
-            await a.beat()
-        await a.beat()
+        await a.beat()  # in a session of its own, for the one that has ended is not used
         assert (await a.store.sessions.read()).sessions[0].held
         await a.store.membership.leave(a.me)
         a.me = a.me._replace(incarnation=uuid4())

@@ -29,6 +29,8 @@ from tests.hands import hand
 from tests.poolers import pgbouncer
 from tests.refusals import AURORA, FILE, POSITION, SYSTEM, allow_again, be_aurora, refuse
 
+pytestmark = pytest.mark.needs("timeline")
+
 TOKENS = 60
 
 

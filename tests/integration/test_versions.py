@@ -24,6 +24,8 @@ from tests.handling import nothing
 from tests.integration.test_schema import make_old
 from tests.poolers import pgbouncer
 
+pytestmark = pytest.mark.needs("timeline")
+
 OLD_HEARTBEAT = (
     "UPDATE sync_node SET beat = beat + 1, last_heartbeat = clock_timestamp() WHERE name = 'old'"
 )

@@ -42,11 +42,13 @@ SESSIONS = "sessions"
 NAMES = "names"
 LONG_IDLE = "long idle"
 STARTUP_OPTIONS = "startup options"
+TIMELINE = "timeline"
 NEEDS = {
     SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
     NAMES: "sessions that are known on the server by the application_name of one client",
     LONG_IDLE: "connections that stay, however long they are idle",
     STARTUP_OPTIONS: "the `options` of a DSN",
+    TIMELINE: "a server that says its timeline and its log's position, as workers of 0.1.0 need",
 }
 
 Front = Callable[[str], AbstractContextManager[str]]
@@ -99,6 +101,7 @@ PRODUCTS = {
         settings=_SELF_GRANT,
         role=_MANAGED,
         change=be_aurora,
+        lacks={TIMELINE: "Aurora does not tell its timeline; workers of 0.1.0 do not run there"},
     ),
     "pgbouncer-1.18": Product(
         "PgBouncer 1.18 of Debian 12 in transaction mode; it knows no prepared statements",
