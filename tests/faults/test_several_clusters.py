@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "several_clusters.py"
 CLUSTERS = ("NORTH", "EAST", "SOUTH")
 WORKERS = ("anna", "berta")
 MOST_SEC = 0.05
-"""The longest pause between two readings of a sensor. One follows the other after 20 ms."""
+"""The longest pause between two readings of a sensor. One follows the other after 10 ms."""
 LOOK_SEC = 5.0
 TIMES = {"HEARTBEAT_INTERVAL_SEC": "1", "HEARTBEAT_TIMEOUT_SEC": "4"}
 
@@ -95,7 +95,7 @@ def test_when_one_of_three_servers_dies_the_ids_of_the_others_go_on_without_a_pa
 ):
     """Prints the longest pauses; docs/scaling.md has those of one run."""
     dead, *alive = servers.values()
-    until(lambda: sum(read_since(server, 0) for server in servers.values()) == 12, 30)
+    until(lambda: sum(read_since(server, 0) for server in servers.values()) == 6, 30)
     per_cluster = {name: read_since(server, 0) for name, server in servers.items()}
     time.sleep(1)  # the second worker has joined everywhere, and tokens have moved
     found = {}
