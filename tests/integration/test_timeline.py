@@ -24,6 +24,7 @@ from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
+from tests import products
 from tests.clusters import cluster
 from tests.hands import hand
 from tests.poolers import pgbouncer
@@ -36,7 +37,7 @@ TOKENS = 60
 
 @contextmanager
 def superuser(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(dsn, autocommit=True) as admin:
+    with psycopg.connect(products.direct(dsn), autocommit=True) as admin:
         yield admin
 
 
@@ -189,6 +190,7 @@ def role(admin: psycopg.Connection[Any]) -> Iterator[str]:
         admin.execute(f"DROP ROLE {name}".encode())
 
 
+@pytest.mark.needs("superuser")
 @pytest.mark.parametrize("function", ["pg_control_system()", "pg_walfile_name(pg_lsn)"])
 async def test_a_role_without_the_rights_of_the_others_is_refused_and_harms_nobody(
     dsn, poor, settings, function
