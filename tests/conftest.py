@@ -142,9 +142,9 @@ def _still_connected(connection: psycopg.Connection[Any], name: str) -> list[str
 
 
 @pytest.fixture
-def direct_dsn(server: Server, dsn: str) -> str:
+def direct_dsn(dsn: str) -> str:
     """The test's database, as a superuser, with nothing in between."""
-    return server.direct(dsn)
+    return products.direct(dsn)
 
 
 @pytest.fixture

@@ -29,10 +29,6 @@ class Server:
         """The DSN that an application gets to a database, which a superuser reaches by `dsn`."""
         return make_conninfo(self.road, dbname=conninfo_to_dict(dsn)["dbname"])
 
-    def direct(self, dsn: str) -> str:
-        """The other way round."""
-        return make_conninfo(self.dsn, dbname=conninfo_to_dict(dsn)["dbname"])
-
     def __str__(self) -> str:
         with psycopg.connect(self.dsn) as connection:
             return f"PostgreSQL {connection.info.server_version // 10000}, {self.kind}"

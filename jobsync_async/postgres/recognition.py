@@ -29,6 +29,7 @@ from jobsync_async.core.server_profile import (
     refused_meanwhile,
     shared_storage,
 )
+from jobsync_async.errors import StoreUnavailable
 from jobsync_async.postgres.driver_errors import first_line
 from jobsync_async.postgres.sql import Queries
 
@@ -43,6 +44,8 @@ _REFUSED = (
     errors.FeatureNotSupported,
     errors.ObjectNotInPrerequisiteState,
 )
+# Of these, what is said by servers that are no plain PostgreSQL alone.
+_OF_SERVERS = (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState)
 _ASKING = {SYSTEM: "ask_system", POSITION: "ask_position", FILE: "ask_file", STARTED: "ask_started"}
 
 
@@ -166,12 +169,14 @@ def _tell(
 @asynccontextmanager
 async def named_refusals(connection: Connection, queries: Queries) -> AsyncIterator[None]:
     """Where a statement fails because the server refuses what makes its identity, say so. Raises
-    SchemaError."""
+    SchemaError; StoreUnavailable where it is refused no more."""
     try:
         yield
     except _REFUSED as error:
         asked = queries.readings.functions
         refusals = [refusal for name in asked if (refusal := await _ask(connection, queries, name))]
+        if not refusals and isinstance(error, _OF_SERVERS):
+            raise StoreUnavailable(f"{first_line(error)}; a moment later nothing was") from error
         if not refusals:
             raise
         raise refused_meanwhile(refusals, queries.readings) from error

@@ -261,6 +261,7 @@ async def test_a_crash_lets_no_cleanup_commit_anything_through_a_fence(kit, quic
         assert await cluster.even() == {"anna": 60, "berta": 60}
 
 
+@pytest.mark.needs("names")
 async def test_a_crash_sends_nothing_more(kit, admin):
     async with kit as cluster:
         anna, _ = await cluster.start("anna", "berta")

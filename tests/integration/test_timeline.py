@@ -14,16 +14,21 @@ from uuid import uuid4
 import anyio
 import psycopg
 import pytest
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError
+from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError, StoreUnavailable
 from jobsync_async.core.rows import Announcement
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.operations.doctor import examine
 from jobsync_async.operations.judgements import Check
+from jobsync_async.postgres.connection import Connection
+from jobsync_async.postgres.recognition import named_refusals
+from jobsync_async.postgres.sql import Queries
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
+from tests import products
 from tests.clusters import cluster
 from tests.hands import hand
 from tests.poolers import pgbouncer
@@ -36,7 +41,7 @@ TOKENS = 60
 
 @contextmanager
 def superuser(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(dsn, autocommit=True) as admin:
+    with psycopg.connect(products.direct(dsn), autocommit=True) as admin:
         yield admin
 
 
@@ -189,6 +194,7 @@ def role(admin: psycopg.Connection[Any]) -> Iterator[str]:
         admin.execute(f"DROP ROLE {name}".encode())
 
 
+@pytest.mark.needs("superuser")
 @pytest.mark.parametrize("function", ["pg_control_system()", "pg_walfile_name(pg_lsn)"])
 async def test_a_role_without_the_rights_of_the_others_is_refused_and_harms_nobody(
     dsn, poor, settings, function
@@ -324,6 +330,18 @@ async def test_a_function_that_is_refused_meanwhile_is_named_and_never_told_as_n
             with superuser(dsn) as admin:
                 allow_again(admin, POSITION)
             assert await jobs.even() == {"a": TOKENS}
+
+
+async def test_what_is_refused_no_more_when_it_is_asked_for_is_tried_again(dsn):
+    queries = Queries("public", "sync_")
+    async with await Connection.connect(dsn, autocommit=True) as connection:
+        for error in (errors.FeatureNotSupported, errors.ObjectNotInPrerequisiteState):
+            with pytest.raises(StoreUnavailable, match="a moment later nothing was"):
+                async with named_refusals(connection, queries):
+                    raise error("pg_current_wal_lsn() is switched off here")
+        with pytest.raises(errors.UndefinedFunction):
+            async with named_refusals(connection, queries):
+                raise errors.UndefinedFunction("another")
 
 
 # == for operators =================================================================================

@@ -23,7 +23,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async import config
 from jobsync_async.embedded import EmbeddedPostgres
@@ -43,11 +43,13 @@ NAMES = "names"
 LONG_IDLE = "long idle"
 STARTUP_OPTIONS = "startup options"
 TIMELINE = "timeline"
+SUPERUSER = "superuser"
 NEEDS = {
     SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
     NAMES: "sessions that are known on the server by the application_name of one client",
     LONG_IDLE: "connections that stay, however long they are idle",
     STARTUP_OPTIONS: "the `options` of a DSN",
+    SUPERUSER: "that applications log in as a superuser",
     TIMELINE: "a server that says its timeline and its log's position, as workers of 0.1.0 need",
 }
 
@@ -91,6 +93,7 @@ _SHARED = {
     NAMES: "a session has the name of the client that had it last",
 }
 _OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does not know"}
+_NO_SUPERUSER = {SUPERUSER: "applications have no superuser"}
 _MANAGED = "CREATEDB CREATEROLE"
 # What it makes, a role may also use, as before PostgreSQL 16.
 _SELF_GRANT = {"createrole_self_grant": "set, inherit"}
@@ -101,7 +104,10 @@ PRODUCTS = {
         settings=_SELF_GRANT,
         role=_MANAGED,
         change=be_aurora,
-        lacks={TIMELINE: "Aurora does not tell its timeline; workers of 0.1.0 do not run there"},
+        lacks={
+            **_NO_SUPERUSER,
+            TIMELINE: "Aurora does not tell its timeline; workers of 0.1.0 do not run there",
+        },
     ),
     "pgbouncer-1.18": Product(
         "PgBouncer 1.18 of Debian 12 in transaction mode; it knows no prepared statements",
@@ -128,13 +134,18 @@ PRODUCTS = {
         settings=_SELF_GRANT,
         role=_MANAGED,
         front=partial(middleman.running, mode="pinning", refuses_options=True),
-        lacks=_OPTIONS,
+        lacks={
+            **_OPTIONS,
+            **_NO_SUPERUSER,
+            NAMES: "a session has the name of the client that opened it",
+        },
     ),
     "supabase": Product(
         "Supabase's role, through Supavisor in session mode",
         settings=_SELF_GRANT,
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="session"),
+        lacks=_NO_SUPERUSER,
     ),
     "supabase-6543": Product(
         "Supabase's role, through Supavisor in transaction mode, whose sessions all have the name "
@@ -143,7 +154,7 @@ PRODUCTS = {
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="transaction", name="Supavisor"),
         config=_POLLING,
-        lacks=_SHARED,
+        lacks={**_SHARED, **_NO_SUPERUSER},
     ),
     "neon": Product(
         "Neon's role, on a server that is stopped after two idle seconds, with all its sessions, "
@@ -151,7 +162,7 @@ PRODUCTS = {
         settings=_SELF_GRANT,
         role=f"{_MANAGED} REPLICATION BYPASSRLS",
         front=partial(middleman.running, mode="session", suspend_sec=2.0, wake_sec=0.3),
-        lacks={LONG_IDLE: "idle sessions end when the server is suspended"},
+        lacks={**_NO_SUPERUSER, LONG_IDLE: "idle sessions end when the server is suspended"},
     ),
     "haproxy": Product(
         "HAProxy in TCP mode, which cuts connections that are idle for four seconds",
@@ -196,7 +207,23 @@ def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
                 attributes = f"LOGIN {product.role} PASSWORD '{PASSWORD}'"
                 connection.execute(f"CREATE ROLE {ROLE} {attributes}".encode())
             road = make_conninfo(road, user=ROLE, password=PASSWORD)
+        _roads[_place(road)] = postgres.dsn
         yield road
+
+
+_roads = dict[tuple[object, object], str]()
+
+
+def _place(dsn: str) -> tuple[object, object]:
+    parts = conninfo_to_dict(dsn)
+    return parts["host"], str(parts["port"])
+
+
+def direct(dsn: str) -> str:
+    """How a superuser reaches a database that applications reach by `dsn`, with nothing in
+    between."""
+    there = _roads.get(_place(dsn), dsn)
+    return make_conninfo(there, dbname=conninfo_to_dict(dsn)["dbname"])
 
 
 def own(product: Product | None, dsn: str) -> None:
