@@ -8,13 +8,13 @@ a pooler each transaction may meet another: there, each statement reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
 
 from jobsync_async.core.server_history import AdoptedHistory, ServerReading
-from jobsync_async.errors import ConfigError, StoreUnavailable
+from jobsync_async.errors import ConfigError
 from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.link import Link
 from jobsync_async.postgres.sql import Queries
@@ -108,11 +108,7 @@ class Failover:
                 await connection.execute(self._queries["condemn_history"], {**values, **here})
             ).rowcount == 1
 
-        try:
-            return await self._changes.run(work)
-        except StoreUnavailable:
-            self._changes.renew()
-            raise
+        return await self._change(work)
 
     async def begin(
         self, seen: ServerReading, known: AdoptedHistory | None, version: int, waited_sec: float
@@ -156,8 +152,15 @@ class Failover:
                 await connection.execute(self._queries["delete_all_nodes"])
             return row is not None
 
+        return await self._change(work)
+
+    async def _change(self, work: Callable[[Connection], Awaitable[bool]]) -> bool:
+        """Whether it was changed. Where it was not, or nobody knows, the connection may lead to
+        another server than the one that was seen: then the next one is fresh."""
+        changed = False
         try:
-            return await self._changes.run(work)
-        except StoreUnavailable:
-            self._changes.renew()
-            raise
+            changed = await self._changes.run(work)
+        finally:
+            if not changed:
+                self._changes.renew()
+        return changed

@@ -17,11 +17,12 @@ from jobsync_async.core.rows import Announcement
 from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.host.clock import lease_clock
+from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.statement_context import ServerChanged
 from jobsync_async.tasks.heartbeat import agree
 from jobsync_async.tasks.worker import Worker
 from tests.clusters import Cluster, cluster
-from tests.hands import hand
+from tests.hands import Hand, hand
 from tests.standbys import Standby, both
 
 TIMEOUT_SEC = 1.5
@@ -430,3 +431,29 @@ async def test_a_dsn_that_leads_to_a_standby_is_refused_with_the_remedy(standby,
     with pytest.raises(StoreUnavailable, match=r"a standby.*connect to the primary") as refused:
         await Job("a", config).start()
     assert "not available" not in str(refused.value)
+
+
+async def test_what_changed_nothing_may_have_led_elsewhere_so_the_next_try_is_by_a_fresh_connection(
+    dsn,
+):
+    """Two servers that take writes may stand beside each other, and no session to either ends."""
+
+    async def by(a: Hand) -> int:
+        return await a.store.failover._changes.run(pid)
+
+    async def pid(connection: Connection) -> int:
+        return connection.info.backend_pid
+
+    async with hand(settings(dsn), "a") as a:
+        await a.join()
+        seen, first = await a.store.failover.read_server(), await by(a)
+        assert await by(a) == first
+        others = seen._replace(generation=seen.generation + 1)
+        assert not await a.store.failover.begin(others, None, -1, TIMEOUT_SEC)
+        second = await by(a)
+        assert second != first
+        assert not await a.store.failover.condemn(others, None)
+        third = await by(a)
+        assert third not in (first, second)
+        assert await a.store.failover.condemn(seen, None)
+        assert await by(a) == third
