@@ -29,6 +29,7 @@ from jobsync_async.operations.certify.figures import (
     Statement,
     Waits,
 )
+from jobsync_async.operations.certify.trial import for_trial
 
 CONFIG = CoordinationConfig()
 LIMITS = Limits(CONFIG, 0.001)
@@ -224,6 +225,24 @@ def test_workers_are_counted_by_whatever_gives_out_first():
     # 0.1 s for 5,000 tokens: half of the time is what the bound allows for them
     assert reactions.most_tokens(CONFIG, 25_000) == 3 * 50_000
     assert reactions.most_tokens(CONFIG, 60_000) == 1_000_000
+
+
+def test_of_a_clusters_settings_the_trial_takes_the_way_and_the_times_and_nothing_else():
+    own = replace(
+        CONFIG,
+        dsn="host=db1",
+        heartbeat_timeout_sec=8,
+        heartbeat_interval_sec=2,
+        total_tokens=1_000_000,
+        rebalance_delay_sec=5,
+        predecessor="old_",
+        failover="session",
+    )
+    asked = {"dsn": "host=db1", "heartbeat_timeout_sec": 8, "heartbeat_interval_sec": 2}
+    assert for_trial(own, quick=False) == replace(CONFIG, **asked)
+    assert for_trial(own, quick=True).heartbeat_timeout_sec == 1.5
+    long = replace(CONFIG, heartbeat_timeout_sec=60)
+    assert for_trial(long, quick=False) == CONFIG
 
 
 def test_tables_of_a_real_cluster_are_never_taken():

@@ -30,7 +30,7 @@ from jobsync_async.operations.certify.figures import (
 from jobsync_async.operations.certify.ground import Ground
 from jobsync_async.operations.certify.hiring import Hired
 from jobsync_async.operations.certify.probes import Probes, Session
-from jobsync_async.operations.certify.trial import Trial, with_times
+from jobsync_async.operations.certify.trial import Trial, for_trial
 from jobsync_async.operations.certify.verdicts import Verdict
 from jobsync_async.operations.wording import count
 from jobsync_async.postgres.driver_errors import first_line, translated
@@ -86,7 +86,7 @@ class _Run:
         self._wish = wish
         self._tell = tell
         self._mark = urandom(6).hex()
-        config = with_times(wish.config, quick=wish.quick)
+        config = for_trial(wish.config, quick=wish.quick)
         own = f"{PREFIX}{self._mark}_"
         self._ground = Ground(
             replace(config, appname=wish.prefix or own),

@@ -19,6 +19,8 @@ from jobsync_async.operations.certify.worker import Orders
 
 FIRST = ("alpha", "beta", "gamma")
 ADDED = "delta"
+_MOST_TOKENS = 10_000
+_MOST_DELAY_SEC = 0.1
 _LASTING = 2  # sessions that a worker always has
 _LOOK_SEC = 0.02
 _WITHIN_SEC = 20.0
@@ -221,9 +223,16 @@ class Trial:
         await self.crew.ended(self._name(worker))
 
 
-def with_times(config: CoordinationConfig, *, quick: bool) -> CoordinationConfig:
-    """The configuration of the trial's workers: those times that are asked for, if a trial with
-    them is short enough."""
+def for_trial(config: CoordinationConfig, *, quick: bool) -> CoordinationConfig:
+    """The configuration of the trial's workers: of what is asked for, the way to the server, and
+    the times, if a trial with them is short enough. What else a cluster has is its own affair."""
+    config = replace(
+        config,
+        total_tokens=min(config.total_tokens, _MOST_TOKENS),
+        rebalance_delay_sec=min(config.rebalance_delay_sec, _MOST_DELAY_SEC),
+        predecessor=None,
+        failover="lease",
+    )
     if quick:
         return replace(
             config, heartbeat_interval_sec=0.3, heartbeat_timeout_sec=1.5, poll_interval_sec=0.1
