@@ -29,6 +29,7 @@ from psycopg import errors, sql
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.server_profile import readings_of
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
+from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import TakesNoWrites, remedy, translated
@@ -186,13 +187,20 @@ async def _set_up(
     unlocked = Queries("pg_catalog", config.appname)
     if connector.pooled:
         await connection.execute(unlocked["read_committed"])
-    schema = await _inspect(connection, unlocked, config, must_write=must_write)
+    schema = await _inspect(
+        connection, unlocked, config, connector.context.by, must_write=must_write
+    )
     connector.codec = codec_of(connection.info.parameter_status("server_encoding") or "UTF8")
     return await recognise(connector, connection, schema, config)
 
 
 async def _inspect(
-    connection: Connection, unlocked: Queries, config: CoordinationConfig, *, must_write: bool
+    connection: Connection,
+    unlocked: Queries,
+    config: CoordinationConfig,
+    worker: str,
+    *,
+    must_write: bool,
 ) -> str:
     """The schema that the tables are in."""
     server = await (await connection.execute(unlocked["inspect_server"])).fetchone()
@@ -212,12 +220,9 @@ async def _inspect(
         )
     asked = connection.info.get_parameters().get("application_name", "")
     if must_write and not keeps_name(asked, server.name):
-        logger.warning(
-            "sessions have the name %r on this server, not their worker's: %s",
-            server.name,
-            UNNAMED,
-            extra={"channel": config.channel},
-        )
+        log = WorkerLog(__name__, worker)
+        text = "sessions have the name %r on this server, not their worker's: %s"
+        log.warning(text, server.name, UNNAMED, channel=config.channel)
     schema = config.schema or server.schema
     if schema is None:
         raise SchemaError(

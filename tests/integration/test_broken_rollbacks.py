@@ -10,6 +10,7 @@ from jobsync_async import StoreUnavailable
 from jobsync_async.postgres.driver_errors import translated
 
 
+@pytest.mark.needs("names")
 async def test_a_connection_that_breaks_at_a_rollback_is_an_outage_like_any_other(dsn, admin):
     connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
     async with connection:

@@ -406,6 +406,7 @@ async def test_what_is_only_to_be_known_is_told_and_is_no_failure(commands, jobs
     assert (run["failed"], run["all_counted"], run["run_by"], aside) == (9, True, [], 1)
 
 
+@pytest.mark.needs("names")
 async def test_of_a_worker_that_is_late_it_is_told_whether_it_is_connected(commands, jobs, admin):
     await jobs.start("anna", "berta")
     await jobs.even()

@@ -10,6 +10,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from jobsync_async import CoordinationConfig, Job
 from jobsync_async.postgres.sql import TABLES
 
+pytestmark = pytest.mark.needs("startup options")
+
 FUNCTIONS = {
     "current_schema()": "name",
     "pg_is_in_recovery()": "boolean",

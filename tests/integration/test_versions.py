@@ -91,6 +91,7 @@ async def columns(admin, table: str) -> set[str]:
     return {name for (name,) in await rows.fetchall()}
 
 
+@pytest.mark.needs("names")
 async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(
     dsn, admin, make_config, monkeypatch
 ):

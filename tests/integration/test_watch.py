@@ -10,6 +10,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from jobsync_async import Job
 from jobsync_async.testing import Cluster
 from tests.clusters import cluster
@@ -87,6 +89,7 @@ def at(lines: list[str], pattern: str) -> int:
     return next((n for n, line in enumerate(lines) if re.search(pattern, line)), len(lines))
 
 
+@pytest.mark.needs("names")
 async def test_the_screen_shows_first_what_is_wrong(make_config, admin, dsn):
     async with trouble(make_config, admin) as jobs, Pane([*WATCH, dsn]) as pane:
         lines = await pane.shows(lambda lines: "scroll, q ends" in lines[-1])

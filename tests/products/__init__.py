@@ -46,7 +46,7 @@ TIMELINE = "timeline"
 SUPERUSER = "superuser"
 NEEDS = {
     SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
-    NAMES: "sessions that are known on the server by the application_name of one client",
+    NAMES: "sessions that are known on the server by the name and the number of one client",
     LONG_IDLE: "connections that stay, however long they are idle",
     STARTUP_OPTIONS: "the `options` of a DSN",
     SUPERUSER: "that applications log in as a superuser",
