@@ -54,14 +54,13 @@ class Recognition(NamedTuple):
 
     Attributes:
         queries: the statements, which read that.
-        evidence: what shows that its storage is shared; None where nothing was found, or looked
-            for.
+        evidence: what shows that its storage is shared; None where nothing does.
         timeline: whether it says its timeline.
     """
 
     queries: Queries
-    evidence: str | None = None
-    timeline: bool = True
+    evidence: str | None
+    timeline: bool
 
 
 # Whatever the role has set: what is refused would end the session.
