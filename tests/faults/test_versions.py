@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from jobsync_async import __version__
+from jobsync_async.core.server_history import UNSAID_TIMEOUT_SEC
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.postgres.sql import LAYOUT, TOO_OLD
 from tests.faults.conftest import QUICK, STEADY, MakeFleet, make_database
@@ -166,7 +167,9 @@ def test_a_worker_of_0_1_0_is_refused_once_the_tables_are_contracted_also_one_th
     refused = contract(old_dsn)
     assert (refused.returncode, "old (0.1.0)" in refused.stderr) == (1, True), refused
     fleet.stop("old")
-    fleet.until(lambda: fleet.by_age() == ["new"], 15, "the one that sleeps is expired")
+    # It says no timeout of its own, so it is judged by the longest that it can have.
+    sec = UNSAID_TIMEOUT_SEC + 5
+    fleet.until(lambda: fleet.by_age() == ["new"], sec, "the one that sleeps is expired")
     assert contract(old_dsn).returncode == 0
     fleet["old"].resume()
     assert TOO_OLD in last_words(fleet, "old")
