@@ -37,6 +37,8 @@ from tests.refusals import AURORA, FILE, POSITION, SYSTEM, allow_again, be_auror
 pytestmark = pytest.mark.needs("timeline")
 
 TOKENS = 60
+CALM = {"heartbeat_interval_sec": 0.5, "heartbeat_timeout_sec": 8}
+"""For what is not about a lease that ends."""
 
 
 @contextmanager
@@ -116,7 +118,7 @@ async def test_a_failover_on_shared_storage_stops_nobody_and_begins_nothing():
     with EmbeddedPostgres() as server:
         with superuser(server.dsn) as admin:
             be_aurora(admin)
-        times = {"heartbeat_interval_sec": 0.5, "heartbeat_timeout_sec": 8}
+        times = CALM
         config = CoordinationConfig(dsn=server.dsn, total_tokens=TOKENS, **times)
         async with cluster(config) as jobs:
             await jobs.start("a", "b")
@@ -201,18 +203,18 @@ async def test_a_role_without_the_rights_of_the_others_is_refused_and_harms_nobo
 ):
     with superuser(dsn) as admin:
         admin.execute(f"REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC".encode())
-    async with cluster(settings()) as jobs:
+    async with cluster(settings(**CALM)) as jobs:
         await jobs.start("a")
         held, identity = jobs["a"].my_tokens, recorded(dsn)
         with pytest.raises(SchemaError) as refused:
-            await Job("b", settings(dsn=poor)).start()
+            await Job("b", settings(**CALM, dsn=poor)).start()
         assert f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO" in str(refused.value)
         with pytest.raises((ConfigError, SchemaError)):
-            await Job("b", settings(dsn=poor, server_profile="start-time")).start()
+            await Job("b", settings(**CALM, dsn=poor, server_profile="start-time")).start()
         assert (jobs["a"].my_tokens, recorded(dsn)) == (held, identity)
         with superuser(dsn) as admin:
             admin.execute(f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO PUBLIC".encode())
-        jobs.config = settings(dsn=poor)
+        jobs.config = settings(**CALM, dsn=poor)
         await jobs.start("b")
         assert await jobs.even() == {"a": 30, "b": 30}
         assert recorded(dsn) == identity
@@ -224,10 +226,10 @@ async def test_roles_of_different_rights_make_one_identity_whoever_begins(
     """The one that may ask for less has begun: the other asks for no more."""
     with superuser(dsn) as admin:
         admin.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
-    async with cluster(settings(dsn=poor, server_profile="shared-storage")) as jobs:
+    async with cluster(settings(**CALM, dsn=poor, server_profile="shared-storage")) as jobs:
         await jobs.start("a")
         assert "does not say its system identifier (permission denied" in caplog.text
-        jobs.config = settings()
+        jobs.config = settings(**CALM)
         await jobs.start("b")
         assert await jobs.even() == {"a": 30, "b": 30}
         seen = {name: job.metrics.heartbeats for name, job in jobs.jobs.items()}
