@@ -305,6 +305,14 @@ async def test_a_new_generation_is_begun_once_and_only_over_what_was_seen(config
         assert freed == (TOKENS, now.generation << 32)
 
 
+async def test_nobody_makes_a_row_unfit_that_was_begun_elsewhere(config, admin):
+    async with hand(config, "a") as a:
+        await admin.execute("UPDATE sync_cluster SET server_identity = 'elsewhere'")
+        assert not await a.store.failover.condemn(await a.store.failover.read_server(), None)
+        rows = await admin.execute("SELECT server_identity FROM sync_cluster")
+        assert await rows.fetchone() == ("elsewhere",)
+
+
 async def test_no_generation_is_begun_over_a_row_that_looks_the_same_but_went_on(config, admin):
     async with hand(config, "a") as a, hand(config, "b") as b:
         await a.join()

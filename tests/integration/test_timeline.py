@@ -299,6 +299,26 @@ async def test_what_the_server_refuses_by_now_is_condemned_waited_for_and_begun_
         ]
 
 
+async def test_whoever_has_asked_before_the_server_refused_acts_no_more_while_others_wait(
+    dsn, settings
+):
+    async with hand(settings(), "a") as a:
+        await a.join()
+        assert await a.beat() is not None
+        with superuser(dsn) as admin:
+            be_aurora(admin)
+        assert await a.beat() is not None, "its connection knows the answer from before"
+        async with hand(settings(), "b") as b, anyio.create_task_group() as group:
+            worker = Worker(settings(), "b", Announcement(), lease_clock)
+            group.start_soon(agree, worker, b.store.failover)
+            with anyio.fail_after(5):
+                while recorded(dsn) != "None":
+                    await asyncio.sleep(0.01)
+            assert await a.beat() is None
+            assert worker.history is None
+            group.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooler"])
 async def test_a_function_that_is_refused_meanwhile_is_named_and_never_told_as_not_available(
     dsn, settings, caplog, pooled

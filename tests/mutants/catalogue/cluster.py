@@ -232,7 +232,7 @@ MUTANTS = (
         QUERIES,
         "  AND (%(unreadable)s OR server_identity = coalesce(",
         "  AND (true OR server_identity = coalesce(",
-        STATEMENTS,
+        FAILOVER,
     ),
     # -- versions ----------------------------------------------------------------------------------
     Mutant(
