@@ -6,16 +6,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobsync_async.embedded import _free_port
+from tests.poolers import await_reachable
 
 # As HAProxy's own documentation has it for TCP, but for the times.
 _CONFIG = """
@@ -60,15 +59,7 @@ def haproxy(dsn: str, *, idle_sec: float) -> Iterator[str]:
         )
     try:
         through = make_conninfo(dsn, host="127.0.0.1", port=port)
-        deadline = time.monotonic() + 10
-        while True:
-            with suppress(psycopg.OperationalError):
-                psycopg.connect(through, connect_timeout=2).close()
-                break
-            assert process.poll() is None and time.monotonic() < deadline, (
-                folder / "output"
-            ).read_text()
-            time.sleep(0.02)
+        await_reachable(through, process, folder / "output")
         yield through
     finally:
         process.kill()

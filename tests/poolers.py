@@ -82,6 +82,17 @@ def pgbouncer_for_all(dsn: str, *, mode: str, **settings: object) -> Iterator[st
         yield through
 
 
+def await_reachable(through: str, process: subprocess.Popen[bytes], output: Path) -> None:
+    """Wait until a server can be reached through a process, which has to live until then."""
+    deadline = time.monotonic() + 10
+    while True:
+        with suppress(psycopg.OperationalError):
+            psycopg.connect(through, connect_timeout=2).close()
+            return
+        assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.02)
+
+
 @contextmanager
 def _running(database, server, mode, size, settings, secret=None):
     port, as_user = _free_port(), _unprivileged()
@@ -103,19 +114,8 @@ def _running(database, server, mode, size, settings, secret=None):
             [program(), config], stdout=output, stderr=output, cwd=directory, **as_user
         )
 
-    def ready(through: str) -> None:
-        deadline = time.monotonic() + 10
-        while True:
-            with suppress(psycopg.OperationalError):
-                psycopg.connect(through, connect_timeout=2).close()
-                return
-            assert process.poll() is None and time.monotonic() < deadline, (
-                directory / "output"
-            ).read_text()
-            time.sleep(0.02)
-
     try:
-        yield port, ready
+        yield port, lambda through: await_reachable(through, process, directory / "output")
     finally:
         process.kill()
         process.wait()

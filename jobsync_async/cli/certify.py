@@ -32,8 +32,9 @@ from jobsync_async.operations.certify.crew import CertifyFailed
 from jobsync_async.operations.certify.figures import Statement
 from jobsync_async.operations.certify.run import certify as run
 from jobsync_async.operations.certify.verdicts import Verdict, ms
+from jobsync_async.operations.judgements import Check
 
-STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 @app.command()
@@ -109,13 +110,16 @@ def rendered(certificate: Certificate) -> RenderableType:
 def _checks(checks: Sequence[Verdict]) -> Table:
     shown = table("check", "status", "measured", "limit")
     for check in checks:
-        found = Text(check.found)
-        if check.advice:
-            found.append(f"\n→ {check.advice}", style="italic")
-        shown.add_row(
-            check.name, Text(check.status, style=STYLES[check.status]), found, check.limit
-        )
+        shown.add_row(check.name, *judged(check), check.limit)
     return shown
+
+
+def judged(check: Check | Verdict) -> tuple[Text, Text]:
+    """The status, and what was found with the advice below it: two cells of a table."""
+    found = Text(check.found)
+    if check.advice:
+        found.append(f"\n→ {check.advice}", style="italic")
+    return Text(check.status, style=_STYLES[check.status]), found
 
 
 def _statements(statements: Sequence[Statement]) -> Table:

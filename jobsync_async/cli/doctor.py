@@ -71,8 +71,5 @@ def rendered(checks: Sequence[Check]) -> RenderableType:
     """The findings, for people."""
     shown = table("check", "status", "found")
     for check in checks:
-        found = Text(check.found)
-        if check.advice:
-            found.append(f"\n→ {check.advice}", style="italic")
-        shown.add_row(check.name, Text(check.status, style=certifying.STYLES[check.status]), found)
+        shown.add_row(check.name, *certifying.judged(check))
     return shown

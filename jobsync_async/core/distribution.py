@@ -54,7 +54,7 @@ class Distribution:
     """What one rebalance writes.
 
     Attributes:
-        names: receivers' names, which the moves refer to.
+        numbers: receivers by name; the moves refer to them by these numbers.
         create: tokens that have no row yet. assign: tokens that no live worker owns. given: tokens
             of this leader that it has let go of. revoke: tokens of live workers, with the receiver,
             `NOBODY`, or none when they stay after all.
@@ -74,7 +74,7 @@ class Distribution:
     planned_joined: int
     causes: Sequence[int] = ()
     kind: str = "joined"
-    names: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
     create: Moves = field(default_factory=Moves)
     assign: Moves = field(default_factory=Moves)
     given: Moves = field(default_factory=Moves)
@@ -83,7 +83,11 @@ class Distribution:
     first: bool = False
     awaited: bool = False
     concerned: set[str | None] = field(default_factory=set)
-    _numbers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The receivers, in the order of their numbers."""
+        return list(self.numbers)
 
     def write(
         self, kind: str, giver: str | None, receiver: str | None, tokens: Sequence[int]
@@ -91,9 +95,7 @@ class Distribution:
         """These are to be written in one way, which is named as the attribute for it."""
         number = 0
         if receiver is not None:
-            number = self._numbers.setdefault(receiver, len(self._numbers) + 1)
-            if number > len(self.names):
-                self.names.append(receiver)
+            number = self.numbers.setdefault(receiver, len(self.numbers) + 1)
         moves: Moves = getattr(self, kind)
         moves.add(number, tokens)
         if kind != "revoke" or receiver is not None:  # else they stay after all
@@ -101,7 +103,7 @@ class Distribution:
 
     def for_somebody(self) -> list[int]:
         """Tokens that are to be revoked for another worker."""
-        nobody = {0, *(n for n, name in enumerate(self.names, 1) if name == NOBODY)}
+        nobody = {0, self.numbers.get(NOBODY, 0)}
         moves = zip(self.revoke.token_ids, self.revoke.receivers, strict=True)
         return [token for token, receiver in moves if receiver not in nobody]
 

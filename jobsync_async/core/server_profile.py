@@ -121,6 +121,15 @@ class Readings(NamedTuple):
         read = ("system identifier" if self.system else "", PROFILES[self.profile].mark, "database")
         return f"{', '.join(filter(None, read))} and table"
 
+    @property
+    def advice(self) -> str:
+        """What would let more be recognised, for people; empty for nothing."""
+        return (
+            ""
+            if self.system
+            else "let the workers' role call pg_control_system(), if that can be had"
+        )
+
 
 BY_TIMELINE = Readings()
 """What most servers are recognised by, and all were by 0.1.0."""

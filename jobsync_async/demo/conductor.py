@@ -3,9 +3,6 @@ database, what was promised."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -29,6 +26,7 @@ from jobsync_async.demo.worker import Orders
 from jobsync_async.embedded import EmbeddedPostgres
 from jobsync_async.errors import JobSyncError
 from jobsync_async.host.finishing import finish_first
+from jobsync_async.host.orders import start_process
 from jobsync_async.postgres.connection import Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.schema import open_schema
@@ -217,14 +215,8 @@ class Demo:
         orders = Orders(
             name, self._dsn, self._tables.schema, config.appname, minimum_nodes, self._folder
         )
-        self._processes[name] = await anyio.open_process(
-            [sys.executable, "-m", "jobsync_async.demo.worker"],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, **orders.to_environment()},
-            # Ctrl-C at the terminal is for the conductor, which ends its workers in turn
-            start_new_session=True,
+        self._processes[name] = await start_process(
+            "jobsync_async.demo.worker", orders, stdout=self._log, stderr=self._log
         )
 
     async def _kill(self, name: str) -> None:

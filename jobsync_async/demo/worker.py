@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import lzma
-import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -19,22 +17,21 @@ from psycopg_pool import AsyncConnectionPool
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.server_profile import ANY_SERVER
 from jobsync_async.demo import tables
+from jobsync_async.host.orders import StartOrders
 from jobsync_async.job import Job
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.work.claims import Claim
-
-VARIABLE = "JOBSYNC_ASYNC_DEMO"
-"""The environment variable that tells a worker what to do: an environment, unlike arguments, is not
-for everybody to see."""
 
 _ONE_BY_ONE = 1
 _LIMIT_SEC = 10.0
 
 
 @dataclass(frozen=True)
-class Orders:
+class Orders(StartOrders):
     """What the conductor tells a worker."""
+
+    VARIABLE = "JOBSYNC_ASYNC_DEMO"
 
     name: str
     dsn: str
@@ -54,13 +51,6 @@ class Orders:
             heartbeat_interval_sec=0.4,
             heartbeat_timeout_sec=2,
         )
-
-    def to_environment(self) -> dict[str, str]:
-        return {VARIABLE: json.dumps(asdict(self))}
-
-    @classmethod
-    def from_environment(cls) -> Orders:
-        return cls(**json.loads(os.environ[VARIABLE]))
 
 
 async def checksum(

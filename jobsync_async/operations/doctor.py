@@ -7,7 +7,6 @@ left out.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -20,7 +19,7 @@ from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import ConfigError, SchemaError, StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
-from jobsync_async.operations.places import HOW, tried
+from jobsync_async.operations.places import HOW, reached, tried
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
@@ -63,6 +62,15 @@ async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
                     return
 
 
+def rights_asked(queries: Queries) -> dict[str, Any]:
+    """The parameters of `doctor_rights`."""
+    return {
+        "schema": queries.schema,
+        "tables": [queries.appname + table for table in TABLES],
+        "needed": [" ".join(WORKER_WRITES[table]) for table in TABLES],
+    }
+
+
 class _Patient:
     """One cluster under examination."""
 
@@ -80,10 +88,8 @@ class _Patient:
         (found,) = await self._fetch("doctor_server")
         info = self._connection.info
         self._through_pooler = found.backend_pid != info.backend_pid
-        where = f"{found.role}@{info.host}:{info.port}/{found.database}"
-        encrypted = "TLS" if self._connection.pgconn.ssl_in_use else "not encrypted"
         return [
-            Check("connection", "ok", f"{where}, {encrypted}"),
+            Check("connection", "ok", reached(self._connection, found)),
             judge.version(found.version, found.version_num),
             judge.writable(standby=found.standby, read_only=found.read_only),
             judge.encoding(found.encoding),
@@ -137,10 +143,8 @@ class _Patient:
             await self._execute(
                 sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes()
             )
-            deadline = began + self._config.statement_limit_sec
-            while not listener.notifications and time.perf_counter() < deadline:
-                await listener.wait(asyncio.Event(), deadline - time.perf_counter())
-            took = time.perf_counter() - began if listener.notifications else None
+            heard = await listener.heard_in_time(1, self._config.statement_limit_sec)
+            took = time.perf_counter() - began if heard else None
         finally:
             await listener.close()
         return [judge.push(took, through_pooler=self._through_pooler)]
@@ -148,12 +152,10 @@ class _Patient:
     async def tables(self) -> list[Check]:
         """Whether they are there, of this version, may be used, and are of a sound size."""
         await self._resolve_schema()
-        schema, names = self._queries.schema, [self._config.appname + table for table in TABLES]
+        asked = rights_asked(self._queries)
+        schema, names = asked["schema"], asked["tables"]
         uses = await self._fetch("doctor_may_use", {"schema": schema})
-        needed = [" ".join(WORKER_WRITES[table]) for table in TABLES]
-        rights = await self._fetch(
-            "doctor_rights", {"schema": schema, "tables": names, "needed": needed}
-        )
+        rights = await self._fetch("doctor_rights", asked)
         missing = sorted(set(names) - {right.table for right in rights})
         checks = [judge.tables(schema, missing, len(names), schema_exists=bool(uses))]
         if missing:

@@ -16,6 +16,7 @@ from jobsync_async.runtime.cluster_status import versions as workers_versions
 from jobsync_async.runtime.cluster_status import warnings as version_warnings
 from jobsync_async.types import NodeInfo
 
+NO_START = "without it no worker starts"
 _MUCH_OF_LIMIT = 0.2
 _CLOCK_SEC = 2.0
 _LONG_TRANSACTION_SEC = 300
@@ -115,15 +116,12 @@ def recognition(
     if profile.name == "start-time" and timeline and setting is not None:
         advice = "this server says its timeline: without server_profile a restart stops nobody"
         return Check("failover", "warn", found, advice)
-    if not readings.system:
-        advice = "let the workers' role call pg_control_system(), if that can be had"
-        return Check("failover", "warn", found, advice)
-    return Check("failover", "ok", found)
+    return Check("failover", "warn" if readings.advice else "ok", found, readings.advice)
 
 
 def unrecognised(error: ConfigError | SchemaError) -> Check:
     """It cannot be found out by what the server is recognised; the error says what to do."""
-    return Check("failover", "fail", str(error), "without it no worker starts")
+    return Check("failover", "fail", str(error), NO_START)
 
 
 def connections(used: int, most: int) -> Check:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from psycopg import pq
+from typing import Any
+
+from psycopg import AsyncConnection, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from jobsync_async.config import CoordinationConfig
@@ -32,6 +34,17 @@ def tried(config: CoordinationConfig) -> str:
     }
     named = ", ".join(f"{name} {part}" for name, part in parts.items() if part)
     return named if host else f"a local socket, {named}"
+
+
+def reached(connection: AsyncConnection[Any], found: Any) -> str:
+    """Where a connection leads, as what role, and whether it is encrypted.
+
+    Args:
+        found: the row of `doctor_server`.
+    """
+    info = connection.info
+    encrypted = "TLS" if connection.pgconn.ssl_in_use else "not encrypted"
+    return f"{found.role}@{info.host}:{info.port}/{found.database}, {encrypted}"
 
 
 def why(error: StoreError) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -133,6 +134,14 @@ class Listener(Hearing):
                 timer.cancel()
         if readable.is_set():
             self._consume()
+
+    async def heard_in_time(self, wanted: int, seconds: float) -> bool:
+        """Wait until so many notifications have come in all, for so long at most; whether they
+        have. Raises StoreUnavailable when the connection broke."""
+        deadline = time.perf_counter() + seconds
+        while self.notifications < wanted and (left := deadline - time.perf_counter()) > 0:
+            await self.wait(asyncio.Event(), left)
+        return self.notifications >= wanted
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `work` with the connection, not cancelled and bounded in time. Raises

@@ -362,7 +362,7 @@ class Calls:
     ) -> None:
         def decide(reading: Reading) -> Distribution:
             return Distribution(
-                "why", 3, 4, WORKERS, names=["w1", "w2"],
+                "why", 3, 4, WORKERS, numbers={"w1": 1, "w2": 2},
                 assign=Moves(list(assign), [1] * len(assign)),
                 given=Moves(list(given), [1] * len(given)),
                 revoke=Moves(list(revoke), [2] * len(revoke)),

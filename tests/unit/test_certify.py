@@ -15,7 +15,6 @@ from jobsync_async.operations.certify.certificate import Certificate, Wish
 from jobsync_async.operations.certify.failover import failover
 from jobsync_async.operations.certify.figures import (
     STRENGTHS,
-    Bound,
     ClockReading,
     Fencing,
     Keys,
@@ -27,6 +26,7 @@ from jobsync_async.operations.certify.figures import (
     Room,
     Settings,
     Statement,
+    TimeOut,
     Waits,
 )
 from jobsync_async.operations.certify.trial import for_trial
@@ -95,9 +95,9 @@ CHECKS = [
     (verdicts.sequence([1, 2, 3]), "ok"),
     (verdicts.sequence([1, 101, 2]), "warn"),
     (verdicts.sequence([1, 2, 2]), "fail"),
-    (verdicts.bound(Bound("lock_timeout", 0.2, 0.21)), "ok"),
-    (verdicts.bound(Bound("lock_timeout", 0.2, 1.3)), "warn"),
-    (verdicts.bound(Bound("lock_timeout", 0.2, None)), "fail"),
+    (verdicts.bound(TimeOut("lock_timeout", 0.2, 0.21)), "ok"),
+    (verdicts.bound(TimeOut("lock_timeout", 0.2, 1.3)), "warn"),
+    (verdicts.bound(TimeOut("lock_timeout", 0.2, None)), "fail"),
     (verdicts.clocks(clocks())[0], "ok"),
     (verdicts.clocks(clocks(offset=-3600))[0], "warn"),
     (verdicts.clocks(clocks(step=0.7))[0], "warn"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -17,27 +15,15 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process, TaskGroup
 
 from jobsync_async.errors import JobSyncError
+from jobsync_async.host.orders import start_process
 from jobsync_async.host.task_groups import task_group
-from jobsync_async.operations.certify.worker import Orders
+from jobsync_async.operations.certify.worker import TrialOrders
 
 _MOST_OF_LOG = 3000
 
 
 class CertifyFailed(JobSyncError):
     """The trial could not go on. The message says why."""
-
-
-async def start_process(module: str, environment: dict[str, str], log: IO[bytes] | None) -> Process:
-    """A process of ours that ends when this one does: its standard input is closed then."""
-    return await anyio.open_process(
-        [sys.executable, "-m", f"{__package__}.{module}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        env={**os.environ, **environment},
-        # Ctrl-C at the terminal is for whoever certifies, which ends its processes in turn
-        start_new_session=True,
-    )
 
 
 async def lines_of(stream: ByteReceiveStream | None) -> AsyncIterator[dict[str, Any]]:
@@ -72,9 +58,11 @@ class Crew:
         self._failure: str | None = None
         self._news = anyio.Event()
 
-    async def start(self, orders: Orders) -> None:
+    async def start(self, orders: TrialOrders) -> None:
         """Start a worker; `heard` tells how far it is."""
-        process = await start_process("worker", orders.to_environment(), self._log)
+        process = await start_process(
+            f"{__package__}.worker", orders, stdout=subprocess.PIPE, stderr=self._log
+        )
         self._processes[orders.name] = process
         self._group.start_soon(self._listen, orders.name, process)
 

@@ -16,8 +16,7 @@ def failover(readings: Readings, settings: Settings, hosts: int) -> Verdict:
     """
     profile = PROFILES[readings.profile]
     lost, advice = _losses(settings) if not profile.shared_storage else ("", "")
-    if not readings.system and not advice:
-        advice = "let the workers' role call pg_control_system(), if that can be had"
+    advice = advice or readings.advice
     if hosts == 1 and settings.replicas and not advice and not profile.shared_storage:
         advice = "name all hosts in the DSN, or let its one name lead to the new primary"
     parts = [

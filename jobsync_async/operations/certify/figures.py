@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jobsync_async.config import CoordinationConfig
 
 STRENGTHS = ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE")
 """Of a row's lock, the weakest first."""
+_TRIPS = 20
+"""As many round trips a reaction takes at most."""
 
 
 class Latency(NamedTuple):
@@ -104,7 +106,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Bound:
+class TimeOut:
     """A time-out that was set, and after how long the server acted on it; None: not at all."""
 
     setting: str
@@ -223,11 +225,10 @@ class Limits:
     config: CoordinationConfig
     trip_sec: float
     seen: bool = True
-    _trips: int = field(default=20, init=False)
 
     def _of(self, seconds: float) -> float:
         polled = 0.0 if self.config.notify else 3 * self.config.poll_interval_sec
-        return seconds + self._trips * self.trip_sec + polled
+        return seconds + _TRIPS * self.trip_sec + polled
 
     @property
     def join_sec(self) -> float:

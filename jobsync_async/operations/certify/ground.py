@@ -18,11 +18,13 @@ from jobsync_async.operations.certify.figures import Pushes
 from jobsync_async.operations.certify.janitor import Duty
 from jobsync_async.operations.certify.probes import Probes
 from jobsync_async.operations.certify.verdicts import Verdict, ms
+from jobsync_async.operations.doctor import rights_asked
+from jobsync_async.operations.places import reached
 from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.pooler import shares_sessions
 from jobsync_async.postgres.schema import open_schema
-from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
+from jobsync_async.postgres.sql import TABLES, Queries
 
 PATIENCE_SEC = 10.0
 """For so long a statement of the certification itself may take."""
@@ -31,7 +33,7 @@ _HELP = (
     f"let an administrator run `jobsync-async init --appname {PREFIX} --role ROLE`, then certify "
     f"with --prefix {PREFIX}; or give a --schema in which this role may make tables"
 )
-_UNRECOGNISED = "without it no worker starts: certify with --server-profile, as workers are to have"
+_UNRECOGNISED = f"{judgements.NO_START}: certify with --server-profile, as workers are to have"
 
 
 class Ground:
@@ -84,12 +86,10 @@ class Ground:
         with translated():
             (about,) = await self._fetch(connection, "doctor_server")
             (where,) = await self._fetch(connection, "inspect_server")
-        info = connection.info
-        encrypted = "TLS" if connection.pgconn.ssl_in_use else "not encrypted"
         schema = self.config.schema or where.schema or "public"
         self.config = replace(self.config, schema=schema)
         self.queries = Queries(schema, self.config.appname)
-        self._behind_pooler = about.backend_pid != info.backend_pid
+        self._behind_pooler = about.backend_pid != connection.info.backend_pid
         self.shared = await shares_sessions(self.connector, connection)
         if not self.config.notify:
             why = "polling was asked for, so workers look every poll_interval_sec"
@@ -98,10 +98,7 @@ class Ground:
             self._poll(Pushes(None))
         if self.connector.pooled:  # it was opened before that was known
             connection.prepare_threshold = None
-        return (
-            f"PostgreSQL {about.version}, {about.role}@{info.host}:{info.port}/{about.database}, "
-            f"{encrypted}"
-        )
+        return f"PostgreSQL {about.version}, {reached(connection, about)}"
 
     def duty(self) -> Duty:
         """What is to be removed in the end."""
@@ -144,13 +141,8 @@ class Ground:
             self.config = replace(self.config, **settings)
 
     async def _rights(self, connection: Connection) -> list[Any]:
-        values = {
-            "schema": self.queries.schema,
-            "tables": [self.config.appname + table for table in TABLES],
-            "needed": [" ".join(WORKER_WRITES[table]) for table in TABLES],
-        }
         with translated():
-            return await self._fetch(connection, "doctor_rights", values)
+            return await self._fetch(connection, "doctor_rights", rights_asked(self.queries))
 
     async def require_push(self, probes: Probes) -> None:
         """Whether a notification comes at all, before workers rely on it."""

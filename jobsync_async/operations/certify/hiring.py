@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,8 @@ import anyio.to_thread
 from anyio.abc import Process
 
 from jobsync_async.errors import StoreUnavailable
-from jobsync_async.operations.certify.crew import CertifyFailed, lines_of, start_process
+from jobsync_async.host.orders import start_process
+from jobsync_async.operations.certify.crew import CertifyFailed, lines_of
 from jobsync_async.operations.certify.figures import Left
 from jobsync_async.operations.certify.janitor import Duty, Janitor
 
@@ -33,7 +35,9 @@ class Hired:
 
         Raises CertifyFailed when another run uses the tables, or StoreUnavailable.
         """
-        hired = cls(duty, await start_process("janitor", duty.to_environment(), None))
+        module = f"{__package__}.janitor"
+        process = await start_process(module, duty, stdout=subprocess.PIPE, stderr=None)
+        hired = cls(duty, process)
         told = {"event": "failed", "error": "it does not answer"}
         with anyio.move_on_after(_READY_WITHIN_SEC):
             told = await anext(hired._lines, {"event": "failed", "error": "it ended by itself"})

@@ -26,9 +26,9 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from jobsync_async.host.orders import StartOrders
 from jobsync_async.operations.certify.certificate import PREFIX
 from jobsync_async.operations.certify.figures import Left
-from jobsync_async.operations.certify.worker import VARIABLE
 from jobsync_async.postgres.sql import TABLES
 
 _OWN = re.compile(rf"{PREFIX}[0-9a-f]{{12}}_", re.ASCII)
@@ -68,7 +68,7 @@ class Taken(Exception):
 
 
 @dataclass(frozen=True)
-class Duty:
+class Duty(StartOrders):
     """What is to be removed.
 
     Attributes:
@@ -78,14 +78,13 @@ class Duty:
         mark: in the names of all sessions of the run; empty where these cannot be told.
     """
 
+    VARIABLE = "JOBSYNC_ASYNC_CERTIFY"
+
     conninfo: str
     schema: str
     prefix: str
     keep: bool
     mark: str
-
-    def to_environment(self) -> dict[str, str]:
-        return {VARIABLE: json.dumps(asdict(self))}
 
 
 class Janitor:
@@ -220,7 +219,7 @@ def _main() -> None:
     # It is told to end by the end of its input alone, also when a service or a container stops.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    janitor = Janitor(Duty(**json.loads(os.environ[VARIABLE])))
+    janitor = Janitor(Duty.from_environment())
     try:
         janitor.hold()
         removed, others = janitor.remove_earlier()

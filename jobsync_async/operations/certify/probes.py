@@ -15,13 +15,13 @@ from psycopg import errors, sql
 from jobsync_async.host.clock import lease_clock
 from jobsync_async.operations.certify.figures import (
     STRENGTHS,
-    Bound,
     ClockReading,
     Conflicts,
     Keys,
     Latency,
     Pushes,
     Settings,
+    TimeOut,
     Waits,
 )
 from jobsync_async.postgres.connection import Connection, Connector, limit
@@ -36,7 +36,7 @@ _HEARD_WITHIN_SEC = 2.0
 _NUMBERS = 3
 
 
-class Session:
+class ProbeSession:
     """One session that sends statements of ``certify.sql``."""
 
     def __init__(self, connection: Connection, queries: Queries, connector: Connector) -> None:
@@ -76,12 +76,12 @@ class Probes:
         self._connector = connector
         self._queries = queries
 
-    async def open(self) -> Session:
+    async def open(self) -> ProbeSession:
         connection = await self._connector.open("certify")
-        return Session(connection, self._queries, self._connector)
+        return ProbeSession(connection, self._queries, self._connector)
 
     @asynccontextmanager
-    async def sessions(self) -> AsyncIterator[tuple[Session, Session]]:
+    async def sessions(self) -> AsyncIterator[tuple[ProbeSession, ProbeSession]]:
         """Two of them."""
         async with AsyncExitStack() as stack:
             two = []
@@ -91,7 +91,7 @@ class Probes:
             yield two[0], two[1]
 
     @asynccontextmanager
-    async def rows(self, session: Session) -> AsyncIterator[None]:
+    async def rows(self, session: ProbeSession) -> AsyncIterator[None]:
         """Three rows to lock, ``a``, ``b`` and ``c``."""
         await session.ask("take_rows")
         for name in ("a", "b", "c"):
@@ -169,7 +169,7 @@ class Probes:
 
     # -- time-outs ---------------------------------------------------------------------------------
 
-    async def bounds(self) -> list[Bound]:
+    async def bounds(self) -> list[TimeOut]:
         """Each time-out that workers rely on, with sessions of its own."""
         async with self.sessions() as (keeper, _), self.rows(keeper):
             async with self.sessions() as (one, _):
@@ -184,7 +184,7 @@ class Probes:
 
     # -- time --------------------------------------------------------------------------------------
 
-    async def clock(self, session: Session) -> ClockReading:
+    async def clock(self, session: ProbeSession) -> ClockReading:
         """One look at the clocks."""
         began, wall = lease_clock(), time.time()
         cursor = session.connection.cursor(binary=True)  # as text, numbers may be rounded
@@ -193,12 +193,12 @@ class Probes:
         assert row is not None, "a SELECT without FROM has a row"
         return ClockReading(began + trip / 2, wall + trip / 2, row.seconds, trip)
 
-    async def trips(self, session: Session, count: int) -> Latency:
+    async def trips(self, session: ProbeSession, count: int) -> Latency:
         """The smallest statement that there is."""
         nothing = self._queries["say_something"]
         return await _timed(count, lambda: session.connection.execute(nothing))
 
-    async def commits(self, session: Session, count: int) -> Latency:
+    async def commits(self, session: ProbeSession, count: int) -> Latency:
         """The smallest transaction that writes."""
         async with self.rows(session):
             return await _timed(
@@ -219,7 +219,7 @@ class Probes:
                 for _ in range(count):
                     heard, began = listener.notifications, time.perf_counter()
                     await sender.ask("notify", channel=channel)
-                    if not await _heard(listener, heard + 1):
+                    if not await listener.heard_in_time(heard + 1, _HEARD_WITHIN_SEC):
                         if not samples:
                             return Pushes(None, 1)
                         continue
@@ -228,7 +228,7 @@ class Probes:
                 async with sender.undone():
                     await sender.ask("notify", channel=channel)
                 await sender.ask("notify", channel=channel)
-                await _heard(listener, heard + 1)
+                await listener.heard_in_time(heard + 1, _HEARD_WITHIN_SEC)
                 undone = max(0, listener.notifications - heard - 1)
             return Pushes(Latency.of(samples), count - len(samples), undone)
         finally:
@@ -236,7 +236,7 @@ class Probes:
 
     # -- what the server says ----------------------------------------------------------------------
 
-    async def settings(self, session: Session) -> tuple[Settings, Any]:
+    async def settings(self, session: ProbeSession) -> tuple[Settings, Any]:
         """What decides about durability; and the row that it stands in, which has more."""
         (row,) = await session.ask("settings")
         replicas = synchronous = None
@@ -244,11 +244,19 @@ class Probes:
             (seen,) = await session.ask("replicas")
             replicas = seen.replicas
             synchronous = None if seen.unknown else seen.synchronous
-        shown = {name: getattr(row, name) for name in list(Settings.__annotations__)[:5]}
-        return Settings(**shown, replicas=replicas, synchronous=synchronous), row
+        settings = Settings(
+            row.version,
+            row.fsync,
+            row.full_page_writes,
+            row.synchronous_commit,
+            row.synchronous_standby_names,
+            replicas,
+            synchronous,
+        )
+        return settings, row
 
 
-async def _refusal(session: Session, strength: str) -> str:
+async def _refusal(session: ProbeSession, strength: str) -> str:
     """Why a row cannot be locked in a strength; empty when it is now."""
     try:
         await session.lock(strength)
@@ -257,7 +265,7 @@ async def _refusal(session: Session, strength: str) -> str:
     return ""
 
 
-async def _conflicts(session: Session, wanted: str) -> bool | str:
+async def _conflicts(session: ProbeSession, wanted: str) -> bool | str:
     try:
         await session.lock(wanted, "NOWAIT")
     except errors.LockNotAvailable:
@@ -268,12 +276,12 @@ async def _conflicts(session: Session, wanted: str) -> bool | str:
 
 
 @asynccontextmanager
-async def _committed(session: Session) -> AsyncIterator[None]:
+async def _committed(session: ProbeSession) -> AsyncIterator[None]:
     async with session.connection.transaction():
         yield
 
 
-async def _waits(task: asyncio.Future[Any], session: Session) -> bool:
+async def _waits(task: asyncio.Future[Any], session: ProbeSession) -> bool:
     """Whether it is still without an answer after the time that an answer takes."""
     began = time.perf_counter()
     await session.connection.execute(session.queries["say_something"])
@@ -282,14 +290,14 @@ async def _waits(task: asyncio.Future[Any], session: Session) -> bool:
     return not done
 
 
-async def _deleted(session: Session) -> int:
+async def _deleted(session: ProbeSession) -> int:
     with limit(session.connection, _TIMEOUT_WITHIN_SEC):
         query = session.queries.probe("delete_unchanged")
         cursor = await session.connection.execute(query, {"name": "c", "reason": "1"})
     return cursor.rowcount
 
 
-async def _read_after_lock(session: Session) -> tuple[bool, bool]:
+async def _read_after_lock(session: ProbeSession) -> tuple[bool, bool]:
     """Whether a row that was waited for comes as it is after that, and whether the next statement
     sees what was committed with it."""
     async with session.undone():
@@ -298,7 +306,7 @@ async def _read_after_lock(session: Session) -> tuple[bool, bool]:
     return locked.reason == "3", other.reason == "3"
 
 
-async def _one_moment(one: Session, other: Session) -> bool:
+async def _one_moment(one: ProbeSession, other: ProbeSession) -> bool:
     async with one.undone():
         await one.connection.execute(one.queries["one_snapshot"])
         before = await one.ask("read_row", name="a")
@@ -306,24 +314,26 @@ async def _one_moment(one: Session, other: Session) -> bool:
         return before == await one.ask("read_row", name="a")
 
 
-async def _got(session: Session, name: str, key: str) -> bool:
+async def _got(session: ProbeSession, name: str, key: str) -> bool:
     (row,) = await session.ask(name, key=key)
     return bool(row.got)
 
 
-async def _set(session: Session, name: str) -> None:
+async def _set(session: ProbeSession, name: str) -> None:
     await session.ask("set_for_transaction", name=name, value=str(round(1000 * _TIMEOUT_SEC)))
 
 
-async def _sleep(session: Session) -> None:
+async def _sleep(session: ProbeSession) -> None:
     await session.ask("sleep", seconds=_TIMEOUT_WITHIN_SEC)
 
 
-async def _take(session: Session) -> None:
+async def _take(session: ProbeSession) -> None:
     await session.lock("UPDATE")
 
 
-async def _acts(session: Session, name: str, work: Callable[[Session], Awaitable[None]]) -> Bound:
+async def _acts(
+    session: ProbeSession, name: str, work: Callable[[ProbeSession], Awaitable[None]]
+) -> TimeOut:
     """How soon the server ends something."""
     took = None
     async with session.undone():
@@ -336,10 +346,10 @@ async def _acts(session: Session, name: str, work: Callable[[Session], Awaitable
             took = time.perf_counter() - began
         except psycopg.OperationalError:
             pass  # it took so long that the socket was shut down
-    return Bound(name, _TIMEOUT_SEC, took)
+    return TimeOut(name, _TIMEOUT_SEC, took)
 
 
-async def _idle(one: Session, other: Session) -> Bound:
+async def _idle(one: ProbeSession, other: ProbeSession) -> TimeOut:
     """A transaction that is left alone with a lock."""
     name, took = "idle_in_transaction_session_timeout", None
     await _set(other, name)
@@ -349,7 +359,7 @@ async def _idle(one: Session, other: Session) -> Bound:
         async with one.undone():
             await one.lock("UPDATE")
             took = time.perf_counter() - began
-    return Bound(name, _TIMEOUT_SEC, took)
+    return TimeOut(name, _TIMEOUT_SEC, took)
 
 
 async def _timed(count: int, work: Callable[[], Any]) -> Latency:
@@ -359,11 +369,3 @@ async def _timed(count: int, work: Callable[[], Any]) -> Latency:
         await work()
         samples.append(time.perf_counter() - began)
     return Latency.of(samples)
-
-
-async def _heard(listener: Listener, wanted: int) -> bool:
-    """Whether so many notifications have come by now, or within a while."""
-    deadline = time.perf_counter() + _HEARD_WITHIN_SEC
-    while listener.notifications < wanted and time.perf_counter() < deadline:
-        await listener.wait(asyncio.Event(), deadline - time.perf_counter())
-    return listener.notifications >= wanted

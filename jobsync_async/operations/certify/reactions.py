@@ -13,7 +13,7 @@ from jobsync_async.operations.certify.figures import (
     Load,
     Statement,
 )
-from jobsync_async.operations.certify.verdicts import Status, Verdict, ms, skipped, unmeasured
+from jobsync_async.operations.certify.verdicts import Status, Verdict, ms, unmeasured
 
 _MUCH_OF_BOUND = 0.2
 _PER_WORKER = 2
@@ -211,8 +211,3 @@ def left_behind(left: Left, *, prefix_given: bool) -> Verdict:
     if left.removed:
         found += f"; {left.removed} tables of an earlier run that was killed were removed"
     return Verdict("left behind", "ok", found, limit, "", figures)
-
-
-def listening_skipped(why: str) -> Verdict:
-    """Notifications, where nobody listens."""
-    return skipped("notifications", f"{why}, so workers look every poll_interval_sec")

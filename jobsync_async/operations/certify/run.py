@@ -29,7 +29,7 @@ from jobsync_async.operations.certify.figures import (
 )
 from jobsync_async.operations.certify.ground import Ground
 from jobsync_async.operations.certify.hiring import Hired
-from jobsync_async.operations.certify.probes import Probes, Session
+from jobsync_async.operations.certify.probes import Probes, ProbeSession
 from jobsync_async.operations.certify.trial import Trial, for_trial
 from jobsync_async.operations.certify.verdicts import Verdict
 from jobsync_async.operations.wording import count
@@ -58,7 +58,7 @@ async def certify(wish: Wish, tell: Callable[[str], None]) -> Certificate:
     later is a verdict.
     """
     began = time.monotonic()
-    run = _Run(wish, tell)
+    run = Certification(wish, tell)
     try:
         with anyio.move_on_after(_WORK_WITHIN_SEC) as scope:
             await run.work()
@@ -75,7 +75,7 @@ async def certify(wish: Wish, tell: Callable[[str], None]) -> Certificate:
 _SLOW_SERVER = "look for what makes the server or the network slow"
 
 
-class _Run:
+class Certification:
     """One certification.
 
     Attributes:
@@ -128,7 +128,7 @@ class _Run:
             self._janitor = await Hired.start(ground.duty())
             tables = await ground.make_tables(connection)
             await ground.connector.prepare(connection)
-            session = Session(connection, ground.queries, ground.connector)
+            session = ProbeSession(connection, ground.queries, ground.connector)
             probes = Probes(ground.connector, ground.queries)
             self._trips = await probes.trips(session, _FEW_TRIPS)
             async with task_group() as group:
@@ -143,7 +143,7 @@ class _Run:
                 self.found(verdicts.clocks(self._clocks))
         self.certificate.polling = not ground.config.notify
 
-    async def _settings(self, probes: Probes, session: Session) -> Found:
+    async def _settings(self, probes: Probes, session: ProbeSession) -> Found:
         settings, row = await probes.settings(session)
         if not self._ground.shared:
             self._rooms = tuple(
@@ -156,7 +156,7 @@ class _Run:
         hosts = session.connection.info.get_parameters().get("host", "").count(",") + 1
         return [durability, failover(session.queries.readings, settings, hosts)]
 
-    async def _on_tables(self, probes: Probes, session: Session) -> None:
+    async def _on_tables(self, probes: Probes, session: ProbeSession) -> None:
         if self._ground.config.notify:
             await self._ground.require_push(probes)
         seen = why_unwatchable(announce(1, None)) is None
@@ -302,7 +302,7 @@ class _Run:
         ]
         self.found(reactions.statements(self.certificate.statements))
 
-    async def _capacity(self, session: Session) -> Found:
+    async def _capacity(self, session: ProbeSession) -> Found:
         sent = {one.name: one.latency.p50 for one in self.certificate.statements}
         if "heartbeat" not in sent:
             return verdicts.unmeasured("capacity", "no heartbeat was measured")

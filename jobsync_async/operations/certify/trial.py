@@ -14,8 +14,8 @@ import psycopg
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.operations.certify.crew import CertifyFailed, Crew
 from jobsync_async.operations.certify.figures import Fencing, Limits
-from jobsync_async.operations.certify.probes import Session
-from jobsync_async.operations.certify.worker import Orders
+from jobsync_async.operations.certify.probes import ProbeSession
+from jobsync_async.operations.certify.worker import TrialOrders
 
 FIRST = ("alpha", "beta", "gamma")
 ADDED = "delta"
@@ -41,7 +41,7 @@ class Trial:
     limits: Limits
     mark: str
     crew: Crew
-    session: Session
+    session: ProbeSession
     running: list[str] = field(default_factory=list)
 
     def _name(self, worker: str) -> str:
@@ -49,7 +49,7 @@ class Trial:
 
     async def _start(self, worker: str, minimum_nodes: int) -> None:
         config = replace(self.config, minimum_nodes=minimum_nodes)
-        orders = Orders(self._name(worker), asdict(config))
+        orders = TrialOrders(self._name(worker), asdict(config))
         await self.crew.start(orders)
         self.running.append(worker)
 

@@ -3,7 +3,6 @@ returns a `Verdict`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -11,13 +10,13 @@ from typing import Any, Literal
 
 from jobsync_async.operations.certify.figures import (
     STRENGTHS,
-    Bound,
     ClockReading,
     Conflicts,
     Keys,
     Latency,
     Pushes,
     Settings,
+    TimeOut,
     Waits,
 )
 
@@ -167,7 +166,7 @@ def waits(seen: Waits) -> Verdict:
     )
 
 
-def advisory_locks(seen: Keys, *, session_failover: bool = False) -> Verdict:
+def advisory_locks(seen: Keys) -> Verdict:
     """Locks by number: who makes tables, and who begins a run of a batch."""
     name, limit = "advisory locks", "as PostgreSQL documents"
     wrong = [
@@ -201,7 +200,7 @@ def sequence(numbers: Sequence[int]) -> Verdict:
     return Verdict("sequences", "ok", f"{numbers[0]} to {numbers[-1]}, by two sessions", limit)
 
 
-def bound(seen: Bound) -> Verdict:
+def bound(seen: TimeOut) -> Verdict:
     """Whether the server ends what takes too long."""
     limit = f"{ms(seen.set_sec)} + {ms(_TIMEOUT_LATE_SEC)}"
     advice = (
@@ -361,9 +360,3 @@ def worst(verdicts: Collection[Verdict]) -> Status:
     """The verdict on all of them."""
     ranks: tuple[Status, ...] = ("fail", "warn")
     return next((status for status in ranks if any(one.status == status for one in verdicts)), "ok")
-
-
-def shortest(seconds: Iterable[float | None]) -> float | None:
-    """The smallest that there is."""
-    known = [one for one in seconds if one is not None and math.isfinite(one)]
-    return min(known, default=None)

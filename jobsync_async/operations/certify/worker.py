@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -23,22 +23,21 @@ import psycopg
 
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.errors import JobSyncError, OwnershipLost
+from jobsync_async.host.orders import StartOrders
 from jobsync_async.job import Job
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.runtime.coordinator import Coordinator
 from jobsync_async.work.claims import Claim
-
-VARIABLE = "JOBSYNC_ASYNC_CERTIFY"
-"""The environment variable that tells a process what to do: an environment, unlike arguments, is
-not for everybody to see."""
 
 _INPUT = 0
 _START_WITHIN_SEC = 30.0
 
 
 @dataclass(frozen=True)
-class Orders:
+class TrialOrders(StartOrders):
     """What a worker is told at its start: its name, and the fields of its configuration."""
+
+    VARIABLE = "JOBSYNC_ASYNC_CERTIFY"
 
     name: str
     settings: dict[str, Any]
@@ -46,13 +45,6 @@ class Orders:
     @property
     def config(self) -> CoordinationConfig:
         return CoordinationConfig(**self.settings)
-
-    def to_environment(self) -> dict[str, str]:
-        return {VARIABLE: json.dumps(asdict(self))}
-
-    @classmethod
-    def from_environment(cls) -> Orders:
-        return cls(**json.loads(os.environ[VARIABLE]))
 
 
 def tell(event: str, **values: Any) -> None:
@@ -125,7 +117,7 @@ class Stopwatch:
         return named
 
 
-class Member:
+class TrialWorker:
     """The worker, and what it can be told to do.
 
     ``hold``: begin two transactions of a user's, one with a fence and one without yet. ``stall``:
@@ -133,7 +125,7 @@ class Member:
     say how long statements took. ``leave``: leave in order.
     """
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: TrialOrders) -> None:
         self._orders = orders
         self._config = orders.config
         self._queries = Queries(self._config.schema or "public", self._config.appname)
@@ -240,9 +232,9 @@ class Member:
 
 
 async def _main() -> None:
-    orders = Orders.from_environment()
+    orders = TrialOrders.from_environment()
     try:
-        await Member(orders).run()
+        await TrialWorker(orders).run()
     except (JobSyncError, psycopg.Error) as error:
         tell("failed", error=str(error))
         raise SystemExit(1) from error
