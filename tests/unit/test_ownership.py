@@ -177,8 +177,8 @@ class Machine(RuleBasedStateMachine):
         for token, version in self.ownership.releasable():
             assert token not in self.users.values()
             assert token not in self.waited_for()
-            # As the statement's WHERE says.
-            if self.database.rows[token][1:] == (
+            # As the statement's WHERE says; while a plan is under way it waits for that one's lock.
+            if self.plan is None and self.database.rows[token][1:] == (
                 version,
                 "revoking",
             ):
