@@ -64,8 +64,15 @@ class Connection(AsyncConnection[Any]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
-        """Connect to where the names in it lead now. Raises psycopg's errors."""
-        return await super().connect(await resolved(conninfo), **options)
+        """Connect to where the names in it lead now. Raises psycopg's errors.
+
+        Where it is cancelled, the half-made connection is closed at once. psycopg's frames hold
+        it, and with them in the traceback the server keeps a session until Python collects them.
+        """
+        try:
+            return await super().connect(await resolved(conninfo), **options)
+        except asyncio.CancelledError as cancelled:
+            raise cancelled.with_traceback(None) from None
 
     def ended(self) -> bool:
         """Whether the other side has ended it, as far as that has arrived. Does not wait. What has
