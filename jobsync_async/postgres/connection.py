@@ -31,7 +31,7 @@ from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.driver_logs import take_for_details
-from jobsync_async.postgres.names import resolved
+from jobsync_async.postgres.names import Hung, resolved
 from jobsync_async.postgres.recognition import named_refusals
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
@@ -51,10 +51,11 @@ class Connection(AsyncConnection[Any]):
     a pooler.
 
     `outages` is how many there had been when it was last seen to be sound; `used` whether somebody
-    had it before.
+    had it before; `hung` is where it is told when no answer comes.
     """
 
     server: str | None = None
+    hung: Hung | None = None
     outages = 0
     used = False
 
@@ -66,13 +67,18 @@ class Connection(AsyncConnection[Any]):
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
         """Connect to where the names in it lead now. Raises psycopg's errors.
 
+        With `hung`, the places that hung are tried last, and this one is noted there if it hangs.
+
         Where it is cancelled, the half-made connection is closed at once. psycopg's frames hold
         it, and with them in the traceback the server keeps a session until Python collects them.
         """
+        hung: Hung | None = options.pop("hung", None)
         try:
-            return await super().connect(await resolved(conninfo), **options)
+            made = await super().connect(await resolved(conninfo, hung), **options)
         except asyncio.CancelledError as cancelled:
             raise cancelled.with_traceback(None) from None
+        made.hung = hung
+        return made
 
     def ended(self) -> bool:
         """Whether the other side has ended it, as far as that has arrived. Does not wait. What has
@@ -114,8 +120,14 @@ take_for_details(Connection)
 @contextmanager
 def limit(connection: Connection, seconds: float) -> Iterator[None]:
     """Shut the connection's socket down when the block takes longer: whoever waits for an answer
-    then gets an error."""
-    timer = asyncio.get_running_loop().call_later(seconds, shut_down, connection)
+    then gets an error. Where it led is tried last from then on."""
+
+    def give_up() -> None:
+        if connection.hung is not None and not connection.closed:
+            connection.hung.note(connection.pgconn)
+        shut_down(connection)
+
+    timer = asyncio.get_running_loop().call_later(seconds, give_up)
     try:
         yield
     finally:
@@ -169,7 +181,12 @@ class Connector:
     def options(self) -> dict[str, Any]:
         """How psycopg is to open a connection."""
         never_prepare = {"prepare_threshold": None} if self.pooled else {}
-        return {"autocommit": True, "row_factory": namedtuple_row, **never_prepare}
+        return {
+            "autocommit": True,
+            "row_factory": namedtuple_row,
+            "hung": self.context.hung,
+            **never_prepare,
+        }
 
     async def open(self, purpose: str, *, plans: str = PLAN_EACH_TIME) -> Connection:
         """A connection in autocommit. Raises StoreUnavailable (ServerChanged is one), or

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.errors import StoreUnavailable
+from jobsync_async.postgres.names import Hung
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class StatementContext:
             refuses everybody by now; else None.
         announces: False while the server's queue of notifications is full: then changes are made
             without being announced.
+        hung: where a connection of this worker hung, which all its connections try last.
         on_change: told when a connection leads elsewhere.
     """
 
@@ -42,6 +44,7 @@ class StatementContext:
         self.channel: str = ""
         self.unreadable: str | None = None
         self.announces: bool = True
+        self.hung: Hung = Hung()
         self.on_change: Callable[[], None] = lambda: None
 
     def values(self, server: str | None) -> dict[str, Any]:

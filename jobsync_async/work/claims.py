@@ -20,6 +20,11 @@ from jobsync_async.work.fences import (
 
 Leaving = Literal["revoked", "stopping", "lost", "unwanted"]
 
+_NO_ROW = (
+    "its row in the tables says so (if this connection leads to a server that was left in a "
+    "failover, close it)"
+)
+
 
 class Claim(Generic[Id_co]):
     """A task that is worked on here, as `Job.claim` and the handlers of `Job.run_owned` and
@@ -129,7 +134,7 @@ class Claim(Generic[Id_co]):
         """
         if row is None:
             self._worker.metrics.fences_rejected += 1
-            raise self.lost_error(self._why_lost or "its row in the tables says so")
+            raise self.lost_error(self._why_lost or _NO_ROW)
 
     def lost_error(self, why: str | None = None) -> OwnershipLost:
         """The error that says that this claim is over, and why."""

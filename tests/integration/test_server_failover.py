@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import anyio
 import psycopg
 import pytest
 
-from jobsync_async import CoordinationConfig, Job, StoreUnavailable
+from jobsync_async import CoordinationConfig, Job, OwnershipLost, StoreUnavailable
 from jobsync_async.core.rows import Announcement
 from jobsync_async.core.server_history import AdoptedHistory
 from jobsync_async.embedded import EmbeddedPostgres
@@ -465,3 +465,27 @@ async def test_what_changed_nothing_may_have_led_elsewhere_so_the_next_try_is_by
         assert third not in (first, second)
         assert await a.store.failover.condemn(seen, None)
         assert await by(a) == third
+
+
+async def test_a_server_on_which_no_commit_ends_is_left_for_the_one_that_took_its_place(
+    primary, standby
+):
+    """It is named first, takes connections, and says that it takes writes."""
+    async with watched(settings(both(primary.dsn, standby))) as (jobs, _):
+        (a,) = await jobs.start("a")
+        await cut_off(primary, standby)
+        await anyio.to_thread.run_sync(standby.promote)
+        async with await psycopg.AsyncConnection.connect(primary.dsn, autocommit=True) as left:
+            await left.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
+            await left.execute("SELECT pg_reload_conf()")
+        with anyio.fail_after(10 * TIMEOUT_SEC):
+            while await value(standby.dsn, "SELECT generation FROM sync_cluster") == 1:
+                await asyncio.sleep(0.02)
+            await jobs.even()
+        assert a.am_i_healthy()
+        async with a.claim("x") as claim:
+            for server, refused in ((primary, True), (standby, False)):
+                async with await psycopg.AsyncConnection.connect(server.dsn) as connection:
+                    told = pytest.raises(OwnershipLost, match="left in a failover, close it")
+                    with told if refused else nullcontext():
+                        await a.fence(connection, claim)
