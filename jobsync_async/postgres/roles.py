@@ -13,7 +13,7 @@ from itertools import combinations
 from psycopg import errors, sql
 
 from jobsync_async.errors import ConfigError, SchemaError
-from jobsync_async.postgres.connection import Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
 
@@ -111,21 +111,22 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
     """
     queries = connector.queries
     assert queries is not None, "the schema is opened first"
+
+    async def grant(connection: Connection) -> None:
+        async with connection.transaction():
+            key = f"{queries.schema}.{queries.appname}"
+            await connection.execute(queries["lock_schema"], {"key": key})
+            for kind, name in roles.given():
+                found = await connection.execute(queries["role_exists"], {"role": name})
+                if await found.fetchone() is None:
+                    await connection.execute(_creation(name).encode())
+                for statement in queries.grants(kind, name):
+                    await connection.execute(statement)
+
     connection = await connector.open("roles")
     try:
         with translated(), limit(connection, connector.patience_sec):
-            async with connection.transaction():
-                await connection.execute(
-                    queries["lock_schema"], {"key": f"{queries.schema}.{queries.appname}"}
-                )
-                for kind, name in roles.given():
-                    known = await (
-                        await connection.execute(queries["role_exists"], {"role": name})
-                    ).fetchone()
-                    if known is None:
-                        await connection.execute(_creation(name).encode())
-                    for statement in queries.grants(kind, name):
-                        await connection.execute(statement)
+            await connector.call(connection, grant)
     except SchemaError as error:
         if not isinstance(error.__cause__, errors.InsufficientPrivilege):
             raise

@@ -86,6 +86,7 @@ async def open_schema(
             cannot hold them.
         StoreUnavailable: PostgreSQL cannot be reached, or accepts no writes.
     """
+    connector.pooled |= not config.notify
     try:
         connection = await connector.open("start")
     except TakesNoWrites:
@@ -99,10 +100,10 @@ async def open_schema(
         )
         raise Unreachable(str(error), hint) from error.__cause__
     try:
-        if config.notify and await shares_sessions(connector, connection):
+        if not connector.pooled and await shares_sessions(connector, connection):
             if not (upgrade or observe):
                 raise ConfigError(REFUSAL)
-            connector.pooled = True
+            connector.pooled, connection.prepare_threshold = True, None
         with translated(), limit(connection, connector.patience_sec):
             async with connection.transaction() if connector.pooled else nullcontext():
                 queries = connector.queries = await _set_up(

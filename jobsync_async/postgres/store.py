@@ -125,7 +125,7 @@ class Store:
             )
 
         context = StatementContext(node_name)
-        others = Connector(conninfo, config.bulk_limit_sec, context, pooled=not config.notify)
+        others = Connector(conninfo, config.bulk_limit_sec, context)
         queries = await open_schema(others, config, observe=observe)
         heartbeats = Connector(conninfo, config.statement_limit_sec, context, pooled=others.pooled)
         heartbeats.queries = queries

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from uuid import uuid4
 
 import anyio
 import psycopg
@@ -15,6 +17,7 @@ from jobsync_async.operations.doctor import examine
 from jobsync_async.postgres import pooler
 from jobsync_async.postgres.store import Store
 from tests.clusters import Cluster, cluster
+from tests.integration.test_commands import Commands
 from tests.poolers import pgbouncer
 from tests.products import middleman
 
@@ -221,6 +224,54 @@ async def test_nothing_of_a_session_is_changed_behind_the_pooler(jobs, transacti
         assert await (await user.execute(prepared)).fetchone() == (0,)
     for user in users:
         await user.close()
+
+
+COMMANDS = (
+    ["init", "--role", "{role}"],
+    ["contract"],
+    ["status"],
+    ["doctor"],
+    ["history"],
+    ["locks", "add", "x", "a"],
+    ["explain", "x"],
+    ["plan", "--without", "a"],
+    ["bound"],
+    ["drain", "nobody"],
+    ["prune", "--before", "2000-01-01"],
+)
+
+
+async def settings_of_sessions(through: str) -> dict[int, list]:
+    """By process, of the two that the pooler has: two clients, of which each has one."""
+    names = ("statement_timeout", "lock_timeout", "search_path", "plan_cache_mode")
+    show = ", ".join(f"current_setting('{name}')" for name in names)
+    found = {}
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            connecting = psycopg.AsyncConnection.connect(through, prepare_threshold=None)
+            user = await stack.enter_async_context(await connecting)
+            cursor = await user.execute(f"SELECT pg_backend_pid(), {show}".encode())
+            pid, *settings = await cursor.fetchone()
+            found[pid] = settings
+    return found
+
+
+@pytest.mark.parametrize("notify", ["", "false"])
+async def test_no_command_changes_anything_of_a_session_behind_the_pooler(
+    dsn, admin, monkeypatch, notify
+):
+    """Whoever uses the session next would have our search_path and our bounds."""
+    role = f"worker_{uuid4().hex}"
+    monkeypatch.setenv("JOBSYNC_NOTIFY", notify)
+    with pgbouncer(dsn, "transaction", size=2) as through:
+        fresh = await settings_of_sessions(through)
+        assert len(fresh) == 2
+        for command in COMMANDS:
+            arguments = [argument.format(role=role) for argument in command]
+            done = await Commands(through)(*arguments, status=None)
+            assert "Traceback" not in done.stderr
+            assert await settings_of_sessions(through) == fresh, command
+    await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 async def test_statements_are_bounded_behind_the_pooler_too(jobs, admin):
