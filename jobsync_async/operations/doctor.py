@@ -23,6 +23,7 @@ from jobsync_async.operations.places import HOW, reached, tried
 from jobsync_async.postgres.connection import Connection, Connector, limit
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
+from jobsync_async.postgres.pooler import shares_sessions
 from jobsync_async.postgres.recognition import look_closely
 from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 from jobsync_async.postgres.status import node_info
@@ -134,7 +135,17 @@ class _Patient:
         return [judge.lease(self._config, min(trips)), judge.clock(min(offsets)[1])]
 
     async def push(self) -> list[Check]:
-        """A notification on a channel of its own, so that no worker is disturbed."""
+        """A notification on a channel of its own, so that no worker is disturbed. None is tried
+        where a session would go on listening for whoever has it next."""
+        if not self._config.notify:
+            return [judge.polling(self._config.poll_interval_sec)]
+        took = None
+        if not await shares_sessions(self._connector, self._connection):
+            took = await self._heard_after()
+        return [judge.push(took, through_pooler=self._through_pooler)]
+
+    async def _heard_after(self) -> float | None:
+        """Seconds from a NOTIFY to its arrival; None if it does not come."""
         channel = f"{self._config.appname}doctor_{uuid4().hex[:8]}"[-63:]
         self._connector.context.channel = channel
         listener = await Listener.open(self._connector)
@@ -144,10 +155,9 @@ class _Patient:
                 sql.SQL("SELECT pg_notify({}, '1')").format(sql.Literal(channel)).as_bytes()
             )
             heard = await listener.heard_in_time(1, self._config.statement_limit_sec)
-            took = time.perf_counter() - began if heard else None
+            return time.perf_counter() - began if heard else None
         finally:
             await listener.close()
-        return [judge.push(took, through_pooler=self._through_pooler)]
 
     async def tables(self) -> list[Check]:
         """Whether they are there, of this version, may be used, and are of a sound size."""

@@ -198,6 +198,11 @@ def clock(offset_sec: float) -> Check:
     return Check("clock", "ok", found)
 
 
+def polling(every_sec: float) -> Check:
+    """Where no notification is waited for."""
+    return Check("push", "ok", f"not used: changes are polled for every {every_sec:g} s")
+
+
 def push(took_sec: float | None, *, through_pooler: bool) -> Check:
     """Whether a notification comes back, and how long it took."""
     behind = " through a pooler" if through_pooler else ""

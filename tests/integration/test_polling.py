@@ -250,7 +250,9 @@ async def settings_of_sessions(through: str) -> dict[int, list]:
         for _ in range(2):
             connecting = psycopg.AsyncConnection.connect(through, prepare_threshold=None)
             user = await stack.enter_async_context(await connecting)
-            cursor = await user.execute(f"SELECT pg_backend_pid(), {show}".encode())
+            listens = "array(SELECT pg_listening_channels())"
+            asked = f"SELECT pg_backend_pid(), {show}, {listens}"
+            cursor = await user.execute(asked.encode())
             pid, *settings = await cursor.fetchone()
             found[pid] = settings
     return found
@@ -260,7 +262,7 @@ async def settings_of_sessions(through: str) -> dict[int, list]:
 async def test_no_command_changes_anything_of_a_session_behind_the_pooler(
     dsn, admin, monkeypatch, notify
 ):
-    """Whoever uses the session next would have our search_path and our bounds."""
+    """Whoever uses the session next would have our search_path and our bounds, and would listen."""
     role = f"worker_{uuid4().hex}"
     monkeypatch.setenv("JOBSYNC_NOTIFY", notify)
     with pgbouncer(dsn, "transaction", size=2) as through:
@@ -270,6 +272,9 @@ async def test_no_command_changes_anything_of_a_session_behind_the_pooler(
             arguments = [argument.format(role=role) for argument in command]
             done = await Commands(through)(*arguments, status=None)
             assert "Traceback" not in done.stderr
+            if command == ["doctor"]:
+                expected = "changes are polled for every 1 s" if notify else "no notification"
+                assert expected in done.stdout
             assert await settings_of_sessions(through) == fresh, command
     await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 

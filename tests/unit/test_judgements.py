@@ -53,6 +53,7 @@ def transaction(seconds: float | None) -> Row:
         (judge.lease(CONFIG, 0.7), "warn"),
         (judge.clock(-3600.0), "warn"),
         (judge.clock(0.1), "ok"),
+        (judge.polling(0.5), "ok"),
         (judge.push(None, through_pooler=True), "fail"),
         (judge.push(None, through_pooler=False), "fail"),
         (judge.push(0.001, through_pooler=True), "ok"),
