@@ -57,6 +57,7 @@ async def age(worker: Hand) -> int:
     return found
 
 
+@pytest.mark.needs("sessions")
 async def test_a_join_and_the_first_distribution_name_nobody(join, heard):
     a = await join("a")
     assert await heard() == ["1"]
@@ -64,6 +65,7 @@ async def test_a_join_and_the_first_distribution_name_nobody(join, heard):
     assert await heard() == ["2"]
 
 
+@pytest.mark.needs("sessions")
 async def test_a_rebalance_names_who_gives_and_who_gets_and_the_last_hand_off_who_has_all(
     join, heard
 ):
@@ -86,6 +88,7 @@ async def test_a_rebalance_names_who_gives_and_who_gets_and_the_last_hand_off_wh
     assert not (await c.read()).coming
 
 
+@pytest.mark.needs("sessions")
 async def test_a_death_by_the_clock_names_nobody_and_one_that_was_reported_the_receivers(
     join, heard, admin
 ):
@@ -101,6 +104,7 @@ async def test_a_death_by_the_clock_names_nobody_and_one_that_was_reported_the_r
     assert b.me.name == "b"
 
 
+@pytest.mark.needs("sessions")
 async def test_a_token_that_nobody_receives_is_announced_to_all(join, heard):
     a = await join("a")
     await a.lead()
@@ -126,6 +130,7 @@ async def test_an_acknowledgement_that_hands_nothing_on_leaves_no_trace(join, he
     assert len(await a.acknowledge()) == TOKENS // 2
 
 
+@pytest.mark.needs("sessions")
 async def test_more_receivers_than_can_be_named_are_not_named(join, heard, monkeypatch):
     monkeypatch.setattr(tokens, "MOST_NAMED", 1)
     a = await join("a")

@@ -131,6 +131,7 @@ async def test_what_is_done_is_recorded_at_once_when_somebody_waits_for_it(jobs,
         assert (await running).completed_here >= {0, TOTAL - 1}
 
 
+@pytest.mark.needs("sessions")
 async def test_whoever_waits_for_others_hears_of_the_end(jobs, monkeypatch):
     """Where nobody looks by time."""
     for name in ("_FIRST_LOOK_SEC", "_MOST_LOOK_SEC"):

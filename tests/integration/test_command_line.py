@@ -350,6 +350,7 @@ def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(open_folder):
     assert processes_of(f"mark-{os.getpid()}-a") == []
 
 
+@pytest.mark.needs("sessions")
 @linux
 def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
     done = run("demo", "--dsn", empty_dsn, "--files", "400", "--json")
@@ -362,6 +363,7 @@ def test_the_demo_on_a_server_of_ones_own_drops_its_tables(empty_dsn):
     assert tables(empty_dsn) == []
 
 
+@pytest.mark.needs("sessions")
 @linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_ended_early_leaves_nothing_behind(empty_dsn, number):

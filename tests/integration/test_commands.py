@@ -508,6 +508,7 @@ async def test_the_doctor_finds_what_is_wrong(commands, empty_dsn, dsn, dsn_with
         await admin.execute("DROP TABLE sync_claim")
 
 
+@pytest.mark.needs("sessions")
 async def test_a_setting_that_ends_idle_sessions_is_a_warning(commands, jobs, admin):
     if admin.info.server_version < 140000:
         pytest.skip("PostgreSQL 13 has no setting that ends idle sessions")

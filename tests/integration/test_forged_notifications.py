@@ -47,6 +47,7 @@ def forge(dsn: str) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.needs("sessions")
 async def test_ten_thousand_forged_notifications_a_second_cause_at_most_one_reading_a_second(
     forger, quick_jobs
 ):

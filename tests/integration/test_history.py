@@ -175,6 +175,7 @@ async def test_a_generation_is_told_with_the_workers_that_had_to_join_anew(worke
     assert "copy, or older" in row["reason"]
 
 
+@pytest.mark.needs("sessions")
 async def test_a_worker_whose_session_ended_is_told_as_dead(make_config, admin):
     config = make_config(total_tokens=120, failover="session")
     async with hand(config, "a") as a, hand(config, "b") as b:

@@ -213,6 +213,7 @@ payloads = st.lists(
 )
 
 
+@pytest.mark.needs("sessions")
 @against_one_database
 @given(payloads=payloads)
 async def test_no_payload_disturbs_a_listener(job, admin, payloads):

@@ -115,7 +115,9 @@ async def test_a_killed_worker_that_holds_a_fence_in_a_statement_keeps_that_toke
         print(f"the fenced token {workers.last_came() - ended_at:.3f} s after the statement")
 
 
-async def test_what_a_killed_leader_left_waiting_in_a_transaction_is_ended(config, admin):
+async def test_what_a_killed_leader_left_waiting_in_a_transaction_is_ended(
+    config, admin, direct_dsn
+):
     """It waits for a lock, with the cluster's row locked: nobody could write anything until its
     statement's time is over."""
     async with mortals(config) as workers:
@@ -132,7 +134,7 @@ async def test_what_a_killed_leader_left_waiting_in_a_transaction_is_ended(confi
             "wait_event_type = 'Lock'"
         )
         there = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
-        async with await psycopg.AsyncConnection.connect(config.dsn, autocommit=True) as looking:
+        async with await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as looking:
             async with admin.transaction():
                 await admin.execute("LOCK TABLE sync_rebalance IN SHARE MODE")
                 workers_starting = asyncio.ensure_future(workers.start("c"))

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 import jobsync_async
 from jobsync_async import CoordinationConfig, Job
 from jobsync_async.postgres.sql import TABLES
+from tests import products
 from tests.documents.blocks import ROOT, blocks_of
 from tests.documents.test_blocks import _LIBPQ, _run
 
@@ -62,6 +63,7 @@ async def run_program(text: str, dsn: str) -> str:
     environment = {
         f"PG{name.upper()}": str(where[key]) for name, key in _LIBPQ.items() if key in where
     }
+    environment |= products.given_to_programs()
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-W", "error", "-c", program],

@@ -85,6 +85,7 @@ async def until_no_session_is_named(admin, name: str) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.needs("sessions")
 async def test_a_role_that_may_only_select_sees_joins_moves_and_leaves_by_push(
     jobs, config, dsn, dsn_with, admin
 ):

@@ -113,6 +113,7 @@ async def test_a_lease_that_ends_in_an_outage_is_a_line_of_its_own(quick, caplog
     assert lines[-1].endswith("its lease had ended, and it takes up its tokens again")
 
 
+@pytest.mark.needs("sessions")
 async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin, caplog):
     async with Job("anna", config) as job:
         await job.owner_of("x")  # also a connection for calls
@@ -126,6 +127,7 @@ async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin,
         assert texts(caplog) == []
 
 
+@pytest.mark.needs("sessions")
 async def test_listening_that_fails_by_itself_has_two_lines_of_its_own(quick, admin, caplog):
     async with Job("anna", quick) as job:
         caplog.clear()

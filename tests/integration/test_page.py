@@ -421,6 +421,7 @@ async def test_all_viewers_share_one_listener_and_nothing_is_connected_when_all_
         assert "berta" in (await asks.get("")).text, "it begins anew"
 
 
+@pytest.mark.needs("sessions")
 async def test_when_nothing_happens_one_statement_a_second_is_enough(jobs, config, monkeypatch):
     monkeypatch.setattr(hub, "PULSE_SEC", 2.4)
     await jobs.start("anna", "berta")

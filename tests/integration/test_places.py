@@ -118,6 +118,7 @@ async def test_a_worker_connects_again_while_all_threads_of_the_users_code_are_b
         assert job.metrics.lease_losses == 0 and len(job.my_tokens) == TOKENS
 
 
+@pytest.mark.needs("sessions")
 async def test_a_server_without_a_free_connection_is_named_and_workers_that_have_theirs_go_on(
     admin, dsn_with, caplog
 ):
@@ -155,6 +156,7 @@ def idle_are_cut(direct_dsn) -> Iterator[str]:
         yield through
 
 
+@pytest.mark.needs("sessions")
 async def test_what_users_call_finds_no_connection_that_was_cut_while_it_was_idle(
     dsn, direct_dsn, idle_are_cut
 ):

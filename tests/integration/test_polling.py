@@ -49,6 +49,7 @@ async def jobs(polling) -> AsyncIterator[Cluster]:
         yield made
 
 
+@pytest.mark.needs("sessions")
 async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_setting(
     transactions, admin
 ):
@@ -69,6 +70,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_and_the_error_names_the_s
         ] != "pg_catalog"
 
 
+@pytest.mark.needs("sessions")
 async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_arrives(
     transactions, admin, monkeypatch
 ):
@@ -80,6 +82,7 @@ async def test_a_pooler_that_is_not_recognised_is_refused_when_no_notification_a
     assert await (await admin.execute("SELECT count(*) FROM sync_node")).fetchone() == (0,)
 
 
+@pytest.mark.needs("sessions")
 async def test_a_proxy_that_lets_a_client_keep_its_session_once_it_sets_something_there_just_works(
     direct_dsn,
 ):
@@ -131,6 +134,7 @@ async def test_an_observer_polls_too_and_takes_no_change_for_one_that_it_missed(
     assert "observing anew" not in caplog.text
 
 
+@pytest.mark.needs("sessions")
 async def test_a_pooler_in_session_mode_just_works(sessions):
     async with cluster(CoordinationConfig(dsn=sessions, **QUICK)) as jobs:
         await jobs.start("a", "b")

@@ -41,7 +41,7 @@ def change_in_a_row(dsn: str) -> tuple[int, float]:
     ("leads", "most_per_sec"), [(True, MOST_PROMPT_PER_SEC), (False, MOST_TOGETHER_PER_SEC / CROWD)]
 )
 async def test_workers_together_read_some_hundred_times_a_second_at_most_and_then_know_the_last_change(  # noqa: E501
-    dsn, admin, jobs, monkeypatch, leads, most_per_sec
+    direct_dsn, admin, jobs, monkeypatch, leads, most_per_sec
 ):
     (job,) = await jobs.start("a")
     await jobs.settled()
@@ -49,7 +49,7 @@ async def test_workers_together_read_some_hundred_times_a_second_at_most_and_the
     await admin.execute(OTHERS, [CROWD])
     before = job.metrics.resyncs
     begun = time.monotonic()
-    version, seconds = await anyio.to_thread.run_sync(change_in_a_row, dsn)
+    version, seconds = await anyio.to_thread.run_sync(change_in_a_row, direct_dsn)
     with anyio.fail_after(10):
         while job._engine.worker.version < version:
             await anyio.sleep(0.005)

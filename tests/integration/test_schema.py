@@ -16,6 +16,7 @@ from psycopg import sql
 from jobsync_async import ConfigError, CoordinationConfig, Job, SchemaError, StoreUnavailable
 from jobsync_async.postgres import schema
 from jobsync_async.postgres.schema import creation_script
+from tests import products
 
 ROLE = "jobsync_test_role"
 
@@ -104,12 +105,13 @@ async def test_a_start_waits_for_another_that_makes_the_tables_for_longer_than_o
         dsn=empty_dsn, heartbeat_interval_sec=0.2, heartbeat_timeout_sec=1, total_tokens=100
     )
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as other:
+    direct = products.direct(empty_dsn)
+    async with await psycopg.AsyncConnection.connect(direct, autocommit=True) as other:
         await other.execute(
             "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('public.sync_', 0))"
         )
         starting = asyncio.create_task((job := Job("a", config)).start())
-        async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as admin:
+        async with await psycopg.AsyncConnection.connect(direct, autocommit=True) as admin:
             for waiting in (1, 0, 1):  # it waits, gives up, and waits again
                 with anyio.fail_after(20):
                     while (await (await admin.execute(waits)).fetchone())[0] != waiting:

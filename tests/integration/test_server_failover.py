@@ -228,6 +228,7 @@ async def test_no_statement_acts_on_a_server_that_the_cluster_was_not_begun_on(c
         assert after == before
 
 
+@pytest.mark.needs("sessions")
 async def test_no_statement_acts_on_another_history_than_the_adopted_one(config):
     async with hand(config, "a") as a:
         await a.join()
@@ -246,6 +247,7 @@ async def test_no_statement_acts_on_another_history_than_the_adopted_one(config)
         assert await a.beat() is not None
 
 
+@pytest.mark.needs("sessions")
 async def test_a_connection_that_leads_to_another_server_is_noticed_when_it_is_opened(config):
     async with hand(config, "a") as a:
         told = []
@@ -389,6 +391,7 @@ async def test_a_token_that_a_fence_locks_while_a_generation_begins_gets_an_epoc
         )
 
 
+@pytest.mark.needs("sessions")
 async def test_a_copy_of_the_database_is_begun_anew(config, dsn_with, admin, server):
     async with cluster(config) as jobs:
         await jobs.start("a")

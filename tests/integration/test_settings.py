@@ -24,6 +24,7 @@ from jobsync_async.postgres.roles import Roles, open_roles
 from jobsync_async.postgres.schema import open_schema
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.store import Store
+from tests import products
 from tests.clusters import cluster
 
 AT_A_TIME = 20
@@ -281,6 +282,7 @@ async def works_under(role_with, settings: dict[str, str]) -> None:
             pytest.fail(await find_the_culprits(role_with, some, error))
 
 
+@pytest.mark.needs("sessions")
 @pytest.mark.timeout(300)
 async def test_a_cluster_works_whatever_its_role_sets_of_what_the_statements_rely_on(
     role_with, admin
@@ -329,7 +331,7 @@ async def shown(dsn: str, name: str, *, notify: bool = True) -> set[str]:
         await store.close()
 
 
-@pytest.mark.parametrize("notify", [True, False])
+@pytest.mark.parametrize("notify", products.NOTIFY_OR_NOT)
 async def test_what_was_acknowledged_survives_a_crash_whatever_the_role_sets(role_with, notify):
     async with role_with({"synchronous_commit": "off"}) as dsn:
         assert await shown(dsn, "synchronous_commit", notify=notify) == {"on"}
@@ -339,13 +341,13 @@ async def test_what_was_acknowledged_survives_a_crash_whatever_the_role_sets(rol
         )
 
 
-@pytest.mark.parametrize("notify", [True, False])
+@pytest.mark.parametrize("notify", products.NOTIFY_OR_NOT)
 async def test_transactions_are_isolated_as_the_statements_are_written_for(role_with, notify):
     async with role_with({"default_transaction_isolation": "serializable"}) as dsn:
         assert await shown(dsn, "transaction_isolation", notify=notify) == {"read committed"}
 
 
-@pytest.mark.parametrize("notify", [True, False])
+@pytest.mark.parametrize("notify", products.NOTIFY_OR_NOT)
 async def test_six_workers_start_at_once_where_the_role_wants_serializable_transactions(
     role_with, notify
 ):
@@ -358,6 +360,7 @@ async def test_six_workers_start_at_once_where_the_role_wants_serializable_trans
             assert set((await jobs.even()).values()) == {10}
 
 
+@pytest.mark.needs("sessions")
 async def test_memory_that_the_role_is_given_is_not_taken_away(role_with):
     for given, pinned in (("64kB", "4MB"), ("256MB", "256MB")):
         async with role_with({"work_mem": given}) as dsn:

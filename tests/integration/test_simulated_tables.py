@@ -483,7 +483,7 @@ def records(q: Both) -> Kind:
 
 @pytest.mark.parametrize("choose", [anything, records])
 async def test_the_simulations_model_answers_as_postgresql_does(
-    make_config, dsn, monkeypatch, choose
+    make_config, direct_dsn, monkeypatch, choose
 ):
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
@@ -494,8 +494,8 @@ async def test_the_simulations_model_answers_as_postgresql_does(
     here, _, oid = str(server.actual).rpartition("/")
     monkeypatch.setattr(statements, "TABLE_OID", oid)
     async with (
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other,
+        await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as other,
     ):
         until, sequences, transactions = time.monotonic() + _SECONDS, 0, 0
         while time.monotonic() < until:

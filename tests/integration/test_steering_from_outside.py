@@ -76,7 +76,7 @@ async def test_a_cluster_is_paused_and_resumed_and_a_worker_evicted_and_allowed(
 
 async def test_where_nobody_is_left_to_take_the_tokens_it_says_so(commands, quick_jobs):
     (alone,) = await quick_jobs.start("alone")
-    left = asyncio.Event()
+    left, told = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
         async with alone.claim(min(alone.my_tokens)):
@@ -84,12 +84,13 @@ async def test_where_nobody_is_left_to_take_the_tokens_it_says_so(commands, quic
                 try:
                     await left.wait()
                 except asyncio.CancelledError:
-                    continue
+                    told.set()
 
     holding = asyncio.create_task(hold())
     await asyncio.sleep(0)
     try:
         ended = await commands("evict", "alone", status=1)
+        await asyncio.wait_for(told.wait(), 10)
     finally:
         left.set()
     assert "no other worker is there that takes tokens" in ended.stdout

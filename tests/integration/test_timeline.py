@@ -64,7 +64,7 @@ def settings(dsn, make_config):
 
 
 @pytest.mark.parametrize("wal_level", AURORA)
-@pytest.mark.parametrize("notify", [True, False])
+@pytest.mark.parametrize("notify", products.NOTIFY_OR_NOT)
 async def test_a_cluster_works_on_a_server_that_refuses_its_timeline_and_says_so(
     dsn, settings, caplog, notify, wal_level
 ):
@@ -299,6 +299,7 @@ async def test_what_the_server_refuses_by_now_is_condemned_waited_for_and_begun_
         ]
 
 
+@pytest.mark.needs("sessions")
 async def test_whoever_has_asked_before_the_server_refused_acts_no_more_while_others_wait(
     dsn, settings
 ):
@@ -319,7 +320,11 @@ async def test_whoever_has_asked_before_the_server_refused_acts_no_more_while_ot
             group.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooler"])
+@pytest.mark.parametrize(
+    "pooled",
+    [pytest.param(False, marks=pytest.mark.needs("sessions")), True],
+    ids=["direct", "pooler"],
+)
 async def test_a_function_that_is_refused_meanwhile_is_named_and_never_told_as_not_available(
     dsn, settings, caplog, pooled
 ):

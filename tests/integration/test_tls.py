@@ -72,6 +72,7 @@ def config(tls_server: tuple[str, Path], authority: str, **settings: str) -> Coo
     )
 
 
+@pytest.mark.needs("sessions")
 async def test_a_worker_runs_over_verified_tls_on_each_of_its_connections(tls_server):
     async with Job("a", config(tls_server, "trusted", host="localhost"), wait_on_enter=20) as job:
         assert len(job.my_tokens) == 50

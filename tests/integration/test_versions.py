@@ -51,7 +51,7 @@ async def versions(admin) -> tuple[int, int]:
 
 
 async def test_an_expansion_that_waits_behind_a_reader_never_makes_others_wait_for_long(
-    dsn, admin, make_config
+    direct_dsn, admin, make_config
 ):
     """A backup or an analyst reads each table in one long transaction: whoever queues for a table
     blocks all behind it."""
@@ -62,8 +62,8 @@ async def test_an_expansion_that_waits_behind_a_reader_never_makes_others_wait_f
     await old_row(admin)
     longest = 0.0
     async with (
-        await psycopg.AsyncConnection.connect(dsn) as reader,
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as old,
+        await psycopg.AsyncConnection.connect(direct_dsn) as reader,
+        await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as old,
     ):
         await reader.execute("SELECT FROM sync_cluster, sync_node, sync_claim, sync_audit")
         async with anyio.create_task_group() as group:

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -52,6 +53,9 @@ NEEDS = {
     SUPERUSER: "that applications log in as a superuser",
     TIMELINE: "a server that says its timeline and its log's position, as workers of 0.1.0 need",
 }
+
+NOTIFY_OR_NOT = [pytest.param(True, marks=pytest.mark.needs(SESSIONS)), False]
+"""Both values of `notify`, where a product has them."""
 
 Front = Callable[[str], AbstractContextManager[str]]
 
@@ -256,3 +260,9 @@ def set_up() -> None:
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_STARTUP), path]))
     give_defaults(config)
+
+
+def given_to_programs() -> dict[str, str]:
+    """The part of the environment by which programs have the defaults of the product."""
+    names = ("JOBSYNC_TEST_DEFAULTS", "PYTHONPATH")
+    return {name: os.environ[name] for name in names if name in os.environ}
