@@ -176,6 +176,7 @@ async def test_a_connection_that_is_cut_is_replaced_and_what_happened_meanwhile_
         assert cluster.connected
 
 
+@pytest.mark.needs("sessions")
 async def test_a_change_that_was_not_announced_is_found_by_the_clock_and_listening_is_renewed(
     make_config, admin, jobs
 ):

@@ -262,14 +262,15 @@ async def settings_of_sessions(through: str) -> dict[int, list]:
     return found
 
 
+@pytest.mark.needs("sessions")
 @pytest.mark.parametrize("notify", ["", "false"])
 async def test_no_command_changes_anything_of_a_session_behind_the_pooler(
-    dsn, admin, monkeypatch, notify
+    direct_dsn, admin, monkeypatch, notify
 ):
     """Whoever uses the session next would have our search_path and our bounds, and would listen."""
     role = f"worker_{uuid4().hex}"
     monkeypatch.setenv("JOBSYNC_NOTIFY", notify)
-    with pgbouncer(dsn, "transaction", size=2) as through:
+    with pgbouncer(direct_dsn, "transaction", size=2) as through:
         fresh = await settings_of_sessions(through)
         assert len(fresh) == 2
         for command in COMMANDS:

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from jobsync_async import ClusterNotFormed, ConfigError, CoordinationConfig, Job, SchemaError
 from jobsync_async.core.predecessor import PredecessorBeats
 from jobsync_async.tasks import predecessor
-from tests import predecessors
+from tests import predecessors, products
 from tests.predecessors import Marks, overlaps
 from tests.waiting import until
 
@@ -302,7 +302,9 @@ async def test_four_workers_of_jobsync_are_replaced_one_by_one_under_load_and_no
         async with AsyncExitStack() as stack:
             stack.callback(marks.close)
             old = [await stack.enter_async_context(theirs.worker("old-0"))]
-            await its_tables(empty_dsn)  # of workers that make them at the same time, some fail
+            await its_tables(
+                products.direct(empty_dsn)
+            )  # of workers that make them at the same time, some fail
             old += [
                 await stack.enter_async_context(theirs.worker(f"old-{number}"))
                 for number in (1, 2, 3)

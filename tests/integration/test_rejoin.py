@@ -110,6 +110,7 @@ async def test_an_outage_longer_than_the_lease_stops_everybody_in_time_and_ends_
     assert all(job.metrics.rejoins == 0 for job in jobs.jobs.values())
 
 
+@pytest.mark.needs("sessions")
 async def test_every_session_terminated_moves_no_token(own, jobs, admin):
     before = grants(jobs)
     others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -127,6 +128,7 @@ async def test_every_session_terminated_moves_no_token(own, jobs, admin):
     assert grants(jobs) == before
 
 
+@pytest.mark.needs("sessions")
 async def test_the_listeners_sessions_terminated_miss_no_change(own, jobs, admin):
     before = grants(jobs)
     terminate = (
