@@ -20,7 +20,7 @@ from jobsync_async.errors import ConfigError, SchemaError, StoreError
 from jobsync_async.operations import judgements as judge
 from jobsync_async.operations.judgements import Check
 from jobsync_async.operations.places import HOW, reached, tried
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.pooler import shares_sessions
@@ -108,7 +108,7 @@ class _Patient:
         too."""
         connector = Connector(self._connector.conninfo, self._connector.limit_sec, pooled=True)
         try:
-            with translated(), limit(self._connection, connector.patience_sec):
+            with translated(), self._connection.limited(connector.patience_sec):
                 async with self._connection.transaction():
                     found = await look_closely(
                         connector, self._connection, self._queries.schema, self._config
@@ -189,11 +189,11 @@ class _Patient:
             self._queries = Queries(found.schema or "public", self._config.appname)
 
     async def _fetch(self, name: str, values: dict[str, Any] | None = None) -> list[Any]:
-        with translated(), limit(self._connection, self._connector.patience_sec):
+        with translated(), self._connection.limited(self._connector.patience_sec):
             # As text, extra_float_digits may round what it says of clocks.
             cursor = self._connection.cursor(binary=True)
             return await (await cursor.execute(self._queries[name], values)).fetchall()
 
     async def _execute(self, statement: bytes) -> None:
-        with translated(), limit(self._connection, self._connector.patience_sec):
+        with translated(), self._connection.limited(self._connector.patience_sec):
             await self._connection.execute(statement)

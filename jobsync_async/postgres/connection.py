@@ -7,7 +7,7 @@ Three rules hold for every statement of the coordination code:
   (`finish_first`).
 * It ends in time. The server bounds it by ``statement_timeout`` and ``lock_timeout``; a dead
   network ends it by TCP's own timeouts; and because a stopped server process does neither, the
-  socket is shut down when the answer stays away (`limit`).
+  socket is shut down when the answer stays away (`Connection.limited`).
 * When a connection failed, whatever was under way may or may not have happened. The connection is
   thrown away, the caller gets `StoreUnavailable`, and reads again before it decides anything.
 """
@@ -18,8 +18,8 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -31,6 +31,7 @@ from jobsync_async.errors import ConfigError, StoreError, StoreUnavailable
 from jobsync_async.postgres import forks
 from jobsync_async.postgres.driver_errors import first_line, translated, without_frames
 from jobsync_async.postgres.driver_logs import take_for_details
+from jobsync_async.postgres.limits import Limited
 from jobsync_async.postgres.names import Hung, resolved
 from jobsync_async.postgres.recognition import named_refusals
 from jobsync_async.postgres.sql import Queries
@@ -46,7 +47,7 @@ T = TypeVar("T")
 PLAN_EACH_TIME, PLAN_ONCE = "force_custom_plan", "force_generic_plan"
 
 
-class Connection(AsyncConnection[Any]):
+class Connection(AsyncConnection[Any], Limited):
     """A connection that knows to which server it leads; None where that may change under it, behind
     a pooler.
 
@@ -79,6 +80,12 @@ class Connection(AsyncConnection[Any]):
             raise cancelled.with_traceback(None) from None
         made.hung = hung
         return made
+
+    def give_up(self) -> None:
+        """See `Limited`. Where it led is tried last from then on."""
+        if self.hung is not None and not self.closed:
+            self.hung.note(self.pgconn)
+        shut_down(self)
 
     def ended(self) -> bool:
         """Whether the other side has ended it, as far as that has arrived. Does not wait. What has
@@ -115,23 +122,6 @@ class Connection(AsyncConnection[Any]):
 
 
 take_for_details(Connection)
-
-
-@contextmanager
-def limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut the connection's socket down when the block takes longer: whoever waits for an answer
-    then gets an error. Where it led is tried last from then on."""
-
-    def give_up() -> None:
-        if connection.hung is not None and not connection.closed:
-            connection.hung.note(connection.pgconn)
-        shut_down(connection)
-
-    timer = asyncio.get_running_loop().call_later(seconds, give_up)
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def shut_down(connection: AsyncConnection[Any]) -> None:
@@ -218,7 +208,7 @@ class Connector:
         """Set bounds and names for the session. Nothing to do before the schema is known."""
         if self.queries is None or self.pooled:
             return
-        with translated(), limit(connection, self.patience_sec):
+        with translated(), connection.limited(self.patience_sec):
             async with named_refusals(connection, self.queries):
                 await self.pin(connection, self.queries, plans=plans)
 

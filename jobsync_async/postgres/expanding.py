@@ -25,7 +25,7 @@ from psycopg import errors
 from jobsync_async.config import CoordinationConfig
 from jobsync_async.core.lease import Backoff
 from jobsync_async.errors import SchemaError, StoreUnavailable
-from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector, limit
+from jobsync_async.postgres.connection import PLAN_EACH_TIME, Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
 
@@ -118,7 +118,7 @@ class Changing:
         failures = 0
         while True:
             try:
-                with limit(self._connection, self._limit_sec):
+                with self._connection.limited(self._limit_sec):
                     await self._connection.together(
                         [*first, *statements], {**self._values, "layout": layout}
                     )
@@ -179,7 +179,7 @@ class Changing:
     async def _fetch(self, name: str, **values: Any) -> Any:
         """The first row; behind a pooler, too, no name in the statement is a stranger's."""
         statements = [self._queries[one] for one in ("read_committed", "bound_transaction", name)]
-        with limit(self._connection, self._limit_sec):
+        with self._connection.limited(self._limit_sec):
             *_, rows = await self._connection.together(statements, {**self._values, **values})
         return rows[0] if rows else None
 

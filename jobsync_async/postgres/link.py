@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from jobsync_async.errors import StoreError
 from jobsync_async.host.finishing import finish_first
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Link:
             self._stop_listening()
             connection = await self._ensure()
             try:
-                with translated(), limit(connection, self._connector.patience_sec):
+                with translated(), connection.limited(self._connector.patience_sec):
                     return await self._connector.call(
                         connection, work, one_snapshot=one_snapshot, again=again
                     )

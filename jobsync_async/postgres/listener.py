@@ -22,7 +22,7 @@ from psycopg import sql
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
 from jobsync_async.postgres.cluster_version import MOST_NAMED
-from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, limit, shut_down
+from jobsync_async.postgres.connection import PLAN_ONCE, Connection, Connector, shut_down
 from jobsync_async.postgres.driver_errors import translated
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Listener(Hearing):
         StoreUnavailable or SchemaError."""
 
         async def bounded() -> T:
-            with translated(), limit(self._connection, self._connector.patience_sec):
+            with translated(), self._connection.limited(self._connector.patience_sec):
                 return await self._connector.announcing(lambda: work(self._connection))
 
         return await finish_first(bounded())

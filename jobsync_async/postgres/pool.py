@@ -17,7 +17,7 @@ from psycopg import errors
 
 from jobsync_async.errors import StoreUnavailable
 from jobsync_async.host.finishing import finish_first
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated, without_frames
 from jobsync_async.postgres.driver_logs import POOL_NAME
 
@@ -94,7 +94,7 @@ class Pool:
                 while True:
                     async with pool.connection() as connection:
                         if await self._sound(connection):
-                            with limit(connection, self._connector.patience_sec):
+                            with connection.limited(self._connector.patience_sec):
                                 return await self._use(connection, work)
 
         return await finish_first(bounded())
@@ -146,7 +146,7 @@ class Pool:
         outages, queries = self._outages, self._connector.queries
         assert queries is not None, "the schema is opened first"
         try:
-            with limit(connection, self._connector.patience_sec):
+            with connection.limited(self._connector.patience_sec):
                 await connection.execute(queries["say_something"])
         except psycopg.OperationalError:
             await connection.close()

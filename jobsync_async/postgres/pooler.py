@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from jobsync_async.errors import ConfigError, StoreUnavailable
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 
 if TYPE_CHECKING:
@@ -49,15 +49,15 @@ async def shares_sessions(connector: Connector, connection: Connection) -> bool:
     False may be wrong, when all sessions are in use by others: that no notification arrives is
     noticed later. Leaves no trace in any session. Raises StoreUnavailable.
     """
-    with translated(), limit(connection, connector.patience_sec):
+    with translated(), connection.limited(connector.patience_sec):
         if await _session(connection) == connection.info.backend_pid:
             return False  # a pooler makes up a number of its own, for the cancelling of queries
     other = await connector.open("start")
     try:
         with (
             translated(),
-            limit(connection, connector.patience_sec),
-            limit(other, connector.patience_sec),
+            connection.limited(connector.patience_sec),
+            other.limited(connector.patience_sec),
         ):
             for one in (connection, other):
                 await one.execute(_KEEP)

@@ -9,9 +9,9 @@ by other readings, a start looks more closely. What is found is judged by
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from psycopg import errors
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from jobsync_async.postgres.connection import Connection, Connector
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _REFUSED = (
     errors.InsufficientPrivilege,
@@ -88,18 +90,24 @@ async def look_closely(
     connector: Connector, connection: Connection, schema: str, config: CoordinationConfig
 ) -> Recognition:
     """The same, from what the server refuses, what it shows of its kind, and what the cluster was
-    begun with."""
+    begun with. That takes a dozen round trips, so each question has a limit of its own."""
+
+    async def bounded(asked: Awaitable[T]) -> T:
+        with connection.limited(connector.patience_sec):
+            return await asked
+
     queries = Queries(schema, config.appname, ANY_SERVER)
-    await connector.pin(connection, queries)  # from here on no name is a stranger's
-    refusals = [refusal for name in _ASKING if (refusal := await _ask(connection, queries, name))]
-    evidence = shared_storage(await _aurora_version(connection, queries), refusals)
-    recorded, here = await _recorded(connection, queries)
+    await bounded(connector.pin(connection, queries))  # from here on no name is a stranger's
+    asked = [await bounded(_ask(connection, queries, function)) for function in _ASKING]
+    refusals = [refusal for refusal in asked if refusal is not None]
+    evidence = shared_storage(await bounded(_aurora_version(connection, queries)), refusals)
+    recorded, here = await bounded(_recorded(connection, queries))
     if here is not None and SYSTEM not in {refusal.function for refusal in refusals}:
         readable = Queries(schema, config.appname, Readings("shared-storage"))
-        recorded, here = await _recorded(connection, readable)
+        recorded, here = await bounded(_recorded(connection, readable))
     decision = decide(config.server_profile, recorded, here or "", refusals, evidence)
     queries = Queries(schema, config.appname, decision.readings)
-    await connector.pin(connection, queries)
+    await bounded(connector.pin(connection, queries))
     connector.context.unreadable = recorded if decision.replaces else None
     _tell(config, decision.readings, refusals, evidence)
     timeline = not {SYSTEM, POSITION, FILE} & {refusal.function for refusal in refusals}

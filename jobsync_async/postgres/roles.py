@@ -13,7 +13,7 @@ from itertools import combinations
 from psycopg import errors, sql
 
 from jobsync_async.errors import ConfigError, SchemaError
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import translated
 from jobsync_async.postgres.sql import Queries
 
@@ -125,7 +125,7 @@ async def open_roles(connector: Connector, roles: Roles) -> None:
 
     connection = await connector.open("roles")
     try:
-        with translated(), limit(connection, connector.patience_sec):
+        with translated(), connection.limited(connector.patience_sec):
             await connector.call(connection, grant)
     except SchemaError as error:
         if not isinstance(error.__cause__, errors.InsufficientPrivilege):

@@ -31,7 +31,7 @@ from jobsync_async.core.server_profile import readings_of
 from jobsync_async.errors import ConfigError, SchemaError, StoreUnavailable
 from jobsync_async.host.logs import WorkerLog
 from jobsync_async.postgres.cluster_row import check_cluster_row, insert_cluster_row
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import TakesNoWrites, remedy, translated
 from jobsync_async.postgres.encoding import codec_of
 from jobsync_async.postgres.expanding import Changing, bounds
@@ -104,7 +104,7 @@ async def open_schema(
             if not (upgrade or observe):
                 raise ConfigError(REFUSAL)
             connector.pooled, connection.prepare_threshold = True, None
-        with translated(), limit(connection, connector.patience_sec):
+        with translated(), connection.limited(connector.patience_sec):
             async with connection.transaction() if connector.pooled else nullcontext():
                 queries = connector.queries = await _set_up(
                     connector, connection, config, must_write=not observe
@@ -112,7 +112,7 @@ async def open_schema(
 
         async def in_turn(work: Callable[[Connection], Awaitable[T]]) -> T:
             """In a transaction of its own, where sessions are shared."""
-            with translated(), limit(connection, connector.patience_sec):
+            with translated(), connection.limited(connector.patience_sec):
                 return await connector.call(connection, work)
 
         make = partial(

@@ -38,7 +38,7 @@ import psycopg
 
 from jobsync_async import Claim, CoordinationConfig, Job, OwnershipLost, StoreUnavailable
 from jobsync_async.host import process
-from jobsync_async.postgres.connection import limit
+from jobsync_async.postgres.connection import Connection
 from tests.faults import history, wires
 
 LONGEST_LIFE_SEC = 1200
@@ -74,7 +74,7 @@ class FaultWorker:
         self.tasks = range(settings["config"]["total_tokens"])
         self._log = os.open(settings["log"], _APPEND, 0o644)
         self._effects = os.open(settings["effects"], _APPEND, 0o644)
-        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connection: Connection | None = None
         self._turn = asyncio.Lock()
         self._stop = asyncio.Event()
 
@@ -141,7 +141,7 @@ class FaultWorker:
         try:
             async with self._turn:
                 connection = await self._connected()
-                with limit(connection, self.settings["patience_sec"]):
+                with connection.limited(self.settings["patience_sec"]):
                     await self._transaction(connection, claim)
         except OwnershipLost:
             self.log("refused", clock(), claim.task_id, claim.epoch)
@@ -169,14 +169,14 @@ class FaultWorker:
         assert row is not None
         return int(row[0])
 
-    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+    async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = await self._connect()
         return self._connection
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+    async def _connect(self) -> Connection:
         """The user's own way to the database, which the test does not cut."""
-        return await psycopg.AsyncConnection.connect(
+        return await Connection.connect(
             self.settings["direct_dsn"],
             autocommit=True,
             application_name=f"user {self.name}",

@@ -18,6 +18,7 @@ import pytest
 from psycopg import sql
 
 from jobsync_async import CoordinationConfig
+from jobsync_async.core.server_profile import ANY_SERVER
 from jobsync_async.operations.certify import verdicts
 from jobsync_async.operations.certify.figures import Left
 from jobsync_async.operations.certify.janitor import Duty, Janitor, Taken
@@ -205,7 +206,7 @@ class Weaker(Queries):
 def probes(dsn: str, queries: Queries | None = None) -> Probes:
     config = CoordinationConfig(dsn=dsn)
     connector = Connector(config.conninfo, 10)
-    connector.queries = Queries("public", "sync_")
+    connector.queries = Queries("public", "sync_", ANY_SERVER)
     return Probes(connector, queries or connector.queries)
 
 

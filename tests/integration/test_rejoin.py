@@ -115,8 +115,12 @@ async def test_every_session_terminated_moves_no_token(own, jobs, admin):
     before = grants(jobs)
     others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
     terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}".encode()
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
     for rounds in range(1, 4):
         await jobs["a"].owner_of("x")  # leaves a connection idle in the pool
+        with anyio.fail_after(5):
+            while await (await admin.execute(listening)).fetchone() != (len(jobs.jobs),):
+                await asyncio.sleep(0.01)
         await admin.execute(terminate)
         back_at = time.monotonic()
         await agree(jobs)

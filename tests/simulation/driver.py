@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from jobsync_async.postgres.limits import Limited
 from jobsync_async.postgres.sql import Queries
 from tests.copies import copied
 from tests.simulation.server import Session
@@ -76,7 +77,7 @@ class Cursor:
         return rows
 
 
-class Connection:
+class Connection(Limited):
     """One connection of a process. What travels between it and its session is subject to the
     network's weather.
 
@@ -307,6 +308,9 @@ class Connection:
     def server_closed(self) -> None:
         """The server ended the session."""
         self.process.network.hang_up(self, "server closed the connection unexpectedly")
+
+    def give_up(self) -> None:
+        shut_down(self)
 
     def hang_up(self) -> None:
         """Close, at once; the server learns of it."""

@@ -24,7 +24,7 @@ from jobsync_async.operations.certify.figures import (
     TimeOut,
     Waits,
 )
-from jobsync_async.postgres.connection import Connection, Connector, limit
+from jobsync_async.postgres.connection import Connection, Connector
 from jobsync_async.postgres.driver_errors import first_line
 from jobsync_async.postgres.listener import Listener
 from jobsync_async.postgres.sql import Queries
@@ -50,7 +50,7 @@ class ProbeSession:
     ) -> list[Any]:
         """The rows of an answer. Raises what the driver raises."""
         texts = {part: sql.SQL(text) for part, text in (parts or {}).items()}
-        with limit(self.connection, self._patience_sec):
+        with self.connection.limited(self._patience_sec):
             cursor = await self.connection.execute(self.queries.probe(statement, **texts), values)
             return await cursor.fetchall() if cursor.description else []
 
@@ -291,7 +291,7 @@ async def _waits(task: asyncio.Future[Any], session: ProbeSession) -> bool:
 
 
 async def _deleted(session: ProbeSession) -> int:
-    with limit(session.connection, _TIMEOUT_WITHIN_SEC):
+    with session.connection.limited(_TIMEOUT_WITHIN_SEC):
         query = session.queries.probe("delete_unchanged")
         cursor = await session.connection.execute(query, {"name": "c", "reason": "1"})
     return cursor.rowcount
@@ -340,7 +340,7 @@ async def _acts(
         await _set(session, name)
         began = time.perf_counter()
         try:
-            with limit(session.connection, _TIMEOUT_WITHIN_SEC):
+            with session.connection.limited(_TIMEOUT_WITHIN_SEC):
                 await work(session)
         except (errors.QueryCanceled, errors.LockNotAvailable):
             took = time.perf_counter() - began
@@ -355,7 +355,7 @@ async def _idle(one: ProbeSession, other: ProbeSession) -> TimeOut:
     await _set(other, name)
     await other.lock("UPDATE")
     began = time.perf_counter()
-    with suppress(psycopg.OperationalError), limit(one.connection, _TIMEOUT_WITHIN_SEC):
+    with suppress(psycopg.OperationalError), one.connection.limited(_TIMEOUT_WITHIN_SEC):
         async with one.undone():
             await one.lock("UPDATE")
             took = time.perf_counter() - began
