@@ -25,9 +25,9 @@ FROM generate_series(%s::bigint, %s) n
 
 
 @pytest.fixture
-def forger(dsn):
+def forger(dsn, direct_dsn):
     """A role with no rights at all but to connect."""
-    with psycopg.connect(dsn, autocommit=True) as admin:
+    with psycopg.connect(direct_dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(FORGER)))
         try:
             yield make_conninfo(**{**conninfo_to_dict(dsn), "user": FORGER, "password": "x"})

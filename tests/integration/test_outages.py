@@ -45,6 +45,12 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def from_now_on(caplog) -> None:
+    """Forget what was told, once the first distribution was."""
+    await until(lambda: any("rebalanced" in text for text in texts(caplog)))
+    caplog.clear()
+
+
 async def working(claim) -> None:
     await asyncio.sleep(0.02)
 
@@ -100,7 +106,7 @@ async def test_an_outage_of_five_seconds_is_two_lines_of_each_worker(caplog):
 async def test_a_lease_that_ends_in_an_outage_is_a_line_of_its_own(quick, caplog, silent):
     async with Cluster(quick) as cluster:
         (anna,) = await cluster.start("anna")
-        caplog.clear()
+        await from_now_on(caplog)
         with cluster.partition(anna, silent=silent):
             await until(lambda: anna.metrics.lease_losses)
             await until(lambda: len(told(caplog)) >= 2)
@@ -117,7 +123,7 @@ async def test_a_lease_that_ends_in_an_outage_is_a_line_of_its_own(quick, caplog
 async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin, caplog):
     async with Job("anna", config) as job:
         await job.owner_of("x")  # also a connection for calls
-        caplog.clear()
+        await from_now_on(caplog)
         reconnects, beats = job.metrics.listener_reconnects, job.metrics.heartbeats
         await admin.execute(END_ALL)
         await until(lambda: job.metrics.listener_reconnects > reconnects)
@@ -130,7 +136,7 @@ async def test_a_failure_that_is_over_with_the_next_try_is_silent(config, admin,
 @pytest.mark.needs("sessions")
 async def test_listening_that_fails_by_itself_has_two_lines_of_its_own(quick, admin, caplog):
     async with Job("anna", quick) as job:
-        caplog.clear()
+        await from_now_on(caplog)
         with anyio.fail_after(15):
             while not told(caplog):
                 await admin.execute(
@@ -151,7 +157,7 @@ async def test_listening_that_fails_by_itself_has_two_lines_of_its_own(quick, ad
 async def test_a_statement_that_is_refused_has_two_lines_of_its_own(quick, admin, caplog):
     async with Job("anna", quick) as job:
         await job.run_batch(["before"], nothing)
-        caplog.clear()
+        await from_now_on(caplog)
         await admin.execute("ALTER TABLE sync_claim RENAME TO elsewhere")
         batch = asyncio.ensure_future(job.run_batch(["x", "y"], nothing))
         await until(lambda: told(caplog))
@@ -167,7 +173,7 @@ async def test_a_server_that_takes_no_writes_is_told_so(quick, admin, dsn_with, 
     anywhere = replace(quick, dsn=dsn_with(target_session_attrs="any"))
     database = admin.info.dbname
     async with Job("anna", anywhere):
-        caplog.clear()
+        await from_now_on(caplog)
         await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
         await admin.execute(END_ALL)
         await until(lambda: told(caplog))

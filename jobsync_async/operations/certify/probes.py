@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -53,6 +53,15 @@ class ProbeSession:
         with self.connection.limited(self._patience_sec):
             cursor = await self.connection.execute(self.queries.probe(statement, **texts), values)
             return await cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """An answer that stays away for so long ends the session."""
+        before, self._patience_sec = self._patience_sec, seconds
+        try:
+            yield
+        finally:
+            self._patience_sec = before
 
     async def lock(self, strength: str, how: str = "", name: str = "a") -> list[Any]:
         """Lock a row in a strength."""
@@ -340,7 +349,7 @@ async def _acts(
         await _set(session, name)
         began = time.perf_counter()
         try:
-            with session.connection.limited(_TIMEOUT_WITHIN_SEC):
+            with session.within(_TIMEOUT_WITHIN_SEC):
                 await work(session)
         except (errors.QueryCanceled, errors.LockNotAvailable):
             took = time.perf_counter() - began
@@ -355,7 +364,7 @@ async def _idle(one: ProbeSession, other: ProbeSession) -> TimeOut:
     await _set(other, name)
     await other.lock("UPDATE")
     began = time.perf_counter()
-    with suppress(psycopg.OperationalError), one.connection.limited(_TIMEOUT_WITHIN_SEC):
+    with suppress(psycopg.OperationalError), one.within(_TIMEOUT_WITHIN_SEC):
         async with one.undone():
             await one.lock("UPDATE")
             took = time.perf_counter() - began
