@@ -16,7 +16,7 @@ async def test_a_connection_that_breaks_at_a_rollback_is_an_outage_like_any_othe
     async with connection:
         with pytest.raises(StoreUnavailable), translated():
             async with connection.transaction() as transaction:
-                pid = [connection.info.backend_pid]
+                pid = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
                 await admin.execute("SELECT pg_terminate_backend(%s)", pid)
                 with anyio.fail_after(5):
                     while (

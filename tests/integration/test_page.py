@@ -123,7 +123,7 @@ async def test_a_role_that_may_only_select_sees_everything_and_cannot_steer(
             assert "1 times: ValueError: three is <bad>3" in run.text
             assert "./task?id=3" in run.addresses
             history = Tags((await asks.get("history")).text).text
-            assert "120 tokens move, 0 → 2 workers" in history
+            assert re.search("tokens move, [01] → 2 workers", history)
             assert "anna joined" in history
 
             values = {"act": "drain", "node": "anna", **await token_for(asks, "drain", node="anna")}

@@ -91,16 +91,17 @@ async def columns(admin, table: str) -> set[str]:
     return {name for (name,) in await rows.fetchall()}
 
 
-@pytest.mark.needs("names")
 async def test_who_holds_the_lock_is_named_when_the_tables_cannot_be_expanded(
-    dsn, admin, make_config, monkeypatch
+    direct_dsn, admin, make_config, monkeypatch
 ):
     monkeypatch.setattr(expanding, "_PATIENCE_SEC", 0.5)
     config = make_config(total_tokens=50)
     async with Job("somebody", config):
         pass
     await make_old(admin)
-    async with await psycopg.AsyncConnection.connect(dsn, application_name="the analyst") as reader:
+    async with await psycopg.AsyncConnection.connect(
+        direct_dsn, application_name="the analyst"
+    ) as reader:
         await reader.execute("SELECT FROM sync_node")
         pid = reader.info.backend_pid
         with pytest.raises(
