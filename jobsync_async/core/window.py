@@ -2,17 +2,19 @@
 
 * There are as many as handlers take in a tenth of a second, so that a statement carries many. A
   handler that takes long has few, which would all have to be let go of.
-* At first there are four times as many as run at once.
-* Where handlers had to wait, nobody knows how many they take: twice as many are begun next time,
-  or what they took of late if that is more.
+* At first there are four times as many as run at once, and then twice as many.
+* Where handlers have to wait after that, they took all within a round trip or two. So they take
+  many times as many in a tenth of a second: eight times as many are begun next time, or what they
+  took of late if that is more.
 """
 
 from __future__ import annotations
 
 _MOST = 1_000
 """More would save little, and make more suspicious when a worker ends."""
-_AHEAD_SEC = 0.1
+_AHEAD_SEC, _LEAST_SEC = 0.1, 1e-6
 _FIRST = 4
+_MORE = 8
 
 
 class Window:
@@ -42,10 +44,9 @@ class Window:
         ended, before = max(started - self._least, 0), self._before
         self._before = (ended, now)
         twice = 2 * self.size
-        a_second = 0.0
-        if before is not None and now > before[1]:
-            a_second = (ended - before[0]) / (now - before[1])
-        elif not dry:
-            return
-        take = round(a_second * _AHEAD_SEC)
-        self.size = max(self._least, min(max(twice, take) if dry else min(twice, take), _MOST))
+        if before is None:
+            size = twice if dry else self.size
+        else:
+            take = round((ended - before[0]) / max(now - before[1], _LEAST_SEC) * _AHEAD_SEC)
+            size = max(_MORE * self.size, take) if dry else min(twice, take)
+        self.size = max(self._least, min(size, _MOST))

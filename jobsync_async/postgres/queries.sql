@@ -1020,7 +1020,7 @@ SELECT EXISTS (SELECT FROM done) AS complete FROM fenced
 -- ended while it was at work on a task left its claim open: whoever finds that counts it. With so
 -- many lost owners as the limit says, the task is set aside. One with more than `most_lost` is not
 -- begun now, and nothing is written: what was begun ahead, or beside others, would make innocent
--- ones look guilty.
+-- ones look guilty. Comes back: the tasks that are not simply begun, and whether their fence held.
 WITH fenced AS (
     SELECT %(date)s::date AS date, w.task_key, w.task_id, w.token_id, w.epoch,
            a.complete IS NOT NULL AS complete, s.reason,
@@ -1076,14 +1076,15 @@ WITH fenced AS (
     ON CONFLICT (batch_key, date, incarnation)
     DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 )
-SELECT task_key, complete, begun, CASE WHEN aside AND NOT complete THEN reason END AS set_aside,
-       lost
-FROM judged
+SELECT asked.task_key, j.task_key IS NOT NULL AS held, j.complete, j.begun,
+       CASE WHEN j.aside AND NOT j.complete THEN j.reason END AS set_aside, j.lost
+FROM unnest(%(task_keys)s::bytea[]) AS asked(task_key) LEFT JOIN judged j USING (task_key)
+WHERE j.begun IS NOT TRUE OR j.lost > 0
 
 -- name: record_completions
 -- Completes tasks of a batch, each once per date and only while its token is this incarnation's
--- under this epoch, and counts them. Comes back: every task whose fence held, and whether this
--- statement completed it.
+-- under this epoch, and counts them. Comes back: the tasks that this statement did not complete, and
+-- whether their fence held.
 WITH fenced AS (
     SELECT w.task_key, w.task_id, w.token_id, w.epoch
     FROM unnest(%(task_keys)s::bytea[], %(task_ids)s::text[], %(token_ids)s::integer[],
@@ -1105,8 +1106,10 @@ WITH fenced AS (
     ON CONFLICT (batch_key, date, incarnation)
     DO UPDATE SET completed = p.completed + excluded.completed
 )
-SELECT f.task_key, w.task_key IS NOT NULL AS completed
-FROM fenced f LEFT JOIN written w USING (task_key)
+SELECT asked.task_key, f.task_key IS NOT NULL AS held
+FROM unnest(%(task_keys)s::bytea[]) AS asked(task_key)
+LEFT JOIN written w USING (task_key) LEFT JOIN fenced f USING (task_key)
+WHERE w.task_key IS NULL
 
 -- name: write_audit
 -- What a worker did is written down as it happened, also when the token has moved on since; the

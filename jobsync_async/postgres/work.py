@@ -62,17 +62,26 @@ class WorkStore:
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
         limits = {"lost_limit": lost_limit, "most_lost": most_lost, "reason": SET_ASIDE}
-        rows = await self._record("begin_tasks", me, run, works, limits)
-        return {
-            text: Begun(row.begun, row.complete, row.set_aside, row.lost)
-            for text, row in rows.items()
-        }
+        begun = dict.fromkeys((work.task_id for work in works), Begun(True))
+        others = await self._record("begin_tasks", me, run, works, limits)
+        for text, row in others.items():
+            if row.held:
+                begun[text] = Begun(row.begun, row.complete, row.set_aside, row.lost)
+            else:
+                del begun[text]
+        return begun
 
     async def record_completions(
         self, me: Identity, run: Run, works: Sequence[Work]
     ) -> dict[str, bool]:
-        rows = await self._record("record_completions", me, run, works)
-        return {text: row.completed for text, row in rows.items()}
+        completed = dict.fromkeys((work.task_id for work in works), True)
+        others = await self._record("record_completions", me, run, works)
+        for text, row in others.items():
+            if row.held:
+                completed[text] = False
+            else:
+                del completed[text]
+        return completed
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         return await self._execute("write_audit", self._fenced(me, run, _by_key(run, works)))

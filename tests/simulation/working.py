@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tests.simulation.records import moment, quick
@@ -99,7 +100,7 @@ def begin_tasks(q: Asked) -> Any:
         guilty = put is None and lost >= q.lost_limit and not complete
         reason = q.reason.replace("#", str(lost)) if put is None else put[4]
         aside = reason if (guilty or put is not None) and not complete else None
-        came.append((key, complete, free, aside, lost))
+        came.append((key, True, complete, free, aside, lost))
         otherwise += complete or put is not None or lost >= q.lost_limit
         if free:
             begun = (task, token, q.node, epoch, None, q.now, q.batch, q.incarnation, True, lost)
@@ -110,7 +111,14 @@ def begin_tasks(q: Asked) -> Any:
             q.tx.write("claim", (q.date, key), closed)
             q.tx.write("set_aside", key, (task, q.batch, q.date, lost, reason))
     _count(q, otherwise=otherwise)
-    return Result(rows("task_key complete begun set_aside lost", came))
+    gone = [(key, False, None, None, None, None) for key in _refused(q, came)]
+    others = [row for row in came if not row[3] or row[-1]]
+    return Result(rows("task_key held complete begun set_aside lost", [*others, *gone]))
+
+
+def _refused(q: Asked, held: Iterable[tuple[Any, ...]]) -> list[bytes]:
+    """The keys of those whose fence did not hold."""
+    return sorted(set(keys(q.task_keys)) - {key for key, *_ in held})
 
 
 def _count(q: Asked, *, completed: int = 0, otherwise: int = 0) -> None:
@@ -133,7 +141,8 @@ def record_completions(q: Asked) -> Any:
         done.append((key, fresh))
     once = q.keeps("what was complete before is not counted")
     _count(q, completed=sum(fresh or not once for _, fresh in done))
-    return Result(rows("task_key completed", done))
+    others = [(key, True) for key, fresh in done if not fresh]
+    return Result(rows("task_key held", [*others, *((key, False) for key in _refused(q, done))]))
 
 
 @quick
