@@ -102,6 +102,7 @@ def until(condition: Any) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.needs("names")
 @linux
 def test_a_run_that_is_killed_leaves_one_connection_for_a_moment_and_then_nothing(empty_dsn):
     with (

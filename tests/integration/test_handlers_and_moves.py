@@ -13,6 +13,7 @@ from jobsync_async import Job, NotOwner
 from tests.waiting import until
 
 
+@pytest.mark.needs("names")
 async def test_what_a_handler_saves_in_its_cleanup_of_a_planned_move_is_saved(
     make_config, admin, caplog
 ):
@@ -96,7 +97,7 @@ async def test_after_the_handoff_timeout_a_cleanup_is_cut_off_and_its_error_logg
 
 
 async def test_a_handler_that_was_cut_off_by_a_revocation_that_was_withdrawn_starts_again(config):
-    starts = 0
+    starts, told = 0, asyncio.Event()
 
     async def handle(claim) -> None:
         nonlocal starts
@@ -106,13 +107,14 @@ async def test_a_handler_that_was_cut_off_by_a_revocation_that_was_withdrawn_sta
         except asyncio.CancelledError:
             if starts > 1:
                 raise
+            told.set()
             await asyncio.sleep(0.3)
 
     async with Job("a", config) as a:
         running = asyncio.ensure_future(a.run_owned(["x"], handle))
         await until(lambda: starts == 1)
         draining = asyncio.ensure_future(a.drain())
-        await asyncio.sleep(0.1)
+        await told.wait()
         draining.cancel()
         await asyncio.wait([draining])
         await a.undrain()

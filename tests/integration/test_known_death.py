@@ -115,6 +115,7 @@ async def test_a_killed_worker_that_holds_a_fence_in_a_statement_keeps_that_toke
         print(f"the fenced token {workers.last_came() - ended_at:.3f} s after the statement")
 
 
+@pytest.mark.needs("names")
 async def test_what_a_killed_leader_left_waiting_in_a_transaction_is_ended(
     config, admin, direct_dsn
 ):

@@ -127,6 +127,7 @@ async def test_a_role_that_may_only_select_sees_joins_moves_and_leaves_by_push(
     await until_no_session_is_named(admin, "observer")
 
 
+@pytest.mark.needs("sessions")
 async def test_one_connection_is_kept_and_it_listens(jobs, config, admin):
     await jobs.start("anna")
     async with Observer(config) as cluster:
@@ -227,6 +228,7 @@ async def test_forged_and_junk_notifications_cause_few_looks(jobs, config, admin
         assert len(looks) <= 8
 
 
+@pytest.mark.needs("sessions")
 async def test_it_goes_on_after_every_session_of_the_server_was_ended(jobs, config, admin):
     await jobs.start("anna")
     async with Observer(config) as cluster:

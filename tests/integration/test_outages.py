@@ -193,6 +193,7 @@ async def held(job: Job, inside: asyncio.Event) -> None:
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.needs("names")
 @pytest.mark.parametrize("way", ["stop", "signal"])
 @pytest.mark.parametrize("order", ["a", "bca", "cab"])
 async def test_the_last_worker_that_leaves_warns_of_nothing(config, caplog, order, way):

@@ -98,6 +98,7 @@ async def test_a_call_that_met_a_read_only_server_leaves_no_connection_there_for
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.needs("names")
 async def test_a_worker_connects_again_while_all_threads_of_the_users_code_are_blocked(
     dsn_with, direct_dsn
 ):

@@ -188,7 +188,7 @@ async def test_no_tables_of_jobsync_are_said_and_nothing_is_waited_for(ours, cap
 
 @pytest.mark.needs("startup options")
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("notify", [True, False], ids=["push", "polling"])
+@pytest.mark.parametrize("notify", products.NOTIFY_OR_NOT, ids=["push", "polling"])
 async def test_its_tables_are_found_where_the_search_path_leads(admin, ours, dsn_with, notify):
     await admin.execute("CREATE SCHEMA legacy")
     await admin.execute(ROWS.format("legacy", "legacy").encode())

@@ -68,6 +68,7 @@ async def rows(admin) -> list[tuple[str, str]]:
     ).fetchall()
 
 
+@pytest.mark.needs("names")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_that_is_told_to_end_finishes_its_work_hands_on_and_goes_on_after_the_block(
     number, start, admin
