@@ -76,7 +76,8 @@ def pgbouncer_for_all(dsn: str, *, mode: str, **settings: object) -> Iterator[st
         "server_idle_timeout": 5,
         **settings,
     }
-    with _running("*", server, mode, 40, given, secret) as (port, ready):
+    size = 120 if mode == "session" else 40  # every client has a session of its own there
+    with _running("*", server, mode, size, given, secret) as (port, ready):
         through = make_conninfo(dsn, host="127.0.0.1", port=port)
         ready(through)
         yield through
