@@ -127,8 +127,8 @@ class BatchIds:
 
     def offer(self, tokens: Iterable[int]) -> None:
         """Ids on these tokens may be taken."""
-        for token in tokens:
-            if token not in self._in_line and self._todo.get(token):
+        for token in self._todo.keys() & tokens:
+            if token not in self._in_line and self._todo[token]:
                 self._in_line.add(token)
                 self._line.append(token)
 
