@@ -141,7 +141,7 @@ async def test_listening_that_fails_by_itself_has_two_lines_of_its_own(quick, ad
             while not told(caplog):
                 await admin.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name LIKE '%anna listener'"
+                    " WHERE application_name LIKE '%anna listener%'"
                 )
                 await asyncio.sleep(0.001)
         await until(lambda: len(told(caplog)) >= 2)

@@ -165,7 +165,7 @@ async def test_workers_that_poll_join_hand_on_leave_and_replace_the_dead(jobs, a
     await jobs.crash("a")  # it led
     assert await jobs.settled() == {"c": TOKENS}
     assert jobs["c"].metrics.notifications == 0
-    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener%'"
     assert await (await admin.execute(listening)).fetchone() == (0,)
 
 

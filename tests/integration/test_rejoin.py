@@ -115,7 +115,7 @@ async def test_every_session_terminated_moves_no_token(own, jobs, admin):
     before = grants(jobs)
     others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
     terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}".encode()
-    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener'"
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%listener%'"
     for rounds in range(1, 4):
         await jobs["a"].owner_of("x")  # leaves a connection idle in the pool
         with anyio.fail_after(5):
@@ -137,7 +137,7 @@ async def test_the_listeners_sessions_terminated_miss_no_change(own, jobs, admin
     before = grants(jobs)
     terminate = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name "
-        "LIKE '%listener'"
+        "LIKE '%listener%'"
     )
     assert await (await admin.execute(terminate)).fetchone() == (3,)
     back_at = time.monotonic()
