@@ -86,7 +86,7 @@ async def test_after_a_failover_by_changed_dns_all_work_there_and_nothing_leads_
 async def test_a_call_that_met_a_read_only_server_leaves_no_connection_there_for_the_next(primary):
     async with Job("a", CoordinationConfig(dsn=primary.dsn, **TIMES), wait_on_enter=20) as job:
         await job.register_lock("x", ["%"])
-        calls = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '% calls'"
+        calls = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '% calls%'"
         assert run(primary.dsn, calls) == (1,)
         run(primary.dsn, "ALTER SYSTEM SET default_transaction_read_only = on")
         run(primary.dsn, "SELECT pg_reload_conf()")
@@ -119,7 +119,7 @@ async def test_a_worker_connects_again_while_all_threads_of_the_users_code_are_b
         assert job.metrics.lease_losses == 0 and len(job.my_tokens) == TOKENS
 
 
-@pytest.mark.needs("sessions")
+@pytest.mark.needs("fresh sessions")
 async def test_a_server_without_a_free_connection_is_named_and_workers_that_have_theirs_go_on(
     admin, dsn_with, caplog
 ):

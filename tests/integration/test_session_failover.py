@@ -106,7 +106,7 @@ async def test_after_a_look_at_the_beats_that_failed_a_heartbeat_has_the_session
 ):
     """The look uses the session of the heartbeats, whose end the others take for a death."""
     waiting = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat' AND "
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '% a heartbeat%' AND "
         "wait_event_type = 'Lock'"
     )
     async with Job("a", config) as a:
@@ -204,7 +204,7 @@ async def test_a_lock_follows_its_worker_to_the_next_session_and_the_next_incarn
         await a.beat()
         heartbeats = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE "
-            "'% a heartbeat'"
+            "'% a heartbeat%'"
         )
         assert (await admin.execute(heartbeats)).rowcount == 1
         with anyio.fail_after(5):

@@ -41,6 +41,7 @@ _STARTUP = Path(__file__).parent / "startup"
 # What a test may need.
 SESSIONS = "sessions"
 NAMES = "names"
+FRESH = "fresh sessions"
 LONG_IDLE = "long idle"
 STARTUP_OPTIONS = "startup options"
 TIMELINE = "timeline"
@@ -48,6 +49,7 @@ SUPERUSER = "superuser"
 NEEDS = {
     SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
     NAMES: "sessions that are known on the server by the name and the number of one client",
+    FRESH: "a session that is opened for each connection, and not kept by a pooler",
     LONG_IDLE: "connections that stay, however long they are idle",
     STARTUP_OPTIONS: "the `options` of a DSN",
     SUPERUSER: "that applications log in as a superuser",
@@ -109,7 +111,9 @@ _POLLING = {"notify": False, "poll_interval_sec": 0.1}
 _SHARED = {
     SESSIONS: "a session is another client's after each transaction",
     NAMES: "a session has the name of the client that had it last",
+    FRESH: "the pooler opens and keeps sessions as it likes",
 }
+_KEPT = {FRESH: "the pooler keeps the sessions of clients that went, for others"}
 _OPTIONS = {STARTUP_OPTIONS: "the pooler refuses startup parameters that it does not know"}
 _NO_SUPERUSER = {SUPERUSER: "applications have no superuser"}
 _MANAGED = "CREATEDB CREATEROLE"
@@ -144,7 +148,7 @@ PRODUCTS = {
         "PgBouncer in session mode, which tells the server another application_name "
         "(application_name_add_host)",
         front=partial(poolers.pgbouncer_for_all, mode="session", application_name_add_host=1),
-        lacks=_OPTIONS,
+        lacks={**_OPTIONS, **_KEPT},
     ),
     "rds-proxy": Product(
         "Amazon RDS Proxy: a pooler that pins a client to a session as soon as it changes "
