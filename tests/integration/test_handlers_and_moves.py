@@ -152,7 +152,7 @@ async def test_whoever_reads_changes_may_still_claim_and_fence_what_was_revoked_
             await a.fence(connection, token)  # by the id, without a claim
         next_one = asyncio.ensure_future(changes.__anext__())
         await joining
-        await until(lambda: b.my_tokens == {token})
+        await until(lambda: b.my_tokens == {token} and a._worker.ownership.epoch(token) is None)
         with pytest.raises(NotOwner):
             async with a.claim(token):
                 pass
