@@ -264,6 +264,7 @@ def main() -> None:
     names = parser.parse_args(own.split()).names
     with tempfile.TemporaryDirectory(prefix="jobsync_async-") as name:
         folder = Path(name)
+        folder.chmod(0o755)  # servers and poolers run as another user
         _run("uv", "build", "--quiet", "--wheel", "--out-dir", str(folder))
         (wheel,) = folder.glob("*.whl")
         failed = []
