@@ -288,6 +288,7 @@ class Gate:
             self._writers.discard(writer)
 
 
+@pytest.mark.needs("plain connections")
 async def test_it_goes_on_after_the_server_was_away_for_a_while(jobs, admin, dsn_with):
     await jobs.start("anna")
     gate = Gate(admin.info.host, admin.info.port)

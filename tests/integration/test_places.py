@@ -157,6 +157,7 @@ def idle_are_cut(direct_dsn) -> Iterator[str]:
         yield through
 
 
+@pytest.mark.needs("plain connections")
 @pytest.mark.needs("sessions")
 async def test_what_users_call_finds_no_connection_that_was_cut_while_it_was_idle(
     dsn, direct_dsn, idle_are_cut
@@ -171,6 +172,7 @@ async def test_what_users_call_finds_no_connection_that_was_cut_while_it_was_idl
             await until(lambda: run(direct_dsn, COUNT) == (0,))
 
 
+@pytest.mark.needs("plain connections")
 async def test_a_start_that_waits_for_its_name_is_not_ended_because_its_listener_was_cut(
     quick, idle_are_cut
 ):

@@ -21,6 +21,8 @@ from tests.integration.test_commands import Commands
 from tests.poolers import pgbouncer
 from tests.products import middleman
 
+pytestmark = pytest.mark.needs("plain connections")
+
 TOKENS = 120
 POLL_SEC = 0.1
 QUICK = {"total_tokens": TOKENS, "heartbeat_interval_sec": 0.4, "heartbeat_timeout_sec": 2}

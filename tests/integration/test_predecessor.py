@@ -289,6 +289,7 @@ async def work(name: str, config: CoordinationConfig, marks: Marks, begun: async
         await job.run_owned(range(TASKS), handle)
 
 
+@pytest.mark.needs("plain connections")
 async def test_four_workers_of_jobsync_are_replaced_one_by_one_under_load_and_no_task_is_worked_on_twice(  # noqa: E501
     empty_dsn, jobsync_python, tmp_path, make_config
 ):

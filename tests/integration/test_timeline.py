@@ -322,7 +322,10 @@ async def test_whoever_has_asked_before_the_server_refused_acts_no_more_while_ot
 
 @pytest.mark.parametrize(
     "pooled",
-    [pytest.param(False, marks=pytest.mark.needs("sessions")), True],
+    [
+        pytest.param(False, marks=pytest.mark.needs("sessions")),
+        pytest.param(True, marks=pytest.mark.needs("plain connections")),
+    ],
     ids=["direct", "pooler"],
 )
 async def test_a_function_that_is_refused_meanwhile_is_named_and_never_told_as_not_available(

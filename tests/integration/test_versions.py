@@ -146,6 +146,7 @@ async def test_an_expansion_leaves_every_lock_as_soon_as_its_statement_is_done(
         await (await opening).close()
 
 
+@pytest.mark.needs("plain connections")
 async def test_the_tables_are_expanded_through_a_pooler_too_and_nothing_is_locked_between_two_steps(
     dsn, admin, make_config
 ):

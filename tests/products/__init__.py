@@ -42,6 +42,7 @@ _STARTUP = Path(__file__).parent / "startup"
 SESSIONS = "sessions"
 NAMES = "names"
 FRESH = "fresh sessions"
+PLAIN = "plain connections"
 LONG_IDLE = "long idle"
 STARTUP_OPTIONS = "startup options"
 TIMELINE = "timeline"
@@ -50,6 +51,7 @@ NEEDS = {
     SESSIONS: "a session that stays one client's: LISTEN, its settings, its locks",
     NAMES: "sessions that are known on the server by the name and the number of one client",
     FRESH: "a session that is opened for each connection, and not kept by a pooler",
+    PLAIN: "connections that are not encrypted, for what the test puts before the server",
     LONG_IDLE: "connections that stay, however long they are idle",
     STARTUP_OPTIONS: "the `options` of a DSN",
     SUPERUSER: "that applications log in as a superuser",
@@ -198,6 +200,7 @@ PRODUCTS = {
     "tls": Product(
         "a server that takes encrypted connections alone, with sslmode=verify-full and an "
         "authority of its own; JOBSYNC_EMBEDDED_POSTGRES must name one that was built with TLS",
+        lacks={PLAIN: "the server takes encrypted connections alone"},
         tls=True,
     ),
 }
