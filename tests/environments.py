@@ -2,7 +2,7 @@
 
     uv run python -m tests.environments 3.10 3.12 3.13 lowest types postgres-13 postgres-16 --
     tests/unit
-    uv run python -m tests.environments pgbouncer-1.18 rds-proxy neon haproxy
+    uv run python -m tests.environments pgbouncer-1.18 rds-proxy neon patroni
 
 A version of Python: runs the tests on it. `lowest`: runs them on the oldest versions of everything
 that the project says it works with, on the oldest Python. `postgres-13` and so on: runs them on an
