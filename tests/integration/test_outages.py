@@ -169,6 +169,7 @@ async def test_a_statement_that_is_refused_has_two_lines_of_its_own(quick, admin
     assert "PostgreSQL refused" in began.getMessage() and "the batch waits" in began.getMessage()
 
 
+@pytest.mark.needs("sessions")
 async def test_a_server_that_takes_no_writes_is_told_so(quick, admin, dsn_with, caplog):
     anywhere = replace(quick, dsn=dsn_with(target_session_attrs="any"))
     database = admin.info.dbname

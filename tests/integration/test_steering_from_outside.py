@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+import anyio
 import pytest
 
 from jobsync_async import CoordinationError
@@ -97,5 +98,8 @@ async def test_where_nobody_is_left_to_take_the_tokens_it_says_so(commands, quic
     await asyncio.wait([holding])
     assert isinstance(holding.exception(), CoordinationError)
     del quick_jobs.jobs["alone"]
+    with anyio.fail_after(10):
+        while alone._engine.failure is None:
+            await asyncio.sleep(0.01)
     with pytest.raises(CoordinationError, match="evicted by"):
         await alone.stop()
