@@ -1157,8 +1157,13 @@ WHERE date = %(date)s AND task_key = %(task_key)s AND epoch = %(epoch)s
 -- name: forget_failures
 -- A batch is run again: what was given up is tried anew.
 WITH forgotten AS (
-    UPDATE {claim} SET error = NULL
-    WHERE date = %(date)s AND task_key = ANY(%(task_keys)s::bytea[]) AND error IS NOT NULL
+    UPDATE {claim} c SET error = NULL
+    FROM (
+        SELECT %(date)s::date AS date, w.task_key
+        FROM unnest(%(task_keys)s::bytea[]) AS w(task_key)
+        OFFSET 0
+    ) w
+    WHERE c.date = w.date AND c.task_key = w.task_key AND c.error IS NOT NULL
     RETURNING 1
 )
 INSERT INTO {batch_part} AS p (batch_key, date, incarnation, node, otherwise)
@@ -1170,15 +1175,16 @@ DO UPDATE SET otherwise = p.otherwise + excluded.otherwise
 -- name: read_progress
 -- Of the given tasks, those that are completed, and those that were given up, with the error and
 -- when they were begun.
-SELECT task_key, node, NULL AS error, NULL AS claimed_at FROM {audit}
-WHERE date = %(date)s AND task_key = ANY(%(task_keys)s::bytea[])
-UNION ALL
-SELECT c.task_key, c.node, c.error, c.claimed_at FROM {claim} c
+SELECT w.task_key, coalesce(a.node, c.node) AS node, c.error, c.claimed_at
+FROM unnest(%(task_keys)s::bytea[]) AS w(task_key)
 LEFT JOIN LATERAL (
-    SELECT true AS complete FROM {audit} WHERE date = %(date)s AND task_key = c.task_key LIMIT 1
+    SELECT node FROM {audit} WHERE date = %(date)s AND task_key = w.task_key LIMIT 1
 ) a ON true
-WHERE c.date = %(date)s AND c.task_key = ANY(%(task_keys)s::bytea[]) AND c.error IS NOT NULL
-  AND a.complete IS NULL
+LEFT JOIN LATERAL (
+    SELECT node, error, claimed_at FROM {claim}
+    WHERE a.node IS NULL AND date = %(date)s AND task_key = w.task_key AND error IS NOT NULL LIMIT 1
+) c ON true
+WHERE a.node IS NOT NULL OR c.node IS NOT NULL
 
 -- name: read_set_aside
 -- Of the given tasks, those that are set aside, and not complete on this date; who had them last.

@@ -238,7 +238,7 @@ class Theirs:
             "dbname": "PGDATABASE",
         }
         self._environment = os.environ | {
-            names[key]: str(value) for key, value in conninfo_to_dict(dsn).items()
+            names[key]: str(value) for key, value in conninfo_to_dict(dsn).items() if key in names
         }
         self._python, self._marks = python, marks
 

@@ -44,6 +44,7 @@ UNUSUAL = {
     "default_text_search_config": "pg_catalog.simple",
     "dynamic_library_path": "/nowhere",
     "extension_control_path": "/nowhere",
+    "extension_destdir": "/nowhere",  # Debian's
     "idle_in_transaction_session_timeout": "300",
     "idle_session_timeout": "500",
     "lc_messages": "POSIX",

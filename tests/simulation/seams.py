@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 async def _open_schema(connector: Any, config: Any, **_: Any) -> Queries:
     """The tables are there: one connection finds that out."""
+    connector.pooled |= not config.notify
     connection = await connector.open("start")
     try:
         with translated():
