@@ -29,6 +29,8 @@ from jobsync_async.postgres.sql import TABLES, WORKER_WRITES, Queries
 from jobsync_async.postgres.status import node_info
 
 _ROUND_TRIPS = 5
+# No lease depends on it, and a server that is slow is to be told so.
+_PATIENCE_SEC = 10.0
 
 
 async def examine(config: CoordinationConfig) -> list[Check]:
@@ -38,7 +40,7 @@ async def examine(config: CoordinationConfig) -> list[Check]:
 
 async def _checks(config: CoordinationConfig) -> AsyncIterator[Check]:
     connector = Connector(
-        lambda purpose: config.conninfo(f"doctor {purpose}", reads_only=True), config.bulk_limit_sec
+        lambda purpose: config.conninfo(f"doctor {purpose}", reads_only=True), _PATIENCE_SEC
     )
     try:
         connection = await connector.open("calls")
