@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from jobsync_async.core.hashing import key_range
 from jobsync_async.core.rows import Identity, TaskProgress, Work
@@ -18,6 +18,8 @@ from jobsync_async.postgres.connection import Connection
 from jobsync_async.postgres.pool import Pool
 from jobsync_async.postgres.sql import Queries
 from jobsync_async.postgres.statement_context import StatementContext
+
+T = TypeVar("T")
 
 SET_ASIDE = "its workers ended # times while it was at work; `jobsync-async release` releases it"
 """Why a task is set aside; # is how often."""
@@ -62,26 +64,19 @@ class WorkStore:
         self, me: Identity, run: Run, works: Sequence[Work], *, lost_limit: int, most_lost: int
     ) -> dict[str, Begun]:
         limits = {"lost_limit": lost_limit, "most_lost": most_lost, "reason": SET_ASIDE}
-        begun = dict.fromkeys((work.task_id for work in works), Begun(True))
         others = await self._record("begin_tasks", me, run, works, limits)
-        for text, row in others.items():
-            if row.held:
-                begun[text] = Begun(row.begun, row.complete, row.set_aside, row.lost)
-            else:
-                del begun[text]
-        return begun
+        return _but_for(
+            others,
+            works,
+            Begun(True),
+            lambda row: Begun(row.begun, row.complete, row.set_aside, row.lost),
+        )
 
     async def record_completions(
         self, me: Identity, run: Run, works: Sequence[Work]
     ) -> dict[str, bool]:
-        completed = dict.fromkeys((work.task_id for work in works), True)
         others = await self._record("record_completions", me, run, works)
-        for text, row in others.items():
-            if row.held:
-                completed[text] = False
-            else:
-                del completed[text]
-        return completed
+        return _but_for(others, works, True, lambda _: False)
 
     async def write_audit(self, me: Identity, run: Run, works: Sequence[Work]) -> int:
         return await self._execute("write_audit", self._fenced(me, run, _by_key(run, works)))
@@ -251,6 +246,19 @@ def _opening(run: Run, opened: Opened, ids_key: bytes) -> dict[str, Any]:
 def _told(run: Run) -> str:
     """How a worker says that it runs this."""
     return json.dumps([{"kind": "batch", "name": run.batch, "date": run.date.isoformat()}])
+
+
+def _but_for(
+    others: Mapping[str, Any], works: Iterable[Work], usual: T, other: Callable[[Any], T]
+) -> dict[str, T]:
+    """What came of each work whose fence held: `usual`, but for those of which a row came back."""
+    answers = dict.fromkeys((work.task_id for work in works), usual)
+    for text, row in others.items():
+        if row.held:
+            answers[text] = other(row)
+        else:
+            del answers[text]
+    return answers
 
 
 def _by_key(run: Run, works: Iterable[Work]) -> dict[bytes, Work]:

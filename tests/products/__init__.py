@@ -216,14 +216,16 @@ def chosen() -> Product | None:
 def running(product: Product) -> Iterator[tuple[str, str]]:
     """Run a server that behaves as the product: the DSN of a superuser, and the one that
     applications are given."""
-    if product.server is None:
-        with EmbeddedPostgres(product.settings) as postgres, _in_use(product, postgres) as road:
-            _roads[_place(road)] = postgres.dsn
-            yield postgres.dsn, road
-        return
-    with product.server() as (dsn, road):
+    server = product.server or partial(_embedded, product)
+    with server() as (dsn, road):
         _roads[_place(road)] = dsn
         yield dsn, road
+
+
+@contextmanager
+def _embedded(product: Product) -> Iterator[tuple[str, str]]:
+    with EmbeddedPostgres(product.settings) as postgres, _in_use(product, postgres) as road:
+        yield postgres.dsn, road
 
 
 @contextmanager
